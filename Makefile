@@ -1,0 +1,44 @@
+# `make` lists what there is. Targets that need Python make .venv first; ARGS="..." is passed on.
+VENV ?= .venv
+# The oldest supported first: constraints.txt is tested with it. Another one: make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help distill test check test-gpu bench tensorboard clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on PATH; say make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+distill: $(INSTALLED)  ## distil the Pong teacher into its twin, with the result as a table
+	$(BIN)/python scripts/distill_atari.py $(ARGS)
+
+test: $(INSTALLED)  ## all tests but the slow ones; GPU tests are skipped without a GPU
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(INSTALLED)  ## format, lint, types, layers: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: $(INSTALLED)  ## measure the Atari loop and its parts
+	$(BIN)/python scripts/bench_atari.py $(ARGS)
+
+tensorboard: $(INSTALLED)  ## the curves of everything under runs/
+	$(BIN)/tensorboard --logdir runs $(ARGS)
+
+clean:  ## remove caches and build products; runs/ and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find polydistill agents scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

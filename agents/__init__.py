@@ -1,0 +1,6 @@
+"""Distillation of Atari agents, an extension of Stable-Baselines3; the losses come from ``polydistill``.
+
+Importing this package alone loads no emulator and no Stable-Baselines3: import the module that you need.
+"""
+
+__polydistill__ = True  # how polydistill._shadow tells this package from another one of the same name

@@ -1,0 +1,351 @@
+"""Policy distillation (Rusu et al. 2016) as a Stable-Baselines3 algorithm.
+
+The teacher plays, epsilon-greedily; its frames and scores fill a replay; the student learns from batches of it to
+give the same policy. Symbols: z student scores, Q or t teacher scores, T temperature (on the teacher's side only).
+
+The contract: constructor, ``learn``, ``predict``, ``save``, ``load``, callbacks and TensorBoard tags are those of
+Stable-Baselines3; the saved file is an ordinary DQN zip.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import LinearSchedule, safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
+
+from agents.evaluation import choose_actions
+from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores
+from agents.replay import FrameReplay
+from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
+from agents.teachers import Teacher, as_teacher
+from polydistill.losses import get_objective
+from polydistill.streams import derive_seed, numpy_stream, torch_stream
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class PolicyDistillation(BaseAlgorithm):
+    """Teach a student the policy of a frozen teacher.
+
+    Args:
+        policy: "CnnPolicy", the DQN policy of Stable-Baselines3 with a Nature-CNN.
+        env: a ``VecEnv`` (or environment) of stacked frames ``(stack, height, width)`` uint8, newest last; usually
+            :class:`agents.atari.AtariVecEnv`.
+        teacher: path of a DQN zip, Stable-Baselines3 model, or callable from frames to scores. It may be missing
+            as long as nothing is learned.
+        learning_rate: of Adam; a number or a schedule of the remaining progress.
+        buffer_size: samples kept in the replay, 7 KiB each.
+        learning_starts: steps of play before the first update.
+        batch_size: samples per update.
+        samples_per_step: samples learned from per step of play, so that ``samples_per_step / batch_size`` updates
+            follow each step.
+        train_freq: steps of all games between two rounds of updates.
+        objective: name in ``polydistill.losses.OBJECTIVES``.
+        objective_kwargs: its further options.
+        temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
+        exploration_rate: epsilon of the acting teacher.
+        size: widths of the student, a name of ``SIZES`` or a ``Size``; None: the teacher's.
+        precision: of the student's convolutions and hidden layer.
+        generation: number of the student in its lineage; part of every random stream.
+        seed: root of the random streams; None draws one. No global generator is touched.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": CnnPolicy}
+    policy: DQNPolicy
+
+    def __init__(
+        self,
+        policy: str | type[DQNPolicy] = "CnnPolicy",
+        env: GymEnv | str | None = None,
+        teacher: Any = None,
+        learning_rate: float | Schedule | None = None,
+        buffer_size: int = 100_000,
+        learning_starts: int = 4_096,
+        batch_size: int = 128,
+        samples_per_step: float = 12.0,
+        train_freq: int = 64,
+        objective: str = "policy_kl",
+        objective_kwargs: dict[str, Any] | None = None,
+        temperature: float = 0.01,
+        exploration_rate: float = 0.05,
+        size: str | Size | None = None,
+        precision: Precision = "float32",
+        generation: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate if learning_rate is not None else LinearSchedule(5e-4, 0.0, 1.0),
+            policy_kwargs,
+            stats_window_size,
+            tensorboard_log,
+            verbose,
+            device,
+            support_multi_env=True,
+            supported_action_spaces=(spaces.Discrete,),
+        )
+        if min(buffer_size, batch_size, train_freq) < 1 or samples_per_step <= 0:
+            raise ValueError(f"out of range: {buffer_size=}, {batch_size=}, {train_freq=}, {samples_per_step=}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0.0 <= exploration_rate <= 1.0:
+            raise ValueError(f"exploration_rate is a probability, got {exploration_rate}")
+        self.teacher: Teacher | None = None if teacher is None else as_teacher(teacher)
+        self.buffer_size, self.learning_starts = buffer_size, learning_starts
+        self.batch_size, self.samples_per_step, self.train_freq = batch_size, samples_per_step, train_freq
+        self.objective, self.objective_kwargs = objective, dict(objective_kwargs or {})
+        self.temperature, self.exploration_rate = temperature, exploration_rate
+        self.size, self.precision, self.generation = size, precision, generation
+        self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self.replay: FrameReplay | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def student(self) -> QNetwork:
+        """The network that learns."""
+        return self.policy.q_net
+
+    @property
+    def scores(self) -> str:
+        """Kind of the student's scores: the objective's, or for a regression the teacher's."""
+        kind = get_objective(self.objective).scores
+        return kind if kind == "logits" or self.teacher is None else self.teacher.kind
+
+    def _setup_model(self) -> None:
+        self._objective = get_objective(self.objective)
+        self._setup_lr_schedule()
+        if not isinstance(self.observation_space, spaces.Box) or len(self.observation_space.shape) != 3:
+            raise ValueError(f"observations must be stacked frames (stack, height, width), not {self.observation_space}")
+        if self.teacher is not None:
+            self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
+        size = self._student_size()
+        kwargs: dict[str, Any] = {
+            "features_extractor_class": SizedNatureCNN,
+            "features_extractor_kwargs": {"features_dim": size.hidden, "channels": size.channels},
+            "net_arch": [],
+            "optimizer_kwargs": {"fused": True},
+        }
+        kwargs.update(self.policy_kwargs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.root_seed, "initial weights", self.generation))
+            self.policy = self.policy_class(
+                self.observation_space, self.action_space, self.lr_schedule, **kwargs
+            )  # type: ignore[assignment]
+        self.policy = self.policy.to(self.device)
+        self.policy.q_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for target, online in zip(self.policy.q_net_target.parameters(), self.student.parameters(), strict=True):
+            target.data = online.data  # nothing bootstraps here: no second copy
+        self._explore = numpy_stream(self.root_seed, "exploration", self.generation)
+        self._order = torch_stream(self.root_seed, "data order", self.generation)
+
+    def _student_size(self) -> Size:
+        if isinstance(self.size, str):
+            if self.size not in SIZES:
+                raise ValueError(f"unknown size {self.size!r}, there are {', '.join(SIZES)}")
+            return SIZES[self.size]
+        if self.size is not None:
+            return Size(*self.size)
+        if self.teacher is None:
+            return SIZES["nature"]
+        if self.teacher.size is None:
+            warnings.warn("the teacher's architecture is unknown: the student is a Nature-CNN", stacklevel=3)
+            return SIZES["nature"]
+        return self.teacher.size
+
+    def _make_replay(self) -> FrameReplay:
+        stack, height, width = self.observation_space.shape  # type: ignore[misc]
+        capacity = max(self.buffer_size // self.n_envs, 1) * self.n_envs
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        return FrameReplay(capacity, self.n_envs, stack, (height, width), n_actions, self.device)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "PolicyDistillation",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Let the teacher play ``total_timesteps`` steps and teach the student from them.
+
+        Args:
+            total_timesteps: agent steps of all games together.
+            callback: as in Stable-Baselines3; every hook is called.
+            log_interval: rounds of updates between two records.
+            tb_log_name: name of the run in ``tensorboard_log``.
+            reset_num_timesteps: start counting from zero (and the games anew).
+            progress_bar: show Stable-Baselines3's.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if self.replay is None:
+            self.replay = self._make_replay()
+        assert isinstance(self.env, VecEnv)
+        self._starts = np.ones(self.n_envs, dtype=bool)
+        callback.on_training_start(locals(), globals())
+        rounds = 0
+        while self.num_timesteps < total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.replay):
+                break
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            updates = self._updates_due()
+            if updates:
+                self.train(updates, self.batch_size)
+            rounds += 1
+            if log_interval is not None and rounds % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def _updates_due(self) -> int:
+        """Updates owed for the steps played so far; those of the warm-up are made up for."""
+        if self.num_timesteps < self.learning_starts:
+            return 0
+        owed = self.num_timesteps * self.samples_per_step / self.batch_size
+        return max(int(owed) - self._n_updates, 0)
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
+        """Let the teacher play ``train_freq`` steps of all games; False if a callback asks to stop."""
+        assert self.teacher is not None and self._last_obs is not None
+        callback.on_rollout_start()
+        for _ in range(self.train_freq):
+            observations = self._last_obs
+            scores = self.teacher(torch.from_numpy(observations).to(self.device))  # type: ignore[arg-type]
+            replay.add(observations, scores, self._starts)  # type: ignore[arg-type]
+            actions = choose_actions(scores, self.exploration_rate, self._explore)
+            self._last_obs, rewards, dones, infos = env.step(actions)
+            self._starts = dones
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+        callback.on_rollout_end()
+        return True
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Make ``gradient_steps`` updates of the student from the replay."""
+        assert self.replay is not None and self.teacher is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        options = dict(self.objective_kwargs)
+        if self._objective.tempered:
+            options["temperature"] = self.temperature if self.teacher.kind == "q_values" else 1.0
+        losses = torch.zeros((), device=self.device)
+        agreed = torch.zeros((), device=self.device)
+        for _ in range(gradient_steps):
+            observations, targets = self.replay.sample(batch_size, self._order)
+            scores = compute_scores(self.student, observations, precision=self.precision)
+            loss = self._objective(scores, targets, None, **options).mean()
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            self.policy.optimizer.step()
+            losses += loss.detach()
+            agreed += (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        self.policy.set_training_mode(False)
+        self._n_updates += gradient_steps
+        mean_loss = losses.item() / gradient_steps  # the only wait for the device
+        if not np.isfinite(mean_loss):
+            raise FloatingPointError(
+                f"the loss {self.objective} of generation {self.generation} is {mean_loss} after {self._n_updates} updates"
+            )
+        self.logger.record("train/loss", mean_loss)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("distill/loss", mean_loss)
+        self.logger.record("distill/agreement", agreed.item() / gradient_steps)
+
+    def dump_logs(self) -> None:
+        """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""
+        seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        fps = int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([game["r"] for game in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([game["l"] for game in self.ep_info_buffer]))
+        self.logger.record("time/fps", fps)
+        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def student_scores(self, observations: torch.Tensor) -> torch.Tensor:
+        """The student's scores in float32, without a graph, for evaluation; see :func:`compute_scores`."""
+        with torch.no_grad():
+            return compute_scores(self.student, observations)
+
+    def save(self, path: str | Path, exclude: Any = None, include: Any = None) -> None:  # type: ignore[override]
+        """Write the student as an ordinary DQN zip (``.zip`` is added to a name without an ending).
+
+        ``exclude`` and ``include`` are Stable-Baselines3's; there is nothing here that they could name.
+        """
+        target = Path(path)
+        target = target if target.suffix else target.with_suffix(".zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_dqn_zip(target, self.student, scores=self.scores, steps=self.num_timesteps)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: str | Path, env: GymEnv | None = None, device: torch.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """Open a DQN zip as a student, without unpickling; ``kwargs`` go to the constructor (``teacher=``, ...).
+
+        Raises:
+            UserError: the file is missing, damaged, or no Nature-CNN.
+        """
+        agent = read_agent(path)
+        network = rebuild_network(agent, path)
+        model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)
+        if env is None:
+            model.observation_space, model.action_space = network.observation_space, network.action_space
+            model.n_envs = 1
+        weights = network.state_dict()
+        channels = tuple(weights[f"features_extractor.cnn.{i}.weight"].shape[0] for i in (0, 2, 4))
+        model.size = Size(channels, network.features_dim)  # type: ignore[arg-type]
+        model._setup_model()
+        model.student.load_state_dict(weights)
+        model.num_timesteps = int(agent.data.get("num_timesteps", 0))
+        return model
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Greedy actions, or epsilon-greedy ones with a coin for each row where ``deterministic`` is False."""
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        if not deterministic:
+            explore = self._explore.random(np.shape(actions)) < self.exploration_rate
+            randoms = self._explore.integers(self.action_space.n, size=np.shape(actions))  # type: ignore[attr-defined]
+            actions = np.where(explore, randoms, actions)
+        return actions, state
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []

@@ -1,0 +1,111 @@
+"""The Nature-CNN of Mnih et al. (2015) in the sizes of Rusu et al. (2016, Table B1), as Stable-Baselines3 modules.
+
+A student is always a ``stable_baselines3`` ``QNetwork`` (features extractor, then one linear layer), so that
+its weights carry Stable-Baselines3's names. :func:`compute_scores` is the one forward pass of the project.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.dqn.policies import QNetwork
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KERNELS = ((8, 4), (4, 2), (3, 1))  # (size, stride) of the three convolutions
+
+
+class Size(NamedTuple):
+    """Widths of a Nature-CNN: output channels of the three convolutions and units of the hidden layer."""
+
+    channels: tuple[int, int, int]
+    hidden: int
+
+
+SIZES: dict[str, Size] = {
+    "nature": Size((32, 64, 64), 512),  # 1,693,362 parameters with 18 actions
+    "net1": Size((16, 32, 32), 256),  # 427,874: 25 %
+    "net2": Size((16, 16, 16), 128),  # 113,346: 7 %
+    "net3": Size((16, 16, 16), 64),  # 61,954: 4 %
+}
+
+
+class SizedNatureCNN(BaseFeaturesExtractor):
+    """Stable-Baselines3's ``NatureCNN`` with free widths; the names of the weights are the same.
+
+    Args:
+        observation_space: ``Box`` of shape ``(stack, 84, 84)``, uint8.
+        features_dim: units of the hidden layer.
+        channels: output channels of the three convolutions.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        channels: tuple[int, int, int] = (32, 64, 64),
+    ) -> None:
+        super().__init__(observation_space, features_dim)
+        inputs, height, width = observation_space.shape
+        layers: list[nn.Module] = []
+        for outputs, (size, stride) in zip(channels, KERNELS, strict=True):
+            layers += [nn.Conv2d(inputs, outputs, size, stride), nn.ReLU()]
+            inputs, height, width = outputs, (height - size) // stride + 1, (width - size) // stride + 1
+        if height < 1 or width < 1:
+            raise ValueError(f"a Nature-CNN needs frames of at least 36 x 36, got {observation_space.shape}")
+        self.cnn = nn.Sequential(*layers, nn.Flatten())
+        self.linear = nn.Sequential(nn.Linear(inputs * height * width, features_dim), nn.ReLU())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """``(batch, stack, height, width)`` floats in [0, 1] to ``(batch, features_dim)``."""
+        return self.linear(self.cnn(observations))  # type: ignore[no-any-return]
+
+
+def build_network(observation_space: spaces.Box, n_actions: int, size: Size = SIZES["nature"]) -> QNetwork:
+    """A fresh ``QNetwork`` on the CPU; initial weights come from torch's current generator."""
+    extractor = SizedNatureCNN(observation_space, size.hidden, size.channels)
+    return QNetwork(observation_space, spaces.Discrete(n_actions), extractor, size.hidden, net_arch=[])
+
+
+def size_of(network: QNetwork) -> Size:
+    """The widths of a Nature-CNN, read from the shapes of its weights."""
+    weights = network.state_dict()
+    channels = tuple(weights[f"features_extractor.cnn.{i}.weight"].shape[0] for i in (0, 2, 4))
+    return Size(channels, weights["features_extractor.linear.0.weight"].shape[0])  # type: ignore[arg-type]
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable weights of ``network``."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = "float32") -> Tensor:
+    """Scores of a Nature-CNN for frames as they are stored.
+
+    The division by 255 is folded into the first convolution's weights: 0 to 255 are exact in bfloat16, their
+    255ths are not, and the large tensor is read once less.
+
+    Args:
+        network: from :func:`build_network` (or a ``q_net`` of Stable-Baselines3 with ``NatureCNN``). Gradient flows.
+        observations: ``(batch, stack, 84, 84)`` uint8, on the network's device.
+        precision: "float32", or "bfloat16" for the convolutions and the hidden layer. The last layer is always
+            computed in float32: three digits of a Q-value near 1 are 0.4 nats at temperature 0.01.
+
+    Returns:
+        ``(batch, n_actions)`` float32.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    extractor = network.features_extractor
+    x = observations.to(dtype, memory_format=torch.channels_last)
+    for i in (0, 2, 4):
+        layer = extractor.cnn[i]
+        weight = layer.weight / 255.0 if i == 0 else layer.weight
+        x = F.relu(F.conv2d(x, weight.to(dtype), layer.bias.to(dtype), layer.stride), inplace=True)
+    hidden = extractor.linear[0]
+    # flattened as (channel, row, column), as the stored weights expect
+    x = F.relu(F.linear(x.flatten(1), hidden.weight.to(dtype), hidden.bias.to(dtype)), inplace=True)
+    head = network.q_net[0]
+    return F.linear(x.float(), head.weight, head.bias)

@@ -1,0 +1,135 @@
+"""Replay of a teacher's play: every frame stored once, the teacher's scores beside it.
+
+A stack of four frames shares three with the stack before it, so a replay of stacks stores each frame four
+times. Here a ring holds single frames, and each sample names the four that form its stack; the first sample
+of a game brings all four of its own, so no stack ever crosses the border between two games.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class FrameReplay:
+    """The last ``capacity`` samples (stack of frames, teacher's scores), gathered on ``device``.
+
+    540,000 samples of 84 x 84 with 18 scores take 3.9 GB.
+
+    Args:
+        capacity: samples kept; a multiple of ``n_envs`` (whole steps leave together).
+        n_envs: games played at once.
+        stack: frames per observation.
+        frame_shape: ``(height, width)`` in pixels.
+        n_scores: scores per sample (actions).
+        device: where the frames lie and batches are gathered.
+
+    Raises:
+        ValueError: a capacity of no whole step, or one below ``n_envs``.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        n_envs: int,
+        stack: int,
+        frame_shape: tuple[int, int],
+        n_scores: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity < n_envs or capacity % n_envs:
+            raise ValueError(f"the capacity must be a positive multiple of {n_envs} games, got {capacity}")
+        self.n_envs, self.stack, self.frame_shape = n_envs, stack, frame_shape
+        self.n_rows = capacity // n_envs  # one row per step of all games
+        # room for the stacks that reach behind the oldest sample, and for the extra frames of game starts
+        self.n_frames = capacity + capacity // 64 + 2 * stack * n_envs
+        self.frames = torch.empty((self.n_frames, *frame_shape), dtype=torch.uint8, device=device)
+        self.scores = torch.empty((self.n_rows, n_envs, n_scores), dtype=torch.float32, device=device)
+        # frame numbers count from the beginning of time; modulo n_frames they are places in the ring
+        self.stacks = torch.empty((self.n_rows, n_envs, stack), dtype=torch.int64, device=device)
+        self._row_oldest = np.zeros(self.n_rows, dtype=np.int64)
+        self._newest_stacks: NDArray[np.int64] = np.zeros((n_envs, stack), dtype=np.int64)
+        self._frames_added = 0
+        self._rows_added = 0
+        self._first_row = 0
+
+    def __len__(self) -> int:
+        """Samples that can be drawn."""
+        return (self._rows_added - self._first_row) * self.n_envs
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the replay takes when full, in bytes."""
+        return sum(t.numel() * t.element_size() for t in (self.frames, self.scores, self.stacks))
+
+    def add(self, observations: NDArray[np.uint8], scores: Tensor, starts: NDArray[np.bool_]) -> None:
+        """Append one step of all games.
+
+        Args:
+            observations: ``(n_envs, stack, height, width)`` uint8, newest frame last.
+            scores: ``(n_envs, n_scores)`` teacher scores of these observations.
+            starts: ``(n_envs,)`` True where the observation is the first of a game, so that it shares no frame
+                with the one before.
+        """
+        if self._rows_added == 0:
+            starts = np.ones_like(starts)
+        ids = np.empty_like(self._newest_stacks)
+        going = ~starts
+        next_frame = self._frames_added
+        n_going, n_starting = int(going.sum()), int(starts.sum())
+        ids[going, :-1] = self._newest_stacks[going, 1:]
+        ids[going, -1] = next_frame + np.arange(n_going)
+        fresh = next_frame + n_going + np.arange(n_starting * self.stack)
+        ids[starts] = fresh.reshape(n_starting, self.stack)
+        new_frames = observations[going, -1]
+        if n_starting:
+            new_frames = np.concatenate([new_frames, observations[starts].reshape(-1, *self.frame_shape)])
+        places = torch.arange(next_frame, next_frame + len(new_frames)) % self.n_frames
+        device = self.frames.device
+        self.frames[places.to(device)] = torch.from_numpy(np.ascontiguousarray(new_frames)).to(device)
+        row = self._rows_added % self.n_rows
+        self.scores[row] = scores
+        self.stacks[row] = torch.from_numpy(ids).to(device)
+        self._row_oldest[row] = ids.min()
+        self._newest_stacks = ids
+        self._frames_added += len(new_frames)
+        self._rows_added += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Leave out the rows that were overwritten, or that name an overwritten frame.
+
+        A game's stacks only move forward, so the oldest frame of a row never precedes that of the row before.
+        """
+        self._first_row = max(self._first_row, self._rows_added - self.n_rows)
+        oldest_frame = self._frames_added - self.n_frames
+        while self._row_oldest[self._first_row % self.n_rows] < oldest_frame:
+            self._first_row += 1
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw samples uniformly, with replacement.
+
+        Args:
+            batch_size: samples to draw.
+            generator: random numbers, on the CPU.
+
+        Returns:
+            Observations ``(batch, stack, height, width)`` uint8 and teacher scores ``(batch, n_scores)`` float32.
+
+        Raises:
+            ValueError: the replay is empty.
+        """
+        if len(self) == 0:
+            raise ValueError("the replay is empty: nothing can be drawn")
+        drawn = torch.randint(len(self), (batch_size,), generator=generator).to(self.frames.device)
+        return self.gather(drawn)
+
+    def gather(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples of the given numbers, 0 the oldest; results as in :meth:`sample`."""
+        rows = (samples // self.n_envs + self._first_row) % self.n_rows
+        envs = samples % self.n_envs
+        places = self.stacks[rows, envs].flatten() % self.n_frames
+        observations = self.frames.index_select(0, places).view(-1, self.stack, *self.frame_shape)
+        return observations, self.scores[rows, envs]

@@ -1,0 +1,80 @@
+"""What a result was made from: the versions, the commit, the weights.
+
+Contract: everything is read, nothing is written, and what cannot be known is left out or None, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polydistill
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGES = ("torch", "triton", "numpy", "tensorboard", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of polydistill and of those of ``PACKAGES`` that are installed."""
+    found = {"python": platform.python_version(), "polydistill": polydistill.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any] | None:
+    """``{"commit": 40 hex digits, "dirty": bool}`` of the clone whose root ``folder`` is; None where it is not one.
+
+    Args:
+        folder: root of the clone; None: that of the running polydistill. A folder below a root does not count:
+            a virtual environment may lie in a stranger's clone.
+    """
+    folder = Path(polydistill.__file__).resolve().parent.parent if folder is None else folder.resolve()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder:
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):  # no git, no clone, no commit
+        return None
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted (name, dtype, shape, bytes) of the weights; 64 hex digits.
+
+    The same weights have the same sum, whatever file, device or order of names they come from.
+
+    Args:
+        state_dict: name -> tensor of any dtype and shape, on any device. Not changed.
+
+    Example:
+        >>> import torch
+        >>> weights_sha256({"w": torch.zeros(2)}) == weights_sha256({"w": torch.zeros(2, 1)})
+        False
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        digest.update(f"{name}\0{dtype}\0{tuple(tensor.shape)}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""What every test may ask for: the root of the clone and a subprocess that sees only this clone's packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a CUDA device GPU tests are skipped, visibly; asked for alone (`make test-gpu`), that is an error."""
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_tests:
+        return
+    import torch  # here, so that the layer test of `make check` does not wait for it
+
+    if torch.cuda.is_available():
+        return
+    if config.option.markexpr == "gpu":
+        raise pytest.UsageError("the GPU tests need a CUDA device, and torch sees none")
+    for item in gpu_tests:
+        item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the clone."""
+    return ROOT
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Run ``python ARGUMENTS`` in an empty folder, with the clone behind ``path`` on PYTHONPATH."""
+
+    def run(*arguments: str, path: tuple[Path, ...] = (), cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT))), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return run

@@ -1,0 +1,100 @@
+"""Every published config is a command that works: the one in its header, tried with ``--dry_run``."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SCRIPTS_OF_FOLDER = {
+    "atari": {"distill_atari.py", "train_teacher.py"},
+    "cifar": {"distill_cifar.py"},
+    "study": {"study.py"},
+    "smoke": {"distill_atari.py", "train_teacher.py", "distill_cifar.py", "study.py"},
+}
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+COMMAND = re.compile(r"^python scripts/(\S+\.py)\b.*$", re.MULTILINE)
+
+
+def header_command(text: str) -> list[str]:
+    """The words of ``python scripts/NAME.py ...`` in the comment at the top of a config, from the script's name on.
+
+    Raises:
+        ValueError: the header holds no such command.
+    """
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    command = COMMAND.search("\n".join(lines).replace("\\\n", ""))
+    if command is None:
+        raise ValueError("the header comment holds no line `python scripts/NAME.py --config ...`")
+    return shlex.split(command.group(0), comments=True)[1:]
+
+
+@pytest.fixture
+def torch_threads_restored() -> Iterator[None]:
+    """A script sets the thread count of its own process; here that process is pytest's."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_configs_lie_in_the_known_folders() -> None:
+    assert FILES, "no config at all: the tests below would pass by checking nothing"
+    strays = [path for path in CONFIGS.rglob("*") if path.is_file() and path not in FILES]
+    assert strays == []
+    assert all(path.parent.parent == CONFIGS for path in FILES)
+    assert {path.parent.name for path in FILES} <= SCRIPTS_OF_FOLDER.keys()
+    folders = {path.name for path in CONFIGS.iterdir()}
+    assert folders == {path.parent.name for path in FILES}, "a folder without a config"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONFIGS)) for path in FILES])
+def test_the_command_in_the_header_is_accepted_by_its_script(
+    path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_threads_restored: None
+) -> None:
+    script, *options = header_command(path.read_text(encoding="utf-8"))
+    assert Path(script).name in SCRIPTS_OF_FOLDER[path.parent.name]
+    assert options[:2] == ["--config", str(path.relative_to(root))], "the command must name this very file"
+
+    out = tmp_path / "out"
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out), "--dry_run"])
+    code: object = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    assert code == 0, f"{script} refused {path.name}: see its line in the captured output"
+    assert not out.exists(), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "game: pong\n",
+        "# Pong, by KL\ngame: pong\n",
+        "game: pong\n# python scripts/distill_atari.py --config a.yaml\n",
+        "# see scripts/distill_atari.py\n",
+    ],
+)
+def test_a_config_without_its_command_is_found(text: str) -> None:
+    with pytest.raises(ValueError, match="holds no line"):
+        header_command(text)
+
+
+def test_the_command_may_be_broken_over_lines() -> None:
+    text = (
+        "# Pong.\n#\n#   python scripts/distill_atari.py \\\n#     --config a.yaml --seed 1  # a note\n\ngame: pong\n"
+    )
+    assert header_command(text) == ["scripts/distill_atari.py", "--config", "a.yaml", "--seed", "1"]

@@ -1,0 +1,193 @@
+"""The package: light to import, whole as a wheel, and usable where the clone is not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import polydistill
+
+LIBRARY = ("polydistill", "agents")
+DATA_SUFFIXES = {".typed", ".csv", ".json", ".zip"}
+
+
+def last_json_line(process: subprocess.CompletedProcess[str]) -> object:
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+# ---- import ----------------------------------------------------------------------------------------------------
+
+
+def test_import_polydistill_is_light(run_python) -> None:
+    code = (
+        "import json, sys, time, torch; before = set(sys.modules); start = time.perf_counter(); import polydistill;"
+        "seconds = time.perf_counter() - start; heavy = {'stable_baselines3', 'gymnasium', 'triton', 'tensorboard'};"
+        "print(json.dumps([seconds, sorted(heavy & (set(sys.modules) - before))]))"
+    )
+    tries = [last_json_line(run_python("-c", code)) for _ in range(2)]  # the quicker one: the machine may be busy
+    assert min(seconds for seconds, _ in tries) < 1.5
+    assert all(heavy == [] for _, heavy in tries)
+
+
+def test_import_losses_loads_no_training_stack(run_python) -> None:
+    code = (
+        "import json, sys, polydistill.losses;"
+        "heavy = {'stable_baselines3', 'gymnasium', 'ale_py', 'tensorboard', 'jsonargparse'};"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    assert last_json_line(run_python("-c", code)) == []
+
+
+# ---- another package named agents ------------------------------------------------------------------------------
+
+CHECK = "from polydistill._shadow import require_own_agents; require_own_agents(); print('passed')"
+
+
+@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
+def test_own_agents_pass(run_python, first: str) -> None:
+    process = run_python("-c", first + CHECK)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "passed\n", "")
+
+
+@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
+@pytest.mark.parametrize("name", ["agents/__init__.py", "agents.py"])
+def test_another_agents_is_one_line_and_code_2(run_python, tmp_path: Path, name: str, first: str) -> None:
+    stranger = tmp_path / "elsewhere" / name
+    stranger.parent.mkdir(parents=True)
+    stranger.write_text("")
+    process = run_python("-c", first + CHECK, path=(tmp_path / "elsewhere",))
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert re.fullmatch(r"error: another package named 'agents' \(.+\) hides polydistill's; .+\n", process.stderr)
+    assert str(stranger) in process.stderr
+
+
+@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
+def test_a_bare_folder_is_reported_only_where_it_hides_ours(run_python, root: Path, tmp_path: Path, first: str) -> None:
+    folder = tmp_path / "agents"  # no __init__.py: a namespace package, which any regular package on the path beats
+    folder.mkdir()
+    assert run_python("-c", first + CHECK).returncode == 0
+    drop_clone = f"import sys, polydistill; sys.path[:] = [p for p in sys.path if p != {str(root)!r}]; "
+    process = run_python("-S", "-c", drop_clone + first + CHECK)  # -S: nor the editable install's finder
+    assert process.returncode == 2
+    assert str(folder) in process.stderr
+
+
+def test_missing_agents_is_one_line_and_code_2(run_python) -> None:
+    process = run_python("-c", "import importlib.util; importlib.util.find_spec = lambda name: None; " + CHECK)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: .*'agents' is not installed.*\n", process.stderr)
+
+
+# ---- the wheel -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: a build in the clone would leave, and reuse, a stale build folder."""
+    source = tmp_path_factory.mktemp("source")
+    for name in (*LIBRARY, "tests", "scripts", "configs"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    target = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source))
+    (built,) = target.glob("*.whl")
+    return built
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--no-input", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
+    return target
+
+
+def test_wheel_holds_the_library_and_its_data_and_nothing_else(wheel: Path, root: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    metadata = f"polydistill-{polydistill.__version__}.dist-info"
+    expected = {
+        str(path.relative_to(root))
+        for package in LIBRARY
+        for path in (root / package).rglob("*")
+        if path.suffix in {".py", *DATA_SUFFIXES}
+    }
+    assert {"polydistill/__init__.py", "polydistill/py.typed", "agents/__init__.py", "agents/py.typed"} <= expected
+    assert {name for name in names if not name.startswith(metadata)} == expected
+    assert f"{metadata}/licenses/LICENSE" in names
+
+
+def test_wheel_metadata_names_the_dependencies_and_python(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = archive.read(name).decode()
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
+    assert {"torch", "numpy", "stable-baselines3", "gymnasium", "ale-py"} <= set(required)
+    assert not {"pytest", "ruff", "mypy", "triton", "opencv-python-headless"} & set(required)
+
+
+USE_ONCE = """
+import importlib, json, pkgutil, sys
+target, site, dev = json.loads(sys.argv[1])
+sys.path += [target, site]
+sys.modules.update(dict.fromkeys(dev))  # importing them raises ImportError, as where only the wheel is installed
+import agents, polydistill, torch
+from polydistill._shadow import require_own_agents
+from polydistill.losses import policy_kl
+require_own_agents()
+places = [polydistill.__file__, agents.__file__]
+for package in (polydistill, agents):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.startswith("polydistill.kernels"):  # triton is there only where there is a GPU
+            places.append(importlib.import_module(module.name).__file__)
+loss = policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()
+print(json.dumps({"places": places, "loss": loss}))
+"""
+
+
+def test_wheel_is_used_where_the_clone_is_not(installed: Path, tmp_path: Path) -> None:
+    site = sysconfig.get_path("purelib")  # the dependencies; -S leaves out its .pth files, so the editable install too
+    dev = ["cv2", "hypothesis", "mypy", "pytest", "ruff", "scipy"]
+    process = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", USE_ONCE, json.dumps([str(installed), site, dev])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    used = last_json_line(process)
+    assert all(Path(place).is_relative_to(installed) for place in used["places"])
+    assert used["loss"] == pytest.approx(0.6931472, abs=1e-6)  # a sure teacher, a student that knows nothing: ln 2
+
+
+def test_every_third_party_import_of_the_library_is_a_declared_dependency(root: Path) -> None:
+    import tomllib
+
+    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in declared}
+    modules |= {"yaml" if "pyyaml" in modules else "", "PIL" if "pillow" in modules else "", *LIBRARY}
+    imported = set()
+    for path in (path for package in LIBRARY for path in (root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names - modules - {"triton"} == set()  # triton comes with torch's GPU builds

@@ -1,0 +1,90 @@
+"""README's commands exist: every make target, script and file that a ```sh block names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
+ASSIGNMENT = re.compile(r"^[A-Za-z_]+=")
+IN_CLONE = re.compile(r"^(configs|scripts|agents|polydistill|tests|\.ci)/")  # elsewhere: what a command makes
+OF_THE_SYSTEM = {"git", "cd", "pip", "source", ".", "tensorboard"}
+
+
+def commands(readme: str) -> list[list[str]]:
+    """The words of every command in the ```sh blocks, comments and leading assignments gone."""
+    result = []
+    for block in BLOCK.findall(readme):
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if set(word) <= set(";&|"):
+                    if words:
+                        result.append(words)
+                    words = []
+                elif words or not ASSIGNMENT.match(word):
+                    words.append(word)
+    return result
+
+
+def command_faults(words: list[str], root: Path) -> list[str]:
+    """What the command names and the clone does not have."""
+    program, *arguments = words
+    faults = []
+    if program == "make":
+        targets = set(TARGET.findall((root / "Makefile").read_text(encoding="utf-8")))
+        named = [word for word in arguments if not word.startswith("-") and not ASSIGNMENT.match(word)]
+        faults += [f"make target {name}" for name in named if name not in targets]
+    elif Path(program).name in {"python", "python3"}:
+        if not arguments or not (arguments[0] in {"-m", "-c"} or arguments[0].endswith(".py")):
+            faults.append(f"python without a script: {shlex.join(words)}")
+    elif program not in OF_THE_SYSTEM and not (root / program).is_file():
+        faults.append(f"program {program}")
+    files = {value for word in arguments if IN_CLONE.match(value := word.split("=", 1)[-1])}
+    files |= {value for flag, value in pairwise(arguments) if flag == "--config"}
+    return faults + [f"file {value}" for value in sorted(files) if not (root / value).exists()]
+
+
+def test_readme_shows_the_two_first_commands(root: Path) -> None:
+    shown = commands((root / "README.md").read_text(encoding="utf-8"))
+    assert ["make", "distill"] in shown
+    assert ["make", "test"] in shown
+
+
+def test_every_command_in_readme_exists(root: Path) -> None:
+    shown = commands((root / "README.md").read_text(encoding="utf-8"))
+    assert [fault for words in shown for fault in command_faults(words, root)] == []
+
+
+def test_commands_are_read_as_a_shell_would() -> None:
+    readme = "```sh\nX=1 make test ARGS='-k a'  # fast\ncd a && python b.py \\\n  --c d\n```\n```python\nmake no\n```\n"
+    assert commands(readme) == [["make", "test", "ARGS=-k a"], ["cd", "a"], ["python", "b.py", "--c", "d"]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make distil",
+        "python scripts/distill_atary.py",
+        "python",
+        ".venv/bin/python scripts/none.py",
+        "polydistil --help",
+        "python -m pytest tests/no_such_test.py",
+        "make distill ARGS=configs/atari/none.yaml",
+        "python -m pytest --config none.yaml",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, root: Path) -> None:
+    assert len(command_faults(command.split(), root)) == 1
+
+
+def test_a_command_that_exists_passes(root: Path) -> None:
+    assert command_faults(["make", "test", "distill", "ARGS=--seed=1"], root) == []
+    assert command_faults(["python", "-m", "pytest", "tests/test_readme.py", "--out", "runs/new"], root) == []

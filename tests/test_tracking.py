@@ -1,0 +1,498 @@
+"""polydistill.tracking and provenance: a run folder is whole, comparable, valid JSON, and never someone else's."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polydistill import provenance, tracking
+from polydistill.config import UserError, load_yaml
+from polydistill.tracking import Run, atomic_write, format_table, weights_sha256
+
+
+@dataclass(frozen=True)
+class Teacher:
+    path: str = "1e5"  # text that YAML would read as a number
+
+
+@dataclass(frozen=True)
+class Demo:
+    teacher: Teacher = field(default_factory=Teacher)
+    seed: int = 3
+    device: str = "cpu"
+    rate: float = 1e-9
+    widths: tuple[int, ...] = (1, 2)
+
+
+def open_run(out: Path, config: Demo | None = None) -> Run:
+    return Run.open(out, config or Demo(), kind="cifar", command="python scripts/demo.py")
+
+
+def strict_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def lines(path: Path) -> list[Any]:
+    return [strict_json(line) for line in path.read_text().splitlines()]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_writes_its_config_once(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "demo"
+    with open_run(out) as run:
+        assert run.summary is None
+    expected = {"teacher": {"path": "1e5"}, "seed": 3, "device": "cpu", "rate": 1e-9, "widths": [1, 2]}
+    assert load_yaml(out / "config.yaml") == expected
+    before = (out / "config.yaml").stat()
+    open_run(out)
+    assert (out / "config.yaml").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_finished_run_is_recognised_and_nothing_in_it_changes(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log("teacher", 1, {"test/accuracy": 0.5})
+        written = run.finish({"throughput": {"train_samples_per_second": 10.0}})
+    before = tree(tmp_path)
+    with open_run(tmp_path) as again:
+        assert again.summary == written == strict_json((tmp_path / "summary.json").read_text())
+        with pytest.raises(RuntimeError, match="finished"):
+            again.log("teacher", 2, {"test/accuracy": 0.6})
+    assert tree(tmp_path) == before
+
+
+def test_an_unfinished_run_is_started_over_and_foreign_files_stay(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log("teacher", 1, {"a": 1.0})
+        run.log_timing("teacher", 1, {"a": 1.0})
+    config = (tmp_path / "config.yaml").read_bytes()
+    foreign = ["notes.txt", "checkpoints/step.zip", "my_generation_1.json", "sub/metrics.jsonl"]
+    for name in [*foreign, "student.zip", "generation_0.safetensors", "generation_0.json"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    open_run(tmp_path)
+    assert set(tree(tmp_path)) == {"config.yaml", *foreign}
+    assert (tmp_path / "config.yaml").read_bytes() == config
+
+
+def test_a_linked_folder_is_unlinked_and_what_it_names_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "data").write_text("x")
+    open_run(tmp_path / "run")
+    (tmp_path / "run" / "tb").symlink_to(tmp_path / "elsewhere")
+    open_run(tmp_path / "run")
+    assert not (tmp_path / "run" / "tb").exists()
+    assert (tmp_path / "elsewhere" / "data").read_text() == "x"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Demo(seed=4, rate=2.0), "seed is 3 there and 4 here"),
+        (Demo(teacher=Teacher("b")), "teacher.path is '1e5' there and 'b' here"),
+        (Demo(widths=(1,)), "widths is [1, 2] there and [1] here"),
+    ],
+)
+def test_another_config_is_refused_and_every_byte_stays(
+    tmp_path: Path, finished: bool, other: Demo, message: str
+) -> None:
+    with open_run(tmp_path) as run:
+        run.log("teacher", 1, {"a": 1.0})
+        if finished:
+            run.finish({})
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=re.escape(message)):
+        open_run(tmp_path, other)
+    assert tree(tmp_path) == before
+
+
+def test_a_key_that_only_one_side_has_is_a_difference(tmp_path: Path) -> None:
+    open_run(tmp_path)
+    with open(tmp_path / "config.yaml", "a") as file:
+        file.write("old_key: 1\n")
+    with pytest.raises(UserError, match="old_key is 1 there and not set here"):
+        open_run(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"not empty and holds no run"):
+        open_run(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_config_that_cannot_be_read_proves_no_run(tmp_path: Path) -> None:
+    for text in ("[", "- 1", ""):
+        (tmp_path / "config.yaml").write_text(text)
+        (tmp_path / "metrics.jsonl").write_text("mine")
+        with pytest.raises(UserError):
+            open_run(tmp_path)
+        assert tree(tmp_path) == {"config.yaml": text.encode(), "metrics.jsonl": b"mine"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(UserError, match="out"):
+            open_run(out)
+
+
+def test_what_a_crash_left_of_the_first_write_does_not_block_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.123.tmp").write_text("seed: ")
+    open_run(tmp_path)
+    assert load_yaml(tmp_path / "config.yaml")["seed"] == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 99}'])
+def test_a_summary_that_cannot_be_read_is_said_and_kept(tmp_path: Path, text: str) -> None:
+    open_run(tmp_path)
+    (tmp_path / "summary.json").write_text(text)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"summary\.json (is damaged|has schema)"):
+        open_run(tmp_path)
+    assert tree(tmp_path) == before
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_lines_without_a_clock(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with open_run(tmp_path / name) as run:
+            run.log("teacher", 5, {"test/accuracy": 0.5, "n": 2}, generation=0)
+            run.log("generation_1", 6, {"test/accuracy": np.float32(0.25)})
+            run.log_timing("teacher", 5, {"seconds": 1.5})
+    assert lines(tmp_path / "a" / "metrics.jsonl") == [
+        {"role": "teacher", "step": 5, "generation": 0, "values": {"test/accuracy": 0.5, "n": 2}},
+        {"role": "generation_1", "step": 6, "values": {"test/accuracy": 0.25}},
+    ]
+    assert lines(tmp_path / "a" / "timing.jsonl") == [{"role": "teacher", "step": 5, "values": {"seconds": 1.5}}]
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
+
+
+def test_a_line_is_on_the_disk_when_log_returns(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log("teacher", 1, {"a": 1.0})
+        assert len(lines(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log("a", 1, {"x": math.nan, "y": math.inf, "z": torch.tensor(-math.inf)}, more=[np.float64("nan")])
+        run.log_timing("a", 1, {"x": math.nan})
+        run.finish({"generations": [{"metrics": {"score_ci95": (math.nan, 1.0), "episodes": np.int64(3)}}]})
+    assert lines(tmp_path / "metrics.jsonl")[0] == {
+        "role": "a",
+        "step": 1,
+        "more": [None],
+        "values": {"x": None, "y": None, "z": None},
+    }
+    assert lines(tmp_path / "timing.jsonl")[0]["values"] == {"x": None}
+    (generation,) = strict_json((tmp_path / "summary.json").read_text())["generations"]
+    assert generation == {"metrics": {"score_ci95": [None, 1.0], "episodes": 3}}
+
+
+def test_tensorboard_reads_the_same_tag_of_every_role_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with open_run(tmp_path) as run:
+        for step in (10, 20):
+            run.log("teacher", step, {"test/accuracy": step / 100, "train/loss": 1.0})
+            run.log("generation_1", step, {"test/accuracy": step / 50})
+    assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == ["generation_1", "teacher"]
+    for role, scale, tags in [
+        ("teacher", 100, {"test/accuracy", "train/loss"}),
+        ("generation_1", 50, {"test/accuracy"}),
+    ]:
+        assert len(list((tmp_path / "tb" / role).iterdir())) == 1
+        events = EventAccumulator(str(tmp_path / "tb" / role)).Reload()
+        assert set(events.Tags()["scalars"]) == tags
+        points = [(point.step, point.value) for point in events.Scalars("test/accuracy")]
+        assert points == [(10, pytest.approx(10 / scale)), (20, pytest.approx(20 / scale))]
+
+
+def test_after_an_exception_all_events_are_on_the_disk_and_no_writer_is_left(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def train() -> None:
+        with open_run(tmp_path) as run:
+            for step in range(50):
+                run.log("teacher", step, {"a": 1.0})
+            raise ZeroDivisionError
+
+    before = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert set(threading.enumerate()) <= before  # TensorBoard writes from a thread of its own
+    assert len(EventAccumulator(str(tmp_path / "tb" / "teacher")).Reload().Scalars("a")) == 50
+
+
+@pytest.mark.parametrize("role", ["", "..", "a/b", "/tmp/x"])
+def test_a_role_cannot_leave_the_folder(tmp_path: Path, role: str) -> None:
+    with open_run(tmp_path) as run, pytest.raises(ValueError, match="role"):
+        run.log(role, 1, {"a": 1.0})
+    assert set(tree(tmp_path)) == {"config.yaml"}
+
+
+def test_opening_a_run_loads_neither_torch_nor_tensorboard_nor_rich(run_python) -> None:
+    code = (
+        "import sys, polydistill.tracking; print(sorted({'torch', 'tensorboard', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    assert run_python("-c", code).stdout == "[]\n"
+
+
+# ---- summary ---------------------------------------------------------------------------------------------------
+
+
+def test_summary_says_what_the_run_knows_and_what_it_is_given(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        summary = run.finish({"ensembles": [], "generations": [], "throughput": {}, "device": "cpu, 2 cores"})
+    assert summary == run.summary == strict_json((tmp_path / "summary.json").read_text())
+    assert list(summary)[:2] == ["schema", "kind"]
+    assert set(summary) == {
+        *("schema", "kind", "command", "config", "seed", "device", "versions", "git", "wall_seconds"),
+        *("throughput", "ensembles", "generations"),
+    }
+    assert (summary["schema"], summary["kind"], summary["seed"]) == (1, "cifar", 3)
+    assert summary["command"] == "python scripts/demo.py"
+    assert summary["config"] == load_yaml(tmp_path / "config.yaml")
+    assert summary["device"] == "cpu, 2 cores"
+    assert 0 <= summary["wall_seconds"] < 60
+
+
+def test_versions_name_what_is_installed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "numpy", "no_such_package"))
+    found = provenance.versions()
+    assert set(found) == {"python", "polydistill", "torch", "numpy"}
+    assert found["numpy"] == np.__version__
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_git_names_the_commit_of_a_clone_and_whether_it_is_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert provenance.git_state(tmp_path) is None
+    (tmp_path / "below").mkdir()
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=/dev/null"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert provenance.git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "file").write_text("a")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "-m", "a"], check=True)
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside a hook of another clone
+    state = provenance.git_state(tmp_path)
+    assert state is not None
+    assert re.fullmatch("[0-9a-f]{40}", state["commit"])
+    assert state["dirty"] is False
+    (tmp_path / "file").write_text("b")
+    assert provenance.git_state(tmp_path) == state | {"dirty": True}
+    assert provenance.git_state(tmp_path / "below") is None
+
+
+def test_git_is_null_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.git_state() is None
+
+
+# ---- the disk --------------------------------------------------------------------------------------------------
+
+
+def refuse_with(code: int) -> Callable[..., Any]:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    path = tmp_path / "summary.json"
+    atomic_write(path, b"old")
+    assert path.read_bytes() == b"old"
+    monkeypatch.setattr(tracking.os, function, refuse_with(errno.ENOSPC))
+    with pytest.raises(UserError) as error:
+        atomic_write(path, b"new")
+    assert str(error.value) == f"cannot write {path}: No space left on device"
+    assert tree(tmp_path) == {"summary.json": b"old"}
+
+
+def test_a_crash_between_write_and_rename_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    atomic_write(path, b"old")
+    seen = []
+
+    def crash(source: Path, target: Path) -> None:
+        seen.append((Path(source).read_bytes(), Path(target).read_bytes()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, b"new")
+    assert seen == [(b"new", b"old")]  # complete before it gets the name
+    assert tree(tmp_path) == {"summary.json": b"old"}
+
+
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(tracking.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(tracking.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    atomic_write(tmp_path / "a", b"x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_a_run_whose_summary_cannot_be_written_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(tmp_path) as run:
+        monkeypatch.setattr(tracking.os, "replace", refuse_with(errno.EDQUOT))
+        with pytest.raises(UserError, match=r"summary\.json"):
+            run.finish({})
+        assert run.summary is None
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl", "tb"])
+def test_a_log_that_the_disk_refuses_is_one_line_with_the_path(tmp_path: Path, name: str) -> None:
+    with open_run(tmp_path) as run:
+        if name == "tb":
+            (tmp_path / name).write_text("in the way")
+        else:
+            (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=rf"cannot write .*{name}.*") as error:
+            (run.log_timing if name == "timing.jsonl" else run.log)("teacher", 1, {"a": 1.0})
+        assert "\n" not in str(error.value)
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_sha256_is_the_documented_sum() -> None:
+    import hashlib
+
+    weights = {"b": torch.tensor([1, 2], dtype=torch.int16), "a": torch.tensor(1.0)}
+    content = b"a\0float32\0()\x004\0" + b"\x00\x00\x80\x3f" + b"b\0int16\0(2,)\x004\0" + b"\x01\x00\x02\x00"
+    assert weights_sha256(weights) == hashlib.sha256(content).hexdigest()
+
+
+def test_weights_sha256_depends_on_name_dtype_shape_and_values_only() -> None:
+    weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0), "c": torch.ones(2, dtype=torch.bfloat16)}
+    base = weights_sha256(weights)
+    transposed = weights["a"].t().contiguous().t().requires_grad_()  # other strides, in a graph
+    assert weights_sha256({"c": weights["c"], "b": weights["b"], "a": transposed}) == base
+    others = [
+        {**weights, "a": weights["a"].reshape(3, 2)},
+        {**weights, "a": weights["a"].double()},
+        {**weights, "a": weights["a"] + 1},
+        {**weights, "b": torch.zeros(0, 1)},
+        {"x" if name == "c" else name: tensor for name, tensor in weights.items()},
+        {name: tensor for name, tensor in weights.items() if name != "b"},
+    ]
+    assert len({base, *map(weights_sha256, others)}) == len(others) + 1
+
+
+# ---- progress --------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(tracking.time, "monotonic", lambda: self.now)
+
+
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, run = Clock(monkeypatch), open_run(tmp_path)
+    with run.progress("generation [1]", 3000, "steps") as bar:
+        for _ in range(25):
+            clock.now += 1.0
+            bar.advance(100, loss=0.12345)
+    assert capsys.readouterr().err.splitlines() == [
+        "generation [1]: 1,000/3,000 steps (33%), 100 steps/s, eta 0:00:20, loss 0.1235",
+        "generation [1]: 2,000/3,000 steps (67%), 100 steps/s, eta 0:00:10, loss 0.1235",
+        "generation [1]: 2,500/3,000 steps (83%), 100 steps/s, eta 0:00:05, loss 0.1235",
+    ]
+
+
+@pytest.mark.parametrize("total", [0, 5])
+def test_progress_of_nothing_done_is_shown_without_a_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], total: int
+) -> None:
+    Clock(monkeypatch)
+    with open_run(tmp_path).progress("play", total, "games"):
+        pass
+    assert capsys.readouterr().err == f"play: 0/{total} games (0%)\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_a_bar_redrawn_at_most_ten_times_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    clock, run, shown = Clock(monkeypatch), open_run(tmp_path), []
+    show = tracking.Progress._show
+    monkeypatch.setattr(tracking.Progress, "_show", lambda bar: (shown.append(bar.done), show(bar)))
+    with run.progress("generation [1]", 2000, "steps") as bar:
+        for _ in range(2000):
+            clock.now += 0.001  # two seconds in all
+            bar.advance(1, loss=0.5)
+    assert 2 <= len(shown) <= 21
+    written = sys.stderr.getvalue()
+    assert "generation [1]" in written
+    assert "2,000/2,000 steps (100%), 1,000 steps/s, eta 0:00:00, loss 0.5" in written
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------
+
+
+def test_a_table_aligns_numbers_right_and_text_left() -> None:
+    table = format_table(
+        ["generation", "accuracy", "games", "interval"],
+        [["teacher", 0.72129, 12345, "1.5 ± 0.2"], ["student | 1", None, 7, "-0.5 to 1"]],
+    )
+    assert table.splitlines() == [
+        r"| generation   | accuracy |  games |  interval |",
+        r"| ------------ | -------: | -----: | --------: |",
+        r"| teacher      |   0.7213 | 12,345 | 1.5 ± 0.2 |",
+        r"| student \| 1 |        - |      7 | -0.5 to 1 |",
+    ]
+
+
+def test_a_table_without_rows_has_its_headers_and_a_short_row_is_refused() -> None:
+    assert format_table(["a", "long name"], []).splitlines() == ["| a   | long name |", "| --- | --------- |"]
+    with pytest.raises(ValueError, match="2 cells"):
+        format_table(["a", "b"], [["x"]])
