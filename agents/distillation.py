@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from gymnasium import spaces
+from polydistill.losses import get_objective, gradient_shares
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import LinearSchedule, safe_mean
+from stable_baselines3.common.utils import LinearSchedule, get_system_info, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
@@ -31,7 +32,6 @@ from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores
 from agents.replay import FrameReplay
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
-from polydistill.losses import get_objective
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
 Precision = Literal["float32", "bfloat16"]
@@ -136,7 +136,7 @@ class PolicyDistillation(BaseAlgorithm):
         self._objective = get_objective(self.objective)
         self._setup_lr_schedule()
         if not isinstance(self.observation_space, spaces.Box) or len(self.observation_space.shape) != 3:
-            raise ValueError(f"observations must be stacked frames (stack, height, width), not {self.observation_space}")
+            raise ValueError(f"observations must be frames (stack, height, width), not {self.observation_space}")
         if self.teacher is not None:
             self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
         size = self._student_size()
@@ -147,11 +147,9 @@ class PolicyDistillation(BaseAlgorithm):
             "optimizer_kwargs": {"fused": True},
         }
         kwargs.update(self.policy_kwargs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.root_seed, "initial weights", self.generation))
-            self.policy = self.policy_class(
-                self.observation_space, self.action_space, self.lr_schedule, **kwargs
-            )  # type: ignore[assignment]
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator of the CPU, given back after
+            torch.default_generator.manual_seed(derive_seed(self.root_seed, "initial weights", self.generation))
+            self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)  # type: ignore[assignment]
         self.policy = self.policy.to(self.device)
         self.policy.q_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for target, online in zip(self.policy.q_net_target.parameters(), self.student.parameters(), strict=True):
@@ -234,12 +232,13 @@ class PolicyDistillation(BaseAlgorithm):
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
         """Let the teacher play ``train_freq`` steps of all games; False if a callback asks to stop."""
-        assert self.teacher is not None and self._last_obs is not None
+        assert self.teacher is not None
         callback.on_rollout_start()
         for _ in range(self.train_freq):
             observations = self._last_obs
-            scores = self.teacher(torch.from_numpy(observations).to(self.device))  # type: ignore[arg-type]
-            replay.add(observations, scores, self._starts)  # type: ignore[arg-type]
+            assert isinstance(observations, np.ndarray)
+            scores = self.teacher(torch.from_numpy(observations).to(self.device))
+            replay.add(observations, scores, self._starts)
             actions = choose_actions(scores, self.exploration_rate, self._explore)
             self._last_obs, rewards, dones, infos = env.step(actions)
             self._starts = dones
@@ -252,35 +251,43 @@ class PolicyDistillation(BaseAlgorithm):
         return True
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Make ``gradient_steps`` updates of the student from the replay."""
-        assert self.replay is not None and self.teacher is not None
+        """Make ``gradient_steps`` updates of the student from the replay.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        assert self.replay is not None
+        assert self.teacher is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        options = dict(self.objective_kwargs)
-        if self._objective.tempered:
-            options["temperature"] = self.temperature if self.teacher.kind == "q_values" else 1.0
-        losses = torch.zeros((), device=self.device)
-        agreed = torch.zeros((), device=self.device)
-        for _ in range(gradient_steps):
-            observations, targets = self.replay.sample(batch_size, self._order)
+        temperature = self.temperature if self.teacher.kind == "q_values" else 1.0
+        options = self.objective_kwargs | ({"temperature": temperature} if self._objective.tempered else {})
+        losses, agreed = torch.zeros((2, gradient_steps), device=self.device)
+        batches = self.replay.batches(gradient_steps, batch_size, self._order)
+        for i, (observations, targets) in enumerate(batches):
             scores = compute_scores(self.student, observations, precision=self.precision)
             loss = self._objective(scores, targets, None, **options).mean()
             self.policy.optimizer.zero_grad()
             loss.backward()
             self.policy.optimizer.step()
-            losses += loss.detach()
-            agreed += (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+            losses[i] = loss.detach()
+            agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         self.policy.set_training_mode(False)
         self._n_updates += gradient_steps
-        mean_loss = losses.item() / gradient_steps  # the only wait for the device
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"the loss {self.objective} of generation {self.generation} is {mean_loss} after {self._n_updates} updates"
-            )
-        self.logger.record("train/loss", mean_loss)
+        self._record(losses.mean().item(), agreed.mean().item())  # the only wait for the device
+        if self.scores == "logits":
+            shares = gradient_shares(scores.detach(), targets / temperature)
+            self.logger.record("distill/label_share", shares.label_share.mean().item())
+            self.logger.record("distill/dark_knowledge_share", 1.0 - shares.label_share.mean().item())
+
+    def _record(self, loss: float, agreement: float) -> None:
+        if not np.isfinite(loss):
+            where = f"generation {self.generation} after {self._n_updates} updates"
+            raise FloatingPointError(f"the loss {self.objective} is {loss}: {where}")
+        self.logger.record("train/loss", loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("distill/loss", mean_loss)
-        self.logger.record("distill/agreement", agreed.item() / gradient_steps)
+        self.logger.record("distill/loss", loss)
+        self.logger.record("distill/agreement", agreement)
 
     def dump_logs(self) -> None:
         """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""
@@ -311,13 +318,25 @@ class PolicyDistillation(BaseAlgorithm):
 
     @classmethod
     def load(  # type: ignore[override]
-        cls, path: str | Path, env: GymEnv | None = None, device: torch.device | str = "auto", **kwargs: Any
+        cls,
+        path: str | Path,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
     ) -> Self:
         """Open a DQN zip as a student, without unpickling; ``kwargs`` go to the constructor (``teacher=``, ...).
+
+        ``custom_objects`` and ``force_reset`` are Stable-Baselines3's: nothing is unpickled here that the former
+        could replace, and the games always start anew.
 
         Raises:
             UserError: the file is missing, damaged, or no Nature-CNN.
         """
+        if print_system_info:
+            get_system_info()
         agent = read_agent(path)
         network = rebuild_network(agent, path)
         model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)

@@ -7,6 +7,8 @@ of a game brings all four of its own, so no stack ever crosses the border betwee
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -108,14 +110,15 @@ class FrameReplay:
         while self._row_oldest[self._first_row % self.n_rows] < oldest_frame:
             self._first_row += 1
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw samples uniformly, with replacement.
+    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw batches uniformly, with replacement; all numbers at once, so that a GPU waits for one transfer only.
 
         Args:
-            batch_size: samples to draw.
+            n_batches: batches to draw.
+            batch_size: samples in each.
             generator: random numbers, on the CPU.
 
-        Returns:
+        Yields:
             Observations ``(batch, stack, height, width)`` uint8 and teacher scores ``(batch, n_scores)`` float32.
 
         Raises:
@@ -123,11 +126,11 @@ class FrameReplay:
         """
         if len(self) == 0:
             raise ValueError("the replay is empty: nothing can be drawn")
-        drawn = torch.randint(len(self), (batch_size,), generator=generator).to(self.frames.device)
-        return self.gather(drawn)
+        drawn = torch.randint(len(self), (n_batches, batch_size), generator=generator).to(self.frames.device)
+        yield from map(self.gather, drawn)
 
     def gather(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples of the given numbers, 0 the oldest; results as in :meth:`sample`."""
+        """The samples of the given numbers, 0 the oldest; results as in :meth:`batches`."""
         rows = (samples // self.n_envs + self._first_row) % self.n_rows
         envs = samples % self.n_envs
         places = self.stacks[rows, envs].flatten() % self.n_frames

@@ -1,153 +1,279 @@
 """Train a DQN teacher with Stable-Baselines3's own algorithm on our environment.
 
-Mnih et al. (2015) with three changes that make it several times faster on few cores: many games at once,
+Mnih et al. (2015) with three changes that make it several times faster on few cores: several games at once,
 n-step returns (Hessel et al. 2018), and fewer updates of larger batches for the same samples per step.
 
-A run folder holds ``checkpoints/step_<n>.zip`` (Stable-Baselines3 zips with their optimiser). The same
-command again continues from the newest: the replay is not stored (it is gigabytes), but refilled by the
-restored agent's own play before learning goes on, so a continued run is not bit for bit an unbroken one.
+A run folder holds ``checkpoints/step_<n>.zip`` (Stable-Baselines3 zips with their optimiser; the newest two and the
+best are kept) and, at the end, ``teacher.zip`` with its card ``teacher.json``. The same command again continues from
+the newest: the replay is not stored (it is gigabytes) but refilled by the restored agent's own play before learning
+goes on, so a continued run is not bit for bit an unbroken one.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from stable_baselines3 import DQN
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import safe_mean
+from torch import Tensor, nn
 
-from agents.atari import AtariVecEnv
+from agents.atari import AtariVecEnv, check_game
+from agents.evaluation import evaluate
+from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
+from agents.teachers import as_teacher
+from polydistill.config import UserError, dump_yaml, to_mapping
+from polydistill.provenance import git_state, versions, weights_sha256
+from polydistill.streams import derive_seed
+from polydistill.tracking import Progress, atomic_write, disk_errors, require_same_config
+
+KEPT_CHECKPOINTS = 2  # the newest ones, beside the best
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """What decides a teacher's training; defaults are for Pong on two cores.
+class TeacherTrainingConfig:
+    """What decides a teacher's training; the defaults are for Pong on two cores.
 
     Args:
         game: ROM id of ale-py.
-        steps: agent steps to train for (1 step = 4 frames).
+        steps: agent steps to train for (1 step = 4 frames); may grow when a run is continued.
         seed: root of every random stream.
-        device: "auto", "cpu" or "cuda".
+        device: auto, cpu or cuda.
         threads: processor threads of torch; 0: torch's own choice.
+        precision: of the convolutions while learning, float32 or bfloat16. All behind them stays in float32: the
+            gaps between Q-values are smaller than bfloat16's three digits.
         n_envs: games played at once; one update follows each step of all of them.
-        learning_rate: of Adam (epsilon 1.5e-4).
-        batch_size: transitions per update; ``batch_size / n_envs`` is the samples per step.
+        learning_rate: of Adam.
+        batch_size: transitions per update; batch_size / n_envs is the samples per step.
         buffer_size: transitions kept; each takes 56 KiB.
         learning_starts: steps of random play before the first update (also the refill when continuing).
         n_steps: rewards summed before bootstrapping.
         gamma: discount per step.
         target_update_steps: agent steps between copies to the target network.
-        exploration_steps: steps over which epsilon falls from 1 to ``exploration_final``.
+        exploration_steps: steps over which epsilon falls from 1 to exploration_final.
         exploration_final: epsilon afterwards.
         checkpoint_steps: steps between checkpoints.
+        episodes: games for the score of the finished teacher, under the protocol rusu.
     """
 
     game: str = "pong"
-    steps: int = 1_000_000
+    steps: int = 1_600_000
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
-    n_envs: int = 16
-    learning_rate: float = 2.5e-4
-    batch_size: int = 128
-    buffer_size: int = 150_000
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    n_envs: int = 8
+    learning_rate: float = 1.5e-4
+    batch_size: int = 64
+    buffer_size: int = 100_000
     learning_starts: int = 10_000
     n_steps: int = 3
     gamma: float = 0.99
-    target_update_steps: int = 4_000
-    exploration_steps: int = 100_000
+    target_update_steps: int = 2_000
+    exploration_steps: int = 80_000
     exploration_final: float = 0.02
     checkpoint_steps: int = 25_000
+    episodes: int = 30
 
     def __post_init__(self) -> None:
-        positive = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
-        for name in positive:
+        check_game(self.game)
+        counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
+        for name in (*counts, "exploration_steps", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0.0 <= self.exploration_final <= 1.0:
-            raise ValueError(f"exploration_final is a probability, got {self.exploration_final}")
-        if self.learning_rate <= 0.0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("exploration_final", "gamma"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("seed", "threads", "learning_starts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0.0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 
 
-class _Checkpoints(BaseCallback):
-    """Save a zip every so many steps, and the recent mean score beside it in the file's name order."""
+def open_folder(config: TeacherTrainingConfig, out: Path) -> Path:
+    """Make the run folder, or check that the one that is there belongs to ``config``; its checkpoints' folder.
 
-    def __init__(self, folder: Path, every_steps: int) -> None:
+    Raises:
+        UserError: it holds another run, or something that is none, or cannot be written.
+    """
+    checkpoints = out / "checkpoints"
+    with disk_errors(out):
+        if out.is_dir() and any(out.iterdir()):
+            if not (out / "config.yaml").is_file():
+                raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
+            require_same_config(out, to_mapping(config), may_grow=("steps",))
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "config.yaml", dump_yaml(to_mapping(config)).encode())
+    return checkpoints
+
+
+def train_teacher(config: TeacherTrainingConfig, out: Path) -> DQN:
+    """Train, or continue, the teacher of ``config`` in the run folder ``out``; the trained model."""
+    checkpoints = open_folder(config, out)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    seed = derive_seed(config.seed, "environments of training") % 2**31
+    env = AtariVecEnv(config.game, config.n_envs, seed=seed, n_threads=config.threads)
+    model = _make_dqn(config, env)
+    newest = max(checkpoints.glob("step_*.zip"), default=None)
+    model.set_logger(configure(str(out / "tb"), ["tensorboard", "csv"]))
+    with Progress(f"{config.game} teacher", config.steps, "steps") as bar:
+        watch = _Watch(checkpoints, config.checkpoint_steps, bar)
+        if newest is not None:
+            _restore(model, newest)
+            bar.done = model.num_timesteps
+            if model.num_timesteps < config.steps:  # with gradient_steps=0 Stable-Baselines3 only plays
+                steps = model.num_timesteps
+                model.gradient_steps = 0
+                model.learn(config.learning_starts, log_interval=50, reset_num_timesteps=False)
+                model.gradient_steps, model.num_timesteps = 1, steps
+        if model.num_timesteps < config.steps:
+            remaining = config.steps - model.num_timesteps
+            model.learn(remaining, watch, log_interval=16, reset_num_timesteps=False)
+    env.close()
+    return model
+
+
+def _make_dqn(config: TeacherTrainingConfig, env: AtariVecEnv) -> DQN:
+    model = DQN(
+        "CnnPolicy",
+        env,
+        learning_rate=config.learning_rate,
+        buffer_size=config.buffer_size,
+        learning_starts=config.learning_starts,
+        batch_size=config.batch_size,
+        gamma=config.gamma,
+        train_freq=1,
+        gradient_steps=1,
+        n_steps=config.n_steps,
+        target_update_interval=config.target_update_steps,
+        exploration_fraction=min(config.exploration_steps / config.steps, 1.0),
+        exploration_final_eps=config.exploration_final,
+        policy_kwargs={"optimizer_kwargs": {"fused": True}},
+        seed=config.seed,
+        device=config.device,
+    )
+    model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
+    if config.precision == "bfloat16":
+        for network in (model.q_net, model.q_net_target):
+            _run_in_bfloat16(network.features_extractor.cnn)  # type: ignore[arg-type]
+    return model
+
+
+def _run_in_bfloat16(convolutions: nn.Module) -> None:
+    """Let the module compute under autocast, float32 in and out; its weights stay float32."""
+    forward = convolutions.forward
+
+    def autocast_forward(frames: Tensor) -> Tensor:
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            return forward(frames.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
+
+    convolutions.forward = autocast_forward
+
+
+def _restore(model: DQN, checkpoint: Path) -> None:
+    """Weights, optimiser and counters of the checkpoint; read without unpickling."""
+    data = read_agent(checkpoint).data
+    _, parameters, _ = load_from_zip_file(checkpoint, device=model.device, load_data=False)
+    model.set_parameters(parameters, device=model.device)
+    model.num_timesteps, model._n_updates = int(data["num_timesteps"]), int(data["_n_updates"])
+
+
+class _Watch(BaseCallback):
+    """Moves the progress bar and saves checkpoints, with the mean score of the last 100 games beside them."""
+
+    def __init__(self, folder: Path, every_steps: int, bar: Progress) -> None:
         super().__init__()
-        self.folder, self.every_steps, self.saved_at = folder, every_steps, 0
+        self.folder, self.every_steps, self.bar, self.saved_at = folder, every_steps, bar, 0
 
     def _on_training_start(self) -> None:
         self.saved_at = self.num_timesteps
 
     def _on_step(self) -> bool:
+        self.bar.advance(self.training_env.num_envs, score=self._score())
         if self.num_timesteps - self.saved_at >= self.every_steps:
-            self.saved_at = self.num_timesteps
-            self.save()
+            self._save()
         return True
 
     def _on_training_end(self) -> None:
-        self.save()
+        self._save()
 
-    def save(self) -> None:
-        temporary = self.folder / "writing.zip"
-        self.model.save(temporary)
-        temporary.rename(self.folder / f"step_{self.num_timesteps:09d}.zip")
-        buffer = self.model.ep_info_buffer
-        score = safe_mean([game["r"] for game in buffer]) if buffer else float("nan")
-        with open(self.folder / "scores.csv", "a") as table:
-            table.write(f"{self.num_timesteps},{score:.2f},{len(buffer or [])}\n")
+    def _score(self) -> float:
+        return float(safe_mean([game["r"] for game in self.model.ep_info_buffer or ()]))
+
+    def _save(self) -> None:
+        self.saved_at = self.num_timesteps
+        path = self.folder / f"step_{self.num_timesteps:09d}.zip"
+        with disk_errors(path):
+            temporary = self.folder / "writing.zip"
+            self.model.save(temporary)
+            temporary.replace(path)
+            with open(self.folder / "scores.csv", "a", encoding="utf-8") as table:
+                table.write(f"{path.name},{self._score():.2f}\n")
+            kept = {*sorted(self.folder.glob("step_*.zip"))[-KEPT_CHECKPOINTS:], best_checkpoint(self.folder)}
+            for other in self.folder.glob("step_*.zip"):
+                if other not in kept:
+                    other.unlink()
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in a run's ``checkpoints`` folder; None if there is none."""
-    return max(folder.glob("step_*.zip"), default=None)
+def best_checkpoint(folder: Path) -> Path:
+    """The checkpoint with the highest mean training score (last 100 games) of those in ``folder``.
+
+    Raises:
+        UserError: there is none.
+    """
+    with disk_errors(folder, "read"), open(folder / "scores.csv", encoding="utf-8", newline="") as table:
+        scores = {name: float(score) for name, score in csv.reader(table) if (folder / name).is_file()}
+    ranked = sorted((score, name) for name, score in scores.items() if score == score)  # NaN: no game has ended yet
+    if not ranked:
+        names = sorted(scores)
+        if not names:
+            raise UserError(f"{folder} holds no checkpoint")
+        return folder / names[-1]
+    return folder / ranked[-1][1]
 
 
-def train_teacher(config: TeacherConfig, out: Path, *, progress_bar: bool = True) -> DQN:
-    """Train, or continue, the teacher of ``config`` in the run folder ``out``; return the trained model."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    checkpoints = out / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    env = AtariVecEnv(config.game, config.n_envs, seed=config.seed, n_threads=config.threads)
-    newest = newest_checkpoint(checkpoints)
-    if newest is None:
-        model = DQN(
-            "CnnPolicy",
-            env,
-            learning_rate=config.learning_rate,
-            buffer_size=config.buffer_size,
-            learning_starts=config.learning_starts,
-            batch_size=config.batch_size,
-            gamma=config.gamma,
-            train_freq=1,
-            gradient_steps=1,
-            n_steps=config.n_steps,
-            target_update_interval=config.target_update_steps,
-            exploration_fraction=config.exploration_steps / config.steps,
-            exploration_final_eps=config.exploration_final,
-            policy_kwargs={"optimizer_kwargs": {"eps": 1.5e-4}},
-            seed=config.seed,
-            device=config.device,
+def finish_teacher(config: TeacherTrainingConfig, out: Path, command: str) -> dict[str, Any]:
+    """Score the best checkpoint with fresh games, write ``teacher.zip`` and its card ``teacher.json``; the card."""
+    checkpoint = best_checkpoint(out / "checkpoints")
+    agent = read_agent(checkpoint)
+    network = rebuild_network(agent, checkpoint)
+    with Progress("the teacher plays", config.episodes, "games") as bar:
+        result = evaluate(
+            as_teacher(network),
+            config.game,
+            protocol="rusu",
+            episodes=config.episodes,
+            seed=derive_seed(config.seed, "evaluation"),
+            n_threads=config.threads,
+            on_step=lambda games: bar.advance(games - bar.done),
         )
-    else:
-        model = DQN.load(newest, env=env, device=config.device)
-    model.policy.to(memory_format=torch.channels_last)  # the convolutions are faster so
-    model.set_logger(configure(str(out / "tb"), ["tensorboard", "csv"]))
-    callbacks: list[BaseCallback] = [_Checkpoints(checkpoints, config.checkpoint_steps)]
-    if progress_bar:
-        callbacks.append(ProgressBarCallback())
-    if newest is not None and model.num_timesteps < config.steps:
-        # with gradient_steps=0 Stable-Baselines3 only plays; its random warm-up lies behind num_timesteps
-        model.gradient_steps = 0
-        model.learn(config.learning_starts, log_interval=50, reset_num_timesteps=False)
-        model.gradient_steps = 1
-    remaining = config.steps - model.num_timesteps
-    if remaining > 0:
-        model.learn(remaining, CallbackList(callbacks), log_interval=16, reset_num_timesteps=False)
-    return model
+    steps = int(agent.data["num_timesteps"])
+    write_dqn_zip(out / "teacher.zip", network, scores="q_values", steps=steps)
+    card = {
+        "game": config.game,
+        "command": command,
+        "config": to_mapping(config),
+        "selection": "the checkpoint with the best mean of its last 100 training games; scored in fresh games",
+        "steps": steps,
+        "sha256": weights_sha256(network.state_dict()),
+        "evaluation": {
+            "protocol": "rusu",
+            "episodes": len(result.scores),
+            "score_mean": result.mean,
+            "score_ci95": list(result.interval()),
+            "scores": result.scores.tolist(),
+        },
+        "versions": versions(),
+        "git": git_state(),
+    }
+    atomic_write(out / "teacher.json", (json.dumps(card, indent=2) + "\n").encode())
+    return card

@@ -75,20 +75,23 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def exit_with_error(error: UserError) -> NoReturn:
+def exit_with_error(error: Exception) -> NoReturn:
     """Print the error as one line on standard error and exit with code 2."""
     print("error: " + " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
     raise SystemExit(2) from None
 
 
 def run_script(main: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a script's ``main``: a :class:`UserError` becomes one line and code 2, Ctrl-C becomes code 130."""
+    """Decorate a script's ``main``: a user's error becomes one line and code 2, Ctrl-C becomes code 130.
+
+    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher.
+    """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return main(*args, **kwargs)
-        except UserError as error:
+        except (UserError, FloatingPointError) as error:
             exit_with_error(error)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -103,8 +106,9 @@ def parse(
     *,
     program: str,
     description: str,
-    default_name: str,
+    default_name: str | None,
     default_config: str | None = None,
+    first_word: str | None = None,
 ) -> Parsed[Config]:
     """The config, the run folder and the dry-run switch that a command line asks for.
 
@@ -113,8 +117,10 @@ def parse(
         argv: the words after the script's name; None: those of this process.
         program: the script's name, for ``--help``.
         description: what the script does, for ``--help``.
-        default_name: name of the run folder under ``runs/`` where there is no ``--config``.
+        default_name: name of the run folder under ``runs/`` where there is no ``--config``; None: the script writes
+            no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
+        first_word: field that a first word without a flag stands for, as in ``evaluate_agent.py FILE --game pong``.
 
     Returns:
         ``(config, out, dry_run)``. ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
@@ -131,13 +137,19 @@ def parse(
         Demo(steps=100000)
     """
     fields = dict(_plain_fields(config_class))
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    if first_word is not None and words and not words[0].startswith("-"):
+        words[:1] = [f"--{first_word}", words[0]]
+    own_flags, own_switches = dict(VALUE_FLAGS), dict(SWITCHES)
+    if default_name is None:
+        del own_flags["out"], own_switches["dry_run"]
     try:
-        flags, switches = _split_words(words, fields)
+        flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "")
-        default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name)
+        default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
         file = flags.pop("config", default_config)
-        parser = _make_parser(fields, program, description, default_out)
+        texts = {name: text.format(default_out) for name, text in own_flags.items()}
+        parser = _make_parser(fields, program, description, texts, own_switches)
         if "help" in switches:  # before the file is read: help is wanted most where that fails
             parser.print_help()
             raise SystemExit(0)
@@ -269,7 +281,9 @@ def _argument_helps(docstring: str) -> dict[str, str]:
     return {name: text.strip() for name, text in helps.items()}
 
 
-def _split_words(words: list[str], fields: Mapping[str, Field]) -> tuple[dict[str, str], set[str]]:
+def _split_words(
+    words: list[str], fields: Mapping[str, Field], own_flags: Iterable[str], own_switches: Iterable[str]
+) -> tuple[dict[str, str], set[str]]:
     """The value of every flag, and the switches. Done here: argparse abbreviates, and takes -1e5 for a flag."""
     flags: dict[str, str] = {}
     switches: set[str] = set()
@@ -280,11 +294,11 @@ def _split_words(words: list[str], fields: Mapping[str, Field]) -> tuple[dict[st
         if not word.startswith("--"):
             raise UserError(f"unexpected word {word!r}: values follow a flag, like --out FOLDER")
         name, equals, value = word[2:].partition("=")
-        if name in SWITCHES and not equals:
+        if name in own_switches and not equals:
             switches.add(name)
             continue
-        if name not in fields and name not in VALUE_FLAGS:
-            raise UserError(_unknown(name, fields, "--"))
+        if name not in fields and name not in own_flags:
+            raise UserError(_unknown(name, fields, "--", [*own_flags, *own_switches]))
         if not equals:
             value = next(rest, "--")
             if value.startswith("--"):
@@ -293,14 +307,14 @@ def _split_words(words: list[str], fields: Mapping[str, Field]) -> tuple[dict[st
     return flags, switches
 
 
-def _unknown(name: str, fields: Mapping[str, Field], dashes: str = "") -> str:
+def _unknown(name: str, fields: Mapping[str, Field], dashes: str = "", own: Iterable[str] = ()) -> str:
     """What is wrong with a key that is none of the fields."""
     members = [key for key in fields if key.startswith(f"{name}.")]
     if members:
         return f"{dashes}{name} is a group: set its fields, like {dashes}{members[0]}"
-    if dashes and name in SWITCHES:
+    if name in own:
         return f"{dashes}{name} takes no value"
-    known = [*fields, *VALUE_FLAGS, *SWITCHES] if dashes else list(fields)
+    known = [*fields, *own]
     hint = suggest(name, known)
     if not hint:  # the field's own name without, or with another, group
         own_names = {key.rpartition(".")[2]: key for key in known}
@@ -331,14 +345,17 @@ def _leaves(mapping: Mapping[Any, Any], fields: Mapping[str, Field], prefix: str
             yield name, value
 
 
-def _make_parser(fields: Mapping[str, Field], program: str, description: str, default_out: Path) -> ArgumentParser:
+def _make_parser(
+    fields: Mapping[str, Field], program: str, description: str, flags: Mapping[str, str], switches: Mapping[str, str]
+) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False, print_config=None)
-    for name, text in VALUE_FLAGS.items():
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text.format(default_out))
-    for name in list(SWITCHES)[:-1]:  # the parser has its own --help
-        parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=SWITCHES[name])
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text)
+    for name, text in switches.items():
+        if name != "help":  # the parser has its own
+            parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
     for name, field in fields.items():
         default = None if field.default is dataclasses.MISSING else field.default
         parser.add_argument(f"--{name}", type=field.annotation, default=default, help=field.help or None)

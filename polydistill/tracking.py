@@ -82,6 +82,27 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = ()) -> None:
+    """Compare the config.yaml of the run folder ``out`` with ``config``, key by key.
+
+    Args:
+        out: a folder with a config.yaml.
+        config: nested plain values, see :func:`polydistill.config.to_mapping`.
+        may_grow: dotted keys that may be larger here than there.
+
+    Raises:
+        UserError: they differ; the message names the first key that does.
+    """
+    old, new = (dict(flatten(mapping)) for mapping in (load_yaml(out / "config.yaml"), config))
+    for key in [*new, *(key for key in old if key not in new)]:
+        if key in old and key in new and (old[key] == new[key] or (key in may_grow and new[key] > old[key])):
+            continue
+        was, now = (repr(side[key]) if key in side else "not set" for side in (old, new))
+        raise UserError(
+            f"{out} holds a run of another config: {key} is {was} there and {now} here; give --out another folder"
+        )
+
+
 class Run:
     """One run folder, open for writing; a context manager. Made by :meth:`open`.
 
@@ -126,22 +147,12 @@ class Run:
             return run
         if not (out / "config.yaml").is_file():
             raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
-        run._require_same_config()
+        require_same_config(out, run.config)
         if (out / "summary.json").exists():
             run.summary = run._read_summary()
         else:
             run._remove_partial()
         return run
-
-    def _require_same_config(self) -> None:
-        old, new = (dict(flatten(mapping)) for mapping in (load_yaml(self.out / "config.yaml"), self.config))
-        for key in [*new, *(key for key in old if key not in new)]:
-            was, now = (repr(side[key]) if key in side else "not set" for side in (old, new))
-            if (key in old) != (key in new) or old[key] != new[key]:
-                raise UserError(
-                    f"{self.out} holds a run of another config: {key} is {was} there and {now} here; "
-                    "give --out another folder"
-                )
 
     def _read_summary(self) -> dict[str, Any]:
         path = self.out / "summary.json"
@@ -176,14 +187,12 @@ class Run:
             UserError: the disk refused.
         """
         self._append("metrics.jsonl", role, step, values, context)
-        with disk_errors(self.out / "tb" / role):
-            writer = self._writer(role)
-            for tag, value in values.items():
-                writer.add_scalar(tag, float(value), step)
+        self._add_scalars(role, step, values)
 
     def log_timing(self, role: str, step: int, values: Mapping[str, float]) -> None:
-        """Record what depends on the clock (rates, seconds): a line in timing.jsonl."""
+        """Record what depends on the clock (rates, seconds): a line in timing.jsonl, and a point in TensorBoard."""
         self._append("timing.jsonl", role, step, values, {})
+        self._add_scalars(role, step, values)
 
     def _append(self, name: str, role: str, step: int, values: Mapping[str, float], context: Mapping[str, Any]) -> None:
         if self.summary is not None:
@@ -195,6 +204,12 @@ class Run:
             if name not in self._files:
                 self._files[name] = open(self.out / name, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
             self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
+
+    def _add_scalars(self, role: str, step: int, values: Mapping[str, float]) -> None:
+        with disk_errors(self.out / "tb" / role):
+            writer = self._writer(role)
+            for tag, value in values.items():
+                writer.add_scalar(tag, float(value), step)
 
     def _writer(self, role: str) -> SummaryWriter:
         if role not in self._writers:

@@ -1,0 +1,209 @@
+"""What decides a distillation of an Atari agent: frozen dataclasses, their ranges, and how "auto" is resolved.
+
+A published run is one file in ``configs/atari``; the defaults here are the run that ``make distill`` makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from agents.atari import check_game
+from agents.evaluation import get_protocol
+from agents.networks import SIZES
+from polydistill.config import UserError, suggest
+from polydistill.lineage import LineageConfig
+from polydistill.losses import OBJECTIVES, get_objective
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who teaches generation 1.
+
+    Args:
+        path: a DQN zip of Stable-Baselines3; empty: the project's own teacher of the game.
+        epsilon: probability of a random action while the teacher plays.
+    """
+
+    path: str = ""
+    epsilon: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon is a probability, got {self.epsilon}")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Who learns, and how.
+
+    Args:
+        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016), or teacher: the same as its own.
+        objective: policy_kl, policy_nll, policy_mse or policy_huber.
+        temperature: of the teacher's Q-values, for policy_kl; in their unit.
+        learning_rate: of Adam at the start; it falls linearly to zero.
+        batch_size: samples per update.
+        samples_per_step: samples learned from per step of play.
+    """
+
+    size: str = SAME_SIZE
+    objective: str = "policy_kl"
+    temperature: float = 0.01
+    learning_rate: float = 5e-4
+    batch_size: int = 128
+    samples_per_step: float = 12.0
+
+    def __post_init__(self) -> None:
+        _require_choice("size", self.size, [*SIZES, SAME_SIZE])
+        _require_choice("objective", self.objective, OBJECTIVES)
+        if get_objective(self.objective).needs_labels:
+            raise ValueError(f"objective {self.objective} needs labels, and play has none")
+        for name in ("temperature", "learning_rate", "samples_per_step"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        _require_at_least_1(self, "batch_size")
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """The teacher's play from which a student learns.
+
+    Args:
+        steps: agent steps per generation (1 step = 4 frames).
+        replay_steps: steps that the replay holds, 7 KiB each.
+        warmup_steps: steps before the first update.
+        n_envs: games at once.
+        train_freq: steps of all games between two rounds of updates.
+    """
+
+    steps: int = 64_000
+    replay_steps: int = 64_000
+    warmup_steps: int = 8_000
+    n_envs: int = 16
+    train_freq: int = 64
+
+    def __post_init__(self) -> None:
+        _require_at_least_1(self, "n_envs", "train_freq")
+        for name in ("steps", "replay_steps"):
+            if getattr(self, name) < self.n_envs:
+                raise ValueError(f"{name} must be at least n_envs = {self.n_envs}, got {getattr(self, name)}")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(f"warmup_steps must lie between 0 and steps = {self.steps}, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How teacher and students are scored.
+
+    Args:
+        protocol: rusu, machado or zoo.
+        episodes: full games for the table.
+        curve_every_steps: steps between two points of the student's curve; 0: no curve.
+        curve_episodes: games per point of the curve.
+    """
+
+    protocol: str = "rusu"
+    episodes: int = 30
+    curve_every_steps: int = 16_000
+    curve_episodes: int = 8
+
+    def __post_init__(self) -> None:
+        get_protocol(self.protocol)
+        _require_at_least_1(self, "episodes", "curve_episodes")
+        if self.curve_every_steps < 0:
+            raise ValueError(f"curve_every_steps must not be negative, got {self.curve_every_steps}")
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """Distil an agent of an Atari game into generations of students.
+
+    Args:
+        game: ROM id of ale-py, like pong.
+        seed: root of every random stream.
+        device: auto, cpu or cuda.
+        threads: processor threads of torch and of the emulator; 0: as many as there are cores.
+        precision: of the student's convolutions while it learns; auto: bfloat16 where the processor computes in it.
+        teacher: who teaches.
+        student: who learns.
+        play: the teacher's play.
+        evaluation: how all are scored.
+        lineage: how many generations.
+    """
+
+    game: str = "pong"
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    precision: Precision = "auto"
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+
+    def __post_init__(self) -> None:
+        check_game(self.game)
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def resolve(self) -> AtariConfig:
+        """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Raises:
+            UserError: the device is not there.
+        """
+        device = resolve_device(self.device)
+        return dataclasses.replace(
+            self,
+            device=device,
+            threads=resolve_threads(self.threads),
+            precision=resolve_precision(self.precision, device),
+        )
+
+
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """The device that is meant, after a look at what there is."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch sees no GPU here; use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def resolve_threads(threads: int) -> int:
+    """The number of threads; 0 stands for as many as this process may use cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads or cores
+
+
+def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+    """The precision that is meant: bfloat16 is faster where there are instructions for it, and slower elsewhere."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+
+
+def _require_at_least_1(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def _require_choice(name: str, choice: str, choices: Iterable[str]) -> None:
+    known = list(choices)
+    if choice not in known:
+        raise ValueError(f"unknown {name} {choice!r}{suggest(choice, known)} (there are {', '.join(known)})")

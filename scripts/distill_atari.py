@@ -1,0 +1,54 @@
+"""Distil an agent of an Atari game into its twin, or into a smaller one.
+
+    python scripts/distill_atari.py                                            the Pong teacher of the project
+    python scripts/distill_atari.py --config configs/atari/pong_net3.yaml      a student of 4 % of the parameters
+    python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
+
+The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens.
+"""
+
+from polydistill._shadow import require_own_agents
+
+require_own_agents()
+
+import shlex
+import sys
+
+from agents.config import AtariConfig
+from agents.domain import AtariDomain, open_teacher
+from agents.plan import format_plan
+from agents.report import format_summary
+from polydistill.config import parse, run_script
+from polydistill.lineage import Lineage
+from polydistill.tracking import Run
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    parsed = parse(AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong")
+    config = parsed.config.resolve()
+    teacher = open_teacher(config)
+    if parsed.dry_run:
+        print(format_plan(config, teacher, parsed.out))
+        return
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "scripts/distill_atari.py", *words])
+    with Run.open(parsed.out, config, kind="atari", command=command) as run:
+        if run.summary is None:
+            domain = AtariDomain(config, teacher, run)
+            generations = [generation.summary() for generation in Lineage(domain, config.lineage)]
+            run.finish(
+                {
+                    "generations": generations,
+                    "ensembles": [],
+                    "throughput": domain.throughput,
+                    "seconds": [round(seconds, 1) for seconds in domain.seconds],
+                }
+            )
+        assert run.summary is not None
+        print(format_summary(run.summary))
+        print(f"\nsaved: {run.out / 'student.zip'} (DQN.load opens it)   curves: make tensorboard")
+
+
+if __name__ == "__main__":
+    main()

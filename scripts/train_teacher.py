@@ -1,0 +1,38 @@
+"""Train a DQN teacher of an Atari game with Stable-Baselines3, to be distilled by distill_atari.py.
+
+    python scripts/train_teacher.py --game pong --out runs/teacher_pong
+
+The same command again continues from the newest checkpoint in the folder. At the end the folder holds teacher.zip,
+an ordinary Stable-Baselines3 zip, and teacher.json, its card.
+"""
+
+from polydistill._shadow import require_own_agents
+
+require_own_agents()
+
+import shlex
+import sys
+
+from agents.teacher_training import TeacherTrainingConfig, finish_teacher, train_teacher
+from polydistill.config import dump_yaml, parse, run_script, to_mapping
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    parsed = parse(TeacherTrainingConfig, argv, program="train_teacher.py", description=__doc__, default_name="teacher")
+    config = parsed.config
+    if parsed.dry_run:
+        print(dump_yaml(to_mapping(config)))
+        gibibytes = config.buffer_size * 2 * 4 * 84 * 84 / 2**30
+        print(f"would train for {config.steps:,} steps in {parsed.out}; the replay takes {gibibytes:.1f} GiB of memory")
+        return
+    train_teacher(config, parsed.out)
+    words = sys.argv[1:] if argv is None else argv
+    card = finish_teacher(config, parsed.out, shlex.join(["python", "scripts/train_teacher.py", *words]))
+    score = card["evaluation"]
+    low, high = score["score_ci95"]
+    print(f"{parsed.out / 'teacher.zip'}: {score['score_mean']:.2f} ({low:.2f} to {high:.2f}) over {score['episodes']}")
+
+
+if __name__ == "__main__":
+    main()
