@@ -64,16 +64,17 @@ class AtariVecEnv(VecEnv):
         n_envs: number of games played at once, >= 1.
         seed: root of the random streams (no-ops, sticky actions); each environment and each reset gets its
             own seed from ``numpy.random.SeedSequence``. None: from the operating system.
-        noop_max: 0 to ``noop_max`` no-ops at the start of a game, uniformly.
-        fire_on_reset: press FIRE at the start of a game, where the game has it (as Stable-Baselines3 does).
-        fire_on_life_loss: replace the first action after a lost life by FIRE, where the game has it. Stable-Baselines3's
-            wrappers press it too; without it an agent trained there may wait forever. For evaluation: what is
-            learned from must hold the action that was really taken.
+        noop_max: a game starts with 0 to ``noop_max`` no-ops, uniformly, one frame each.
+        fire_on_reset: where the game has FIRE, press it in the first frame of the start, in the place of a no-op (and
+            even if no no-op was drawn).
+        fire_on_life_loss: replace the first action after a lost life by FIRE, where the game has it.
+            Stable-Baselines3's wrappers press it too; without it an agent trained there may wait forever. For
+            evaluation: what is learned from must hold the action that was really taken.
         terminal_on_life_loss: end an episode of learning at each lost life.
         clip_rewards: rewards for learning are sign(reward); ``info["episode"]`` is never clipped.
         repeat_action_probability: sticky actions (Machado et al. 2018: 0.25).
         full_action_space: all 18 actions instead of those that the game uses.
-        max_frames: a game is truncated after so many frames.
+        max_frames: a game is truncated after so many frames, those of the start not counted.
         n_threads: emulator threads; 0: as many as there are cores. The stream of observations does not depend on it.
 
     Raises:
@@ -103,27 +104,26 @@ class AtariVecEnv(VecEnv):
             raise ValueError(f"repeat_action_probability is a probability, got {repeat_action_probability}")
         self.game = check_game(game)
         self.clip_rewards = clip_rewards
-        self._emulator = AtariVectorEnv(
-            game,
-            n_envs,
-            num_threads=n_threads,
-            max_num_frames_per_episode=max_frames,
-            repeat_action_probability=repeat_action_probability,
-            full_action_space=full_action_space,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            frameskip=FRAME_SKIP,
-            noop_max=noop_max + 1,  # the emulator draws from 0 .. noop_max - 1
-            life_loss_info=terminal_on_life_loss,
-            reward_clipping=False,  # clipped here: the score would be lost
-            use_fire_reset=fire_on_reset,
-        )
+        self.emulator_options: dict[str, Any] = {
+            "num_threads": n_threads,
+            "max_num_frames_per_episode": max_frames,
+            "repeat_action_probability": repeat_action_probability,
+            "full_action_space": full_action_space,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+            "frameskip": FRAME_SKIP,
+            "noop_max": noop_max + 1,  # the emulator draws from 0 .. noop_max - 1
+            "life_loss_info": terminal_on_life_loss,
+            "reward_clipping": False,  # clipped here: the score would be lost
+            "use_fire_reset": fire_on_reset,
+        }
+        self._emulator = AtariVectorEnv(game, n_envs, **self.emulator_options)
         self.action_meanings = [action.name for action in self._emulator.ale.get_action_set()]
         space = self._emulator.single_observation_space
         super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))
         self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
         self._seed_sequence = np.random.SeedSequence(seed)
         self._start_time = time.time()
-        self._actions = np.zeros(n_envs, dtype=np.int64)
+        self.sent_actions = np.zeros(n_envs, dtype=np.int64)
         self._scores = np.zeros(n_envs, dtype=np.float64)
         self._lengths = np.zeros(n_envs, dtype=np.int64)
         self._lives = np.zeros(n_envs, dtype=np.int32)
@@ -139,7 +139,8 @@ class AtariVecEnv(VecEnv):
         """Start new games in all environments, every one with a fresh seed; ``(n_envs, 4, 84, 84)``."""
         (child,) = self._seed_sequence.spawn(1)
         seeds = child.generate_state(self.num_envs) & np.uint32(0x7FFFFFFF)  # the emulator takes non-negative int32
-        observations, counters = self._emulator.reset(seed=seeds.astype(np.int64))
+        self.reset_seeds = seeds.astype(np.int64)
+        observations, counters = self._emulator.reset(seed=self.reset_seeds)
         self._scores[:] = 0.0
         self._lengths[:] = 0
         self._lost_life[:] = False
@@ -147,6 +148,13 @@ class AtariVecEnv(VecEnv):
         self._game_starts = counters["frame_number"] - counters["episode_frame_number"]
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations  # type: ignore[no-any-return]
+
+    def step(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """:meth:`step_async`, then :meth:`step_wait`."""
+        self.step_async(actions)
+        return self.step_wait()
 
     def step_async(self, actions: NDArray[np.integer[Any]]) -> None:
         """Send one action per environment; ``(n_envs,)`` integers in ``[0, n_actions)``."""
@@ -156,10 +164,10 @@ class AtariVecEnv(VecEnv):
             raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
         if actions.min() < 0 or actions.max() >= n_actions:
             raise ValueError(f"{self.game} has actions 0 to {n_actions - 1}, got {actions.min()} to {actions.max()}")
-        self._actions = actions.astype(np.int64)
+        self.sent_actions = actions.astype(np.int64)
         if self._fire is not None:
-            self._actions[self._lost_life] = self._fire
-        self._emulator.send(self._actions)
+            self.sent_actions[self._lost_life] = self._fire
+        self._emulator.send(self.sent_actions)
 
     def step_wait(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations, rewards, dones and infos of the actions that were sent."""
@@ -171,7 +179,8 @@ class AtariVecEnv(VecEnv):
         game_starts = counters["frame_number"] - counters["episode_frame_number"]
         game_over = game_starts != self._game_starts
         self._game_starts = game_starts
-        self._lost_life = ~game_over & (counters["lives"] < self._lives)
+        # some games show no life left for a few frames before they end
+        self._lost_life = ~game_over & (counters["lives"] > 0) & (counters["lives"] < self._lives)
         self._lives = counters["lives"].copy()
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -194,23 +203,23 @@ class AtariVecEnv(VecEnv):
     def close(self) -> None:
         """Nothing to release by hand: the emulator's threads end with the object."""
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """The attribute once per asked environment: all share this object's."""
         value = None if attr_name == "render_mode" else getattr(self, attr_name)
         return [value for _ in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Refused: the games live in the emulator, where single ones cannot be changed."""
         raise AttributeError(f"the games of an AtariVecEnv cannot be changed one by one (asked to set {attr_name})")
 
     def env_method(
-        self, method_name: str, *args: Any, indices: None | int | Iterable[int] = None, **kwargs: Any
+        self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
     ) -> list[Any]:
         """Refused: there is no Python object per game."""
         raise AttributeError(f"the games of an AtariVecEnv have no methods of their own (asked for {method_name})")
 
     def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: None | int | Iterable[int] = None
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         """True for ``Monitor``, whose ``info["episode"]`` this environment writes: ``evaluate_policy`` asks for it."""
         return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]

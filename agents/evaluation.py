@@ -9,7 +9,7 @@ short ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from agents.teachers import ScoreFunction
 from polydistill.config import UserError, suggest
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 
+N_ACTIONS = 18  # of the joystick; most games use fewer
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -32,7 +34,6 @@ class Protocol:
         epsilon: probability of a random action, drawn for each game apart.
         noop_max: 0 to so many no-ops at the start.
         repeat_action_probability: sticky actions.
-        full_action_space: all 18 actions.
         fire_on_reset: FIRE is pressed at the start of a game that has it.
         fire_on_life_loss: FIRE is pressed after each lost life.
         max_frames: games are cut after so many frames.
@@ -45,11 +46,12 @@ class Protocol:
     fire_on_reset: bool
     fire_on_life_loss: bool
     source: str
-    full_action_space: bool = False
     max_frames: int = MAX_FRAMES
 
-    def make_env(self, game: str, n_envs: int, *, seed: int, n_threads: int = 0) -> AtariVecEnv:
-        """The game's environment under this protocol."""
+    def make_env(
+        self, game: str, n_envs: int, *, seed: int, n_threads: int = 0, full_action_space: bool = False
+    ) -> AtariVecEnv:
+        """The game's environment under this protocol, with its own actions or (``full_action_space``) all 18."""
         return AtariVecEnv(
             game,
             n_envs,
@@ -58,7 +60,7 @@ class Protocol:
             fire_on_reset=self.fire_on_reset,
             fire_on_life_loss=self.fire_on_life_loss,
             repeat_action_probability=self.repeat_action_probability,
-            full_action_space=self.full_action_space,
+            full_action_space=full_action_space,
             max_frames=self.max_frames,
             n_threads=n_threads,
         )
@@ -66,7 +68,7 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "rusu": Protocol(0.05, 30, 0.0, True, False, "Rusu et al. 2016, section 4 (FIRE at the start: ours)"),
-    "machado": Protocol(0.0, 0, 0.25, False, False, "Machado et al. 2018: sticky actions, all 18 buttons", True),
+    "machado": Protocol(0.0, 0, 0.25, False, False, "Machado et al. 2018: sticky actions (the agent's own action set)"),
     "zoo": Protocol(0.01, 30, 0.0, True, True, "rl-baselines3-zoo: Stable-Baselines3's AtariWrapper, epsilon 0.01"),
 }
 
@@ -138,7 +140,7 @@ def evaluate(
 
     Args:
         agent: from ``(games, 4, 84, 84)`` uint8 on ``device`` to ``(games, actions)`` scores; acts greedily but for
-            the protocol's epsilon.
+            the protocol's epsilon. It may know the game's own actions or all 18 of the joystick.
         game: ROM id of ale-py.
         protocol: a name of ``PROTOCOLS``, or a protocol.
         episodes: games to play, >= 1.
@@ -151,7 +153,7 @@ def evaluate(
         on_step: called after each step of all games with the number of games that have ended.
 
     Raises:
-        UserError: unknown game or protocol.
+        UserError: unknown game or protocol, or an agent whose actions are not the game's.
         ValueError: no episodes, or a protocol without any source of randomness (every game would be the same).
     """
     rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -162,26 +164,27 @@ def evaluate(
     started = time.perf_counter()
     n_envs = min(episodes, 32) if n_envs is None else min(n_envs, episodes)
     quota = np.full(n_envs, episodes // n_envs) + (np.arange(n_envs) < episodes % n_envs)
-    env_seed, coin_seed = np.random.SeedSequence(seed).generate_state(2)
-    env = rules.make_env(game, n_envs, seed=int(env_seed), n_threads=n_threads)
+    env_seed, coin_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
+    agents = [agent] if reference is None else [agent, reference]
+    env = _make_fitting_env(rules, game, n_envs, env_seed, n_threads, agents, device)
     coin = np.random.default_rng(coin_seed)
     scores = np.full((quota.max(), n_envs), np.nan)
     lengths = np.zeros((quota.max(), n_envs), dtype=np.int64)
     played = np.zeros(n_envs, dtype=np.int64)
     agreed, compared = torch.zeros((), dtype=torch.int64, device=device), 0
     observations = env.reset()
-    while (counting := played < quota).any():
-        frames = torch.from_numpy(observations).to(device)
-        values = agent(frames)
-        if reference is not None:
-            counts = torch.from_numpy(counting).to(device)
-            agreed += ((values.argmax(dim=1) == reference(frames).argmax(dim=1)) & counts).sum()
-            compared += int(counting.sum())
-        observations, _, dones, infos = env.step(choose_actions(values, rules.epsilon, coin))
-        for i in np.flatnonzero(dones & counting):
-            game_record = infos[i].get("episode")
-            if game_record is not None:
-                scores[played[i], i], lengths[played[i], i] = game_record["r"], game_record["l"]
+    while (playing := played < quota).any():
+        values, *others = _ask(agents, observations[playing], device)
+        for other in others:
+            agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
+            compared += len(values)
+        actions = np.zeros(n_envs, dtype=np.int64)  # environments that have played their games idle
+        actions[playing] = choose_actions(values, rules.epsilon, coin)
+        observations, _, dones, infos = env.step(actions)
+        for i in np.flatnonzero(dones & playing):
+            record = infos[i].get("episode")
+            if record is not None:
+                scores[played[i], i], lengths[played[i], i] = record["r"], record["l"]
                 played[i] += 1
         if on_step is not None:
             on_step(int(played.sum()))
@@ -189,3 +192,33 @@ def evaluate(
     finished = np.arange(quota.max())[:, None] < quota
     agreement = int(agreed) / compared if reference is not None else None
     return Evaluation(scores[finished], lengths[finished], agreement, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
+    frames = torch.from_numpy(observations).to(device)
+    return [agent(frames) for agent in agents]
+
+
+def _make_fitting_env(
+    rules: Protocol,
+    game: str,
+    n_envs: int,
+    seed: int,
+    n_threads: int,
+    agents: Sequence[ScoreFunction],
+    device: torch.device | str,
+) -> AtariVecEnv:
+    """The game with the agents' set of actions: its own, or all 18. With another one they would press wrong buttons."""
+    env = rules.make_env(game, n_envs, seed=seed, n_threads=n_threads)
+    own = len(env.action_meanings)
+    frame = np.zeros((1, *env.observation_space.shape), dtype=np.uint8)  # type: ignore[misc]  # a Box has a shape
+    n_actions = {scores.shape[-1] for scores in _ask(agents, frame, device)}
+    if n_actions == {own}:
+        return env
+    if n_actions == {N_ACTIONS}:
+        return rules.make_env(game, n_envs, seed=seed, n_threads=n_threads, full_action_space=True)
+    scored = " and ".join(map(str, sorted(n_actions)))
+    raise UserError(
+        f"the agent scores {scored} actions, {game} has {own} (or all {N_ACTIONS}): was it trained elsewhere?"
+    )

@@ -31,9 +31,10 @@ class Reference(NamedTuple):
 
 @cache
 def _table() -> dict[str, Reference]:
-    with (resources.files("agents") / "atari_scores.csv").open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        return {row["game"]: Reference(row["game"], float(row["random"]), float(row["human"])) for row in rows}
+    lines = (resources.files("agents") / "atari_scores.csv").read_text(encoding="utf-8").splitlines()
+    return {
+        row["game"]: Reference(row["game"], float(row["random"]), float(row["human"])) for row in csv.DictReader(lines)
+    }
 
 
 def reference(game: str) -> Reference | None:
