@@ -172,6 +172,43 @@ class AtariConfig:
         )
 
 
+@dataclass(frozen=True)
+class AgentEvaluationConfig:
+    """Which agent is scored, and how.
+
+    Args:
+        file: a DQN zip of Stable-Baselines3.
+        beside: another one, scored too and shown on the left of the video.
+        game: ROM id of ale-py, like pong.
+        protocol: rusu, machado or zoo.
+        episodes: full games to play.
+        seed: of the games and of the random actions.
+        device: auto, cpu or cuda.
+        threads: processor threads; 0: as many as there are cores.
+        video: GIF to write, of one game from its start.
+        video_steps: agent steps to show at most (15 a second).
+    """
+
+    file: str
+    beside: str = ""
+    game: str = "pong"
+    protocol: str = "rusu"
+    episodes: int = 30
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    video: str = ""
+    video_steps: int = 600
+
+    def __post_init__(self) -> None:
+        check_game(self.game)
+        get_protocol(self.protocol)
+        _require_at_least_1(self, "episodes", "video_steps")
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     """The device that is meant, after a look at what there is."""
     if device == "cuda" and not torch.cuda.is_available():

@@ -1,0 +1,86 @@
+"""Score an agent of an Atari game under a named protocol, and show it play.
+
+    python scripts/evaluate_agent.py runs/pong/student.zip --game pong --protocol rusu --video student.gif
+    python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/zoo/dqn-pong.zip --video both.gif
+
+FILE is a DQN zip of Stable-Baselines3; it is read without unpickling.
+"""
+
+from polydistill._shadow import require_own_agents
+
+require_own_agents()
+
+from pathlib import Path
+
+import torch
+
+from agents.config import AgentEvaluationConfig, resolve_device, resolve_threads
+from agents.evaluation import Evaluation, evaluate, get_protocol
+from agents.networks import count_parameters
+from agents.scores import human_normalized
+from agents.teachers import Teacher, as_teacher
+from agents.video import record_game, write_gif
+from polydistill.config import parse, run_script
+from polydistill.tracking import Progress, format_table
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    config = parse(
+        AgentEvaluationConfig,
+        argv,
+        program="evaluate_agent.py FILE",
+        description=__doc__,
+        default_name=None,
+        first_word="file",
+    ).config
+    device, threads = resolve_device(config.device), resolve_threads(config.threads)
+    torch.set_num_threads(threads)
+    protocol = get_protocol(config.protocol)
+    agents = {path: as_teacher(path).to(device) for path in (config.beside, config.file) if path}
+    env = protocol.make_env(config.game, 1, seed=0, n_threads=1)
+    for agent in agents.values():
+        agent.check_fits(env.observation_space, env.action_space)
+
+    def play(path: str, agent: Teacher) -> Evaluation:
+        with Progress(f"{path} plays", config.episodes, "games") as bar:
+            return evaluate(
+                agent,
+                config.game,
+                protocol=protocol,
+                episodes=config.episodes,
+                seed=config.seed,
+                n_threads=threads,
+                device=device,
+                on_step=lambda games: bar.advance(games - bar.done),
+            )
+
+    rows: list[list[str | float | None]] = []
+    for path, agent in agents.items():
+        result = play(path, agent)
+        low, high = result.interval(config.seed)
+        of_human = human_normalized(result.mean, config.game)
+        rows.append(
+            [
+                path,
+                f"{result.mean:.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{result.iqm:.2f}",
+                None if of_human is None else f"{of_human:.2f}",
+                None if agent.network is None else count_parameters(agent.network),
+                f"{result.seconds:.0f}",
+            ]
+        )
+    print(f"{config.game}, {config.episodes} full games, protocol {config.protocol} ({protocol.source})\n")
+    print(format_table(["agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds"], rows))
+    if config.video:
+        games = [
+            record_game(agent, config.game, protocol, seed=config.seed, max_steps=config.video_steps, device=device)
+            for agent in agents.values()
+        ]
+        write_gif(Path(config.video), games)
+        print(f"\nsaved: {config.video}")
+
+
+if __name__ == "__main__":
+    main()
