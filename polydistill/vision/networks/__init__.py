@@ -1,0 +1,116 @@
+"""Networks for 32 x 32 images, by name.
+
+A name says everything that decides the architecture: family, depth, width. So a name in a config, a JSON card or a
+report is enough to build the network again.
+
+==========================  ======================================================================================
+``wrn-<depth>-<width>``     Wide-ResNet (Zagoruyko and Komodakis 2016), depth 6n + 4
+``densenet-<depth>-<k>``    DenseNet-BC with growth rate k (Huang et al. 2017), depth 6n + 4, and the four of the
+                            born-again paper: 112-33, 90-60, 80-80, 80-120
+``resnet-<depth>``          CIFAR ResNet (He et al. 2016a, section 4.2), depth 6n + 2: 20, 32, 44, 56, 110
+``preact-<depth>``          pre-activation ResNet of two-layer blocks (He et al. 2016b), depth 6n + 2: 110
+``preact-bottleneck-<d>``   the same of bottleneck blocks, depth 9n + 2: 164, 1001
+==========================  ======================================================================================
+
+Contract: every network takes ``(batch, 3, 32, 32)`` floats, normalised, and gives ``(batch, classes)`` logits. Initial
+weights come from torch's current generator; :func:`build_network` gives it the state that a seed asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from polydistill.config import suggest
+from polydistill.vision.networks.densenet import DenseNet
+from polydistill.vision.networks.resnet import PreActResNet, ResNet
+from polydistill.vision.networks.wide_resnet import WideResNet
+
+__all__ = ["EXAMPLES", "DenseNet", "PreActResNet", "ResNet", "WideResNet", "build_network", "check_name"]
+
+EXAMPLES = (
+    "wrn-16-1",
+    "wrn-16-2",
+    "wrn-16-4",
+    "wrn-28-1",
+    "wrn-28-2",
+    "wrn-28-5",
+    "wrn-28-10",
+    "wrn-40-2",
+    "densenet-100-12",
+    "densenet-112-33",
+    "densenet-90-60",
+    "densenet-80-80",
+    "densenet-80-120",
+    "resnet-8",
+    "resnet-20",
+    "resnet-32",
+    "resnet-56",
+    "resnet-110",
+    "preact-20",
+    "preact-110",
+    "preact-bottleneck-164",
+    "preact-bottleneck-1001",
+)
+
+FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
+    (r"wrn-(\d+)-(\d+)", WideResNet),
+    (r"densenet-(\d+)-(\d+)", DenseNet),
+    (r"resnet-(\d+)", ResNet),
+    (r"preact-(\d+)", PreActResNet),
+    (r"preact-(bottleneck)-(\d+)", lambda _, depth, classes: PreActResNet(depth, classes, bottleneck=True)),
+)
+LARGEST = 2000  # of any number in a name: a mistyped depth must not ask for all the memory there is
+
+
+def build_network(name: str, classes: int, *, seed: int | None = None) -> nn.Module:
+    """A fresh network on the CPU, float32, in training mode.
+
+    Args:
+        name: see the table above.
+        classes: number of logits, >= 2.
+        seed: of the initial weights, any 63-bit number; None: they come from torch's global generator. The global
+            generator is afterwards as it was before.
+
+    Raises:
+        ValueError: unknown name, or a depth that the family does not have.
+
+    Example:
+        >>> sum(p.numel() for p in build_network("wrn-28-1", 100, seed=0).parameters())
+        375348
+    """
+    if classes < 2:
+        raise ValueError(f"a classifier has at least 2 classes, got {classes}")
+    build, numbers = _find(name)
+    if seed is None:
+        return build(*numbers, classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*numbers, classes)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that :func:`build_network` would refuse, at no cost in memory.
+
+    Raises:
+        ValueError: as there.
+    """
+    build, numbers = _find(name)
+    with torch.device("meta"):
+        build(*numbers, 10)
+
+
+def _find(name: str) -> tuple[Callable[..., nn.Module], list[int | str]]:
+    for pattern, build in FAMILIES:
+        match = re.fullmatch(pattern, name)
+        if match:
+            numbers = [int(text) if text.isdecimal() else text for text in match.groups()]
+            if any(isinstance(number, int) and not 0 < number <= LARGEST for number in numbers):
+                raise ValueError(f"network {name!r}: its numbers must lie between 1 and {LARGEST}")
+            return build, numbers
+    raise ValueError(
+        f"unknown network {name!r}{suggest(name, EXAMPLES)} (some there are: {', '.join(EXAMPLES[3:7])}, ...)"
+    )

@@ -1,0 +1,119 @@
+"""ResNets for CIFAR: the original (He et al. 2016a, arXiv 1512.03385, section 4.2) and with pre-activation (2016b,
+arXiv 1603.05027).
+
+Widths 16, 32, 64 (bottlenecks: four times that). The original's shortcuts have no weights ("option A": every second
+pixel, zeros for the new channels), as the paper used for CIFAR; other code puts a 1 x 1 convolution there and so has
+2,752 weights more in ResNet-20. Pre-activation shortcuts are 1 x 1 convolutions where the width changes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polydistill.vision.networks.initial import initialize, layers_per_stage
+
+
+class BasicBlock(nn.Module):
+    """Convolution, batch norm, ReLU, convolution, batch norm; ReLU after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.stride, self.new_channels = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True)))
+        if self.new_channels or self.stride != 1:
+            before = self.new_channels // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
+        return F.relu(residual + x, inplace=True)
+
+
+class ResNet(nn.Module):
+    """CIFAR ResNet-depth.
+
+    Args:
+        depth: 6n + 2.
+        classes: number of logits.
+    """
+
+    def __init__(self, depth: int, classes: int) -> None:
+        super().__init__()
+        n_blocks = layers_per_stage("resnet", depth, per_block=2, outside=2)
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for stage, outputs in enumerate((16, 32, 64)):
+            for index in range(n_blocks):
+                blocks.append(BasicBlock(inputs, outputs, stride=2 if stage and not index else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inputs, classes)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
+        x = self.blocks(F.relu(self.norm(self.stem(images)), inplace=True))
+        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+class PreActBlock(nn.Module):
+    """Batch norm, ReLU, convolution: twice (3 x 3, 3 x 3), or three times (1 x 1, 3 x 3, 1 x 1 to four times the
+    width)."""
+
+    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = 4 * width if bottleneck else width
+        # (inputs, outputs, kernel, stride) of each convolution
+        shapes = (
+            [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+            if bottleneck
+            else [(inputs, width, 3, stride), (width, outputs, 3, 1)]
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels, *_ in shapes)
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, size, step, size // 2, bias=False) for i, o, size, step in shapes)
+        changes = inputs != outputs or stride != 1
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = residual = F.relu(self.norms[0](x), inplace=True)
+        for index, conv in enumerate(self.convs):
+            residual = conv(residual if index == 0 else F.relu(self.norms[index](residual), inplace=True))
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
+
+
+class PreActResNet(nn.Module):
+    """Pre-activation ResNet-depth.
+
+    Args:
+        depth: 6n + 2, or 9n + 2 with bottlenecks.
+        classes: number of logits.
+        bottleneck: three layers per block, not two.
+    """
+
+    def __init__(self, depth: int, classes: int, *, bottleneck: bool = False) -> None:
+        super().__init__()
+        family = "preact-bottleneck" if bottleneck else "preact"
+        n_blocks = layers_per_stage(family, depth, per_block=3 if bottleneck else 2, outside=2)
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for stage, width in enumerate((16, 32, 64)):
+            for index in range(n_blocks):
+                stride = 2 if stage and not index else 1
+                blocks.append(PreActBlock(inputs, width, stride, bottleneck=bottleneck))
+                inputs = 4 * width if bottleneck else width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(inputs)
+        self.head = nn.Linear(inputs, classes)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
+        x = F.relu(self.norm(self.blocks(self.stem(images))), inplace=True)
+        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
