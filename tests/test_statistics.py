@@ -1,0 +1,121 @@
+"""Statistics against scipy, against simulated truth, and at the edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from polydistill import statistics
+from polydistill.statistics import Interval, bootstrap_interval, bootstrap_normalized_interval, iqm
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 30, 31, 100])
+def test_iqm_is_scipys_mean_trimmed_by_a_quarter_at_either_end(n):
+    scores = np.random.default_rng(n).lognormal(3, 2, n)
+    assert iqm(scores) == pytest.approx(stats.trim_mean(scores, 0.25))
+
+
+def test_iqm_takes_every_entry_of_a_runs_by_tasks_array_once():
+    scores = np.random.default_rng(0).normal(size=(5, 7))
+    assert iqm(scores) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
+
+
+def test_iqm_is_not_moved_by_one_outlier():
+    assert iqm([1, 1, 1, 1, 1, 1, 1, 1e9]) == 1.0
+
+
+def test_bootstrap_interval_is_scipys_percentile_interval():
+    scores = np.random.default_rng(1).exponential(10, 30)
+    ours = bootstrap_interval(scores, generator=np.random.default_rng(0), n_resamples=100_000)
+    theirs = stats.bootstrap(
+        (scores,), np.mean, n_resamples=100_000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.1)
+
+
+def test_normalized_interval_is_scipys_percentile_interval_of_the_ratio():
+    generator = np.random.default_rng(2)
+    student, teacher, random = generator.normal(-14, 4, 25), generator.normal(-10, 6, 40), -20.7
+
+    def ratio(s, t, axis):
+        return (s.mean(axis) - random) / (t.mean(axis) - random)
+
+    ours = bootstrap_normalized_interval(student, teacher, random, generator=generator, n_resamples=100_000)
+    theirs = stats.bootstrap(
+        (student, teacher), ratio, n_resamples=100_000, method="percentile", paired=False, rng=np.random.default_rng(5)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+    assert ours.low < ratio(student, teacher, 0) < ours.high
+
+
+@pytest.mark.parametrize(("confidence", "low", "high"), [(0.95, 0.90, 0.97), (0.5, 0.42, 0.57)])
+def test_interval_of_the_mean_covers_the_truth_as_often_as_it_says(confidence, low, high):
+    generator = np.random.default_rng(3)
+    hits = 0
+    for _ in range(600):
+        scores = generator.gamma(4.0, 5.0, 30)  # mean 20, skewed
+        interval = bootstrap_interval(scores, generator=generator, confidence=confidence, n_resamples=500)
+        hits += interval.low <= 20.0 <= interval.high
+    assert low < hits / 600 < high
+
+
+def test_normalized_interval_covers_the_true_ratio_as_often_as_it_says():
+    generator = np.random.default_rng(4)
+    hits = 0
+    for _ in range(600):
+        student, teacher = generator.normal(15, 4, 30), generator.normal(16, 3, 30)
+        interval = bootstrap_normalized_interval(student, teacher, -20.7, generator=generator, n_resamples=500)
+        hits += interval.low <= 35.7 / 36.7 <= interval.high
+    assert 0.90 < hits / 600 < 0.975
+
+
+def test_equal_generators_give_equal_intervals_and_the_global_one_stays_as_it_was():
+    scores = np.random.default_rng(0).normal(size=20)
+    before = np.random.get_state()[1].copy()
+    first, second = (bootstrap_interval(scores, generator=np.random.default_rng(7)) for _ in range(2))
+    assert first == second
+    assert first != bootstrap_interval(scores, generator=np.random.default_rng(8))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+def test_a_bounded_block_of_draws_changes_no_digit(monkeypatch):
+    scores = np.random.default_rng(0).normal(size=20)
+    whole = bootstrap_interval(scores, generator=np.random.default_rng(7), n_resamples=1001)
+    monkeypatch.setattr(statistics, "BLOCK", 64)
+    assert bootstrap_interval(scores, generator=np.random.default_rng(7), n_resamples=1001) == whole
+
+
+def test_one_score_is_its_own_interval():
+    assert bootstrap_interval([3.0], generator=np.random.default_rng(0)) == Interval(3.0, 3.0)
+
+
+def test_a_teacher_hardly_better_than_random_play_leaves_the_ratio_unbounded():
+    teacher = np.array([-21.0] * 9 + [-1.0])  # mean -19, but a third of the resamples never meet the one good game
+    interval = bootstrap_normalized_interval([-10.0, -9.0], teacher, -20.9, generator=np.random.default_rng(0))
+    assert interval.low > 0
+    assert interval.high == math.inf
+    worse = bootstrap_normalized_interval([-21.0, -21.0], teacher, -20.9, generator=np.random.default_rng(0))
+    assert worse.low == -math.inf
+    assert worse.high < 0
+
+
+def test_a_teacher_no_better_than_random_play_is_refused():
+    with pytest.raises(ValueError, match="random play"):
+        bootstrap_normalized_interval([1.0], [-21.0, -20.4], -20.7, generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("scores", [[], [1.0, math.nan], [math.inf]])
+def test_scores_that_are_missing_or_not_finite_are_refused(scores):
+    with pytest.raises(ValueError, match="scores must be finite"):
+        iqm(scores)
+    with pytest.raises(ValueError, match="scores must be finite"):
+        bootstrap_interval(scores, generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("options", [{"confidence": 0.0}, {"confidence": 1.0}, {"n_resamples": 0}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        bootstrap_interval([1.0, 2.0], generator=np.random.default_rng(0), **options)
