@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from polydistill.config import UserError, dump_yaml, flatten, load_yaml, to_mapping
-from polydistill.provenance import git_state, versions, weights_sha256
+from polydistill.provenance import git_state, hardware, versions, weights_sha256
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -246,6 +246,7 @@ class Run:
             "config": self.config,
             "seed": self.config.get("seed"),
             "device": self.config.get("device"),
+            "hardware": hardware(),
             "versions": versions(),
             "git": git_state(),
             "wall_seconds": round(time.monotonic() - self._start, 3),

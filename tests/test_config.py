@@ -96,6 +96,29 @@ def test_the_command_line_beats_the_file_and_the_file_the_defaults(tmp_path: Pat
     assert read("--config", file, "--out", "here").out == Path("here")
 
 
+def test_a_first_word_stands_for_the_field_that_the_script_names() -> None:
+    def read_first(*words: str) -> Parsed[Any]:
+        return parse(Demo, list(words), program="demo.py", description="", default_name=None, first_word="game")
+
+    assert read_first("qbert", "--steps", "5").config == Demo(game="qbert", steps=5)
+    assert read_first("--steps", "5").config == Demo(steps=5)
+    with pytest.raises(SystemExit):
+        read_first("--steps", "5", "qbert")
+
+
+@pytest.mark.parametrize("word", ["--out", "--dry_run"])
+def test_a_script_without_a_run_folder_has_neither_out_nor_dry_run(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(Demo, [word, "x"], program="demo.py", description="", default_name=None)
+    assert end.value.code == 2
+    assert f"unknown flag {word}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(Demo, ["--help"], program="demo.py", description="", default_name=None)
+    assert word not in capsys.readouterr().out
+
+
 def test_the_default_file_is_read_where_there_is_no_other(tmp_path: Path) -> None:
     default, other = write(tmp_path, "steps: 5"), write(tmp_path, "rate: 2", "other.yaml")
     assert read("--rate", "3", default_config=default)[:2] == (Demo(steps=5, rate=3.0), Path("runs/demo"))

@@ -275,7 +275,7 @@ def test_summary_says_what_the_run_knows_and_what_it_is_given(tmp_path: Path) ->
     assert summary == run.summary == strict_json((tmp_path / "summary.json").read_text())
     assert list(summary)[:2] == ["schema", "kind"]
     assert set(summary) == {
-        *("schema", "kind", "command", "config", "seed", "device", "versions", "git", "wall_seconds"),
+        *("schema", "kind", "command", "config", "seed", "device", "hardware", "versions", "git", "wall_seconds"),
         *("throughput", "ensembles", "generations"),
     }
     assert (summary["schema"], summary["kind"], summary["seed"]) == (1, "cifar", 3)
@@ -283,6 +283,16 @@ def test_summary_says_what_the_run_knows_and_what_it_is_given(tmp_path: Path) ->
     assert summary["config"] == load_yaml(tmp_path / "config.yaml")
     assert summary["device"] == "cpu, 2 cores"
     assert 0 <= summary["wall_seconds"] < 60
+
+
+def test_hardware_names_the_processor_and_only_a_gpu_that_is_there() -> None:
+    import torch
+
+    found = provenance.hardware()
+    assert found["cpu"]
+    assert 1 <= found["cores"] <= 4096
+    assert (found["gpu"] is not None) == torch.cuda.is_available()
+    json.dumps(found)
 
 
 def test_versions_name_what_is_installed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

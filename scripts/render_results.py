@@ -1,0 +1,165 @@
+"""Rebuild the tables of README.md and RESULTS.md from the raw measurements in scripts/measurements.
+
+    python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
+    python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is not what it should be
+
+A measurement is a summary.json of a run (``pong-<config>-seed<n>.json``) or what bench_atari.py writes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.config import UserError, parse, run_script
+from polydistill.statistics import bootstrap_normalized_interval
+from polydistill.tracking import atomic_write, format_table
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASUREMENTS = ROOT / "scripts" / "measurements"
+BLOCK = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Whether to write.
+
+    Args:
+        check: compare only.
+    """
+
+    check: bool = False
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    """The measurements ``NAME-seed<n>.json``, by seed."""
+    files = sorted(MEASUREMENTS.glob(f"{name}-seed*.json"))
+    if not files:
+        raise UserError(f"no measurements {name}-seed<n>.json in {MEASUREMENTS.name}/")
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def pooled_interval(runs: list[dict[str, Any]], generation: int) -> tuple[float, float]:
+    """Bootstrap 95% interval of the mean score over the games of all seeds, drawn again within each seed."""
+    generator = np.random.default_rng(0)
+    games = [np.array(run["generations"][generation]["metrics"]["scores"]) for run in runs]
+    means = np.mean([generator.choice(g, (10_000, len(g))).mean(axis=1) for g in games], axis=0)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
+    """One row per generation: means over the seeds."""
+    from agents.scores import reference
+
+    runs = load(name)
+    row = reference(runs[0]["config"]["game"])
+    assert row is not None
+    rows: list[list[str | float | None]] = []
+    for k, generation in enumerate(runs[0]["generations"]):
+        metrics = [run["generations"][k]["metrics"] for run in runs]
+        low, high = pooled_interval(runs, k)
+        of_teacher = None
+        if k:
+            students, teachers = (
+                np.concatenate([run["generations"][i]["metrics"]["scores"] for run in runs]) for i in (k, 0)
+            )
+            a, b = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
+            ratio = (students.mean() - row.random) / (teachers.mean() - row.random)
+            of_teacher = f"{ratio:.3f} ({a:.3f} to {b:.3f})"
+        agreement = None if not k else f"{statistics.mean(m['agreement'] for m in metrics):.3f}"
+        rows.append(
+            [
+                "teacher" if not k else title.format(k),
+                f"{statistics.mean(m['score_mean'] for m in metrics):.2f} ({low:.2f} to {high:.2f})",
+                f"{statistics.mean(m['human_normalized'] for m in metrics):.2f}",
+                of_teacher,
+                agreement,
+                generation["parameters"],
+                f"{statistics.mean(run['seconds'][k] for run in runs):.0f}",
+                f"{len(runs)} x {metrics[0]['episodes']}",
+            ]
+        )
+    return rows
+
+
+HEADERS = [
+    *("Pong, protocol rusu", "score (95% interval)", "of human", "of teacher (95% interval)", "agreement"),
+    *("parameters", "seconds", "seeds x games"),
+]
+
+
+def seed_table() -> str:
+    """Each seed of the default run."""
+    rows: list[list[str | float | None]] = []
+    for run in load("pong"):
+        for k, generation in enumerate(run["generations"]):
+            metrics = generation["metrics"]
+            low, high = metrics["score_ci95"]
+            of_teacher = None
+            if k:
+                a, b = metrics["teacher_normalized_ci95"]
+                of_teacher = f"{metrics['teacher_normalized']:.3f} ({a:.3f} to {b:.3f})"
+            agreement = f"{metrics['agreement']:.3f}" if k else None
+            who = f"seed {run['seed']}, {'student' if k else 'teacher'}"
+            rows.append([who, f"{metrics['score_mean']:.2f} ({low:.2f} to {high:.2f})", of_teacher, agreement])
+    return format_table(["run", "score (95% interval)", "of teacher (95% interval)", "agreement"], rows)
+
+
+def bench_table() -> str:
+    """Medians of bench_atari.py."""
+    raw = json.loads((MEASUREMENTS / "bench_atari.json").read_text(encoding="utf-8"))
+    rates = raw["rates_per_second"]
+    names = {
+        "environment": "emulator, steps/s",
+        "labels": "teacher's labels, labels/s",
+        "training": "student's updates, samples/s",
+        "loop": "whole loop, samples/s",
+        "by_hand": "the same update by hand in float32, samples/s",
+        "dqn_loop": "Stable-Baselines3's DQN.learn, samples/s",
+    }
+    rows: list[list[str | float | None]] = []
+    for name, text in names.items():
+        beside = rates.get(f"loop_{name}")
+        spread = f"{min(rates[name]):,.0f} to {max(rates[name]):,.0f}"
+        in_loop = None if beside is None else statistics.median(beside)
+        rows.append([text, statistics.median(rates[name]), spread, in_loop])
+    return format_table(["rate", "median", "range", "in the running loop"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "pong": lambda: format_table(HEADERS, lineage_rows("pong", "its twin, distilled")),
+    "pong_seeds": seed_table,
+    "bench_atari": bench_table,
+}
+
+
+def render(text: str) -> str:
+    """The document with every table made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", text)
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    config = parse(RenderConfig, argv, program="render_results.py", description=__doc__, default_name=None).config
+    for name in ("README.md", "RESULTS.md"):
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = render(old)
+        if config.check and new != old:
+            print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
+            sys.exit(1)
+        if new != old:
+            atomic_write(path, new.encode())
+
+
+if __name__ == "__main__":
+    main()

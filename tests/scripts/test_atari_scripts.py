@@ -1,0 +1,234 @@
+"""The Atari scripts as a user runs them: from a teacher's zip to a table, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from PIL import Image
+from stable_baselines3 import DQN
+
+from agents.networks import SIZES, build_network
+from agents.sb3_zip import write_dqn_zip
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+SMALL = [
+    *("--student.size", "net3", "--student.batch_size", "16", "--student.samples_per_step", "1"),
+    *("--play.steps", "128", "--play.replay_steps", "128", "--play.warmup_steps", "32"),
+    *("--play.n_envs", "4", "--play.train_freq", "4"),
+    *("--evaluation.episodes", "1", "--evaluation.curve_every_steps", "0"),
+    *("--threads", "1", "--device", "cpu", "--precision", "float32"),
+]
+
+
+def write_teacher(path: Path, n_actions: int = 6, stack: int = 4) -> Path:
+    """An untrained agent that plays one move: it loses Pong in some 760 steps."""
+    torch.manual_seed(0)
+    network = build_network(spaces.Box(0, 255, (stack, 84, 84), np.uint8), n_actions, SIZES["net3"])
+    write_dqn_zip(path, network)
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher.zip")
+
+
+@pytest.fixture
+def script(root: Path, tmp_path: Path) -> Run:
+    """Run ``python scripts/NAME ...`` in the clone."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(root / "scripts" / name), *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Run, teacher: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--lineage.generations", 2, "--seed", 3]
+    done = script("distill_atari.py", *words)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "run"
+    summary = json.loads((out / "summary.json").read_text())
+
+    assert summary["schema"] == 1
+    assert summary["kind"] == "atari"
+    assert summary["seed"] == 3
+    assert summary["command"].startswith("python scripts/distill_atari.py ")
+    first, second, third = summary["generations"]
+    assert [g["generation"] for g in summary["generations"]] == [0, 1, 2]
+    assert (first["teacher_sha256"], first["objective"]) == (None, None)
+    assert second["teacher_sha256"] == first["sha256"]
+    assert third["teacher_sha256"] == second["sha256"]
+    assert len({g["sha256"] for g in summary["generations"]}) == 3
+    for generation in summary["generations"]:
+        metrics = generation["metrics"]
+        low, high = metrics["score_ci95"]
+        assert low <= metrics["score_mean"] <= high
+        assert metrics["protocol"] == "rusu"
+        assert metrics["episodes"] == len(metrics["scores"]) == 1
+        assert all(-21 <= score <= 21 for score in metrics["scores"])
+    assert 0 <= second["metrics"]["agreement"] <= 1
+    assert set(summary["throughput"]) >= {"generation_1_train_samples_per_second", "generation_2_steps_per_second"}
+
+    for name in ("generation_1.zip", "student.zip"):
+        assert DQN.load(out / name, device="cpu").action_space.n == 6
+    assert {path.name for path in (out / "tb").iterdir()} == {"teacher", "generation_1", "generation_2"}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert not any(tag.startswith("time/") for line in lines for tag in line["values"])
+    assert any("distill/agreement" in line["values"] for line in lines)
+    for word in ("random play", "human player", "teacher", "student 1", "student 2", "student.zip"):
+        assert word in done.stdout
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = script("distill_atari.py", *words)
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+    other = script("distill_atari.py", *words, "--student.temperature", "0.1")
+    assert other.returncode == 2
+    assert other.stderr.startswith("error: ")
+    assert "student.temperature is 0.01 there and 0.1 here" in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_equal_seeds_give_equal_runs(script: Run, teacher: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert one["generations"] == two["generations"]
+    assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "two/metrics.jsonl").read_bytes()
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teacher: Path, tmp_path: Path) -> None:
+    done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    for word in ("time:", "memory:", "disk:", "samples/s", "temperature: 0.01"):
+        assert word in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--game", "pongg"], "did you mean pong"),
+        (["--game", "breakout"], "the teacher scores 6 actions, the game has 4"),
+        (["--teacher.path", "missing.zip"], "no such file: missing.zip"),
+        (["--teacher.path", "damaged.zip"], "damaged.zip is damaged"),
+        (["--teacher.path", "stack2.zip"], "the teacher sees (2, 84, 84), the game shows (4, 84, 84)"),
+        (["--teacher.pathh", "a.zip"], "did you mean --teacher.path"),
+        (["--student.temperature", "-1"], "temperature must be positive"),
+        (["--student.temperature", "nan"], "student.temperature must be a number"),
+        (["--student.objective", "policy_lk"], "did you mean policy_kl"),
+        (["--student.objective", "cwtm"], "needs labels"),
+        (["--student.size", "net4"], "did you mean net"),
+        (["--evaluation.protocol", "rus"], "did you mean rusu"),
+        (["--play.steps", "many"], "must be a whole number"),
+        (["--play.steps", "0"], "steps must be at least n_envs"),
+        (["--lineage.generations", "0"], "must be at least 1"),
+        (["--config", "wrong.yaml"], "unknown key student.temprature; did you mean student.temperature"),
+        (["--device", "tpu"], "must be one of auto, cpu, cuda"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    script: Run, teacher: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "damaged.zip").write_bytes(teacher.read_bytes()[:5000])
+    (tmp_path / "wrong.yaml").write_text("student:\n  temprature: 1\n")
+    write_teacher(tmp_path / "stack2.zip", stack=2)
+    given = [] if "--teacher.path" in words else ["--teacher.path", str(teacher)]
+    done = script("distill_atari.py", *SMALL, *given, *words, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(script: Run, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "holds no run" in done.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_an_agent_is_scored_and_shown_beside_another(script: Run, teacher: Path, tmp_path: Path) -> None:
+    words = [teacher, "--beside", write_teacher(tmp_path / "other.zip"), "--episodes", 2, "--threads", 1]
+    done = script("evaluate_agent.py", *words, "--video", tmp_path / "both.gif", "--video_steps", 20)
+    assert done.returncode == 0, done.stderr
+    assert "protocol rusu" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if ".zip" in line and line.startswith("|")]
+    assert len(rows) == 2
+    assert all(-21 <= float(row.split("|")[2]) <= 21 for row in rows)
+    with Image.open(tmp_path / "both.gif") as gif:
+        assert gif.size == (160 + 8 + 160, 210)
+        assert gif.n_frames == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--file is needed"),
+        (["missing.zip"], "no such file: missing.zip"),
+        (["missing.zip", "--out", "x"], "unknown flag --out"),
+        (["TEACHER", "--game", "breakout"], "the teacher scores 6 actions, the game has 4"),
+        (["TEACHER", "--protocol", "zo"], "did you mean zoo"),
+        (["TEACHER", "--video", "no/such/folder/a.gif", "--episodes", "1"], "no/such/folder"),
+    ],
+)
+def test_a_wrong_word_to_evaluate_is_one_line(script: Run, teacher: Path, words: list[str], message: str) -> None:
+    done = script("evaluate_agent.py", *[str(teacher) if word == "TEACHER" else word for word in words])
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+
+
+def test_a_teacher_is_trained_and_its_training_goes_on(script: Run, tmp_path: Path) -> None:
+    words = [
+        *("--out", tmp_path / "teacher", "--game", "pong", "--n_envs", 2, "--batch_size", 4, "--threads", 1),
+        *("--buffer_size", 400, "--learning_starts", 20, "--checkpoint_steps", 40, "--episodes", 1, "--device", "cpu"),
+    ]
+    done = script("train_teacher.py", *words, "--steps", 100)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "teacher"
+    card = json.loads((out / "teacher.json").read_text())
+    assert card["steps"] == 40  # no game has ended: the newest of those with equal, unknown, scores is as good
+    assert len(card["evaluation"]["scores"]) == 1
+    assert DQN.load(out / "teacher.zip", device="cpu").num_timesteps == card["steps"]
+    assert (out / "teacher.zip").stat().st_size < 8_000_000
+
+    longer = script("train_teacher.py", *words, "--steps", 160)
+    assert longer.returncode == 0, longer.stderr
+    newest = max((out / "checkpoints").glob("step_*.zip"))
+    assert newest.name == "step_000000160.zip"
+    other = script("train_teacher.py", *words, "--steps", 160, "--gamma", "0.9")
+    assert other.returncode == 2
+    assert "gamma is 0.99 there and 0.9 here" in other.stderr
+
+
+def test_the_bench_measures_every_rate(script: Run, teacher: Path, tmp_path: Path) -> None:
+    words = ["--teacher", teacher, "--rounds", 1, "--seconds", "0.05", "--loop_steps", 64, "--threads", 1]
+    done = script("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "bench.json").read_text())
+    rates = raw["rates_per_second"]
+    parts = {"environment", "labels", "training"}
+    assert set(rates) == parts | {f"loop_{part}" for part in parts} | {"loop", "by_hand", "dqn_loop"}
+    assert all(rate > 0 for values in rates.values() for rate in values)
+    assert raw["hardware"]["cores"] >= 1
+    assert "whole loop / Stable-Baselines3's DQN.learn" in done.stdout
