@@ -6,11 +6,11 @@ its weights carry Stable-Baselines3's names. :func:`compute_scores` is the one f
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,12 +73,23 @@ def build_network(observation_space: spaces.Box, n_actions: int, size: Size = SI
 def size_of(network: QNetwork) -> Size:
     """The widths of a Nature-CNN, read from the shapes of its weights."""
     weights = network.state_dict()
-    channels = tuple(weights[f"features_extractor.cnn.{i}.weight"].shape[0] for i in (0, 2, 4))
-    return Size(channels, weights["features_extractor.linear.0.weight"].shape[0])  # type: ignore[arg-type]
+    first, second, third = (weights[f"features_extractor.cnn.{i}.weight"].shape[0] for i in (0, 2, 4))
+    return Size((first, second, third), weights["features_extractor.linear.0.weight"].shape[0])
+
+
+def is_nature(network: nn.Module) -> bool:
+    """Whether it is a Q-network of a Nature-CNN and one linear layer: what :func:`compute_scores` computes.
+
+    Asked of the classes, not of the weights' names: an extractor of one's own may bear the same names and compute
+    something else.
+    """
+    if not isinstance(network, QNetwork):
+        return False
+    return type(network.features_extractor) in (NatureCNN, SizedNatureCNN) and len(cast(Any, network.q_net)) == 1
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trainable weights of ``network``."""
+    """Number of weights of ``network``, frozen ones too."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -89,7 +100,8 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
     255ths are not, and the large tensor is read once less.
 
     Args:
-        network: from :func:`build_network` (or a ``q_net`` of Stable-Baselines3 with ``NatureCNN``). Gradient flows.
+        network: one that :func:`is_nature`: from :func:`build_network`, or a ``q_net`` of Stable-Baselines3. Gradient
+            flows. Made with ``normalize_images=False``, it sees 0 to 255.
         observations: ``(batch, stack, 84, 84)`` uint8, on the network's device.
         precision: "float32", or "bfloat16" for the convolutions and the hidden layer. The last layer is always
             computed in float32: three digits of a Q-value near 1 are 0.4 nats at temperature 0.01.
@@ -98,14 +110,14 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
         ``(batch, n_actions)`` float32.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    extractor = network.features_extractor
-    x = observations.to(dtype, memory_format=torch.channels_last)
-    for i in (0, 2, 4):
-        layer = extractor.cnn[i]
-        weight = layer.weight / 255.0 if i == 0 else layer.weight
-        x = F.relu(F.conv2d(x, weight.to(dtype), layer.bias.to(dtype), layer.stride), inplace=True)
-    hidden = extractor.linear[0]
-    # flattened as (channel, row, column), as the stored weights expect
-    x = F.relu(F.linear(x.flatten(1), hidden.weight.to(dtype), hidden.bias.to(dtype)), inplace=True)
-    head = network.q_net[0]
-    return F.linear(x.float(), head.weight, head.bias)
+    extractor, head = cast(Any, network.features_extractor), cast(Any, network.q_net)[0]
+    with torch.autocast(observations.device.type, enabled=False):  # an outer one would lower the last layer's precision
+        x = observations.to(dtype, memory_format=torch.channels_last)
+        for i in (0, 2, 4):
+            layer = extractor.cnn[i]
+            weight = layer.weight / 255.0 if i == 0 and network.normalize_images else layer.weight
+            x = F.relu(F.conv2d(x, weight.to(dtype), layer.bias.to(dtype), layer.stride), inplace=True)
+        hidden = extractor.linear[0]
+        # flattened as (channel, row, column), as the stored weights expect
+        x = F.relu(F.linear(x.flatten(1), hidden.weight.to(dtype), hidden.bias.to(dtype)), inplace=True)
+        return F.linear(x.float(), head.weight, head.bias)

@@ -19,8 +19,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
-from agents.networks import Size, compute_scores, size_of
-from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_network
+from agents.networks import Size, compute_scores, is_nature, size_of
+from agents.sb3_zip import SCORE_KINDS, kind_of, read_agent, rebuild_network
 from polydistill.config import UserError
 
 ScoreFunction = Callable[[Tensor], Tensor]
@@ -29,10 +29,14 @@ ScoreFunction = Callable[[Tensor], Tensor]
 class Teacher:
     """A frozen source of scores.
 
-    Attributes:
+    Args:
+        function: from ``(batch, stack, height, width)`` uint8 to ``(batch, n_actions)`` scores.
         kind: "q_values" or "logits".
-        network: the network behind the scores, where there is one: hashed, counted, and copied in shape by an
-            identical student. None for a bare callable.
+        network: the network behind ``function``, where there is one. It is frozen and put in eval mode.
+
+    Attributes:
+        kind: as given.
+        network: hashed, counted, and copied in shape by an identical student. None for a bare function.
         size: widths of the network if it is a Nature-CNN, else None.
     """
 
@@ -40,99 +44,114 @@ class Teacher:
         if kind not in SCORE_KINDS:
             raise ValueError(f"kind must be one of {SCORE_KINDS}, got {kind!r}")
         self._function, self.kind, self.network = function, kind, network
+        self._device = torch.device("cpu")
         if network is not None:
             network.eval().requires_grad_(False)
-        self.size: Size | None = size_of(network) if isinstance(network, QNetwork) and _is_nature(network) else None
+            self._device = next((parameter.device for parameter in network.parameters()), self._device)
+        self.size: Size | None = size_of(network) if isinstance(network, QNetwork) and is_nature(network) else None
 
     @torch.no_grad()
     def __call__(self, observations: Tensor) -> Tensor:
         """Scores ``(batch, n_actions)`` float32 of observations ``(batch, stack, height, width)`` uint8."""
-        if self.network is not None and self.network.training:
+        if self.network is not None and any(module.training for module in self.network.modules()):
             self.network.eval()  # someone switched it on
         with torch.autocast(observations.device.type, enabled=False):
             return self._function(observations).float()
 
     def to(self, device: torch.device | str) -> Teacher:
-        """Move the network, where there is one, to ``device``."""
+        """Move the network, where there is one, to ``device``, where observations will come from."""
+        self._device = torch.device(device)
         if self.network is not None:
             self.network.to(device)
         return self
 
     def check_fits(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-        """Compare the teacher's inputs and outputs with those of a game.
+        """Compare the teacher's inputs and outputs with those of a game, and ask it once.
 
         Raises:
-            UserError: they differ.
+            UserError: they differ, or the teacher fails.
         """
         if not isinstance(action_space, spaces.Discrete) or not isinstance(observation_space, spaces.Box):
             raise UserError(f"a teacher of Atari needs discrete actions and frames, not {action_space}")
+        shown = observation_space.shape
         taught = getattr(self.network, "observation_space", None)
-        if taught is not None and taught.shape != observation_space.shape:
-            raise UserError(f"the teacher sees {taught.shape}, the game shows {observation_space.shape}")
-        device = next((p.device for p in self.network.parameters()), None) if self.network is not None else None
-        try:
-            scores = self(torch.zeros((1, *observation_space.shape), dtype=torch.uint8, device=device))
-        except RuntimeError as error:
-            raise UserError(f"the teacher cannot see {observation_space.shape}: {str(error).splitlines()[0]}") from None
-        if scores.shape != (1, action_space.n):
+        if isinstance(taught, spaces.Space) and (taught.shape, taught.dtype) != (shown, observation_space.dtype):
             raise UserError(
-                f"the teacher scores {scores.shape[-1]} actions, the game has {action_space.n}: "
+                f"the teacher sees {taught.dtype} {taught.shape}, the game shows {observation_space.dtype} {shown}"
+            )
+        try:
+            scores = self(torch.zeros((2, *shown), dtype=torch.uint8, device=self._device))
+        except Exception as error:  # the teacher may be any code
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"the teacher fails on observations {shown}: {type(error).__name__}: {reason}") from error
+        n_actions = int(action_space.n)
+        if scores.dim() != 2 or len(scores) != 2:
+            raise UserError(
+                f"the teacher must give one row of scores per observation, gave {tuple(scores.shape)} for 2"
+            )
+        if scores.shape[1] != n_actions:
+            raise UserError(
+                f"the teacher scores {scores.shape[1]} actions, the game has {n_actions}: "
                 "was it trained on another game, or on the full set of 18 actions?"
             )
+        if bool(scores.isnan().any()):
+            raise UserError("the teacher's scores are not numbers (NaN)")
 
 
 def as_teacher(source: str | Path | BaseAlgorithm | Teacher | QNetwork | ScoreFunction, **options: Any) -> Teacher:
     """Turn ``source`` into a :class:`Teacher`.
 
+    Networks are copied: training one on does not move the teacher, and freezing the teacher does not freeze it.
+
     Args:
-        source: the path of a DQN zip; a Stable-Baselines3 model (DQN, QR-DQN, PPO, A2C; its network is copied, so
-            that training it on does not move the teacher); a Q-network; or a callable from ``(batch, stack, height,
-            width)`` uint8 to scores.
-        options: ``kind`` for a callable or a network ("q_values" by default); a zip and a model know their own.
+        source: the path of a DQN zip; a Stable-Baselines3 model (DQN, QR-DQN, PPO, A2C); a Q-network or another
+            module; or a bare function from ``(batch, stack, height, width)`` uint8 to scores.
+        options: ``kind`` for a function or a module ("q_values" by default); a zip and a model know their own.
 
     Raises:
-        UserError: the file does not open, or holds no network that is known.
+        UserError: the file does not open, or holds no network that is known; a model without discrete actions.
+        TypeError: an option that ``source`` does not take.
     """
+    if isinstance(source, nn.Module) or (callable(source) and not isinstance(source, (Teacher, BaseAlgorithm))):
+        return _from_callable(source, **options)
+    if options:
+        raise TypeError(f"a {type(source).__name__} knows its own {', '.join(options)}")
     if isinstance(source, Teacher):
         return source
     if isinstance(source, (str, Path)):
         agent = read_agent(source)
-        return _from_network(rebuild_network(agent, source), agent.scores)
+        return _from_callable(rebuild_network(agent, source), kind=agent.scores)
     if isinstance(source, BaseAlgorithm):
         return _from_model(source)
-    if isinstance(source, QNetwork):
-        return _from_network(copy.deepcopy(source), options.get("kind", "q_values"))
-    if callable(source):
-        return Teacher(source, network=source if isinstance(source, nn.Module) else None, **options)
-    raise UserError(f"no teacher: expected a path, a Stable-Baselines3 model or a callable, got {type(source).__name__}")
+    raise UserError(
+        f"no teacher: expected a path, a Stable-Baselines3 model or a callable, got {type(source).__name__}"
+    )
 
 
-def _is_nature(network: QNetwork) -> bool:
-    names = set(network.state_dict())
-    return {"features_extractor.cnn.4.weight", "features_extractor.linear.0.weight", "q_net.0.weight"} == {
-        name for name in names if name.endswith("weight")
-    } - {"features_extractor.cnn.0.weight", "features_extractor.cnn.2.weight"}
-
-
-def _from_network(network: QNetwork, kind: str) -> Teacher:
-    if _is_nature(network):
+def _from_callable(source: ScoreFunction, kind: str = "q_values") -> Teacher:
+    if not isinstance(source, nn.Module):
+        return Teacher(source, kind=kind)
+    network = copy.deepcopy(source)
+    if isinstance(network, QNetwork) and is_nature(network):
         return Teacher(lambda observations: compute_scores(network, observations), kind=kind, network=network)
     return Teacher(network, kind=kind, network=network)
 
 
 def _from_model(model: BaseAlgorithm) -> Teacher:
+    if not isinstance(model.action_space, spaces.Discrete):
+        raise UserError(
+            f"a teacher of Atari needs discrete actions, this {type(model).__name__} has {model.action_space}"
+        )
+    student = getattr(model, "student", None)
+    if isinstance(student, QNetwork):  # our own algorithm; not imported, since it imports this module
+        return _from_callable(student, getattr(model, "scores", "q_values"))
     if isinstance(model, DQN):
-        card = getattr(model, "polydistill", {})
-        return _from_network(copy.deepcopy(model.q_net), card.get("scores", "q_values"))
-    policy = copy.deepcopy(model.policy)
+        return _from_callable(model.q_net, kind_of(vars(model)))
+    policy: Any = copy.deepcopy(model.policy)
     if isinstance(model, (PPO, A2C)):
         return Teacher(lambda obs: policy.get_distribution(obs).distribution.logits, kind="logits", network=policy)
-    quantile_net = getattr(policy, "quantile_net", None)  # sb3-contrib's QR-DQN: (batch, quantiles, actions)
-    if quantile_net is not None:
-        return Teacher(lambda obs: quantile_net(obs).mean(dim=1), kind="q_values", network=policy)
-    student = getattr(model, "student", None)
-    if isinstance(student, QNetwork):
-        return _from_network(copy.deepcopy(student), getattr(model, "scores", "q_values"))
+    if hasattr(policy, "quantile_net"):  # sb3-contrib's QR-DQN: (batch, quantiles, actions)
+        return Teacher(lambda obs: policy.quantile_net(obs).mean(dim=1), kind="q_values", network=policy)
     raise UserError(f"{type(model).__name__} is no teacher that is known; pass a callable from observations to scores")
 
 
