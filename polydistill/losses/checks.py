@@ -1,0 +1,179 @@
+"""What the losses accept, checked before anything is computed.
+
+Shapes, types, devices and options are always checked: that costs no wait for a GPU. Values (finite scores, labels
+in range, a class left in each row) are checked only where the caller asks with ``check_values=True``, since looking
+at them would stall one. Each fault is a ``ValueError`` or ``TypeError`` that names the argument and its value.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+FULL_PRECISION = (torch.float32, torch.float64)
+
+
+def accept_student(student: Tensor) -> Tensor:
+    """The student's scores, in at least float32.
+
+    Args:
+        student: ``(batch, classes)``, floating, at least one class; ``batch`` may be 0. Gradient flows.
+
+    Raises:
+        TypeError: not a tensor of floats.
+        ValueError: another number of dimensions, or no class.
+    """
+    if not isinstance(student, Tensor) or not student.dtype.is_floating_point:
+        raise TypeError(f"student must be a floating tensor, got {_describe(student)}")
+    if student.dim() != 2 or student.shape[1] < 1:
+        raise ValueError(f"student must be of shape (batch, classes), got {tuple(student.shape)}")
+    return student if student.dtype in FULL_PRECISION else student.float()
+
+
+def accept_scores(student: Tensor, teacher: Tensor, name: str = "teacher") -> tuple[Tensor, Tensor]:
+    """Scores of both sides, in at least float32, the teacher's detached.
+
+    Args:
+        student: ``(batch, classes)``, floating. Gradient flows.
+        teacher: the same shape, type and device. Detached.
+        name: what the caller's signature calls the teacher's scores.
+
+    Raises:
+        TypeError: not tensors of floats, or of different types.
+        ValueError: the shapes or devices differ, or are not ``(batch, classes)``.
+    """
+    accepted = accept_student(student)
+    if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
+        raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
+    if teacher.shape != student.shape:
+        raise ValueError(
+            f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}",
+        )
+    if teacher.device != student.device:
+        raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
+    teacher = teacher.detach()
+    return accepted, teacher if teacher.dtype in FULL_PRECISION else teacher.float()
+
+
+def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
+    """Labels as int64.
+
+    Args:
+        student: ``(batch, classes)`` scores.
+        labels: ``(batch,)`` integers in ``[0, classes)``, on the student's device.
+
+    Raises:
+        TypeError: not a tensor of integers.
+        ValueError: another shape or device.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype is torch.bool or _is_fractional(labels.dtype):
+        raise TypeError(f"labels must be a tensor of integers, got {_describe(labels)}")
+    if labels.shape != student.shape[:1]:
+        raise ValueError(f"labels must be of shape {tuple(student.shape[:1])}, got {tuple(labels.shape)}")
+    if labels.device != student.device:
+        raise ValueError(f"labels must be on the student's device {student.device}, got {labels.device}")
+    return labels if labels.dtype is torch.int64 else labels.long()
+
+
+def check_mask(student: Tensor, mask: Tensor) -> None:
+    """``mask`` is bool, ``(classes,)`` or ``(batch, classes)``, on the student's device.
+
+    Raises:
+        TypeError: not a tensor of bools.
+        ValueError: another shape or device.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+        raise TypeError(f"mask must be a bool tensor, got {_describe(mask)}")
+    if mask.shape != student.shape and mask.shape != student.shape[1:]:
+        allowed = f"{tuple(student.shape)} or {tuple(student.shape[1:])}"
+        raise ValueError(f"mask must be of shape {allowed}, got {tuple(mask.shape)}")
+    if mask.device != student.device:
+        raise ValueError(f"mask must be on the student's device {student.device}, got {mask.device}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """``value`` is a number in (0, inf).
+
+    Raises:
+        TypeError: not a number (a tensor would have to be read, which stalls a GPU).
+        ValueError: out of range.
+    """
+    _check_number(name, value)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_weight(name: str, value: float) -> None:
+    """``value`` is a number in [0, inf).
+
+    Raises:
+        TypeError: not a number.
+        ValueError: out of range.
+    """
+    _check_number(name, value)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+
+
+def check_fraction(name: str, value: float, *, ends: bool = True) -> None:
+    """``value`` is a number in [0, 1], or in (0, 1) without its ``ends``.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: out of range.
+    """
+    _check_number(name, value)
+    if not (0.0 <= value <= 1.0 if ends else 0.0 < value < 1.0):
+        raise ValueError(f"{name} must be in {'[0, 1]' if ends else '(0, 1)'}, got {value}")
+
+
+def check_score_values(
+    student: Tensor, teacher: Tensor | None = None, mask: Tensor | None = None, name: str = "teacher"
+) -> None:
+    """Scores are finite (the teacher's may be -inf) and each row keeps a class. Waits for the device.
+
+    Raises:
+        ValueError: naming the argument, the first faulty place and its value.
+    """
+    kept = torch.ones_like(student, dtype=torch.bool) if mask is None else ~mask.expand_as(student)
+    _check_all("mask", kept.any(dim=1), "must leave a class in each row", kept)
+    _check_all("student", student.isfinite() | ~kept, "must be finite", student)
+    if teacher is not None:
+        excluded = teacher == -math.inf
+        _check_all(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
+        _check_all(name, (kept & ~excluded).any(dim=1), "must leave a class in each row", teacher)
+
+
+def check_label_values(student: Tensor, labels: Tensor) -> None:
+    """Labels are in ``[0, classes)``. Waits for the device.
+
+    Raises:
+        ValueError: naming the first faulty place and its value.
+    """
+    n_classes = student.shape[1]
+    _check_all("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
+
+
+def _check_all(name: str, good: Tensor, rule: str, values: Tensor) -> None:
+    if good.all():
+        return
+    place = tuple((~good).nonzero()[0].tolist())
+    raise ValueError(f"{name} {rule}, got {values[place].tolist()} at {list(place)}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {_describe(value)}")
+
+
+def _is_fractional(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    return f"{value!r} of type {type(value).__name__}"

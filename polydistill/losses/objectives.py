@@ -1,0 +1,83 @@
+"""Every objective by name, behind one signature: what a configuration may ask for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from torch import Tensor
+
+from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
+
+ScoreKind = Literal["logits", "teacher"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A named function of (student scores, teacher scores, labels), one loss per sample.
+
+    Args:
+        name: its key in :data:`OBJECTIVES`.
+        function: the loss behind it.
+        takes: which of "teacher" and "labels" follow the student in the function's signature.
+        scores: kind of the student's scores after training: "logits" where the loss goes through a softmax, or
+            "teacher" where it is a regression, so that the student's scores are what the teacher's are.
+        tempered: takes ``temperature`` for the teacher's side alone, in the unit of its scores. (The losses that
+            temper both sides take a ``temperature`` too, but theirs is no property of the teacher.)
+        needs_labels: cannot do without labels.
+        needs_permutation: cannot do without ``permutation=``.
+        batch_coupled: normalises over the batch, so that data-parallel training passes it ``group=``.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    takes: tuple[str, ...]
+    scores: ScoreKind = "logits"
+    tempered: bool = False
+    needs_labels: bool = False
+    needs_permutation: bool = False
+    batch_coupled: bool = False
+
+    def __call__(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None, **options: Any) -> Tensor:
+        """The loss per sample, ``(batch,)``; ``options`` are the keywords of the function.
+
+        Raises:
+            ValueError: labels are needed and missing, or what the function raises.
+            TypeError: an option that the function does not know, or what the function raises.
+        """
+        if self.needs_labels and labels is None:
+            raise ValueError(f"objective {self.name} needs labels, got None")
+        values = {"teacher": teacher, "labels": labels}
+        return self.function(student, *(values[name] for name in self.takes), **options)
+
+
+_TEACHER = ("teacher",)
+
+_ALL = (
+    Objective("policy_kl", policy_kl, _TEACHER, tempered=True),
+    Objective("policy_nll", policy_nll, _TEACHER),
+    Objective("policy_mse", policy_mse, _TEACHER, scores="teacher"),
+    Objective("policy_huber", policy_huber, _TEACHER, scores="teacher"),
+)
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType({objective.name: objective for objective in _ALL})
+
+
+def get_objective(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        ValueError: there is none; with the nearest name as a suggestion.
+
+    Example:
+        >>> get_objective("policy_kl").scores
+        'logits'
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    close = difflib.get_close_matches(str(name), OBJECTIVES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown objective {name!r}, there are {', '.join(OBJECTIVES)}{hint}")

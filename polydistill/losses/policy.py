@@ -1,0 +1,177 @@
+r"""Losses that distil a policy out of Q-values (Rusu et al. 2016, "Policy Distillation", section 3.2).
+
+Symbols: z student scores, Q teacher's Q-values, T temperature, a action; p = softmax(Q / T), q = softmax(z).
+
+The contract: ``(batch, actions)`` scores in, ``(batch,)`` out, never reduced; the teacher is detached, computation
+is in at least float32, and an action whose Q-value is -inf has p = 0. ``mask`` (True: the action leaves) takes
+actions out of both sides; a row that is left without any action has a finite loss and no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from polydistill.losses.checks import accept_scores, check_mask, check_positive, check_score_values
+from polydistill.losses.probabilities import (
+    drop_classes,
+    kl_divergence,
+    student_log_probabilities,
+    teacher_log_probabilities,
+)
+
+
+def policy_kl(
+    student: Tensor,
+    teacher_q: Tensor,
+    *,
+    temperature: float = 0.01,
+    mask: Tensor | None = None,
+    check_values: bool = False,
+) -> Tensor:
+    r"""KL divergence from the teacher's sharpened policy to the student's policy.
+
+    .. math:: \sum_a p_a (\ln p_a - \ln q_a), \quad p = \mathrm{softmax}(Q / T), \; q = \mathrm{softmax}(z)
+
+    Only the teacher is tempered (Rusu et al. 2016, section 3.2), so there is no factor T^2: that
+    belongs to :func:`hinton_kd`, where both sides are. The gradient with respect to z is q - p.
+
+    Args:
+        student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
+        teacher_q: ``(batch, actions)`` Q-values in clipped-reward units; ``-inf`` excludes an action. Detached.
+        temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small.
+        mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out of both softmaxes.
+        check_values: also check that scores are finite and each row keeps an action (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0 up to rounding.
+
+    Raises:
+        ValueError: the shapes or devices differ or are not 2-D, ``temperature <= 0``, or a value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()  # teacher sure, student not: ln 2
+        0.6931471824645996
+    """
+    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    check_positive("temperature", temperature)
+    log_p = teacher_log_probabilities(teacher_q, mask, temperature)
+    return kl_divergence(log_p, student_log_probabilities(student, mask))
+
+
+def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:
+    r"""Negative log-likelihood of the teacher's greedy action.
+
+    .. math:: -\ln q_{a^*}, \quad a^* = \arg\max_a Q_a
+
+    The limit of :func:`policy_kl` for T to 0 where one action is best (Rusu et al. 2016, section 3.2, "NLL").
+    Of equally good actions the first counts.
+
+    Args:
+        student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
+        teacher_q: ``(batch, actions)`` Q-values; ``-inf`` excludes an action. Detached.
+        mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out.
+        check_values: also check that scores are finite and each row keeps an action (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0.
+
+    Raises:
+        ValueError: the shapes or devices differ or are not 2-D, or a value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> policy_nll(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]])).item()  # one of four: ln 4
+        1.3862943649291992
+    """
+    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    greedy = drop_classes(teacher_q, mask).argmax(dim=1)
+    return F.cross_entropy(drop_classes(student, mask), greedy, reduction="none")
+
+
+def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:
+    r"""Squared distance of the scores, summed over actions.
+
+    .. math:: \sum_a (z_a - Q_a)^2
+
+    The student keeps the teacher's kind of scores (Rusu et al. 2016, section 3.2, "MSE"). Excluded and masked
+    actions add nothing.
+
+    Args:
+        student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
+        teacher_q: ``(batch, actions)`` scores to regress on; ``-inf`` excludes an action. Detached.
+        mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out.
+        check_values: also check that scores are finite and each row keeps an action (waits for the device).
+
+    Returns:
+        ``(batch,)`` in squared units of the scores, float32 (float64 for float64 input), >= 0.
+
+    Raises:
+        ValueError: the shapes or devices differ or are not 2-D, or a value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> policy_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])).item()
+        25.0
+    """
+    return _differences(student, teacher_q, mask, check_values).square().sum(dim=1)
+
+
+def policy_huber(
+    student: Tensor,
+    teacher_q: Tensor,
+    *,
+    delta: float = 1.0,
+    mask: Tensor | None = None,
+    check_values: bool = False,
+) -> Tensor:
+    r"""Huber's loss of the scores, summed over actions: quadratic near 0, linear beyond ``delta``.
+
+    .. math:: \sum_a h(z_a - Q_a), \quad
+        h(d) = \begin{cases} d^2 / 2 & |d| \le \delta \\ \delta (|d| - \delta / 2) & |d| > \delta \end{cases}
+
+    Not in the paper: :func:`policy_mse` with the bounded gradient with which DQN itself is trained. Note that it
+    is half of :func:`policy_mse` near 0.
+
+    Args:
+        student: ``(batch, actions)`` scores, floating, finite. Gradient flows, at most ``delta`` per action.
+        teacher_q: ``(batch, actions)`` scores to regress on; ``-inf`` excludes an action. Detached.
+        delta: where the loss becomes linear, > 0, in the unit of the scores.
+        mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out.
+        check_values: also check that scores are finite and each row keeps an action (waits for the device).
+
+    Returns:
+        ``(batch,)``, float32 (float64 for float64 input), >= 0.
+
+    Raises:
+        ValueError: the shapes or devices differ or are not 2-D, ``delta <= 0``, or a value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> policy_huber(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 2.5]])).item()  # 3 - 1/2 and 1/8
+        2.625
+    """
+    check_positive("delta", delta)
+    differences = _differences(student, teacher_q, mask, check_values)
+    return F.huber_loss(
+        differences, differences.new_zeros(()).expand_as(differences), reduction="none", delta=delta
+    ).sum(dim=1)
+
+
+def _accept(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> tuple[Tensor, Tensor]:
+    student, teacher_q = accept_scores(student, teacher_q, "teacher_q")
+    if mask is not None:
+        check_mask(student, mask)
+    if check_values:
+        check_score_values(student, teacher_q, mask, "teacher_q")
+    return student, teacher_q
+
+
+def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> Tensor:
+    """``z - Q``; 0 without gradient where the action is excluded."""
+    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    excluded = teacher_q == -math.inf
+    return (student - teacher_q).masked_fill(excluded if mask is None else excluded | mask, 0.0)

@@ -1,0 +1,39 @@
+"""Log-probabilities of both sides, without a NaN where a probability is 0.
+
+Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that leaves
+(``mask``) or that the teacher excludes (score -inf) has probability 0. Its log-probability is held at the type's
+lowest finite number, so that 0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lowest(scores: Tensor) -> float:
+    """The lowest finite number of the scores' type: -3.4e38 for float32."""
+    return torch.finfo(scores.dtype).min
+
+
+def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores of which softmax gives probability 0, and no gradient, to the classes in ``mask``."""
+    return scores if mask is None else scores.masked_fill(mask, lowest(scores))
+
+
+def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """``log softmax(z / T)``, ``(batch, classes)``; finite. Gradient flows."""
+    scaled = student if temperature == 1.0 else student / temperature
+    return drop_classes(scaled, mask).log_softmax(dim=1)
+
+
+def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """``log softmax(t / T)``, ``(batch, classes)``, held above -inf."""
+    scaled = teacher if temperature == 1.0 else teacher / temperature
+    # the result of log_softmax is ours alone, so that clamping in place is safe and costs no memory
+    return drop_classes(scaled, mask).log_softmax(dim=1).clamp_(min=lowest(teacher))
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
