@@ -240,7 +240,6 @@ def test_weights_that_are_not_finite_are_refused_by_name(small_zip, tmp_path, va
     [
         ("q_net.features_extractor.cnn.0.weight", torch.zeros(32, 4, 8, 7)),
         ("q_net.features_extractor.cnn.0.weight", torch.zeros(32, 4)),
-        ("q_net.features_extractor.cnn.0.weight", torch.zeros(32, 10**5, 1, 1)),
         ("q_net.features_extractor.cnn.2.weight", torch.zeros(64, 31, 4, 4)),
         ("q_net.features_extractor.cnn.4.weight", torch.zeros(10**7, 1, 1, 1)),
         ("q_net.features_extractor.linear.0.weight", torch.zeros(64, 3135)),
@@ -257,6 +256,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(small_zip, tmp_path, va
 def test_tensors_that_form_no_nature_cnn_are_one_line(small_zip, tmp_path, name, value):
     line = refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda weights: weights | {name: value}))
     assert len(line) < 500
+
+
+def test_a_stack_of_absurd_height_is_refused_before_memory_is_taken_for_it(small_zip, tmp_path):
+    first = {"q_net.features_extractor.cnn.0.weight": torch.zeros(16, 100_000, 1, 1)}
+    assert "stacks 100000 frames" in refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda w: w | first))
 
 
 @pytest.mark.parametrize("name", ["features_extractor.cnn.2.weight", "features_extractor.cnn.2.bias", "q_net.0.bias"])

@@ -1,0 +1,192 @@
+"""The generation loop, in a world of tiny linear networks that learn from a few points."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from polydistill.lineage import Generation, Lineage, LineageConfig
+from polydistill.provenance import weights_sha256
+from polydistill.streams import derive_seed, numpy_stream, torch_stream
+
+
+class TinyDomain:
+    """Students of one linear layer; keeps a diary of who taught whom."""
+
+    objective = "mse"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.diary: list[tuple[str, int, object]] = []
+        self.initial: dict[int, nn.Linear] = {}
+
+    def fresh(self, generation: int) -> nn.Linear:
+        network = nn.Linear(3, 2)
+        generator = torch_stream(self.seed, "initial weights", generation)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        return network
+
+    def first(self) -> nn.Linear:
+        self.diary.append(("first", 0, None))
+        return self.fresh(0)
+
+    def teach(self, teacher: nn.Linear, generation: int) -> nn.Linear:
+        self.diary.append(("teach", generation, teacher))
+        assert not teacher.training
+        assert not any(parameter.requires_grad for parameter in teacher.parameters())
+        student = self.fresh(generation)
+        self.initial[generation] = self.fresh(generation)
+        points = torch.eye(3)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (student(points) - teacher(points)).square().sum().backward()
+            optimizer.step()
+        return student
+
+    def network(self, member: nn.Linear) -> nn.Module | None:
+        return member
+
+    def evaluate(self, member: nn.Linear, teacher: nn.Linear | None, generation: int) -> dict[str, object]:
+        self.diary.append(("evaluate", generation, teacher))
+        return {"distance": None if teacher is None else float((member.weight - teacher.weight).norm())}
+
+
+def run(domain: TinyDomain, generations: int = 3) -> list[Generation[nn.Linear]]:
+    return list(Lineage(domain, LineageConfig(generations)))
+
+
+def test_each_generation_is_taught_by_the_one_before_and_compared_with_it():
+    domain = TinyDomain()
+    found = run(domain)
+    assert [entry.generation for entry in found] == [0, 1, 2, 3]
+    for entry, teacher in zip(found[1:], found, strict=False):
+        lesson, comparison = (
+            [who for what, number, who in domain.diary if (what, number) == (event, entry.generation)]
+            for event in ("teach", "evaluate")
+        )
+        assert lesson == [teacher.member]
+        assert comparison == [teacher.member]
+        assert entry.teacher_sha256 == teacher.sha256
+
+
+def test_generation_0_has_no_teacher_and_no_objective():
+    first, second = run(TinyDomain(), 1)
+    assert (first.teacher_sha256, first.objective, first.metrics) == (None, None, {"distance": None})
+    assert (second.objective, second.parameters) == ("mse", 8)
+
+
+def test_generations_are_named_by_their_weights():
+    found = run(TinyDomain())
+    assert len({entry.sha256 for entry in found}) == 4
+    for entry in found:
+        assert entry.sha256 == weights_sha256(entry.member.state_dict())
+
+
+def test_each_generation_starts_from_weights_of_its_own_and_a_seed_repeats_them_all():
+    first, second, other = TinyDomain(), TinyDomain(), TinyDomain(seed=1)
+    assert [entry.sha256 for entry in run(first)] == [entry.sha256 for entry in run(second)]
+    assert not {entry.sha256 for entry in run(first)} & {entry.sha256 for entry in run(other)}
+    starts = {weights_sha256(network.state_dict()) for network in first.initial.values()}
+    assert len(starts) == 3
+
+
+def test_a_generation_is_handed_out_before_the_next_is_taught():
+    domain = TinyDomain()
+    generations = iter(Lineage(domain, LineageConfig(2)))
+    assert domain.diary == []
+    next(generations)
+    assert [event[:2] for event in domain.diary] == [("first", 0), ("evaluate", 0)]
+    next(generations)
+    assert [event[:2] for event in domain.diary[2:]] == [("teach", 1), ("evaluate", 1)]
+
+
+def test_every_generation_is_handed_out_frozen_and_in_eval_mode():
+    for entry in run(TinyDomain()):
+        assert not entry.member.training
+        assert not any(parameter.requires_grad for parameter in entry.member.parameters())
+
+
+def test_a_student_that_is_its_teacher_is_refused():
+    class Same(TinyDomain):
+        def teach(self, teacher, generation):
+            return teacher
+
+    with pytest.raises(RuntimeError, match="generation 1 shares weights with its teacher"):
+        run(Same())
+
+
+def test_a_student_that_shares_one_tensor_with_its_teacher_is_refused():
+    class Shared(TinyDomain):
+        def teach(self, teacher, generation):
+            student = super().teach(teacher, generation)
+            if generation == 2:
+                student.bias = teacher.bias
+            return student
+
+    domain = Shared()
+    with pytest.raises(RuntimeError, match="generation 2 shares weights with its teacher"):
+        run(domain)
+
+
+@pytest.mark.parametrize("change", [1e-7, float("nan")])
+def test_a_lesson_that_changes_its_teacher_is_refused(change):
+    class Changing(TinyDomain):
+        def teach(self, teacher, generation):
+            student = super().teach(teacher, generation)
+            with torch.no_grad():
+                teacher.weight[0, 0] += change * (teacher.weight[0, 0].abs() + 1)
+            return student
+
+    with pytest.raises(RuntimeError, match="teacher of generation 1 changed"):
+        run(Changing())
+
+
+def test_a_bare_function_may_teach_and_has_no_hash():
+    class Functions(TinyDomain):
+        def first(self):
+            return super().first().forward
+
+        def teach(self, teacher, generation):
+            return self.fresh(generation)
+
+        def network(self, member):
+            return member if isinstance(member, nn.Module) else None
+
+        def evaluate(self, member, teacher, generation):
+            return {}
+
+    first, second = run(Functions(), 1)
+    assert (first.sha256, first.parameters, second.teacher_sha256) == (None, None, None)
+    assert second.sha256 is not None
+
+
+def test_a_summary_is_plain_json_without_the_weights():
+    (_, second) = run(TinyDomain(), 1)
+    summary = json.loads(json.dumps(second.summary()))
+    assert set(summary) == {"generation", "sha256", "teacher_sha256", "objective", "parameters", "metrics"}
+
+
+@pytest.mark.parametrize("generations", [0, -1])
+def test_a_lineage_without_students_is_refused(generations):
+    with pytest.raises(ValueError, match=f"at least 1, got {generations}"):
+        LineageConfig(generations)
+
+
+def test_streams_differ_by_seed_name_and_generation_and_repeat_otherwise():
+    seeds = {
+        derive_seed(seed, name, generation)
+        for seed in (0, 1, 2**62)
+        for name in ("initial weights", "data order")
+        for generation in (0, 1, 2)
+    }
+    assert len(seeds) == 18
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    first, second = (torch.randn(4, generator=torch_stream(3, "x", 1)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert numpy_stream(3, "x", 1).random() == numpy_stream(3, "x", 1).random() != numpy_stream(3, "x", 2).random()
