@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
 from agents.evaluation import choose_actions
-from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores
+from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, size_of
 from agents.replay import FrameReplay
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
@@ -118,6 +118,7 @@ class PolicyDistillation(BaseAlgorithm):
         self.size, self.precision, self.generation = size, precision, generation
         self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.replay: FrameReplay | None = None
+        self._loaded_scores: str | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -128,9 +129,12 @@ class PolicyDistillation(BaseAlgorithm):
 
     @property
     def scores(self) -> str:
-        """Kind of the student's scores: the objective's, or for a regression the teacher's."""
-        kind = get_objective(self.objective).scores
-        return kind if kind == "logits" or self.teacher is None else self.teacher.kind
+        """Kind of the student's scores: the objective's, or for a regression the teacher's; of a file, as it says."""
+        if self._n_updates == 0 and self._loaded_scores is not None:
+            return self._loaded_scores
+        if self._objective.scores == "logits":
+            return "logits"
+        return "q_values" if self.teacher is None else self.teacher.kind
 
     def _setup_model(self) -> None:
         self._objective = get_objective(self.objective)
@@ -240,7 +244,7 @@ class PolicyDistillation(BaseAlgorithm):
             scores = self.teacher(torch.from_numpy(observations).to(self.device))
             replay.add(observations, scores, self._starts)
             actions = choose_actions(scores, self.exploration_rate, self._explore)
-            self._last_obs, rewards, dones, infos = env.step(actions)
+            self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
             self._starts = dones
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -343,11 +347,10 @@ class PolicyDistillation(BaseAlgorithm):
         if env is None:
             model.observation_space, model.action_space = network.observation_space, network.action_space
             model.n_envs = 1
-        weights = network.state_dict()
-        channels = tuple(weights[f"features_extractor.cnn.{i}.weight"].shape[0] for i in (0, 2, 4))
-        model.size = Size(channels, network.features_dim)  # type: ignore[arg-type]
+        model.size = size_of(network)
         model._setup_model()
-        model.student.load_state_dict(weights)
+        model.student.load_state_dict(network.state_dict())
+        model._loaded_scores = agent.scores
         model.num_timesteps = int(agent.data.get("num_timesteps", 0))
         return model
 

@@ -112,12 +112,33 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     extractor, head = cast(Any, network.features_extractor), cast(Any, network.q_net)[0]
     with torch.autocast(observations.device.type, enabled=False):  # an outer one would lower the last layer's precision
-        x = observations.to(dtype, memory_format=torch.channels_last)
-        for i in (0, 2, 4):
-            layer = extractor.cnn[i]
-            weight = layer.weight / 255.0 if i == 0 and network.normalize_images else layer.weight
-            x = F.relu(F.conv2d(x, weight.to(dtype), layer.bias.to(dtype), layer.stride), inplace=True)
+        first = extractor.cnn[0]
+        weight = first.weight / 255.0 if network.normalize_images else first.weight
+        x = F.relu(
+            _convolve_frames(observations, weight.to(dtype), first.bias.to(dtype), first.stride[0]), inplace=True
+        )
+        for layer in (extractor.cnn[2], extractor.cnn[4]):
+            x = F.relu(F.conv2d(x, layer.weight.to(dtype), layer.bias.to(dtype), layer.stride), inplace=True)
         hidden = extractor.linear[0]
         # flattened as (channel, row, column), as the stored weights expect
         x = F.relu(F.linear(x.flatten(1), hidden.weight.to(dtype), hidden.bias.to(dtype)), inplace=True)
         return F.linear(x.float(), head.weight, head.bias)
+
+
+def _convolve_frames(frames: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """The first convolution, ``(batch, channels, rows, columns)`` in the weight's dtype, of uint8 frames.
+
+    With its stride of 4 it reads blocks of 4 x 4 pixels that never part, so it equals a convolution of stride 1 over
+    blocks, with 16 times the channels. Processors are slow at convolutions of 4 channels in bfloat16: forward and
+    backward of the first layer take half the time so. Four pixels of a row move as one 32-bit word.
+    """
+    n, channels, height, width = frames.shape
+    outputs, _, *kernel = weight.shape
+    if weight.dtype != torch.bfloat16 or stride != 4 or any(length % 4 for length in (height, width, *kernel)):
+        return F.conv2d(frames.to(weight.dtype, memory_format=torch.channels_last), weight, bias, stride)
+    rows, columns = height // 4, width // 4
+    words = frames.contiguous().view(torch.int32).view(n, channels, rows, 4, columns)
+    blocks = words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(n, rows, columns, channels * 16)
+    weight = weight.view(outputs, channels, kernel[0] // 4, 4, kernel[1] // 4, 4).permute(0, 1, 3, 5, 2, 4)
+    weight = weight.reshape(outputs, channels * 16, kernel[0] // 4, kernel[1] // 4)
+    return F.conv2d(blocks.to(weight.dtype).permute(0, 3, 1, 2), weight, bias)

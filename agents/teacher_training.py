@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import safe_mean
-from torch import Tensor, nn
 
 from agents.atari import AtariVecEnv, check_game
 from agents.evaluation import evaluate
+from agents.networks import compute_scores
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.config import UserError, dump_yaml, to_mapping
@@ -47,8 +48,8 @@ class TeacherTrainingConfig:
         seed: root of every random stream.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: torch's own choice.
-        precision: of the convolutions while learning, float32 or bfloat16. All behind them stays in float32: the
-            gaps between Q-values are smaller than bfloat16's three digits.
+        precision: of the convolutions and the hidden layer, float32 or bfloat16. The last layer and the weights stay
+            in float32: the gaps between Q-values are smaller than bfloat16's three digits.
         n_envs: games played at once; one update follows each step of all of them.
         learning_rate: of Adam.
         batch_size: transitions per update; batch_size / n_envs is the samples per step.
@@ -123,21 +124,16 @@ def train_teacher(config: TeacherTrainingConfig, out: Path) -> DQN:
     seed = derive_seed(config.seed, "environments of training") % 2**31
     env = AtariVecEnv(config.game, config.n_envs, seed=seed, n_threads=config.threads)
     model = _make_dqn(config, env)
-    newest = max(checkpoints.glob("step_*.zip"), default=None)
     model.set_logger(configure(str(out / "tb"), ["tensorboard", "csv"]))
-    with Progress(f"{config.game} teacher", config.steps, "steps") as bar:
-        watch = _Watch(checkpoints, config.checkpoint_steps, bar)
-        if newest is not None:
-            _restore(model, newest)
-            bar.done = model.num_timesteps
-            if model.num_timesteps < config.steps:  # with gradient_steps=0 Stable-Baselines3 only plays
-                steps = model.num_timesteps
-                model.gradient_steps = 0
-                model.learn(config.learning_starts, log_interval=50, reset_num_timesteps=False)
-                model.gradient_steps, model.num_timesteps = 1, steps
+    newest = max(checkpoints.glob("step_*.zip"), default=None)
+    if newest is not None:
+        _restore(model, newest)
         if model.num_timesteps < config.steps:
-            remaining = config.steps - model.num_timesteps
-            model.learn(remaining, watch, log_interval=16, reset_num_timesteps=False)
+            _refill(model, config.learning_starts)
+    with Progress(f"{config.game} teacher", config.steps, "steps", model.num_timesteps) as bar:
+        if model.num_timesteps < config.steps:
+            watch = _Watch(checkpoints, config.checkpoint_steps, bar)
+            model.learn(config.steps - model.num_timesteps, watch, log_interval=16, reset_num_timesteps=False)
     env.close()
     return model
 
@@ -162,21 +158,9 @@ def _make_dqn(config: TeacherTrainingConfig, env: AtariVecEnv) -> DQN:
         device=config.device,
     )
     model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
-    if config.precision == "bfloat16":
-        for network in (model.q_net, model.q_net_target):
-            _run_in_bfloat16(network.features_extractor.cnn)  # type: ignore[arg-type]
+    for network in (model.q_net, model.q_net_target):  # the same numbers from the same weights, twice as fast
+        network.forward = partial(compute_scores, network, precision=config.precision)  # type: ignore[method-assign]
     return model
-
-
-def _run_in_bfloat16(convolutions: nn.Module) -> None:
-    """Let the module compute under autocast, float32 in and out; its weights stay float32."""
-    forward = convolutions.forward
-
-    def autocast_forward(frames: Tensor) -> Tensor:
-        with torch.autocast(frames.device.type, torch.bfloat16):
-            return forward(frames.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
-
-    convolutions.forward = autocast_forward
 
 
 def _restore(model: DQN, checkpoint: Path) -> None:
@@ -185,6 +169,14 @@ def _restore(model: DQN, checkpoint: Path) -> None:
     _, parameters, _ = load_from_zip_file(checkpoint, device=model.device, load_data=False)
     model.set_parameters(parameters, device=model.device)
     model.num_timesteps, model._n_updates = int(data["num_timesteps"]), int(data["_n_updates"])
+
+
+def _refill(model: DQN, steps: int) -> None:
+    """Fill the replay by ``steps`` steps of the restored agent's own play, without learning; its counters stay."""
+    before = model.num_timesteps
+    model.gradient_steps = 0
+    model.learn(steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+    model.gradient_steps, model.num_timesteps = 1, before
 
 
 class _Watch(BaseCallback):

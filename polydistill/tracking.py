@@ -218,14 +218,14 @@ class Run:
             self._writers[role] = SummaryWriter(str(self.out / "tb" / role), flush_secs=30)
         return self._writers[role]
 
-    def progress(self, description: str, total: int, unit: str = "steps") -> Progress:
+    def progress(self, description: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
         """A progress bar on standard error, or a plain line about every 10 s where that is no terminal.
 
         Example:
             >>> with run.progress("generation 1", 1000, "steps") as bar:  # doctest: +SKIP
             ...     bar.advance(8, loss=0.5)
         """
-        return Progress(description, total, unit)
+        return Progress(description, total, unit, done)
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Write summary.json: what the run knows of itself, then ``summary``; the run is then finished.
@@ -274,8 +274,9 @@ class Run:
 class Progress:
     """How far a loop is; a context manager. :meth:`advance` costs under a microsecond between two redraws."""
 
-    def __init__(self, description: str, total: int, unit: str) -> None:
-        self.description, self.total, self.unit, self.done = description, total, unit, 0
+    def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = self._done_before = done  # what an earlier run did does not count for the rate
         self._numbers: dict[str, float] = {}
         self._bar: RichProgress | None = None
         self._start = self._shown_at = time.monotonic()
@@ -311,10 +312,10 @@ class Progress:
     def state(self) -> str:
         """Done, percent, rate, time left and numbers, as text."""
         seconds = time.monotonic() - self._start
-        rate = self.done / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
         parts = [f"{self.done:,}/{self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
-        if self.done:
-            left = max(self.total - self.done, 0) / rate if rate else 0.0
+        if rate:
+            left = max(self.total - self.done, 0) / rate
             parts.append(f"{rate:,.4g} {self.unit}/s" if rate < 1000 else f"{rate:,.0f} {self.unit}/s")
             parts.append(f"eta {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}")
         return ", ".join([*parts, *(f"{name} {float(value):.4g}" for name, value in self._numbers.items())])

@@ -286,8 +286,6 @@ def test_summary_says_what_the_run_knows_and_what_it_is_given(tmp_path: Path) ->
 
 
 def test_hardware_names_the_processor_and_only_a_gpu_that_is_there() -> None:
-    import torch
-
     found = provenance.hardware()
     assert found["cpu"]
     assert 1 <= found["cores"] <= 4096
@@ -450,6 +448,16 @@ def test_without_a_terminal_progress_is_a_line_every_ten_seconds(
         "generation [1]: 2,000/3,000 steps (67%), 100 steps/s, eta 0:00:10, loss 0.1235",
         "generation [1]: 2,500/3,000 steps (83%), 100 steps/s, eta 0:00:05, loss 0.1235",
     ]
+
+
+def test_the_rate_of_a_continued_loop_counts_what_it_did_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with tracking.Progress("teacher", 3000, "steps", 1000) as bar:
+        clock.now += 5.0
+        bar.advance(500)
+    assert capsys.readouterr().err == "teacher: 1,500/3,000 steps (50%), 100 steps/s, eta 0:00:15\n"
 
 
 @pytest.mark.parametrize("total", [0, 5])

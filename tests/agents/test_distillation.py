@@ -109,7 +109,7 @@ def make(teacher: Any = look, **options: Any) -> PolicyDistillation:
 
 
 def test_the_student_learns_what_its_teacher_does_and_not_something_else() -> None:
-    model = make(learning_rate=1e-3).learn(1_600)
+    model = make(learning_rate=1e-3).learn(960)
     env = Squares(64, seed=99)
     frames = torch.from_numpy(env.reset())
     actions = model.student_scores(frames).argmax(dim=1)
@@ -122,7 +122,7 @@ def test_the_student_learns_what_its_teacher_does_and_not_something_else() -> No
 
 
 def test_the_student_gets_the_policy_at_the_temperature_not_only_its_best_action() -> None:
-    model = make(learning_rate=1e-3, temperature=0.02).learn(3_200)
+    model = make(learning_rate=1e-3, temperature=0.02).learn(1_600)
     frames = torch.from_numpy(Squares(64, seed=99).reset())
     target = torch.softmax(look(frames) / 0.02, dim=1)
     learned = torch.softmax(model.student_scores(frames), dim=1)
@@ -305,8 +305,10 @@ def test_load_needs_no_teacher_and_learning_goes_on_with_one(tmp_path: Path) -> 
     model.save(tmp_path / "student.zip")
     loaded = PolicyDistillation.load(tmp_path / "student.zip", device="cpu")
     frames = Squares(8).reset()
-    np.testing.assert_array_equal(loaded.predict(frames, deterministic=True), model.predict(frames, deterministic=True))
-    again = PolicyDistillation.load(tmp_path / "student.zip", Squares(), device="cpu", teacher=look, seed=0)
+    actions, expected = (agent.predict(frames, deterministic=True)[0] for agent in (loaded, model))
+    np.testing.assert_array_equal(actions, expected)
+    options = {"teacher": look, "seed": 0, "train_freq": 8}
+    again = PolicyDistillation.load(tmp_path / "student.zip", Squares(), device="cpu", **options)
     assert again.num_timesteps == 128
     again.learn(128, reset_num_timesteps=False)
     assert again.num_timesteps == 256
@@ -321,6 +323,15 @@ def test_the_kind_of_scores_follows_the_objective(objective: str, expected: str,
     model.save(tmp_path / "student.zip")
     assert as_teacher(tmp_path / "student.zip").kind == expected
     assert as_teacher(model).kind == expected
+
+
+def test_a_loaded_agent_keeps_its_kind_of_scores_until_it_learns_another(tmp_path: Path) -> None:
+    make(objective="policy_mse").learn(128).save(tmp_path / "first.zip")
+    options = {"teacher": look, "seed": 0, "train_freq": 8, "learning_starts": 32, "batch_size": 32}
+    loaded = PolicyDistillation.load(tmp_path / "first.zip", Squares(), device="cpu", **options)
+    loaded.save(tmp_path / "same.zip")
+    assert as_teacher(tmp_path / "same.zip").kind == "q_values"
+    assert loaded.learn(64).scores == "logits"
 
 
 def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,8 +383,11 @@ def test_scores_are_float32_whatever_the_precision() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
+    def fail_once_it_sees_something(frames: Tensor) -> Tensor:
+        return look(frames) / (frames.max() == 0)  # 0 / 0 or x / 0 in play, not in the check of its shape
+
     with pytest.raises(FloatingPointError, match=r"policy_kl is nan: generation 3 after \d+ updates"):
-        make(lambda frames: torch.full((len(frames), N_ACTIONS), float("nan")), generation=3).learn(128)
+        make(fail_once_it_sees_something, generation=3).learn(128)
 
 
 @pytest.mark.parametrize(
