@@ -132,6 +132,13 @@ def test_training_the_source_on_moves_nothing_in_the_teacher_and_is_not_hindered
     assert weights_sha256(teacher.network.state_dict()) == sha256
 
 
+def test_a_function_of_weights_that_learn_is_asked_outside_of_their_graph():
+    weight = torch.ones(6, requires_grad=True)
+    teacher = as_teacher(lambda frames: bare(frames) * weight)
+    assert (bare(make_frames()) * weight).requires_grad
+    assert not teacher(make_frames()).requires_grad
+
+
 def test_scores_of_a_dqn_are_its_q_values(tmp_path):
     model, frames = make_model("DQN"), make_frames()
     teacher = as_teacher(model)
