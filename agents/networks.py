@@ -137,7 +137,7 @@ def _convolve_frames(frames: Tensor, weight: Tensor, bias: Tensor, stride: int) 
     if weight.dtype != torch.bfloat16 or stride != 4 or any(length % 4 for length in (height, width, *kernel)):
         return F.conv2d(frames.to(weight.dtype, memory_format=torch.channels_last), weight, bias, stride)
     rows, columns = height // 4, width // 4
-    words = frames.contiguous().view(torch.int32).view(n, channels, rows, 4, columns)
+    words = frames.contiguous().flatten().view(torch.int32).view(n, channels, rows, 4, columns)
     blocks = words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(n, rows, columns, channels * 16)
     weight = weight.view(outputs, channels, kernel[0] // 4, 4, kernel[1] // 4, 4).permute(0, 1, 3, 5, 2, 4)
     weight = weight.reshape(outputs, channels * 16, kernel[0] // 4, kernel[1] // 4)

@@ -10,7 +10,16 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.dqn.policies import QNetwork
 
-from agents.networks import SIZES, Size, build_network, compute_scores, count_parameters, is_nature, size_of
+from agents.networks import (
+    SIZES,
+    Size,
+    _convolve_frames,
+    build_network,
+    compute_scores,
+    count_parameters,
+    is_nature,
+    size_of,
+)
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 
@@ -111,6 +120,26 @@ def test_bfloat16_is_used_where_it_is_asked_for_and_stays_near():
     exact, coarse = (compute_scores(network, frames, precision=p) for p in ("float32", "bfloat16"))
     assert not torch.equal(exact, coarse)
     torch.testing.assert_close(coarse, exact, rtol=0, atol=0.02 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 84, 84), (3, 36, 52), (4, 37, 50)])
+def test_the_first_convolution_in_bfloat16_is_a_convolution(memory_format, shape):
+    """Products of a byte and a bfloat16 are exact in float32: only the rounding of the result may differ."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator)
+    weight = torch.randn(32, shape[0], 8, 8, generator=generator).bfloat16().to(memory_format=memory_format)
+    bias = torch.randn(32, generator=generator).bfloat16()
+    results = []
+    for inputs, convolve in ((frames, _convolve_frames), (frames.float(), torch.nn.functional.conv2d)):
+        leaves = [value.clone().to(torch.float32).requires_grad_() for value in (weight, bias)]
+        cast = [leaf.to(torch.bfloat16) if inputs.dtype == torch.uint8 else leaf for leaf in leaves]
+        output = convolve(inputs.to(memory_format=memory_format), *cast, 4)
+        output.float().sign().mul(output).sum().backward()
+        results.append((output.float(), *(leaf.grad for leaf in leaves)))
+    for ours, exact in zip(*results, strict=True):
+        assert ours.shape == exact.shape
+        assert (ours - exact).norm() < 0.01 * exact.norm()
 
 
 def test_frames_too_small_for_the_kernels_are_refused():
