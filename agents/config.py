@@ -204,6 +204,8 @@ class AgentEvaluationConfig:
         check_game(self.game)
         get_protocol(self.protocol)
         _require_at_least_1(self, "episodes", "video_steps")
+        if self.video and not self.video.lower().endswith(".gif"):
+            raise ValueError(f"video must end in .gif, got {self.video}")
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

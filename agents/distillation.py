@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from gymnasium import spaces
-from polydistill.losses import get_objective, gradient_shares
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -32,6 +31,7 @@ from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, size_of
 from agents.replay import FrameReplay
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
+from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
 Precision = Literal["float32", "bfloat16"]

@@ -348,17 +348,31 @@ def _leaves(mapping: Mapping[Any, Any], fields: Mapping[str, Field], prefix: str
 def _make_parser(
     fields: Mapping[str, Field], program: str, description: str, flags: Mapping[str, str], switches: Mapping[str, str]
 ) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, print_config=None)
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
+        """Keeps the lines of the description, which hold commands."""
+
+    parser = ArgumentParser(
+        prog=program,
+        usage=f"python scripts/{program} [--flag value ...]",
+        description=description,
+        formatter_class=Formatter,
+        exit_on_error=False,
+        print_config=None,
+    )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text)
     for name, text in switches.items():
         if name != "help":  # the parser has its own
             parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+    sections: dict[str, Any] = {}
     for name, field in fields.items():
         default = None if field.default is dataclasses.MISSING else field.default
-        parser.add_argument(f"--{name}", type=field.annotation, default=default, help=field.help or None)
+        group = name.rpartition(".")[0]
+        if group not in sections:
+            sections[group] = parser.add_argument_group(group or "run")
+        sections[group].add_argument(f"--{name}", type=field.annotation, default=default, help=field.help or None)
     return parser
 
 

@@ -116,6 +116,8 @@ class Lineage(Generic[Member]):
             return
         shared = {p.data_ptr() for p in taught.parameters()} & {p.data_ptr() for p in learned.parameters()}
         if taught is learned or shared:
-            raise RuntimeError(f"generation {generation} shares weights with its teacher: it must be a network of its own")
+            raise RuntimeError(
+                f"generation {generation} shares weights with its teacher: it must be a network of its own"
+            )
         if weights_sha256(taught.state_dict()) != teacher.sha256:
             raise RuntimeError(f"the teacher of generation {generation} changed while teaching: it must be frozen")

@@ -163,11 +163,10 @@ def measure(config: BenchConfig, atari: AtariConfig) -> dict[str, list[float]]:
     alone, loop = (make_student(atari, teacher, e, 1) for e in (env, loop_env))
     dqn = make_dqn(atari, dqn_env)
     loop.learning_starts = 0
-    loop.learn(64 * env.num_envs)
-    dqn.learn(64 * env.num_envs)
-    alone.learn(64 * env.num_envs)
+    for model in (loop, dqn, alone):  # past what is done once
+        model.learn(16 * env.num_envs)
     assert alone.replay is not None
-    by_hand = hand_written_update(*alone.replay.gather(torch.arange(1024)), atari.student.batch_size)
+    by_hand = hand_written_update(*alone.replay.gather(torch.arange(len(alone.replay))), atari.student.batch_size)
     found: dict[str, list[float]] = {}
     for _ in range(config.rounds):
         row = {

@@ -20,7 +20,7 @@ from agents.networks import count_parameters
 from agents.scores import human_normalized
 from agents.teachers import Teacher, as_teacher
 from agents.video import record_game, write_gif
-from polydistill.config import parse, run_script
+from polydistill.config import UserError, parse, run_script
 from polydistill.tracking import Progress, format_table
 
 
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
         default_name=None,
         first_word="file",
     ).config
+    if config.video and not Path(config.video).parent.is_dir():  # before the games are played
+        raise UserError(f"there is no folder {Path(config.video).parent} for --video")
     device, threads = resolve_device(config.device), resolve_threads(config.threads)
     torch.set_num_threads(threads)
     protocol = get_protocol(config.protocol)
