@@ -1,0 +1,148 @@
+"""Classifiers on the disk: ``NAME.safetensors`` holds the weights, ``NAME.json`` beside it says what they are.
+
+The card is enough to build the network, feed it and check it: architecture, classes, normalisation, and the hash of the
+weights. Contract: opening a file runs no code of the file's, and a file that does not fit its card is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from polydistill.config import UserError
+from polydistill.provenance import weights_sha256
+from polydistill.tracking import atomic_write
+from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.data import Normalization
+from polydistill.vision.networks import build_network
+
+LARGEST_CARD = 1 << 20  # bytes
+
+
+class Classifier(nn.Module):
+    """A network with the normalisation that it was trained with: takes pixels, gives logits.
+
+    Args:
+        network: from normalised floats to logits.
+        normalization: of the pixels.
+        card: what is known of it; see :func:`save_classifier`.
+    """
+
+    def __init__(self, network: nn.Module, normalization: Normalization, card: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network, self.normalization, self.card = network, normalization, dict(card)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, 32, 32, 3)`` uint8 pixels, red green blue, to ``(batch, classes)`` float32 logits."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"a classifier takes (batch, height, width, 3) uint8 pixels, got {tuple(images.shape)} {images.dtype}"
+            )
+        return self.network(Normalizer.of(self.normalization, images.device)(images)).float()  # type: ignore[no-any-return]
+
+
+def save_classifier(
+    path: Path, network: nn.Module, architecture: str, classes: int, normalization: Normalization, **known: Any
+) -> dict[str, Any]:
+    """Write ``path`` (``.safetensors``) and the card beside it; the card.
+
+    Args:
+        path: ends in .safetensors; a file that is there is replaced.
+        network: any device and memory format; stored contiguous, from the CPU.
+        architecture: the name that builds it, see :mod:`polydistill.vision.networks`.
+        classes: its outputs.
+        normalization: of its input.
+        known: further plain values for the card, like ``generation`` or ``dataset``.
+
+    Raises:
+        UserError: the disk refused.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    card = {
+        "architecture": architecture,
+        "classes": classes,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "sha256": weights_sha256(weights),
+        **known,
+    }
+    atomic_write(path, save_tensors(weights))
+    atomic_write(path.with_suffix(".json"), (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
+    return card
+
+
+def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of a ``.safetensors`` file with its card, frozen, in evaluation mode.
+
+    Args:
+        path: the .safetensors file; its card lies beside it, with the ending .json.
+        device: where to put it.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are not those that the card tells of.
+
+    Example:
+        >>> classifier = load_classifier("runs/wrn28_1/generation_1.safetensors")  # doctest: +SKIP
+        >>> classifier(pixels).argmax(dim=1)  # doctest: +SKIP
+    """
+    path = Path(path)
+    card = _read_card(path.with_suffix(".json"))
+    try:
+        weights = load_tensors(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
+    if weights_sha256(weights) != card["sha256"]:
+        raise UserError(
+            f"{path} does not hold the weights that {path.with_suffix('.json').name} tells of (sha256 differs)"
+        )
+    try:
+        with torch.device("meta"):
+            network = build_network(card["architecture"], card["classes"])
+        network.load_state_dict(weights, assign=True)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit its card: {error}") from error
+    network.eval().requires_grad_(False)
+    normalization = Normalization(tuple(card["mean"]), tuple(card["std"]))
+    return Classifier(network, normalization, card).to(device).eval()
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_CARD + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}, the card of the classifier: {error.strerror or error}") from error
+    try:
+        card = json.loads(text) if len(text) <= LARGEST_CARD else None
+    except (ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is no card of a classifier: it must hold a JSON object")
+    for key, fits in CARD.items():
+        if key not in card or not fits(card[key]):
+            raise UserError(f"{path} is no card of a classifier: {key} is {card.get(key, 'missing')!r}")
+    return card
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(x, float) and abs(x) < 1e3 for x in value)
+
+
+# what a card must say, and what fits
+CARD: dict[str, Callable[[Any], bool]] = {
+    "architecture": lambda value: isinstance(value, str),
+    "classes": lambda value: type(value) is int and 2 <= value <= 100_000,
+    "mean": _is_triple,
+    "std": lambda value: _is_triple(value) and min(value) > 0,
+    "sha256": lambda value: isinstance(value, str),
+}

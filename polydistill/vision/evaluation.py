@@ -1,0 +1,90 @@
+"""What is reported of a classifier: accuracy, negative log-likelihood, calibration, and how it follows its teacher.
+
+Symbols: z logits ``(images, classes)``, q = softmax(z), p the teacher's. Contract: predictions are made once per
+network and set of images, in evaluation mode and float32; everything else is computed from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.losses import cross_entropy, policy_kl
+from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.data import ImageSet
+
+BATCH = 500
+BINS = 15
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode without gradients; afterwards in the mode that it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)
+
+
+def predict(network: nn.Module, images: ImageSet, normalizer: Normalizer) -> Tensor:
+    """``(images, classes)`` float32 logits on the device of the images; the network's mode is as before."""
+    with evaluation_mode(network):
+        return torch.cat([network(normalizer(part)).float() for part in torch.split(images.images, BATCH)])
+
+
+def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """``accuracy`` (fraction), ``nll`` (nats per image) and ``ece`` (fraction) of ``(n, classes)`` logits."""
+    return {
+        "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
+        "nll": cross_entropy(logits, labels).double().mean().item(),
+        "ece": calibration_error(logits, labels),
+    }
+
+
+def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> float:
+    r"""Expected calibration error (Guo et al. 2017, equation 3).
+
+    .. math:: \sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|
+
+    over ``bins`` bins of equal width of the confidence max q.
+
+    Args:
+        logits: ``(n, classes)``, n >= 1.
+        labels: ``(n,)`` int64.
+        bins: how many.
+
+    Example:
+        >>> sure = torch.tensor([[9.0, -9.0], [9.0, -9.0]])  # one right, one wrong
+        >>> round(calibration_error(sure, torch.tensor([0, 1])), 4)
+        0.5
+    """
+    confidence, guess = logits.double().softmax(dim=1).max(dim=1)
+    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = (guess == labels).double() - confidence
+    sums = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, index, gap)
+    return (sums.abs().sum() / len(labels)).item()
+
+
+def compare(student: Tensor, teacher: Tensor) -> dict[str, float]:
+    """``agreement``: fraction of images with the same most likely class; ``kl``: mean KL(p || q) in nats."""
+    return {
+        "agreement": (student.argmax(dim=1) == teacher.argmax(dim=1)).double().mean().item(),
+        "kl": policy_kl(student, teacher, temperature=1.0).double().mean().item(),
+    }
+
+
+def ensemble_logits(members: Sequence[Tensor]) -> Tensor:
+    """Logits whose softmax is the mean of the members' probabilities: ln(mean q), finite where all logits are.
+
+    Args:
+        members: one ``(n, classes)`` tensor each, at least one.
+    """
+    log_probabilities = torch.stack([logits.double().log_softmax(dim=1) for logits in members])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(members))

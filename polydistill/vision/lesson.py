@@ -1,0 +1,155 @@
+"""What a generation learns from: an objective of :mod:`polydistill.losses`, its options, and a frozen teacher.
+
+Symbols: z student scores, t teacher scores, both ``(batch, classes)``. Contract: the teacher is in evaluation mode and
+needs no gradient; an option that the objective does not take is refused, never ignored; nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from polydistill.losses import get_objective, gradient_shares
+
+
+class Lesson:
+    """An objective with all that it needs besides the student's scores.
+
+    Args:
+        objective: name in ``polydistill.losses.OBJECTIVES``.
+        teacher: frozen here: evaluation mode, no gradients; None for an objective of labels alone.
+        seed: root of the random streams (permutations).
+        generation: of the student.
+        options: of the objective, see :func:`check_options`.
+        classes: how many there are, for an objective that permutes them.
+        group: of the processes that share a batch; None: there is one.
+
+    Raises:
+        ValueError: an option that the objective does not take, or no teacher where it needs one.
+    """
+
+    TALLIED: ClassVar[tuple[str, ...]] = (
+        "samples",
+        "correct",
+        "agreed",
+        "diagnosed",  # parts of batches
+        "label_share",
+        "largest_weight",
+        "effective_share",
+    )
+
+    def __init__(
+        self,
+        objective: str,
+        teacher: nn.Module | None = None,
+        *,
+        seed: int = 0,
+        generation: int = 0,
+        options: Mapping[str, Any] | None = None,
+        classes: int | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.classes = classes
+        self.objective, self.teacher, self.seed, self.generation = objective, teacher, seed, generation
+        self._function = get_objective(objective)
+        if teacher is None and "teacher" in self._function.takes:
+            raise ValueError(f"objective {objective} needs a teacher, and there is none")
+        check_options(objective, options or {})
+        self._options = dict(options or {})
+        self._permutation = self._options.pop("permutation", "fresh")
+        if self._function.batch_coupled:
+            self._options["group"] = group
+        if teacher is not None:
+            teacher.eval().requires_grad_(False)
+
+    def __call__(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, permutation: Tensor | None) -> Tensor:
+        """The loss per sample, ``(batch,)``; see the objective for arguments and errors."""
+        options = self._options if permutation is None else {**self._options, "permutation": permutation}
+        return self._function(scores, teacher, labels, **options)
+
+    def draw_permutation(self, ids: Tensor, step: int) -> Tensor | None:
+        """What an objective that permutes classes does with a batch; None for any other.
+
+        Args:
+            ids: ``(batch,)`` int64, which training samples these are.
+            step: updates before this one.
+
+        Returns:
+            see :mod:`polydistill.losses`; the same for the same (seed, generation, step), or, where permutations are
+            fixed, for the same (seed, generation, id).
+        """
+        if not self._function.needs_permutation:
+            return None
+        raise NotImplementedError
+
+    def tally(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
+        """Sums over this process's part of a batch, ``(len(TALLIED),)`` float64, for :meth:`summarize`.
+
+        Args:
+            scores: of the student, detached.
+            teacher: scores, or None.
+            labels: ``(batch,)`` int64.
+            diagnose: also the gradient's shares and the weights of the samples, which cost more.
+        """
+        sums = torch.zeros(len(self.TALLIED), dtype=torch.float64, device=scores.device)
+        guesses = scores.argmax(dim=1)
+        sums[0] = len(labels)
+        sums[1] = (guesses == labels).sum()
+        if teacher is None:
+            return sums
+        sums[2] = (guesses == teacher.argmax(dim=1)).sum()
+        if diagnose and len(labels):
+            weights = teacher.softmax(dim=1).amax(dim=1)
+            weights = weights / weights.mean()
+            sums[3] = 1
+            sums[4] = gradient_shares(scores, teacher, labels)[0]
+            sums[5] = weights.max()
+            sums[6] = 1 / weights.square().mean()
+        return sums
+
+    def summarize(self, sums: list[float]) -> dict[str, float]:
+        """TensorBoard tag -> mean, from summed tallies.
+
+        ``distill/label_share`` and ``distill/dark_knowledge_share`` say how much of the gradient of cross-entropy with
+        the teacher is the label's; for cwtm, ``distill/largest_weight`` is the largest weight of a sample in its
+        batch (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that
+        counts.
+        """
+        tally = dict(zip(self.TALLIED, sums, strict=True))
+        values = {"train/accuracy": tally["correct"] / tally["samples"]}
+        if self.teacher is None:
+            return values
+        values["distill/agreement"] = tally["agreed"] / tally["samples"]
+        if tally["diagnosed"]:
+            mean = {name: tally[name] / tally["diagnosed"] for name in self.TALLIED[4:]}
+            values["distill/label_share"] = mean["label_share"]
+            values["distill/dark_knowledge_share"] = 1 - mean["label_share"]
+            if self.objective == "cwtm":
+                values["distill/largest_weight"] = mean["largest_weight"]
+                values["distill/effective_share"] = mean["effective_share"]
+        return values
+
+
+def check_options(objective: str, options: Mapping[str, object]) -> None:
+    """Refuse options that ``objective`` does not take.
+
+    Raises:
+        ValueError: naming the option, and those that there are.
+    """
+    taken = [
+        name
+        for name, parameter in inspect.signature(get_objective(objective).function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in INTERNAL
+    ]
+    for name in options:
+        if name not in taken:
+            has = f"it has {', '.join(taken)}" if taken else "it has none"
+            raise ValueError(f"objective {objective} has no option {name}; {has}")
+
+
+INTERNAL = ("mask", "check_values", "group")

@@ -1,0 +1,108 @@
+"""The processes of one run, as torchrun starts them: who am I, which rows are mine, sums over all.
+
+Contract: with the gradient summed over the processes and every random number drawn for the whole batch, a run does the
+same on 1, 2 or n processes, but for batch norm, which sees the rows of its own process (or those of all, with
+SyncBatchNorm). Without torchrun everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of this run.
+
+    Args:
+        rank: of this process, from 0. Rank 0 writes the run folder.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """What objectives that normalise over the batch sum over; None where there is one process."""
+        return dist.group.WORLD if self.size > 1 else None
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's part of the rows of a batch: consecutive ones, as many as the others have or one more."""
+        start, end = (len(rows) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return rows[start:end]
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Replace ``values``, in place, by their sum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient, in place, by its sum over the processes: one message for all."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view(gradient.shape))
+            start += gradient.numel()
+
+    def average_buffers_(self, network: nn.Module) -> None:
+        """Replace the running statistics of batch norm, in place, by their mean over the processes."""
+        if self.size == 1:
+            return
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                self.sum_(buffer).div_(self.size)
+
+    def first_says(self, value: Any) -> Any:
+        """``value`` of rank 0, in every process; a plain object."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def in_turn(self, read: Callable[[], Result]) -> Result:
+        """``read()``, first in rank 0, so that the others find what it has downloaded."""
+        if self.size > 1 and self.rank > 0:
+            dist.barrier()
+        result = read()
+        if self.size > 1 and self.rank == 0:
+            dist.barrier()
+        return result
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def open_processes(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started, connected while the context lasts; a single one without torchrun.
+
+    Args:
+        device: "cpu" (gloo) or "cuda" (NCCL; process i of a machine takes GPU i).
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Processes()
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()

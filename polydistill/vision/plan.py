@@ -1,0 +1,118 @@
+"""What a lineage will take, for ``--dry_run``: time from counted operations and a measured rate, memory, disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from polydistill.config import dump_yaml, to_mapping
+from polydistill.vision.archives import RELEASES, SIDE
+from polydistill.vision.config import CifarConfig
+from polydistill.vision.device import prepare
+from polydistill.vision.networks import build_network
+
+BACKWARD = 2  # a backward pass costs about two forward passes
+MEASURED_SECONDS = 0.3
+
+
+class Cost(NamedTuple):
+    """Of one network: operations of a forward pass of one image (2 per multiply and add), numbers that its layers put
+    out for one image, parameters."""
+
+    operations: int
+    outputs: int
+    parameters: int
+
+
+def count_cost(architecture: str, classes: int) -> Cost:
+    """The cost of a network, counted without computing anything.
+
+    Example:
+        >>> count_cost("resnet-20", 10).operations / 2e6  # million multiply-adds of one image
+        40.813184
+    """
+    outputs = 0
+
+    def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal outputs
+        outputs += output.numel()
+
+    with torch.device("meta"), torch.no_grad():
+        network = build_network(architecture, classes).eval()
+        for module in network.modules():
+            if not list(module.children()):
+                module.register_forward_hook(add)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, SIDE, SIDE))
+    return Cost(counter.get_total_flops(), outputs, sum(p.numel() for p in network.parameters()))
+
+
+def measure_rate(device: torch.device, precision: str) -> float:
+    """Operations per second of a small 3 x 3 convolution, which networks for small images mostly consist of."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.zeros(64, 64, 16, 16, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    operations = 2 * 64 * 64 * 64 * 9 * 16 * 16
+
+    def run(n: int) -> float:
+        started = time.perf_counter()
+        for _ in range(n):
+            layer(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    with torch.no_grad():
+        run(3)
+        n = max(1, int(MEASURED_SECONDS / max(run(3) / 3, 1e-6)))
+        return n * operations / run(n)
+
+
+def format_plan(config: CifarConfig, out: Path) -> str:
+    """The config, then what it costs on this machine. Takes a second; reads no data and writes nothing.
+
+    Args:
+        config: resolved.
+        out: the run folder, for the text.
+    """
+    classes, generations = config.data.classes, config.lineage.generations
+    teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
+    rate = measure_rate(prepare(config.device, config.threads), config.precision)
+    release = RELEASES[config.data.name]
+    read = sum(release.rows_per_file[name] for name in release.train)
+    everything = config.data.made_up if config.data.made_up and not config.data.root else read
+    images = (config.data.train_images or everything) - config.data.validation_images
+    passes = images * config.training.epochs
+    first = 0 if config.teacher.path else passes * (1 + BACKWARD) * teacher.operations
+    # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
+    taught = teacher.operations + (generations - 1) * student.operations
+    learning = passes * (generations * (1 + BACKWARD) * student.operations + taught)
+    number = 2 if config.precision == "bfloat16" else 4
+    memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
+    disk = 4 * (teacher.parameters + generations * student.parameters)
+    steps = -(-images // config.training.batch_size) * config.training.epochs
+    lines = [
+        dump_yaml(to_mapping(config)),
+        f"would write {out}: {generations + 1} generations of {images:,} images and {steps:,} steps each",
+        f"generation 0: {config.teacher.network}, {teacher.parameters:,} parameters, "
+        f"{teacher.operations / 2e6:,.1f} million multiply-adds per image",
+        f"students: {config.student_network}, {student.parameters:,} parameters, "
+        f"{student.operations / 2e6:,.1f} million multiply-adds per image",
+        f"time: about {_duration((first + learning) / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution here; "
+        "a network may be two or three times slower, or faster",
+        f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
+        f"disk: about {disk / 1e6:,.1f} MB, and 1 MB of curves per 1,000 reports"
+        + ("" if config.data.root or config.data.made_up else f"; {release.archive} (170 MB) is downloaded into data/"),
+    ]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
