@@ -4,15 +4,43 @@ Each takes the student's scores first and returns ``(batch,)``; the mean over th
 The teacher's scores are detached inside, computation is in at least float32, and nothing waits for a GPU.
 """
 
+from polydistill.losses.batch_normalized import cwtm, uniform_confidence
+from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
+from polydistill.losses.decoupled import dkd
+from polydistill.losses.divergences import jsd, reverse_kl
+from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
 from polydistill.losses.objectives import OBJECTIVES, Objective, get_objective
+from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
+from polydistill.losses.standardized import logit_standardized_kd
+from polydistill.losses.teachers import average_quantiles, mean_of_teachers, propose_temperature
 
 __all__ = [
     "OBJECTIVES",
+    "Diagnostics",
+    "GradientShares",
     "Objective",
+    "average_quantiles",
+    "ban",
+    "ban_l",
+    "cross_entropy",
+    "cwtm",
+    "diagnostics",
+    "dkd",
+    "dkpp",
+    "draw_permutation",
+    "fix_permutation",
     "get_objective",
+    "gradient_shares",
+    "hinton_kd",
+    "jsd",
+    "logit_standardized_kd",
+    "mean_of_teachers",
     "policy_huber",
     "policy_kl",
     "policy_mse",
     "policy_nll",
+    "propose_temperature",
+    "reverse_kl",
+    "uniform_confidence",
 ]

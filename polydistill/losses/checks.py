@@ -16,24 +16,25 @@ from torch import Tensor
 FULL_PRECISION = (torch.float32, torch.float64)
 
 
-def accept_student(student: Tensor) -> Tensor:
-    """The student's scores, in at least float32.
+def accept_single(scores: Tensor, name: str = "student") -> Tensor:
+    """Scores of one side, in at least float32.
 
     Args:
-        student: ``(batch, classes)``, floating, at least one class; ``batch`` may be 0. Gradient flows.
+        scores: ``(batch, classes)``, floating, at least one class; ``batch`` may be 0. Gradient flows.
+        name: what the caller's signature calls them.
 
     Raises:
         TypeError: not a tensor of floats.
         ValueError: another number of dimensions, or no class.
     """
-    if not isinstance(student, Tensor) or not student.dtype.is_floating_point:
-        raise TypeError(f"student must be a floating tensor, got {_describe(student)}")
-    if student.dim() != 2 or student.shape[1] < 1:
-        raise ValueError(f"student must be of shape (batch, classes), got {tuple(student.shape)}")
-    return student if student.dtype in FULL_PRECISION else student.float()
+    if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
+        raise TypeError(f"{name} must be a floating tensor, got {_describe(scores)}")
+    if scores.dim() != 2 or scores.shape[1] < 1:
+        raise ValueError(f"{name} must be of shape (batch, classes), got {tuple(scores.shape)}")
+    return scores if scores.dtype in FULL_PRECISION else scores.float()
 
 
-def accept_scores(student: Tensor, teacher: Tensor, name: str = "teacher") -> tuple[Tensor, Tensor]:
+def accept_pair(student: Tensor, teacher: Tensor, name: str = "teacher") -> tuple[Tensor, Tensor]:
     """Scores of both sides, in at least float32, the teacher's detached.
 
     Args:
@@ -45,13 +46,11 @@ def accept_scores(student: Tensor, teacher: Tensor, name: str = "teacher") -> tu
         TypeError: not tensors of floats, or of different types.
         ValueError: the shapes or devices differ, or are not ``(batch, classes)``.
     """
-    accepted = accept_student(student)
+    accepted = accept_single(student)
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
         raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
     if teacher.shape != student.shape:
-        raise ValueError(
-            f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}",
-        )
+        raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
     teacher = teacher.detach()
@@ -130,34 +129,34 @@ def check_fraction(name: str, value: float, *, ends: bool = True) -> None:
         raise ValueError(f"{name} must be in {'[0, 1]' if ends else '(0, 1)'}, got {value}")
 
 
-def check_score_values(
-    student: Tensor, teacher: Tensor | None = None, mask: Tensor | None = None, name: str = "teacher"
+def inspect_values(
+    student: Tensor,
+    teacher: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    name: str = "teacher",
 ) -> None:
-    """Scores are finite (the teacher's may be -inf) and each row keeps a class. Waits for the device.
+    """Scores are finite (the teacher's may be -inf), labels in range, and a class is left in each row.
+
+    Scores of classes in ``mask`` may be anything. Waits for the device.
 
     Raises:
         ValueError: naming the argument, the first faulty place and its value.
     """
     kept = torch.ones_like(student, dtype=torch.bool) if mask is None else ~mask.expand_as(student)
-    _check_all("mask", kept.any(dim=1), "must leave a class in each row", kept)
-    _check_all("student", student.isfinite() | ~kept, "must be finite", student)
+    _require("mask", kept.any(dim=1), "must leave a class in each row", ~kept)
+    _require("student", student.isfinite() | ~kept, "must be finite", student)
     if teacher is not None:
         excluded = teacher == -math.inf
-        _check_all(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
-        _check_all(name, (kept & ~excluded).any(dim=1), "must leave a class in each row", teacher)
+        _require(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
+        _require(name, (kept & ~excluded).any(dim=1), "must leave a class in each row", teacher)
+    if labels is not None:
+        n_classes = student.shape[1]
+        _require("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
 
 
-def check_label_values(student: Tensor, labels: Tensor) -> None:
-    """Labels are in ``[0, classes)``. Waits for the device.
-
-    Raises:
-        ValueError: naming the first faulty place and its value.
-    """
-    n_classes = student.shape[1]
-    _check_all("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
-
-
-def _check_all(name: str, good: Tensor, rule: str, values: Tensor) -> None:
+def _require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
     if good.all():
         return
     place = tuple((~good).nonzero()[0].tolist())
@@ -165,7 +164,7 @@ def _check_all(name: str, good: Tensor, rule: str, values: Tensor) -> None:
 
 
 def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_describe(value)}")
 
 

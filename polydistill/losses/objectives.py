@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from polydistill.losses.batch_normalized import cwtm, uniform_confidence
+from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
+from polydistill.losses.decoupled import dkd
+from polydistill.losses.divergences import jsd, reverse_kl
+from polydistill.losses.permuted import dkpp
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
+from polydistill.losses.standardized import logit_standardized_kd
 
 ScoreKind = Literal["logits", "teacher"]
 
@@ -54,9 +60,20 @@ class Objective:
         return self.function(student, *(values[name] for name in self.takes), **options)
 
 
-_TEACHER = ("teacher",)
+_LABELS, _TEACHER, _BOTH = ("labels",), ("teacher",), ("teacher", "labels")
 
 _ALL = (
+    Objective("cross_entropy", cross_entropy, _LABELS, needs_labels=True),
+    Objective("ban", ban, _TEACHER),
+    Objective("ban_l", ban_l, _BOTH, needs_labels=True),
+    Objective("hinton_kd", hinton_kd, _BOTH),
+    Objective("cwtm", cwtm, _BOTH, needs_labels=True, batch_coupled=True),
+    Objective("dkpp", dkpp, _TEACHER, needs_permutation=True),
+    Objective("uniform_confidence", uniform_confidence, _TEACHER, batch_coupled=True),
+    Objective("dkd", dkd, _BOTH, needs_labels=True),
+    Objective("logit_standardized_kd", logit_standardized_kd, _BOTH),
+    Objective("reverse_kl", reverse_kl, _TEACHER, tempered=True),
+    Objective("jsd", jsd, _TEACHER, tempered=True),
     Objective("policy_kl", policy_kl, _TEACHER, tempered=True),
     Objective("policy_nll", policy_nll, _TEACHER),
     Objective("policy_mse", policy_mse, _TEACHER, scores="teacher"),

@@ -14,7 +14,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.checks import accept_scores, check_mask, check_positive, check_score_values
+from polydistill.losses.checks import accept_pair, check_mask, check_positive, inspect_values
 from polydistill.losses.probabilities import (
     drop_classes,
     kl_divergence,
@@ -162,11 +162,11 @@ def policy_huber(
 
 
 def _accept(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> tuple[Tensor, Tensor]:
-    student, teacher_q = accept_scores(student, teacher_q, "teacher_q")
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q")
     if mask is not None:
         check_mask(student, mask)
     if check_values:
-        check_score_values(student, teacher_q, mask, "teacher_q")
+        inspect_values(student, teacher_q, mask=mask, name="teacher_q")
     return student, teacher_q
 
 

@@ -8,7 +8,11 @@ lowest finite number, so that 0 log 0 is 0 in the loss and in its gradient; -inf
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# -100, torch's own, would make a wrong label a loss of 0; no label is this one
+IGNORE_NO_LABEL = torch.iinfo(torch.int64).min
 
 
 def lowest(scores: Tensor) -> float:
@@ -37,3 +41,20 @@ def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, tempe
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
+    """``-sum_i p_i log q_i``, ``(batch,)``."""
+    return (p * log_q).sum(dim=1).neg()
+
+
+def label_cross_entropy(student: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """``-log q_y``, ``(batch,)``, with ``label_smoothing`` of the target spread over all classes."""
+    return F.cross_entropy(
+        student, labels, reduction="none", ignore_index=IGNORE_NO_LABEL, label_smoothing=label_smoothing
+    )
+
+
+def find_classes(labels: Tensor, n_classes: int) -> Tensor:
+    """``(batch, classes)`` bool, True at each row's label. (``one_hot`` would wait for the device.)"""
+    return labels.unsqueeze(1) == torch.arange(n_classes, device=labels.device)

@@ -1,0 +1,121 @@
+r"""The control losses of born-again networks that normalise over the batch (Furlanello et al. 2018, section 3.2).
+
+Symbols: z student scores, t teacher scores, y label, s sample, b batch size; q = softmax(z), p = softmax(t),
+c = max p, the teacher's confidence.
+
+The contract: ``(batch, classes)`` scores in, ``(batch,)`` out, never reduced; the factor of the batch is in each
+value, so that the mean over the batch is the paper's sum. A sample's value depends on the rest of its batch: in
+data-parallel training ``group`` makes that the batch of all processes. The teacher is detached, computation is in at
+least float32, and a class whose teacher score is -inf has p = 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from polydistill.losses.checks import accept_labels, accept_pair, inspect_values
+from polydistill.losses.probabilities import (
+    find_classes,
+    label_cross_entropy,
+    lowest,
+    soft_cross_entropy,
+    student_log_probabilities,
+)
+
+
+def cwtm(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+    check_values: bool = False,
+) -> Tensor:
+    r"""Confidence-weighted by teacher max: cross-entropy with the labels, weighted by the teacher's confidence.
+
+    .. math:: -\frac{b \, c_s}{\sum_u c_u} \ln q_{y_s}, \quad c_s = \max_i p_{i,s}
+
+    Furlanello et al. 2018, eq. 10: the mean over the batch is the paper's sum with normalised weights. The teacher's
+    maximum counts even where it is on a wrong class, as in the paper. With equal confidences this is
+    :func:`cross_entropy`.
+
+    Args:
+        student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        labels: ``(batch,)`` integers in ``[0, classes)``.
+        group: processes that share the batch (``torch.distributed.group.WORLD`` for all of them), whose sums are
+            added up, one all-reduce of two numbers; None: this process's batch is the whole.
+        check_values: also check that scores are finite and labels in range (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0.
+
+    Raises:
+        ValueError: a shape, device or value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> teacher = torch.tensor([[0.0, 0.0], [500.0, 0.0]])  # confidences 1/2 and 1, so weights 2/3 and 4/3
+        >>> [round(x / 0.6931472, 4) for x in cwtm(torch.zeros(2, 2), teacher, torch.tensor([0, 1])).tolist()]
+        [0.6667, 1.3333]
+    """
+    student, teacher = accept_pair(student, teacher)
+    labels = accept_labels(student, labels)
+    if check_values:
+        inspect_values(student, teacher, labels)
+    confidence = teacher.softmax(dim=1).amax(dim=1)
+    return label_cross_entropy(student, labels) * (confidence / _batch_mean(confidence, group))
+
+
+def uniform_confidence(
+    student: Tensor, teacher: Tensor, *, group: dist.ProcessGroup | None = None, check_values: bool = False
+) -> Tensor:
+    r"""Cross-entropy with a teacher made equally confident in every sample: dark knowledge without the weighting.
+
+    .. math:: -\sum_i p'_i \ln q_i, \quad p' = \bar c \, e_{i^*} + (1 - \bar c) \, \tilde p,
+        \quad i^* = \arg\max p, \quad \bar c = \frac{1}{b} \sum_u c_u
+
+    Here p~ is p without its maximum, renormalised. Our own control, beside :func:`cwtm`: that keeps the teacher's
+    confidences and drops its dark knowledge, this does the reverse. Where the teacher excludes every class but one,
+    all of p' is on that class.
+
+    Args:
+        student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        group: processes that share the batch, see :func:`cwtm`.
+        check_values: also check that scores are finite (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0.
+
+    Raises:
+        ValueError: a shape, device or value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> teacher = torch.tensor([[0.0, 0.0], [500.0, 0.0]])  # confidences 1/2 and 1: both become 3/4
+        >>> student = torch.tensor([[0.0, -500.0], [0.0, -500.0]])  # a quarter on what the student excludes
+        >>> uniform_confidence(student, teacher).tolist()
+        [125.0, 125.0]
+    """
+    student, teacher = accept_pair(student, teacher)
+    if check_values:
+        inspect_values(student, teacher)
+    best = teacher.argmax(dim=1)
+    is_best = find_classes(best, teacher.shape[1])
+    mean_confidence = _batch_mean(teacher.softmax(dim=1).amax(dim=1), group)
+    rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=1)
+    target = rest * (1.0 - mean_confidence) + is_best * mean_confidence
+    return soft_cross_entropy(target, student_log_probabilities(student))
+
+
+def _batch_mean(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The mean of ``values`` over the batch of all processes in ``group``, ``()``."""
+    if group is None:
+        return values.mean()
+    total = values.sum()
+    sums = torch.stack([total, total.new_full((), values.shape[0])])
+    dist.all_reduce(sums, group=group)
+    return sums[0] / sums[1]

@@ -1,0 +1,142 @@
+r"""What a student learns from a teacher, in closed form: the label's share of the gradient, and the dark knowledge's.
+
+Furlanello et al. 2018, section 3.2. The gradient of cross-entropy with the teacher is q - p (eq. 5). With * the label
+(the teacher's maximum where there are no labels) and p~ the teacher's other classes, renormalised,
+
+.. math:: q - p = p_* (q - e_*) + (1 - p_*)(q - \tilde p)
+
+The first part is the gradient of the label's cross-entropy, weighted by the teacher's confidence in it; the second
+is the dark knowledge. (The paper's eq. 7 sums the parts over classes, which gives 0 for the whole; the norms of the
+two vectors say how large they are.)
+
+The contract: ``(batch, classes)`` scores in, values per sample out, float32 or better, without gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polydistill.losses.checks import accept_labels, accept_pair, check_positive
+from polydistill.losses.probabilities import (
+    find_classes,
+    kl_divergence,
+    student_log_probabilities,
+    teacher_log_probabilities,
+)
+
+
+class GradientShares(NamedTuple):
+    """The two parts of the gradient of each sample, each ``(batch,)``.
+
+    Attributes:
+        label_share: the first norm over the sum of both, in [0, 1]; 1/2 where both are 0, the value at q = p. The
+            share of the dark knowledge is 1 minus it.
+        label_norm: ``p* |q - e*|``, Euclidean.
+        dark_knowledge_norm: ``(1 - p*) |q - p~|``, Euclidean.
+    """
+
+    label_share: Tensor
+    label_norm: Tensor
+    dark_knowledge_norm: Tensor
+
+
+class Diagnostics(NamedTuple):
+    """How each sample stands between student and teacher, each ``(batch,)``.
+
+    Attributes:
+        agreement: bool, both have the same greatest score (the first of equal ones).
+        teacher_confidence: max p.
+        kl: KL(p || q) in nats.
+        label_norm: Euclidean norm of the label's part of the gradient, see :class:`GradientShares`.
+        dark_knowledge_norm: that of the dark knowledge.
+    """
+
+    agreement: Tensor
+    teacher_confidence: Tensor
+    kl: Tensor
+    label_norm: Tensor
+    dark_knowledge_norm: Tensor
+
+
+def gradient_shares(
+    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
+) -> GradientShares:
+    r"""How much of each sample's gradient is the label's, and how much the teacher's dark knowledge.
+
+    .. math:: \frac{|p_* (q - e_*)|}{|p_* (q - e_*)| + |(1 - p_*)(q - \tilde p)|}
+
+    Args:
+        student: ``(batch, classes)`` scores, floating, finite. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
+        temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
+
+    Returns:
+        the share and the two norms per sample; the mean over samples is the caller's.
+
+    Raises:
+        ValueError: a shape, device or ``temperature`` is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> teacher = torch.tensor([[500.0, 0.0, 0.0]])  # a sure teacher is a label
+        >>> gradient_shares(torch.zeros(1, 3), teacher).label_share.item()
+        1.0
+    """
+    log_p, log_q, labels = _accept(student, teacher, labels, temperature)
+    label_norm, dark_norm = _gradient_norms(log_p.exp(), log_q.exp(), labels)
+    total = label_norm + dark_norm
+    share = torch.where(total > 0, label_norm / total, 0.5)
+    return GradientShares(share, label_norm, dark_norm)
+
+
+def diagnostics(
+    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
+) -> Diagnostics:
+    """Agreement, the teacher's confidence, KL and the gradient's two parts, per sample and from one pass.
+
+    Args:
+        student: ``(batch, classes)`` scores, floating, finite. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
+        temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
+
+    Raises:
+        ValueError: a shape, device or ``temperature`` is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> found = diagnostics(torch.tensor([[1.0, 0.0]]), torch.tensor([[500.0, 0.0]]))
+        >>> found.agreement.item(), found.teacher_confidence.item()
+        (True, 1.0)
+    """
+    log_p, log_q, labels = _accept(student, teacher, labels, temperature)
+    p = log_p.exp()
+    agreement = student.argmax(dim=1) == teacher.argmax(dim=1)
+    return Diagnostics(agreement, p.amax(dim=1), kl_divergence(log_p, log_q), *_gradient_norms(p, log_q.exp(), labels))
+
+
+def _accept(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    student, teacher = accept_pair(student, teacher)
+    check_positive("temperature", temperature)
+    labels = teacher.argmax(dim=1) if labels is None else accept_labels(student, labels)
+    return (
+        teacher_log_probabilities(teacher, temperature=temperature),
+        student_log_probabilities(student.detach()),
+        labels,
+    )
+
+
+def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """``|p* (q - e*)|`` and ``|(1 - p*)(q - p~)|``. 1 - p* and 1 - q* are sums of the others: no digits cancel."""
+    target = find_classes(labels, p.shape[1])
+    p_others, q_others = p.masked_fill(target, 0.0), q.masked_fill(target, 0.0)
+    p_label = p.gather(1, labels.unsqueeze(1))
+    of_label = torch.where(target, -q_others.sum(dim=1, keepdim=True), q) * p_label
+    of_others = p_others.sum(dim=1, keepdim=True) * q - p_others
+    return torch.linalg.vector_norm(of_label, dim=1), torch.linalg.vector_norm(of_others, dim=1)

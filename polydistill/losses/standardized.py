@@ -1,0 +1,94 @@
+r"""Knowledge distillation on standardised scores (Sun et al. 2024, "Logit Standardization in Knowledge Distillation").
+
+Symbols: z student scores, t teacher scores, Z(x) = (x - mean x) / (std x + 1e-7) over the classes, T base temperature.
+
+The contract: ``(batch, classes)`` scores in, ``(batch,)`` out, never reduced; the teacher is detached, computation
+is in at least float32, and a class whose teacher score is -inf has probability 0 and no part in mean and deviation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values
+from polydistill.losses.probabilities import (
+    kl_divergence,
+    label_cross_entropy,
+    student_log_probabilities,
+    teacher_log_probabilities,
+)
+
+EPSILON = 1e-7  # the paper's, added to the standard deviation
+
+
+def logit_standardized_kd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 2.0,
+    label_weight: float = 0.1,
+    teacher_weight: float = 9.0,
+    check_values: bool = False,
+) -> Tensor:
+    r"""Knowledge distillation that leaves the student free in the location and scale of its scores.
+
+    .. math:: -w_L \ln q_y
+        + w_T \, T^2 \, \mathrm{KL}\big(\mathrm{softmax}(Z(t) / T) \,\|\, \mathrm{softmax}(Z(z) / T)\big)
+
+    Sun et al. 2024, Algorithm 1: the standard deviation is the unbiased one, each side has its own, and T = 2 with
+    weight 9 is the published setting. Unchanged by any shift and, up to the 1e-7, by any positive scale of either side.
+
+    Args:
+        student: ``(batch, classes)`` scores, floating, finite. Gradient flows, through mean and deviation too.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
+        temperature: T > 0, of both sides, in standard deviations.
+        label_weight: w_L >= 0.
+        teacher_weight: w_T >= 0; T^2 comes on top.
+        check_values: also check that scores are finite and labels in range (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0 up to rounding.
+
+    Raises:
+        ValueError: a shape, device, ``temperature``, weight or value is out of range.
+        TypeError: an argument of another type, or the types of both sides differ.
+
+    Example:
+        >>> scores = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> abs(logit_standardized_kd(3 * scores + 5, scores).item()) < 1e-5  # the same, but for location and scale
+        True
+    """
+    student, teacher = accept_pair(student, teacher)
+    labels = None if labels is None else accept_labels(student, labels)
+    check_positive("temperature", temperature)
+    check_weight("label_weight", label_weight)
+    check_weight("teacher_weight", teacher_weight)
+    if check_values:
+        inspect_values(student, teacher, labels)
+    log_p = teacher_log_probabilities(_standardize_finite(teacher), temperature=temperature)
+    log_q = student_log_probabilities(_standardize(student), temperature=temperature)
+    soft = kl_divergence(log_p, log_q) * (teacher_weight * temperature**2)
+    if labels is None:
+        return soft
+    return torch.add(soft, label_cross_entropy(student, labels), alpha=label_weight)
+
+
+def _standardize(scores: Tensor) -> Tensor:
+    """``Z(scores)``; 0 for a single class, of which an unbiased deviation would be NaN."""
+    deviation = scores.std(dim=1, keepdim=True, correction=min(1, scores.shape[1] - 1))
+    return (scores - scores.mean(dim=1, keepdim=True)) / (deviation + EPSILON)
+
+
+def _standardize_finite(scores: Tensor) -> Tensor:
+    """``Z`` over the classes whose score is not -inf; those stay -inf."""
+    excluded = scores == -math.inf
+    count = scores.shape[1] - excluded.sum(dim=1, keepdim=True)
+    mean = scores.masked_fill(excluded, 0.0).sum(dim=1, keepdim=True) / count
+    centred = (scores - mean).masked_fill(excluded, 0.0)
+    deviation = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return (centred / (deviation + EPSILON)).masked_fill(excluded, -math.inf)
