@@ -65,8 +65,9 @@ class StudentConfig:
     def __post_init__(self) -> None:
         _require_choice("size", self.size, [*SIZES, SAME_SIZE])
         _require_choice("objective", self.objective, OBJECTIVES)
-        if get_objective(self.objective).needs_labels:
-            raise ValueError(f"objective {self.objective} needs labels, and play has none")
+        objective = get_objective(self.objective)
+        if objective.needs_labels or objective.needs_permutation:
+            raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
         for name in ("temperature", "learning_rate", "samples_per_step"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")

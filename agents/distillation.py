@@ -280,7 +280,7 @@ class PolicyDistillation(BaseAlgorithm):
         self._n_updates += gradient_steps
         self._record(losses.mean().item(), agreed.mean().item())  # the only wait for the device
         if self.scores == "logits":
-            shares = gradient_shares(scores.detach(), targets / temperature)
+            shares = gradient_shares(scores, targets, temperature=temperature)
             self.logger.record("distill/label_share", shares.label_share.mean().item())
             self.logger.record("distill/dark_knowledge_share", 1.0 - shares.label_share.mean().item())
 

@@ -132,7 +132,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teach
         (["--student.temperature", "-1"], "temperature must be positive"),
         (["--student.temperature", "nan"], "student.temperature must be a number"),
         (["--student.objective", "policy_lk"], "did you mean policy_kl"),
-        (["--student.objective", "cwtm"], "needs labels"),
+        (["--student.objective", "cwtm"], "play has no labels"),
         (["--student.size", "net4"], "did you mean net"),
         (["--evaluation.protocol", "rus"], "did you mean rusu"),
         (["--play.steps", "many"], "must be a whole number"),
