@@ -54,7 +54,8 @@ class AtariVecEnv(VecEnv):
     Each ``info`` may hold:
 
     - ``terminal_observation``: ``(4, 84, 84)`` uint8, at every done; after it, the returned observation is the
-      first of the next game (or, at a lost life, the same observation, since the game goes on);
+      first of the next game (or, at a lost life, the same observation, since the game goes on). Where a game ends
+      within a step the emulator does not look at the last screen: the newest frame repeats older ones;
     - ``TimeLimit.truncated``: True where the done comes from ``max_frames`` alone;
     - ``episode``: ``{"r", "l", "t"}`` at the end of a *game* only: unclipped score, length in agent steps,
       seconds since the environment was made.
