@@ -158,7 +158,7 @@ class CifarDomain:
         student = self.make_student(architecture, generation)
         trainer = self.make_trainer(student, lesson, generation)
         best: tuple[float, dict[str, Tensor]] | None = None
-        evaluating = 0.0
+        evaluating, out_of_memory = 0.0, False
         try:
             with self._progress(generation, config.training.epochs * len(self.images.train)) as advance:
                 for report in trainer.run():
@@ -171,9 +171,12 @@ class CifarDomain:
                         evaluating += time.perf_counter() - before
         except FloatingPointError as error:
             path = self._save(student, architecture, generation, lesson, suffix="_before_failure")
-            raise FloatingPointError(f"{error}; the weights before that are in {path}") from error
-        except torch.OutOfMemoryError as error:
-            raise explain_out_of_memory(self, architecture, lesson, generation) from error
+            raise FloatingPointError(f"{error}; the weights before that are in {path or 'the run folder'}") from error
+        except torch.OutOfMemoryError:
+            out_of_memory = True
+        if out_of_memory:  # not inside `except`: the error's traceback keeps the activations of the failed step
+            del student, trainer
+            raise explain_out_of_memory(self, architecture, lesson, generation)
         if best is not None and config.evaluation.selection == "best_val":
             student.load_state_dict(best[1])
         self.seconds.append(time.perf_counter() - started)

@@ -7,13 +7,12 @@ network and set of images, in evaluation mode and float32; everything else is co
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.losses import cross_entropy, policy_kl
+from polydistill.losses import cross_entropy, mean_of_teachers, policy_kl
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.data import ImageSet
 
@@ -86,5 +85,4 @@ def ensemble_logits(members: Sequence[Tensor]) -> Tensor:
     Args:
         members: one ``(n, classes)`` tensor each, at least one.
     """
-    log_probabilities = torch.stack([logits.double().log_softmax(dim=1) for logits in members])
-    return log_probabilities.logsumexp(dim=0) - math.log(len(members))
+    return mean_of_teachers(logits.double() for logits in members)

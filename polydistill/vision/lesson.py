@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from polydistill.losses import get_objective, gradient_shares
+from polydistill.losses import draw_permutation, fix_permutation, get_objective, gradient_shares
+from polydistill.streams import derive_seed, torch_stream
 
 
 class Lesson:
@@ -60,8 +61,12 @@ class Lesson:
         if teacher is None and "teacher" in self._function.takes:
             raise ValueError(f"objective {objective} needs a teacher, and there is none")
         check_options(objective, options or {})
+        if self._function.needs_permutation and classes is None:
+            raise ValueError(f"objective {objective} permutes classes: it must be told how many there are")
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh")
+        if self._function.tempered:  # the default of these is for Q-values; a classifier's scores are logits
+            self._options.setdefault("temperature", 1.0)
         if self._function.batch_coupled:
             self._options["group"] = group
         if teacher is not None:
@@ -80,12 +85,16 @@ class Lesson:
             step: updates before this one.
 
         Returns:
-            see :mod:`polydistill.losses`; the same for the same (seed, generation, step), or, where permutations are
-            fixed, for the same (seed, generation, id).
+            ``(batch, classes - 1)`` int64, on the device of ``ids``: a function of (seed, generation, step), or, where
+            permutations are fixed, of (seed, generation, id).
         """
-        if not self._function.needs_permutation:
+        if not self._function.needs_permutation or self.classes is None:
             return None
-        raise NotImplementedError
+        if self._permutation == "fixed":
+            seed = derive_seed(self.seed, "permutation", self.generation)
+            return fix_permutation(ids, self.classes, seed=seed)
+        generator = torch_stream(self.seed, f"permutation, step {step}", self.generation)
+        return draw_permutation(len(ids), self.classes, generator=generator).to(ids.device)
 
     def tally(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
         """Sums over this process's part of a batch, ``(len(TALLIED),)`` float64, for :meth:`summarize`.
@@ -107,7 +116,7 @@ class Lesson:
             weights = teacher.softmax(dim=1).amax(dim=1)
             weights = weights / weights.mean()
             sums[3] = 1
-            sums[4] = gradient_shares(scores, teacher, labels)[0]
+            sums[4] = gradient_shares(scores, teacher, labels).label_share.mean()
             sums[5] = weights.max()
             sums[6] = 1 / weights.square().mean()
         return sums

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polydistill.streams import derive_seed
 from polydistill.vision.evaluation import compare, evaluation_mode, measure
 from polydistill.vision.lesson import Lesson
-from polydistill.vision.training import Update
+from polydistill.vision.update import Update
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -27,8 +27,9 @@ class ModuleDomain:
         test: the same, for the metrics.
         epochs: passes over ``batches`` for each generation.
         optimizer: makes one from parameters.
-        objective: of the students; generation 0 learns by cross_entropy. One that permutes classes is not possible.
-        options: of the objective.
+        objective: of the students; generation 0 learns by cross_entropy.
+        options: of the objective. Permutations cannot be fixed: the samples have no numbers here.
+        classes: how many there are; needed by an objective that permutes them, as dkpp.
         seed: root of the random streams.
 
     Example:
@@ -49,11 +50,14 @@ class ModuleDomain:
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         objective: str = "ban",
         options: dict[str, Any] | None = None,
+        classes: int | None = None,
         seed: int = 0,
     ) -> None:
         self.build, self.batches, self.test, self.epochs = build, batches, test, epochs
         self.optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, 0.1, 0.9, nesterov=True))
-        self._objective, self.options, self.seed = objective, dict(options or {}), seed
+        self._objective, self.options, self.classes, self.seed = objective, dict(options or {}), classes, seed
+        if self.options.get("permutation") == "fixed":
+            raise ValueError("permutation cannot be fixed for batches whose samples have no numbers")
         self._test_logits: dict[int, Tensor] = {}
 
     @property
@@ -71,7 +75,14 @@ class ModuleDomain:
 
     def teach(self, teacher: nn.Module, generation: int) -> nn.Module:
         """The student of ``generation``."""
-        lesson = Lesson(self._objective, teacher, seed=self.seed, generation=generation, options=self.options)
+        lesson = Lesson(
+            self._objective,
+            teacher,
+            seed=self.seed,
+            generation=generation,
+            options=self.options,
+            classes=self.classes,
+        )
         return self._train(lesson, generation)
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
@@ -91,10 +102,12 @@ class ModuleDomain:
             student = self.build()
         update = Update(student, lesson, self.optimizer(student.parameters()))
         student.train()
+        step = 0
         for epoch in range(self.epochs):
             batch = -1
             for batch, (inputs, labels) in enumerate(self.batches):
-                _, _, loss = update(inputs, labels, len(labels))
+                _, _, loss = update(inputs, labels, len(labels), lesson.draw_permutation(labels, step))
+                step += 1
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss {lesson.objective} of generation {generation} is {loss.item()} at batch {batch + 1} "

@@ -1,0 +1,63 @@
+"""Train generations of classifiers on CIFAR-10 or CIFAR-100, each taught by the one before.
+
+    python scripts/distill_cifar.py                                                   the smoke config: seconds
+    python scripts/distill_cifar.py --config configs/cifar/wrn28_1_ban.yaml           downloads CIFAR-100 once
+    python scripts/distill_cifar.py --config ... --data.root DIR                      data that is there already
+    torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
+
+The run folder gets summary.json, TensorBoard curves, and generation_<k>.safetensors with a card, which
+polydistill.vision.load_classifier opens.
+"""
+
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from polydistill.config import parse, run_script
+from polydistill.lineage import Lineage
+from polydistill.tracking import Run
+from polydistill.vision.config import CifarConfig
+from polydistill.vision.data import load_images
+from polydistill.vision.domain import CifarDomain
+from polydistill.vision.parallel import open_processes
+from polydistill.vision.plan import format_plan
+from polydistill.vision.report import format_summary
+
+SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke" / "cifar.yaml"
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    parsed = parse(
+        CifarConfig,
+        argv,
+        program="distill_cifar.py",
+        description=__doc__,
+        default_name="cifar",
+        default_config=str(SMOKE),
+    )
+    config = parsed.config.resolve()
+    if parsed.dry_run:
+        print(format_plan(config, parsed.out))
+        return
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "scripts/distill_cifar.py", *words])
+    with ExitStack() as stack:
+        processes = stack.enter_context(open_processes(config.device))
+        run = None
+        if processes.rank == 0:
+            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command))
+        if not processes.first_says(run is not None and run.summary is not None):
+            images = processes.in_turn(lambda: load_images(config.data, config.device))
+            domain = CifarDomain(config, images, run, processes)
+            summary = domain.summary(list(Lineage(domain, config.lineage)))
+            if run is not None:
+                run.finish(summary)
+        if run is not None and run.summary is not None:
+            print(format_summary(run.summary))
+            print(f"\nsaved: {run.out}/generation_<k>.safetensors   curves: make tensorboard")
+
+
+if __name__ == "__main__":
+    main()
