@@ -20,7 +20,7 @@ from polydistill.tracking import Run
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.data import Images
+from polydistill.vision.data import Images, ImageSet
 from polydistill.vision.device import prepare
 from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict
 from polydistill.vision.lesson import Lesson
@@ -129,10 +129,7 @@ class CifarDomain:
             "throughput": self.throughput,
             "seconds": [round(seconds, 1) for seconds in self.seconds],
             "processes": self.processes.size,
-            "data": {
-                name: {"images": len(part), "sha256": weights_sha256({"images": part.images, "labels": part.labels})}
-                for name, part in parts.items()
-            },
+            "data": {name: _describe(part) for name, part in parts.items()},
         }
 
     def _open(self, path: Path) -> nn.Module:
@@ -278,3 +275,9 @@ class CifarDomain:
             return
         with self.run.progress(f"generation {generation} learns", samples, "images") as bar:
             yield lambda report: bar.advance(report.samples - bar.done, loss=report.values["train/loss"])
+
+
+def _describe(part: ImageSet) -> dict[str, Any]:
+    """How many images, and a hash of them and their labels: what a result can be compared by."""
+    whole = {"images": part.images, "labels": part.labels}
+    return {"images": len(part), "sha256": weights_sha256(whole) if len(part) else None}

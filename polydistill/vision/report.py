@@ -46,6 +46,8 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         f"{config['data']['name']}, {train:,} training and {test:,} test images, "
         f"{config['training']['epochs']} epochs, seed {summary['seed']}; {rules[config['evaluation']['selection']]}"
     )
+    if any(row[HEADERS.index("paper's error %")] for row in rows):
+        title += "; the paper's errors are of one run of 200 epochs on all 50,000 images"
     return f"{title}\n\n{format_table(HEADERS, rows)}"
 
 

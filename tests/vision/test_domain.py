@@ -1,0 +1,350 @@
+"""polydistill.vision.domain: generations of classifiers from made-up images in the official format to summary.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polydistill.config import UserError
+from polydistill.lineage import Lineage, LineageConfig
+from polydistill.provenance import weights_sha256
+from polydistill.tracking import Run
+from polydistill.vision import domain as domain_module
+from polydistill.vision import training, update
+from polydistill.vision.classifier import load_classifier
+from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
+from polydistill.vision.data import DataConfig, load_images
+from polydistill.vision.domain import CifarDomain
+from polydistill.vision.evaluation import measure, predict
+from polydistill.vision.memory import find_largest_batch
+from polydistill.vision.paper import PAPER, paper_error
+from polydistill.vision.report import format_summary
+from polydistill.vision.schedules import TrainingConfig
+
+
+@pytest.fixture
+def config(made_up_cifar10: Path) -> CifarConfig:
+    return CifarConfig(
+        device="cpu",
+        threads=1,
+        precision="float32",
+        data=DataConfig("cifar10", str(made_up_cifar10), official=False, validation_images=40),
+        teacher=TeacherConfig("resnet-8"),
+        training=TrainingConfig(epochs=1, batch_size=40, learning_rate=0.05, schedule="cosine", log_every_steps=2),
+        lineage=LineageConfig(1),
+    )
+
+
+def run_lineage(config: CifarConfig, out: Path) -> tuple[dict[str, Any], CifarDomain]:
+    with Run.open(out, config, kind="cifar", command="test") as run:
+        domain = CifarDomain(config, load_images(config.data), run)
+        return run.finish(domain.summary(list(Lineage(domain, config.lineage)))), domain
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def values(out: Path, role: str, tag: str) -> list[float]:
+    return [
+        line["values"][tag] for line in lines(out / "metrics.jsonl") if line["role"] == role and tag in line["values"]
+    ]
+
+
+# ---- the lineage -------------------------------------------------------------------------------------------------
+
+
+def test_each_generation_is_a_network_of_its_own_taught_by_the_one_before(config: CifarConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, lineage=LineageConfig(2))
+    summary, domain = run_lineage(config, tmp_path)
+    generations = summary["generations"]
+    hashes = [generation["sha256"] for generation in generations]
+    assert len(set(hashes)) == 3
+    assert [generation["teacher_sha256"] for generation in generations] == [None, *hashes[:2]]
+    assert [generation["objective"] for generation in generations] == [None, "ban", "ban"]
+    assert {generation["parameters"] for generation in generations} == {75_290}
+    fresh = [domain.make_student("resnet-8", generation).state_dict()["stem.weight"] for generation in range(3)]
+    assert not torch.equal(fresh[0], fresh[1])
+    assert not torch.equal(fresh[1], fresh[2])
+    assert [ensemble["members"] for ensemble in summary["ensembles"]] == [[1, 2]]
+
+
+def test_the_files_hold_the_generations_of_the_summary(config: CifarConfig, tmp_path: Path) -> None:
+    summary, _ = run_lineage(config, tmp_path)
+    images = load_images(config.data)
+    for generation in summary["generations"]:
+        classifier = load_classifier(tmp_path / f"generation_{generation['generation']}.safetensors")
+        assert weights_sha256(classifier.network.state_dict()) == generation["sha256"]
+        measured = measure(classifier(images.test.images), images.test.labels)
+        for name in ("accuracy", "nll", "ece"):
+            assert generation["metrics"][f"test_{name}"] == pytest.approx(measured[name], abs=1e-6)
+        assert classifier.card["dataset"] == "cifar10"
+        assert classifier.card["generation"] == generation["generation"]
+
+
+def test_the_summary_names_the_selection_rule_and_the_images(config: CifarConfig, tmp_path: Path) -> None:
+    summary, _ = run_lineage(config, tmp_path)
+    first, second = (generation["metrics"] for generation in summary["generations"])
+    assert first["selection"] == second["selection"] == "last"
+    assert first["agreement"] is None
+    assert 0 <= second["agreement"] <= 1
+    assert second["kl"] > 0
+    assert 0 <= second["val_accuracy"] <= 1
+    assert {name: part["images"] for name, part in summary["data"].items()} == {
+        "train": 160,
+        "validation": 40,
+        "test": 100,
+    }
+    assert summary["kind"] == "cifar"
+
+
+def test_without_validation_images_there_is_no_validation_accuracy(config: CifarConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_images=0))
+    summary, _ = run_lineage(config, tmp_path)
+    assert [generation["metrics"]["val_accuracy"] for generation in summary["generations"]] == [None, None]
+    assert summary["ensembles"][0]["metrics"]["val_accuracy"] is None
+    assert values(tmp_path, "generation_1", "val/accuracy") == []
+    assert summary["data"]["train"]["images"] == 200
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("resnet-8", "densenet-10-4"), ("densenet-10-4", "wrn-10-1")])
+def test_students_of_another_architecture_are_named_and_stay_so(
+    config: CifarConfig, tmp_path: Path, teacher: str, student: str
+) -> None:
+    config = dataclasses.replace(
+        config, teacher=TeacherConfig(teacher), student=StudentConfig(student), lineage=LineageConfig(2)
+    )
+    run_lineage(config, tmp_path)
+    found = [load_classifier(tmp_path / f"generation_{k}.safetensors").card["architecture"] for k in range(3)]
+    assert found == [teacher, student, student]
+
+
+def test_the_same_seed_writes_the_same_metrics_and_another_seed_others(config: CifarConfig, tmp_path: Path) -> None:
+    texts = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run_lineage(dataclasses.replace(config, seed=seed), tmp_path / name)
+        texts.append((tmp_path / name / "metrics.jsonl").read_text())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        ("ban_l", {"label_weight": 0.5}),
+        ("hinton_kd", {"temperature": 2.0}),
+        ("cwtm", {}),
+        ("dkpp", {"permutation": "fixed"}),
+        ("dkpp", {}),
+        ("uniform_confidence", {}),
+        ("cross_entropy", {"label_smoothing": 0.1}),
+        ("policy_kl", {}),
+    ],
+)
+def test_every_objective_trains_a_student(
+    config: CifarConfig, tmp_path: Path, objective: str, options: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(config, student=StudentConfig(objective=objective, **options))
+    summary, _ = run_lineage(config, tmp_path)
+    assert summary["generations"][1]["objective"] == objective
+    losses = values(tmp_path, "generation_1", "train/loss")
+    assert len(losses) == 2
+    assert all(0 < loss < 10 for loss in losses)
+
+
+def test_a_classifiers_logits_are_taken_at_temperature_1_by_objectives_made_for_q_values() -> None:
+    from polydistill.losses import policy_kl
+    from polydistill.vision.lesson import Lesson
+
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=generator) for _ in range(2))
+    taught = Lesson("policy_kl", nn.Identity())(student, teacher, torch.zeros(6, dtype=torch.int64), None)
+    assert torch.equal(taught, policy_kl(student, teacher, temperature=1.0))
+
+
+# ---- validation, test and clock ----------------------------------------------------------------------------------
+
+
+def test_best_val_keeps_the_weights_of_the_best_epoch(config: CifarConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, epochs=5, learning_rate=0.3),
+        evaluation=EvaluationConfig(selection="best_val"),
+    )
+    summary, _ = run_lineage(config, tmp_path)
+    for generation in summary["generations"]:
+        curve = values(tmp_path, f"generation_{generation['generation']}", "val/accuracy")
+        assert len(curve) == 5
+        assert generation["metrics"]["val_accuracy"] == max(curve)
+        assert generation["metrics"]["selection"] == "best_val"
+
+
+def test_each_generation_sees_the_test_set_once(
+    config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def spy(network: nn.Module, images: Any, normalizer: Any) -> Tensor:
+        seen.append(len(images))
+        return predict(network, images, normalizer)
+
+    monkeypatch.setattr(domain_module, "predict", spy)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
+    run_lineage(config, tmp_path)
+    assert seen.count(100) == 2, "the test set, once per generation"
+    assert seen.count(40) == 2 * (3 + 1), "validation images: each epoch, and for the table"
+
+
+def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
+    config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_predict(network: nn.Module, images: Any, normalizer: Any) -> Tensor:
+        time.sleep(0.5)
+        return predict(network, images, normalizer)
+
+    take_batch = training.take_batch
+
+    def slow_batch(*arguments: Any) -> tuple[Tensor, Tensor]:
+        time.sleep(0.25)
+        return take_batch(*arguments)
+
+    monkeypatch.setattr(domain_module, "predict", slow_predict)
+    monkeypatch.setattr(training, "take_batch", slow_batch)
+    summary, _ = run_lineage(config, tmp_path)
+    rate = summary["throughput"]["generation_1_train_samples_per_second"]
+    with_validation = summary["throughput"]["generation_1_train_and_validation_samples_per_second"]
+    assert 160 / rate >= 4 * 0.25, "four batches"
+    assert 160 / with_validation - 160 / rate >= 0.5, "one validation"
+    assert lines(tmp_path / "timing.jsonl")[-1]["values"]["time/train_samples_per_second"] <= 160
+
+
+def test_curves_have_samples_as_their_axis(config: CifarConfig, tmp_path: Path) -> None:
+    run_lineage(config, tmp_path)
+    steps = [
+        (line["step"], sorted(line["values"])[0])
+        for line in lines(tmp_path / "metrics.jsonl")
+        if line["role"] == "generation_1"
+    ]
+    assert steps == [
+        (80, "distill/agreement"),
+        (160, "distill/agreement"),
+        (160, "val/accuracy"),
+        (160, "test/accuracy"),
+    ]
+
+
+# ---- a teacher from a file ---------------------------------------------------------------------------------------
+
+
+def test_a_file_of_an_earlier_run_can_be_generation_0(config: CifarConfig, tmp_path: Path) -> None:
+    earlier, _ = run_lineage(config, tmp_path / "a")
+    path = str(tmp_path / "a" / "generation_1.safetensors")
+    later, _ = run_lineage(dataclasses.replace(config, teacher=TeacherConfig("resnet-8", path)), tmp_path / "b")
+    assert later["generations"][0]["sha256"] == earlier["generations"][1]["sha256"]
+    assert later["generations"][0]["metrics"]["test_accuracy"] == earlier["generations"][1]["metrics"]["test_accuracy"]
+    assert "(a file)" in format_summary(later)
+    assert load_classifier(tmp_path / "b" / "generation_0.safetensors").card["architecture"] == "resnet-8"
+
+
+def test_a_file_that_does_not_fit_the_run_is_refused(
+    config: CifarConfig, tmp_path: Path, made_up_cifar10: Path
+) -> None:
+    run_lineage(config, tmp_path / "a")
+    path = tmp_path / "a" / "generation_0.safetensors"
+
+    def refused(config: CifarConfig) -> str:
+        with pytest.raises(UserError) as caught:
+            CifarDomain(config, load_images(config.data), None).first()
+        return str(caught.value)
+
+    other = dataclasses.replace(config, teacher=TeacherConfig("wrn-10-1", str(path)))
+    assert "holds a resnet-8, but teacher.network is wrn-10-1" in refused(other)
+    hundred = dataclasses.replace(
+        config,
+        teacher=TeacherConfig("resnet-8", str(path)),
+        data=DataConfig("cifar100", made_up=300, validation_images=0),
+    )
+    assert "tells 10 classes apart, cifar100 has 100" in refused(hundred)
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps({**json.loads(card.read_text()), "mean": [0.1, 0.1, 0.1]}))
+    assert "would see different images" in refused(
+        dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
+    )
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_a_diverging_lesson_leaves_its_last_good_weights(config: CifarConfig, tmp_path: Path) -> None:
+    # weight decay times rate: each step multiplies the weights by -1e6
+    bad = dataclasses.replace(config.training, learning_rate=1e6, weight_decay=1.0, epochs=3)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ of 12 \(epoch \d") as caught:
+        run_lineage(dataclasses.replace(config, training=bad), tmp_path)
+    path = Path(str(caught.value).rsplit(" ", 1)[1])
+    assert path == tmp_path / "generation_0_before_failure.safetensors"
+    assert all(weight.isfinite().all() for weight in load_classifier(path).network.state_dict().values())
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_out_of_memory_is_one_line_with_the_largest_batch_that_fits(
+    config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_step = update.Update.__call__
+
+    def limited(self: update.Update, inputs: Tensor, *rest: Any) -> Any:
+        if len(inputs) > 26:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return make_step(self, inputs, *rest)
+
+    monkeypatch.setattr(update.Update, "__call__", limited)
+    with pytest.raises(UserError, match=r"training\.batch_size 40 for resnet-8; the largest that fits is 24$"):
+        run_lineage(config, tmp_path)
+
+
+def test_the_largest_batch_is_found_wherever_it_is() -> None:
+    for limit in (0, 7, 8, 100, 127, 128):
+        tried: list[int] = []
+
+        def fits(size: int, limit: int = limit, tried: list[int] = tried) -> bool:
+            tried.append(size)
+            return size <= limit
+
+        assert find_largest_batch(fits, 129) == limit // 8 * 8
+        assert len(tried) <= 5
+        assert max(tried) < 129
+
+
+# ---- the paper ---------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_rows_are_found_by_network_objective_and_generation() -> None:
+    def dense(objective: str, generation: int) -> float | None:
+        return paper_error("cifar100", "densenet-80-80", "densenet-80-80", objective, generation)
+
+    assert [dense("ban", k) for k in range(5)] == [17.16, 16.36, 16.30, 15.50, None]
+    assert [dense(name, 1) for name in ("ban_l", "cwtm", "dkpp", "hinton_kd")] == [16.50, 17.16, 16.84, None]
+    assert dense("cwtm", 2) is None
+    assert paper_error("cifar100", "wrn-28-2", "densenet-90-60", "ban", 1) == 18.49
+    assert paper_error("cifar100", "wrn-28-2", "densenet-90-60", "ban", 2) is None
+    assert paper_error("cifar10", "wrn-28-10", "wrn-28-10", "ban", 1) == 3.86
+    assert paper_error("cifar100", "resnet-20", "resnet-20", "ban", 0) is None
+    assert len(PAPER) == 16
+
+
+def test_the_table_shows_the_papers_row_beside_ours(config: CifarConfig, tmp_path: Path) -> None:
+    summary, _ = run_lineage(config, tmp_path)
+    assert "paper's errors" not in format_summary(summary)
+    summary["config"]["teacher"]["network"] = "wrn-28-1"
+    text = format_summary(summary)
+    assert re.search(r"generation 0, wrn-28-1 .* labels .* 6\.69 ", text)
+    assert re.search(r"generation 1, wrn-28-1 .* ban .* 6\.64 ", text)
+    assert re.search(r"ensemble of 0, 1 .* 150,580 ", text)
+    assert "one run of 200 epochs" in text
