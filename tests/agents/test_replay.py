@@ -176,7 +176,7 @@ def test_gathering_costs_little_beside_an_update():
     draws = torch.Generator().manual_seed(0)
     seconds = []
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.process_time()
         list(replay.batches(1, 128, draws))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     assert min(seconds) < 0.02
