@@ -272,7 +272,7 @@ class PolicyDistillation(BaseAlgorithm):
             scores = compute_scores(self.student, observations, precision=self.precision)
             loss = self._objective(scores, targets, None, **options).mean()
             self.policy.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.policy.optimizer.step()
             losses[i] = loss.detach()
             agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()

@@ -23,6 +23,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import safe_mean
 
 from agents.atari import AtariVecEnv, check_game
@@ -52,6 +53,7 @@ class TeacherTrainingConfig:
             in float32: the gaps between Q-values are smaller than bfloat16's three digits.
         n_envs: games played at once; one update follows each step of all of them.
         learning_rate: of Adam.
+        cooldown_steps: over the last so many steps the learning rate falls linearly to zero.
         batch_size: transitions per update; batch_size / n_envs is the samples per step.
         buffer_size: transitions kept; each takes 56 KiB.
         learning_starts: steps of random play before the first update (also the refill when continuing).
@@ -65,13 +67,14 @@ class TeacherTrainingConfig:
     """
 
     game: str = "pong"
-    steps: int = 1_600_000
+    steps: int = 960_000
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     n_envs: int = 8
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 2e-4
+    cooldown_steps: int = 60_000
     batch_size: int = 64
     buffer_size: int = 100_000
     learning_starts: int = 10_000
@@ -92,7 +95,7 @@ class TeacherTrainingConfig:
         for name in ("exploration_final", "gamma"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("seed", "threads", "learning_starts"):
+        for name in ("seed", "threads", "learning_starts", "cooldown_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 < self.learning_rate < float("inf"):
@@ -142,7 +145,7 @@ def _make_dqn(config: TeacherTrainingConfig, env: AtariVecEnv) -> DQN:
     model = DQN(
         "CnnPolicy",
         env,
-        learning_rate=config.learning_rate,
+        learning_rate=_falling_at_the_end(config.learning_rate, config.cooldown_steps / config.steps),
         buffer_size=config.buffer_size,
         learning_starts=config.learning_starts,
         batch_size=config.batch_size,
@@ -161,6 +164,11 @@ def _make_dqn(config: TeacherTrainingConfig, env: AtariVecEnv) -> DQN:
     for network in (model.q_net, model.q_net_target):  # the same numbers from the same weights, twice as fast
         network.forward = partial(compute_scores, network, precision=config.precision)  # type: ignore[method-assign]
     return model
+
+
+def _falling_at_the_end(learning_rate: float, share: float) -> Schedule:
+    """A schedule that is constant, but falls linearly to zero over the last ``share`` of the steps."""
+    return lambda remaining: learning_rate * (min(remaining / share, 1.0) if share > 0 else 1.0)
 
 
 def _restore(model: DQN, checkpoint: Path) -> None:

@@ -45,7 +45,7 @@ def record_game(
     screens = [player.reset(seed=env.reset_seeds)[0].reshape(height, width, 3).copy()]
     for _ in range(max_steps - 1):
         scores = agent(torch.from_numpy(observations).to(device))
-        observations, _, dones, _ = env.step(choose_actions(scores, protocol.epsilon, coin))  # type: ignore[assignment]
+        observations, _, dones, _ = env.step(choose_actions(scores, protocol.epsilon, coin))
         if dones[0]:
             break
         screens.append(player.step(env.sent_actions)[0].reshape(height, width, 3).copy())

@@ -350,7 +350,7 @@ def _make_parser(
 ) -> ArgumentParser:
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         """Keeps the lines of the description, which hold commands."""
 
     parser = ArgumentParser(

@@ -127,7 +127,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teach
         (["--game", "breakout"], "the teacher scores 6 actions, the game has 4"),
         (["--teacher.path", "missing.zip"], "no such file: missing.zip"),
         (["--teacher.path", "damaged.zip"], "damaged.zip is damaged"),
-        (["--teacher.path", "stack2.zip"], "the teacher sees (2, 84, 84), the game shows (4, 84, 84)"),
+        (["--teacher.path", "stack2.zip"], "the teacher sees uint8 (2, 84, 84), the game shows uint8 (4, 84, 84)"),
         (["--teacher.pathh", "a.zip"], "did you mean --teacher.path"),
         (["--student.temperature", "-1"], "temperature must be positive"),
         (["--student.temperature", "nan"], "student.temperature must be a number"),
