@@ -28,6 +28,9 @@ class Update:
         precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
         processes: over which the gradient is summed.
         compiled: run both networks through torch.compile.
+
+    Raises:
+        RuntimeError: student and teacher are one, or share weights.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Update:
         processes: Processes = ALONE,
         compiled: bool = False,
     ) -> None:
+        if lesson.teacher is not None:
+            _require_apart(student, lesson.teacher)
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
         self.precision = precision
@@ -101,3 +106,9 @@ def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Ten
         for parameter in student.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
+    shared = {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
+    if student is teacher or shared:
+        raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
