@@ -3,15 +3,16 @@
 Mnih et al. (2015) with three changes that make it several times faster on few cores: several games at once,
 n-step returns (Hessel et al. 2018), and fewer updates of larger batches for the same samples per step.
 
-A run folder holds ``checkpoints/step_<n>.zip`` (Stable-Baselines3 zips with their optimiser; the newest two and the
-best are kept) and, at the end, ``teacher.zip`` with its card ``teacher.json``. The same command again continues from
-the newest: the replay is not stored (it is gigabytes) but refilled by the restored agent's own play before learning
-goes on, so a continued run is not bit for bit an unbroken one.
+A run folder holds ``checkpoints/step_<n>.zip`` (Stable-Baselines3 zips with their optimiser; the newest two are kept)
+and, at the end, ``teacher.zip`` with its card ``teacher.json``. That is the last checkpoint: one chosen by its
+training score would be chosen by luck, above all after a restart, when the first games to end are the short ones.
+
+The same command again continues from the newest checkpoint. The replay is not stored (it is gigabytes) but refilled
+by the restored agent's own play before learning goes on, so a continued run is not bit for bit an unbroken one.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, atomic_write, disk_errors, require_same_config
 
-KEPT_CHECKPOINTS = 2  # the newest ones, beside the best
+KEPT_CHECKPOINTS = 2  # the newest ones
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,14 @@ class TeacherTrainingConfig:
     """
 
     game: str = "pong"
-    steps: int = 960_000
+    steps: int = 1_200_000
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     n_envs: int = 8
     learning_rate: float = 2e-4
-    cooldown_steps: int = 60_000
+    cooldown_steps: int = 80_000
     batch_size: int = 64
     buffer_size: int = 100_000
     learning_starts: int = 10_000
@@ -82,7 +83,7 @@ class TeacherTrainingConfig:
     gamma: float = 0.99
     target_update_steps: int = 2_000
     exploration_steps: int = 80_000
-    exploration_final: float = 0.02
+    exploration_final: float = 0.05  # as in the protocol rusu, so that the agent learns to live with it
     checkpoint_steps: int = 25_000
     episodes: int = 30
 
@@ -188,7 +189,7 @@ def _refill(model: DQN, steps: int) -> None:
 
 
 class _Watch(BaseCallback):
-    """Moves the progress bar and saves checkpoints, with the mean score of the last 100 games beside them."""
+    """Moves the progress bar and saves checkpoints."""
 
     def __init__(self, folder: Path, every_steps: int, bar: Progress) -> None:
         super().__init__()
@@ -216,34 +217,13 @@ class _Watch(BaseCallback):
             temporary = self.folder / "writing.zip"
             self.model.save(temporary)
             temporary.replace(path)
-            with open(self.folder / "scores.csv", "a", encoding="utf-8") as table:
-                table.write(f"{path.name},{self._score():.2f}\n")
-            kept = {*sorted(self.folder.glob("step_*.zip"))[-KEPT_CHECKPOINTS:], best_checkpoint(self.folder)}
-            for other in self.folder.glob("step_*.zip"):
-                if other not in kept:
-                    other.unlink()
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """The checkpoint with the highest mean training score (last 100 games) of those in ``folder``.
-
-    Raises:
-        UserError: there is none.
-    """
-    with disk_errors(folder, "read"), open(folder / "scores.csv", encoding="utf-8", newline="") as table:
-        scores = {name: float(score) for name, score in csv.reader(table) if (folder / name).is_file()}
-    ranked = sorted((score, name) for name, score in scores.items() if score == score)  # NaN: no game has ended yet
-    if not ranked:
-        names = sorted(scores)
-        if not names:
-            raise UserError(f"{folder} holds no checkpoint")
-        return folder / names[-1]
-    return folder / ranked[-1][1]
+            for old in sorted(self.folder.glob("step_*.zip"))[:-KEPT_CHECKPOINTS]:
+                old.unlink()
 
 
 def finish_teacher(config: TeacherTrainingConfig, out: Path, command: str) -> dict[str, Any]:
-    """Score the best checkpoint with fresh games, write ``teacher.zip`` and its card ``teacher.json``; the card."""
-    checkpoint = best_checkpoint(out / "checkpoints")
+    """Score the last checkpoint with fresh games, write ``teacher.zip`` and its card ``teacher.json``; the card."""
+    checkpoint = max((out / "checkpoints").glob("step_*.zip"))
     agent = read_agent(checkpoint)
     network = rebuild_network(agent, checkpoint)
     with Progress("the teacher plays", config.episodes, "games") as bar:
@@ -262,7 +242,7 @@ def finish_teacher(config: TeacherTrainingConfig, out: Path, command: str) -> di
         "game": config.game,
         "command": command,
         "config": to_mapping(config),
-        "selection": "the checkpoint with the best mean of its last 100 training games; scored in fresh games",
+        "selection": "last",
         "steps": steps,
         "sha256": weights_sha256(network.state_dict()),
         "evaluation": {
