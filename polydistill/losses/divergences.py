@@ -41,7 +41,8 @@ def reverse_kl(
 
     .. math:: \sum_i q_i (\ln q_i - \ln p_i), \quad q = \mathrm{softmax}(z), \; p = \mathrm{softmax}(t / T)
 
-    The gradient with respect to z_i is q_i (ln q_i - ln p_i - loss). Gu et al. 2024 (MiniLLM), eq. 1, per sample.
+    The objective of Gu et al. 2024 (MiniLLM), per sample. The gradient with respect to z_i is
+    q_i (ln q_i - ln p_i - loss).
     A class that the teacher excludes (-inf) would make the loss infinite; it counts q_i times the type's largest
     number (3.4e38), which is no use either: take such classes out with ``mask``.
 
@@ -86,7 +87,7 @@ def jsd(
 
     .. math:: \beta \, \mathrm{KL}(p \| m) + (1 - \beta) \, \mathrm{KL}(q \| m), \quad m = \beta p + (1 - \beta) q
 
-    Agarwal et al. 2024 (generalised knowledge distillation), eq. 1. Divided by beta (or 1 - beta) it tends to
+    Agarwal et al. 2024 (generalised knowledge distillation). Divided by beta (or 1 - beta) it tends to
     KL(p || q) for beta to 0 (or KL(q || p) for beta to 1). At most the entropy of (beta, 1 - beta), ln 2 for 1/2.
 
     Args:

@@ -1,4 +1,4 @@
-"""Log-probabilities of both sides, without a NaN where a probability is 0.
+"""Probabilities of both sides, without a NaN where one is 0.
 
 Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that leaves
 (``mask``) or that the teacher excludes (score -inf) has probability 0. Its log-probability is held at the type's
@@ -7,10 +7,13 @@ lowest finite number, so that 0 log 0 is 0 in the loss and in its gradient; -inf
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LOG2_E = math.log2(math.e)
 # -100, torch's own, would make a wrong label a loss of 0; no label is this one
 IGNORE_NO_LABEL = torch.iinfo(torch.int64).min
 
@@ -39,8 +42,12 @@ def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, tempe
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows through both.
+
+    exp2 and not exp: on a CPU exp takes a hundred times longer where it underflows, as sharpened targets mostly do.
+    """
+    p = (log_p * LOG2_E).exp2()
+    return (p * (log_p - log_q)).sum(dim=1)
 
 
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
