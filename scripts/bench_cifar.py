@@ -1,0 +1,283 @@
+"""Measure a distillation step on CIFAR-like images, the loader included, beside the same work written by hand.
+
+    python scripts/bench_cifar.py --threads 2 --json scripts/measurements/bench_cifar.json
+    python scripts/bench_cifar.py --device cuda --networks "[wrn-28-1, wrn-28-2, wrn-16-4, wrn-28-10]"
+
+All contenders run in turn, several times over, in one process, and medians are reported: rates of this kind are noisy,
+ratios of neighbours less so. The student is the twin of its teacher and learns by ban. "The trainer" is what
+distill_cifar.py runs: drawing, cropping, flipping and normalising the images, both networks, the loss, the update, the
+curves and the check that the loss is finite. The others get one batch, normalised, in memory: "the bare step" with the
+trainer's precision and memory format, "plain float32" without either, and timm's LogitDistillationTask where timm is
+installed, which is plain float32 too.
+"""
+
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.config import parse, run_script, to_mapping
+from polydistill.provenance import git_state, hardware, versions
+from polydistill.tracking import atomic_write, format_table
+from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.data import ImageSet, Normalization
+from polydistill.vision.device import prepare, resolve_device, resolve_precision, resolve_threads
+from polydistill.vision.lesson import Lesson
+from polydistill.vision.networks import build_network, check_name
+from polydistill.vision.plan import BACKWARD, count_cost
+from polydistill.vision.schedules import TrainingConfig
+from polydistill.vision.training import Trainer
+
+CLASSES = 100
+EPOCH = 50_000  # images
+PIXELS = Normalization((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615))
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is measured, and how long.
+
+    Args:
+        networks: names, each as teacher and student.
+        batch_size: images per step.
+        threads: processor threads of torch; 0: as many as there are cores.
+        device: auto, cpu or cuda.
+        precision: of the trainer and of the bare step.
+        compile: whether these two use torch.compile.
+        rounds: times that everything is measured, in turn.
+        steps: per measurement.
+        json: file for the raw measurements; empty: none.
+    """
+
+    networks: tuple[str, ...] = ("resnet-20",)
+    batch_size: int = 128
+    threads: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    rounds: int = 5
+    steps: int = 10
+    json: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.networks:
+            check_name(name)
+        for name in ("batch_size", "rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Contenders:
+    """Functions that make ``steps`` steps of one network each."""
+
+    def __init__(self, name: str, config: BenchConfig, device: torch.device, precision: str) -> None:
+        self.name, self.config, self.device, self.precision = name, config, device, precision
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(
+            0, 256, (max(5_000, config.batch_size), 32, 32, 3), dtype=torch.uint8, generator=generator
+        )
+        labels = torch.randint(CLASSES, (len(pixels),), generator=generator)
+        self.data = ImageSet(pixels.to(device), labels.to(device))
+        self.normalizer = Normalizer.of(PIXELS, device)
+        self.batch = self.normalizer(self.data.images[: config.batch_size])
+
+    def all(self) -> dict[str, Callable[[], None]]:
+        """Each by name; the trainer first."""
+        fast = self.precision == "bfloat16"
+        found = {"trainer": self.trainer(), "bare": self.by_hand(fast=fast), "float32": self.by_hand(fast=None)}
+        if importlib.util.find_spec("timm") is not None:
+            found["timm"] = self.timm()
+        return found
+
+    def pair(self, *, channels_last: bool) -> tuple[nn.Module, nn.Module]:
+        """A student and a teacher of its own weights, frozen."""
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        student, teacher = (
+            build_network(self.name, CLASSES, seed=seed).to(self.device).to(memory_format=memory_format)
+            for seed in (0, 1)
+        )
+        return student, teacher.eval().requires_grad_(False)
+
+    def trainer(self) -> Callable[[], None]:
+        """The product's own loop: a report every ``steps`` steps."""
+        student, teacher = self.pair(channels_last=True)
+        schedule = TrainingConfig(
+            epochs=100_000,
+            batch_size=self.config.batch_size,
+            learning_rate=1e-3,
+            compile=self.config.compile,
+            log_every_steps=self.config.steps,
+        )
+        trainer = Trainer(
+            student,
+            Lesson("ban", teacher, generation=1),
+            self.data,
+            self.normalizer,
+            schedule,
+            seed=0,
+            generation=1,
+            precision=self.precision,
+        )
+        reports = trainer.run()
+
+        def run() -> None:
+            target = trainer.steps + self.config.steps
+            while trainer.steps < target:  # an epoch's end makes a report too
+                next(reports)
+
+        return run
+
+    def by_hand(self, *, fast: bool | None) -> Callable[[], None]:
+        """The step as one writes it; ``fast`` None: plain float32, contiguous, eager."""
+        student, teacher = self.pair(channels_last=fast is not None)
+        optimizer = torch.optim.SGD(
+            student.parameters(), 1e-3, 0.9, weight_decay=5e-4, nesterov=True, fused=True if fast is not None else None
+        )
+        images = self.batch if fast is not None else self.batch.contiguous()
+        compiled = self.config.compile and fast is not None
+        learn, label = ((torch.compile(n) if compiled else n) for n in (student, teacher))
+
+        def step() -> None:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(fast)):
+                with torch.no_grad():
+                    target = label(images)
+                scores = learn(images)
+            loss = -(target.float().softmax(dim=1) * scores.float().log_softmax(dim=1)).sum(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return self.repeat(step)
+
+    def timm(self) -> Callable[[], None]:
+        """timm's task, told that student and teacher want the same pixels (it assumes ImageNet's otherwise)."""
+        from timm.task import LogitDistillationTask
+
+        student, teacher = self.pair(channels_last=False)
+        for network in (student, teacher):
+            network.pretrained_cfg = {"mean": PIXELS.mean, "std": PIXELS.std}  # type: ignore[assignment]
+            network.num_classes, network.in_chans = CLASSES, 3  # type: ignore[assignment]
+        task = LogitDistillationTask(
+            student, teacher, task_loss_weight=0.0, distill_loss_weight=1.0, device=self.device, verbose=False
+        )
+        optimizer = torch.optim.SGD(student.parameters(), 1e-3, 0.9, weight_decay=5e-4, nesterov=True)
+        images, labels = self.batch.contiguous(), self.data.labels[: self.config.batch_size]
+
+        def step() -> None:
+            optimizer.zero_grad()
+            task(images, labels)["loss"].backward()
+            optimizer.step()
+
+        return self.repeat(step)
+
+    def repeat(self, step: Callable[[], None]) -> Callable[[], None]:
+        """``steps`` times that step."""
+
+        def run() -> None:
+            for _ in range(self.config.steps):
+                step()
+
+        return run
+
+
+def measure(config: BenchConfig, device: torch.device, precision: str) -> dict[str, dict[str, list[float]]]:
+    """Images per second of every contender, once per round, by network."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in config.networks:
+        contenders = Contenders(name, config, device, precision).all()
+        for run in contenders.values():  # past what is done once
+            run()
+        rates: dict[str, list[float]] = {contender: [] for contender in contenders}
+        for _ in range(config.rounds):
+            for contender, run in contenders.items():
+                synchronize(device)
+                started = time.perf_counter()
+                run()
+                synchronize(device)
+                images = config.steps * config.batch_size
+                rates[contender].append(round(images / (time.perf_counter() - started), 1))
+        found[name] = rates
+    return found
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_peak(device: torch.device) -> float:
+    """Operations per second of a large bfloat16 matrix product: what a GPU reaches at best."""
+    side = 8192
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = 0.0
+    for _ in range(10):
+        synchronize(device)
+        started = time.perf_counter()
+        product: Tensor = left @ right
+        synchronize(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+    del product
+    return best
+
+
+def format_result(found: dict[str, dict[str, list[float]]], config: BenchConfig, peak: float | None) -> str:
+    """The medians as a table, and the ratios that matter, each the median of the rounds' ratios."""
+    names = {
+        "trainer": "the trainer, loader included",
+        "bare": "the bare step, one batch in memory",
+        "float32": "plain float32, one batch in memory",
+        "timm": "timm's LogitDistillationTask, one batch in memory",
+    }
+    rows: list[list[Any]] = []
+    for network, rates in found.items():
+        work = (1 + BACKWARD + 1) * count_cost(network, CLASSES).operations  # the student's passes, and its teacher's
+        for contender, values in rates.items():
+            median = statistics.median(values)
+            ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["trainer"], values, strict=True))
+            rows.append(
+                [
+                    network,
+                    names[contender],
+                    median,
+                    f"{min(values):,.0f} to {max(values):,.0f}",
+                    f"{ratio:.2f}",
+                    f"{EPOCH / median:.1f}",
+                    None if peak is None else f"{100 * work * median / peak:.1f} %",
+                ]
+            )
+    headers = ["network", "what", "images/s", "range", "trainer / this", "seconds for 50,000", "of peak"]
+    return format_table(headers, rows)
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    config = parse(BenchConfig, argv, program="bench_cifar.py", description=__doc__, default_name=None).config
+    kind = resolve_device(config.device)
+    precision, threads = resolve_precision(config.precision, kind), resolve_threads(config.threads)
+    device = prepare(kind, threads)
+    peak = measure_peak(device) if kind == "cuda" else None
+    found = measure(config, device, precision)
+    print(f"{kind}, {threads} threads, {precision}, batches of {config.batch_size}\n")
+    print(format_result(found, config, peak))
+    if config.json:
+        raw = {
+            "config": {**to_mapping(config), "device": kind, "precision": precision, "threads": threads},
+            "images_per_second": found,
+            "bfloat16_peak_operations_per_second": peak,
+            "hardware": hardware(),
+            "versions": versions(),
+            "git": git_state(),
+        }
+        atomic_write(Path(config.json), (json.dumps(raw, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
