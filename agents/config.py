@@ -58,7 +58,7 @@ class StudentConfig:
     size: str = SAME_SIZE
     objective: str = "policy_kl"
     temperature: float = 0.01
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     batch_size: int = 128
     samples_per_step: float = 12.0
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
 from agents.evaluation import choose_actions
-from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, size_of
+from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
 from agents.replay import FrameReplay
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
@@ -35,6 +35,7 @@ from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
 Precision = Literal["float32", "bfloat16"]
+INITIAL_STATES = 1024  # states of play from which the scale of the initial weights is taken
 
 
 class PolicyDistillation(BaseAlgorithm):
@@ -95,7 +96,7 @@ class PolicyDistillation(BaseAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate if learning_rate is not None else LinearSchedule(5e-4, 0.0, 1.0),
+            learning_rate if learning_rate is not None else LinearSchedule(1e-3, 0.0, 1.0),
             policy_kwargs,
             stats_window_size,
             tensorboard_log,
@@ -151,8 +152,9 @@ class PolicyDistillation(BaseAlgorithm):
             "optimizer_kwargs": {"fused": True},
         }
         kwargs.update(self.policy_kwargs)
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator of the CPU, given back after
-            torch.default_generator.manual_seed(derive_seed(self.root_seed, "initial weights", self.generation))
+        # layers draw from the global generator of the CPU, given back after; learning begins with better weights
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.root_seed, "built weights", self.generation))
             self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)  # type: ignore[assignment]
         self.policy = self.policy.to(self.device)
         self.policy.q_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -266,6 +268,10 @@ class PolicyDistillation(BaseAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         temperature = self.temperature if self.teacher.kind == "q_values" else 1.0
         options = self.objective_kwargs | ({"temperature": temperature} if self._objective.tempered else {})
+        if self._n_updates == 0 and self._loaded_scores is None:
+            generator = torch_stream(self.root_seed, "initial weights", self.generation)
+            seen, _ = next(self.replay.batches(1, INITIAL_STATES, generator))
+            initialize_from_data(self.student, seen, generator)
         losses, agreed = torch.zeros((2, gradient_steps), device=self.device)
         batches = self.replay.batches(gradient_steps, batch_size, self._order)
         for i, (observations, targets) in enumerate(batches):
