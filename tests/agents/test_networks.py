@@ -17,6 +17,7 @@ from agents.networks import (
     build_network,
     compute_scores,
     count_parameters,
+    initialize_from_data,
     is_nature,
     size_of,
 )
@@ -164,3 +165,37 @@ def test_only_a_nature_cnn_with_one_linear_layer_is_nature():
     assert not is_nature(behind(Squared(FRAMES), [])), "the same names, another function"
     assert not is_nature(torch.nn.Linear(2, 2))
     assert not is_nature(DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu").q_net)
+
+
+def test_initial_weights_from_data_give_every_unit_mean_0_and_deviation_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.full((64, 4, 84, 84), 87, dtype=torch.uint8)  # a background, and few pixels that move
+    for i in range(64):
+        frames[i, :, i : i + 4, 20 + i // 8 : 24 + i // 8] = 236
+    network = build_network(FRAMES, 6, SIZES["net1"]).to(memory_format=torch.channels_last)
+    before = torch.random.get_rng_state()
+    initialize_from_data(network, frames, generator)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+    extractor = network.features_extractor
+    x = frames.float() / 255
+    for layer in (extractor.cnn[0], extractor.cnn[2], extractor.cnn[4], extractor.linear[0]):
+        inputs = layer(x if isinstance(layer, torch.nn.Conv2d) else x.flatten(1))
+        axes = [axis for axis in range(inputs.dim()) if axis != 1]
+        torch.testing.assert_close(inputs.mean(axes), torch.zeros(inputs.shape[1]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(inputs.std(axes), torch.ones(inputs.shape[1]), atol=2e-2, rtol=0)
+        x = torch.relu(inputs)
+    scores = compute_scores(network, frames)
+    assert scores.abs().max() < 1.0  # a policy near uniform
+
+
+def test_initial_weights_from_data_are_those_of_the_generator() -> None:
+    frames = torch.randint(0, 256, (32, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    weights = []
+    for seed in (0, 0, 1):
+        network = build_network(FRAMES, 6, SIZES["net3"])
+        initialize_from_data(network, frames, torch.Generator().manual_seed(seed))
+        weights.append(network.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not torch.equal(weights[0]["q_net.0.weight"], weights[2]["q_net.0.weight"])
