@@ -95,6 +95,6 @@ def get_objective(name: str) -> Objective:
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    close = difflib.get_close_matches(str(name), OBJECTIVES, n=1)
+    close = difflib.get_close_matches(str(name).lower().replace("-", "_"), OBJECTIVES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown objective {name!r}, there are {', '.join(OBJECTIVES)}{hint}")

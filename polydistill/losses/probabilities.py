@@ -37,8 +37,8 @@ def student_log_probabilities(student: Tensor, mask: Tensor | None = None, tempe
 def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(t / T)``, ``(batch, classes)``, held above -inf."""
     scaled = teacher if temperature == 1.0 else teacher / temperature
-    # the result of log_softmax is ours alone, so that clamping in place is safe and costs no memory
-    return drop_classes(scaled, mask).log_softmax(dim=1).clamp_(min=lowest(teacher))
+    # not clamp_, which vmap does one row after the other
+    return drop_classes(scaled, mask).log_softmax(dim=1).clamp(min=lowest(teacher))
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

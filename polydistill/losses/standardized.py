@@ -79,16 +79,20 @@ def logit_standardized_kd(
 
 
 def _standardize(scores: Tensor) -> Tensor:
-    """``Z(scores)``; 0 for a single class, of which an unbiased deviation would be NaN."""
-    deviation = scores.std(dim=1, keepdim=True, correction=min(1, scores.shape[1] - 1))
-    return (scores - scores.mean(dim=1, keepdim=True)) / (deviation + EPSILON)
+    """``Z(scores)``; 0 where all are equal."""
+    return _scale(scores - scores.mean(dim=1, keepdim=True), max(scores.shape[1] - 1, 1))
 
 
 def _standardize_finite(scores: Tensor) -> Tensor:
     """``Z`` over the classes whose score is not -inf; those stay -inf."""
     excluded = scores == -math.inf
-    count = scores.shape[1] - excluded.sum(dim=1, keepdim=True)
+    count = scores.shape[1] - excluded.sum(dim=1, keepdim=True).to(scores.dtype)
     mean = scores.masked_fill(excluded, 0.0).sum(dim=1, keepdim=True) / count
     centred = (scores - mean).masked_fill(excluded, 0.0)
-    deviation = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return (centred / (deviation + EPSILON)).masked_fill(excluded, -math.inf)
+    return _scale(centred, (count - 1).clamp(min=1)).masked_fill(excluded, -math.inf)
+
+
+def _scale(centred: Tensor, freedom: Tensor | int) -> Tensor:
+    """Divide by the unbiased deviation: by way of a norm, whose gradient at 0 is 0; that of a square root is NaN."""
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return centred / (norm / freedom**0.5 + EPSILON)

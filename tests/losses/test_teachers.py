@@ -1,0 +1,155 @@
+"""Ensembles, quantiles and a proposed temperature."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from polydistill.losses import average_quantiles, ban, mean_of_teachers, policy_kl, propose_temperature
+from tests.losses import reference
+
+
+def test_mean_of_teachers_is_the_mean_of_probabilities(make_batch) -> None:
+    members = [make_batch(4, 6, seed=seed).teacher for seed in range(3)]
+    mean = mean_of_teachers(members)
+    expected = np.mean([[reference.softmax(row) for row in member.tolist()] for member in members], axis=0)
+    np.testing.assert_allclose(mean.exp().numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(mean.softmax(1).numpy(), expected, rtol=1e-12)  # so it serves as scores at T = 1
+
+
+def test_mean_of_teachers_tempers_each_member(make_batch) -> None:
+    members = [make_batch(4, 6, seed=seed).teacher for seed in range(3)]
+    cold = mean_of_teachers(members, temperature=0.2)
+    torch.testing.assert_close(cold, mean_of_teachers([member / 0.2 for member in members]))
+    assert (cold - (mean_of_teachers(members) / 0.2).log_softmax(1)).abs().max() > 0.1
+
+
+def test_mean_of_one_or_equal_teachers_is_that_teacher(make_batch) -> None:
+    student, teacher, _ = make_batch()
+    for members in ([teacher], [teacher] * 4):
+        torch.testing.assert_close(mean_of_teachers(members), teacher.log_softmax(1))
+        torch.testing.assert_close(ban(student, mean_of_teachers(members)), ban(student, teacher))
+
+
+def test_mean_of_teachers_holds_one_member_at_a_time(make_batch) -> None:
+    alive = []
+
+    def members():
+        for seed in range(4):
+            alive.append(seed)
+            yield make_batch(2, 3, seed=seed).teacher
+
+    iterator = members()
+    assert alive == []
+    listed = [make_batch(2, 3, seed=seed).teacher for seed in range(4)]
+    torch.testing.assert_close(mean_of_teachers(iterator), mean_of_teachers(listed))
+
+
+def test_class_excluded_by_one_member_keeps_the_share_of_the_others() -> None:
+    members = [torch.tensor([[-math.inf, 0.0, 0.0]]), torch.tensor([[-math.inf, 0.0, -math.inf]])]
+    mean = mean_of_teachers(members)
+    torch.testing.assert_close(mean.exp(), torch.tensor([[0.0, 0.75, 0.25]]))
+    assert policy_kl(torch.zeros(1, 3), mean, temperature=1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mean_of_teachers_is_finite_at_1e4_in_half_precision(dtype) -> None:
+    members = [torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype), torch.tensor([[-1e4, 1e4, 0.0]], dtype=dtype)]
+    mean = mean_of_teachers(members)
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean.exp(), torch.tensor([[0.5, 0.5, 0.0]]))
+
+
+def test_mean_of_teachers_has_no_gradient(make_batch) -> None:
+    assert not mean_of_teachers([make_batch().student]).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "text"),
+    [
+        ([], ValueError, "at least one tensor, got none"),
+        (
+            [torch.zeros(1, 2), torch.zeros(2, 2)],
+            ValueError,
+            r"teachers\[1\] must be of the first one's shape \(1, 2\)",
+        ),
+        (
+            [torch.zeros(1, 2), torch.zeros(1, 2).double()],
+            TypeError,
+            r"teachers\[1\] must be .*float32, got torch.float64",
+        ),
+        ([torch.zeros(1, 2).long()], TypeError, r"teachers\[0\] must be a floating tensor"),
+        (
+            [torch.zeros(1, 2), torch.zeros(1, 2, device="meta")],
+            ValueError,
+            r"teachers\[1\] must be on .* cpu, got meta",
+        ),
+    ],
+    ids=["none", "shape", "type", "integers", "device"],
+)
+def test_unlike_teachers_are_refused(members, error, text) -> None:
+    with pytest.raises(error, match=text):
+        mean_of_teachers(members)
+
+
+def test_quantiles_are_averaged_per_action() -> None:
+    quantiles = torch.tensor([[[0.0, 10.0], [1.0, 20.0], [5.0, 60.0]]], dtype=torch.bfloat16, requires_grad=True)
+    q_values = average_quantiles(quantiles)
+    assert q_values.tolist() == [[2.0, 30.0]]
+    assert q_values.dtype == torch.float32
+    assert not q_values.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "error", "text"),
+    [
+        (torch.zeros(2, 3), ValueError, r"\(batch, quantiles, actions\), got \(2, 3\)"),
+        (torch.zeros(2, 0, 3), ValueError, r"got \(2, 0, 3\)"),
+        (torch.zeros(2, 3, 4).long(), TypeError, "quantiles must be a floating tensor, got torch.int64"),
+    ],
+    ids=["two dimensions", "none", "integers"],
+)
+def test_wrong_quantiles_are_refused(quantiles, error, text) -> None:
+    with pytest.raises(error, match=text):
+        average_quantiles(quantiles)
+
+
+def test_proposed_temperature_gives_the_median_state_its_odds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn((1001, 6), generator=generator) * 0.05 + 3
+    for odds in (2.0, 9.0, 99.0):
+        temperature = propose_temperature(scores, odds=odds)
+        two = (scores / temperature).softmax(1).topk(2, dim=1).values
+        assert (two[:, 0] / two[:, 1]).median().item() == pytest.approx(odds, rel=1e-3)
+
+
+def test_proposed_temperature_scales_with_the_scores_and_ignores_excluded_actions() -> None:
+    scores = torch.randn((99, 4), generator=torch.Generator().manual_seed(0))
+    temperature = propose_temperature(scores)
+    assert propose_temperature(scores * 10 - 7) == pytest.approx(temperature * 10, rel=1e-4)
+    wider = torch.cat([scores, torch.full((99, 1), -math.inf), torch.full((99, 1), 50.0)], dim=1)
+    mask = torch.tensor([False] * 5 + [True])
+    assert propose_temperature(wider, mask=mask) == temperature
+    alone = torch.full((500, 4), -math.inf)
+    alone[:, 0] = 0.0  # states with a single action left do not count
+    assert propose_temperature(torch.cat([scores, alone])) == temperature
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "text"),
+    [
+        (torch.zeros(5, 3), {}, "positive median gap between its two best actions, got 0.0"),
+        (torch.zeros(0, 3), {}, "got nan"),
+        (torch.zeros(5, 1), {}, r"at least two actions, got \(5, 1\)"),
+        (torch.rand(5, 3), {"odds": 1.0}, "odds must be greater than 1, got 1.0"),
+        (torch.rand(5, 3), {"odds": -2}, "odds must be positive and finite, got -2"),
+        (torch.rand(5), {}, r"teacher_q must be of shape \(batch, classes\), got \(5,\)"),
+    ],
+    ids=["no gap", "no state", "one action", "odds 1", "odds -2", "shape"],
+)
+def test_nothing_to_propose_is_said(scores, options, text) -> None:
+    with pytest.raises(ValueError, match=text):
+        propose_temperature(scores, **options)
