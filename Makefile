@@ -37,6 +37,7 @@ bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
 
 tensorboard: $(INSTALLED)  ## the curves of everything under runs/
+	@echo "open http://localhost:6006/?smoothing=0  (smoothed, the few points of the scores' curves would lag behind)"
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
 clean:  ## remove caches and build products; runs/ and .venv stay
