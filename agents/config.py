@@ -6,22 +6,17 @@ A published run is one file in ``configs/atari``; the defaults here are the run 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
-
-import torch
 
 from agents.atari import check_game
 from agents.evaluation import get_protocol
 from agents.networks import SIZES
-from polydistill.config import UserError, suggest
+from polydistill.config import suggest
+from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, get_objective
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16"]
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
 
 
@@ -210,31 +205,6 @@ class AgentEvaluationConfig:
         for name in ("seed", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-
-
-def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """The device that is meant, after a look at what there is."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch sees no GPU here; use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
-def resolve_threads(threads: int) -> int:
-    """The number of threads; 0 stands for as many as this process may use cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads or cores
-
-
-def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
-    """The precision that is meant: bfloat16 is faster where there are instructions for it, and slower elsewhere."""
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bfloat16" if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
 
 
 def _require_at_least_1(config: object, *names: str) -> None:

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.config import parse, run_script, to_mapping
+from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.tracking import atomic_write, format_table
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.data import ImageSet, Normalization
-from polydistill.vision.device import prepare, resolve_device, resolve_precision, resolve_threads
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.networks import build_network, check_name
 from polydistill.vision.plan import BACKWARD, count_cost

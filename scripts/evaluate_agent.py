@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from agents.config import AgentEvaluationConfig, resolve_device, resolve_threads
+from agents.config import AgentEvaluationConfig
 from agents.evaluation import Evaluation, evaluate, get_protocol
 from agents.networks import count_parameters
 from agents.scores import human_normalized
 from agents.teachers import Teacher, as_teacher
 from agents.video import record_game, write_gif
 from polydistill.config import UserError, parse, run_script
+from polydistill.device import resolve_device, resolve_threads
 from polydistill.tracking import Progress, format_table
 
 

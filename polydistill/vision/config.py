@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polydistill.config import suggest
+from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.vision.data import DataConfig
-from polydistill.vision.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
 from polydistill.vision.lesson import check_options
 from polydistill.vision.networks import check_name
 from polydistill.vision.schedules import TrainingConfig

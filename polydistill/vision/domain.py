@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.config import UserError
+from polydistill.device import prepare
 from polydistill.lineage import Generation
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
@@ -21,7 +22,6 @@ from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import Images, ImageSet
-from polydistill.vision.device import prepare
 from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import explain_out_of_memory

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from polydistill.config import dump_yaml, to_mapping
+from polydistill.device import prepare
 from polydistill.vision.archives import RELEASES, SIDE
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.device import prepare
 from polydistill.vision.networks import build_network
 
 BACKWARD = 2  # a backward pass costs about two forward passes
@@ -34,7 +34,7 @@ def count_cost(architecture: str, classes: int) -> Cost:
 
     Example:
         >>> count_cost("resnet-20", 10).operations / 2e6  # million multiply-adds of one image
-        40.813184
+        40.55104
     """
     outputs = 0
 

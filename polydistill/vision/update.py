@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from polydistill.vision.device import compile_network
+from polydistill.device import compile_network
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from polydistill.device import prepare
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.data import DataConfig, load_images
-from polydistill.vision.device import prepare
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import Processes, open_processes
