@@ -1,7 +1,8 @@
 """Distil an agent of an Atari game into its twin, or into a smaller one.
 
     python scripts/distill_atari.py                                            the Pong teacher of the project
-    python scripts/distill_atari.py --config configs/atari/pong_net3.yaml      a student of 4 % of the parameters
+    python scripts/distill_atari.py --student.size net3 --out runs/small       a student of 4 % of the parameters
+    python scripts/distill_atari.py --lineage.generations 3 --out runs/born    each student teaches the next
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
 
 The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens.
