@@ -60,7 +60,7 @@ def average_quantiles(quantiles: Tensor) -> Tensor:
 
     .. math:: Q_a = \frac{1}{N} \sum_j \theta_j(a)
 
-    Dabney et al. 2018 (QR-DQN), section 3. The layout is that of sb3-contrib's ``QRDQN`` policies.
+    Dabney et al. 2018 (QR-DQN). The layout is that of sb3-contrib's ``QRDQN`` policies.
 
     Args:
         quantiles: ``(batch, quantiles, actions)``, floating. Detached.

@@ -146,8 +146,8 @@ def test_jsd_over_its_weight_tends_to_kl_at_either_end(make_batch) -> None:
     torch.testing.assert_close(jsd(z, t, beta=1 - beta) / beta, reverse_kl(z, t), rtol=1e-3, atol=1e-6)
 
 
-def test_jsd_is_a_quarter_of_half_the_squared_length_near_equality(make_batch) -> None:
-    """Both KL and JSD are quadratic there; the half-weighted JSD is a quarter of KL."""
+def test_jsd_is_a_quarter_of_kl_near_equality(make_batch) -> None:
+    """Both are quadratic there."""
     _, t, _ = make_batch()
     z = t + 1e-4 * torch.linspace(-1, 1, 7, dtype=torch.float64)
     torch.testing.assert_close(jsd(z, t), policy_kl(z, t, temperature=1.0) / 4, rtol=1e-3, atol=0)
