@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import polydistill.vision
+from polydistill import device as device_module
 from polydistill.device import compile_network, resolve_precision
-from polydistill.vision import device as device_module
 from polydistill.vision.config import CifarConfig, EvaluationConfig
 from polydistill.vision.data import DataConfig
 from polydistill.vision.plan import count_cost, format_plan
