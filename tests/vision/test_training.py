@@ -198,6 +198,21 @@ def test_an_objective_without_the_teacher_that_it_needs_is_refused() -> None:
         Lesson("ban")
 
 
+def test_fresh_permutations_change_with_the_step_and_fixed_ones_belong_to_the_image() -> None:
+    def draw(kind: str, ids: list[int], step: int, generation: int = 1) -> Tensor:
+        lesson = Lesson("dkpp", tiny(), generation=generation, classes=40, options={"permutation": kind})
+        found = lesson.draw_permutation(torch.tensor(ids), step)
+        assert found is not None
+        return found
+
+    assert torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 7))
+    assert not torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 8))
+    assert not torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 7, generation=2))
+    assert torch.equal(draw("fixed", [3, 4], 7), draw("fixed", [4, 3], 8).flip(0))
+    assert not torch.equal(*draw("fixed", [3, 4], 7))
+    assert not torch.equal(draw("fixed", [3], 7), draw("fixed", [3], 7, generation=2))
+
+
 def test_shares_of_the_gradient_are_logged_and_the_weights_for_cwtm() -> None:
     for objective in ("ban", "cwtm"):
         reports = list(trainer(Lesson(objective, tiny(seed=9), generation=1)).run())
