@@ -54,7 +54,7 @@ def accept_pair(student: Tensor, teacher: Tensor, name: str = "teacher") -> tupl
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
     teacher = teacher.detach()
-    return accepted, teacher if teacher.dtype in FULL_PRECISION else teacher.float()
+    return accepted, teacher if accepted is student else teacher.float()
 
 
 def accept_labels(student: Tensor, labels: Tensor) -> Tensor:

@@ -18,9 +18,13 @@ LOG2_E = math.log2(math.e)
 IGNORE_NO_LABEL = torch.iinfo(torch.int64).min
 
 
+# asked for each batch, and finfo takes as long as a small tensor operation
+_LOWEST = {dtype: torch.finfo(dtype).min for dtype in (torch.float32, torch.float64)}
+
+
 def lowest(scores: Tensor) -> float:
-    """The lowest finite number of the scores' type: -3.4e38 for float32."""
-    return torch.finfo(scores.dtype).min
+    """The lowest finite number of the type of ``scores``, float32 or float64: -3.4e38 for float32."""
+    return _LOWEST[scores.dtype]
 
 
 def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -30,15 +34,15 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(z / T)``, ``(batch, classes)``; finite. Gradient flows."""
-    scaled = student if temperature == 1.0 else student / temperature
-    return drop_classes(scaled, mask).log_softmax(dim=1)
+    scores = student if temperature == 1.0 else student / temperature
+    return drop_classes(scores, mask).log_softmax(1)
 
 
 def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(t / T)``, ``(batch, classes)``, held above -inf."""
-    scaled = teacher if temperature == 1.0 else teacher / temperature
-    # not clamp_, which vmap does one row after the other
-    return drop_classes(scaled, mask).log_softmax(dim=1).clamp(min=lowest(teacher))
+    scores = teacher if temperature == 1.0 else teacher / temperature
+    # in place: the result of log_softmax is ours alone. Not clamp_, which vmap does one row after the other
+    return drop_classes(scores, mask).log_softmax(1).clamp_min_(lowest(scores))
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -46,8 +50,8 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     exp2 and not exp: on a CPU exp takes a hundred times longer where it underflows, as sharpened targets mostly do.
     """
-    p = (log_p * LOG2_E).exp2()
-    return (p * (log_p - log_q)).sum(dim=1)
+    p = (log_p * LOG2_E).exp2_()
+    return (p * (log_p - log_q)).sum(1)
 
 
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
