@@ -47,7 +47,7 @@ class PolicyDistillation(BaseAlgorithm):
             :class:`agents.atari.AtariVecEnv`.
         teacher: path of a DQN zip, Stable-Baselines3 model, or callable from frames to scores. It may be missing
             as long as nothing is learned.
-        learning_rate: of Adam; a number or a schedule of the remaining progress.
+        learning_rate: of Adam; a number or a schedule of the remaining progress; None: from 1e-3 linearly to zero.
         buffer_size: samples kept in the replay, 7 KiB each.
         learning_starts: steps of play before the first update.
         batch_size: samples per update.
@@ -160,8 +160,13 @@ class PolicyDistillation(BaseAlgorithm):
         self.policy.q_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for target, online in zip(self.policy.q_net_target.parameters(), self.student.parameters(), strict=True):
             target.data = online.data  # nothing bootstraps here: no second copy
+        self._built_versions = self._weight_versions()
         self._explore = numpy_stream(self.root_seed, "exploration", self.generation)
         self._order = torch_stream(self.root_seed, "data order", self.generation)
+
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """Changes whenever a weight of the student is written or replaced."""
+        return [(id(weight), weight._version) for weight in self.student.parameters()]
 
     def _student_size(self) -> Size:
         if isinstance(self.size, str):
@@ -268,7 +273,7 @@ class PolicyDistillation(BaseAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         temperature = self.temperature if self.teacher.kind == "q_values" else 1.0
         options = self.objective_kwargs | ({"temperature": temperature} if self._objective.tempered else {})
-        if self._n_updates == 0 and self._loaded_scores is None:
+        if self._n_updates == 0 and self._weight_versions() == self._built_versions:  # nobody has set others
             generator = torch_stream(self.root_seed, "initial weights", self.generation)
             seen, _ = next(self.replay.batches(1, INITIAL_STATES, generator))
             initialize_from_data(self.student, seen, generator)

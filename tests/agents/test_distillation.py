@@ -325,6 +325,25 @@ def test_the_kind_of_scores_follows_the_objective(objective: str, expected: str,
     assert as_teacher(model).kind == expected
 
 
+def test_learning_begins_with_weights_from_play_unless_others_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import agents.distillation as module
+
+    begun: list[PolicyDistillation] = []
+    monkeypatch.setattr(module, "initialize_from_data", lambda network, *_: begun.append(network))
+    fresh = make()
+    fresh.learn(128)
+    fresh.learn(128)
+    assert begun == [fresh.student]
+    for set_weights in (
+        lambda model: model.set_parameters({"policy": fresh.policy.state_dict()}, exact_match=False),
+        lambda model: model.student.load_state_dict(fresh.student.state_dict()),
+    ):
+        warm = make()
+        set_weights(warm)
+        warm.learn(128)
+    assert begun == [fresh.student]
+
+
 def test_a_loaded_agent_keeps_its_kind_of_scores_until_it_learns_another(tmp_path: Path) -> None:
     make(objective="policy_mse").learn(128).save(tmp_path / "first.zip")
     options = {"teacher": look, "seed": 0, "train_freq": 8, "learning_starts": 32, "batch_size": 32}
