@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from polydistill.config import UserError, suggest
+from polydistill.errors import UserError, suggest
 
 FRAME_SKIP = 4
 FIRE = "FIRE"

@@ -6,14 +6,13 @@ A published run is one file in ``configs/atari``; the defaults here are the run 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agents.atari import check_game
 from agents.evaluation import get_protocol
 from agents.networks import SIZES
-from polydistill.config import suggest
 from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
+from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, get_objective
 
@@ -58,15 +57,15 @@ class StudentConfig:
     samples_per_step: float = 12.0
 
     def __post_init__(self) -> None:
-        _require_choice("size", self.size, [*SIZES, SAME_SIZE])
-        _require_choice("objective", self.objective, OBJECTIVES)
+        require_choice("size", self.size, [*SIZES, SAME_SIZE])
+        require_choice("objective", self.objective, OBJECTIVES)
         objective = get_objective(self.objective)
         if objective.needs_labels or objective.needs_permutation:
             raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
         for name in ("temperature", "learning_rate", "samples_per_step"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        _require_at_least_1(self, "batch_size")
+        require_at_least(1, self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class PlayConfig:
     train_freq: int = 64
 
     def __post_init__(self) -> None:
-        _require_at_least_1(self, "n_envs", "train_freq")
+        require_at_least(1, self, "n_envs", "train_freq")
         for name in ("steps", "replay_steps"):
             if getattr(self, name) < self.n_envs:
                 raise ValueError(f"{name} must be at least n_envs = {self.n_envs}, got {getattr(self, name)}")
@@ -114,9 +113,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         get_protocol(self.protocol)
-        _require_at_least_1(self, "episodes", "curve_episodes")
-        if self.curve_every_steps < 0:
-            raise ValueError(f"curve_every_steps must not be negative, got {self.curve_every_steps}")
+        require_at_least(1, self, "episodes", "curve_episodes")
+        require_at_least(0, self, "curve_every_steps")
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,7 @@ class AtariConfig:
 
     def __post_init__(self) -> None:
         check_game(self.game)
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_at_least(0, self, "seed", "threads")
 
     def resolve(self) -> AtariConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
@@ -199,21 +195,7 @@ class AgentEvaluationConfig:
     def __post_init__(self) -> None:
         check_game(self.game)
         get_protocol(self.protocol)
-        _require_at_least_1(self, "episodes", "video_steps")
+        require_at_least(1, self, "episodes", "video_steps")
         if self.video and not self.video.lower().endswith(".gif"):
             raise ValueError(f"video must end in .gif, got {self.video}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-
-
-def _require_at_least_1(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-
-
-def _require_choice(name: str, choice: str, choices: Iterable[str]) -> None:
-    known = list(choices)
-    if choice not in known:
-        raise ValueError(f"unknown {name} {choice!r}{suggest(choice, known)} (there are {', '.join(known)})")
+        require_at_least(0, self, "seed", "threads")

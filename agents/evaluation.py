@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.atari import MAX_FRAMES, AtariVecEnv
 from agents.teachers import ScoreFunction
-from polydistill.config import UserError, suggest
+from polydistill.errors import UserError, suggest
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 
 N_ACTIONS = 18  # of the joystick; most games use fewer

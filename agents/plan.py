@@ -10,7 +10,7 @@ from agents.networks import count_parameters
 from agents.rates import measure_rates
 from agents.replay import FrameReplay
 from agents.teachers import Teacher
-from polydistill.config import dump_yaml, to_mapping
+from polydistill.plain_yaml import dump_yaml, to_mapping
 
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
 

@@ -24,7 +24,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
 from agents.networks import SIZES, Size, build_network, size_of
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.tracking import atomic_write
 
 MAX_MEMBER_BYTES = {"data": 64 * 2**20, "policy.pth": 512 * 2**20}  # a Nature-CNN has 7 MB; bounds a hostile file

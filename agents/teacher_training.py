@@ -32,7 +32,8 @@ from agents.evaluation import evaluate
 from agents.networks import compute_scores
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import as_teacher
-from polydistill.config import UserError, dump_yaml, to_mapping
+from polydistill.errors import UserError, require_at_least
+from polydistill.plain_yaml import dump_yaml, to_mapping
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, atomic_write, disk_errors, require_same_config
@@ -90,15 +91,11 @@ class TeacherTrainingConfig:
     def __post_init__(self) -> None:
         check_game(self.game)
         counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
-        for name in (*counts, "exploration_steps", "episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(1, self, *counts, "exploration_steps", "episodes")
+        require_at_least(0, self, "seed", "threads", "learning_starts", "cooldown_steps")
         for name in ("exploration_final", "gamma"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("seed", "threads", "learning_starts", "cooldown_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 

@@ -6,8 +6,8 @@ line can name code. Values come in this order, later over earlier: the dataclass
 the command line. jsonargparse checks the types and prints the help; it is given one flat argument per field, since its
 own nested arguments read ``--group X`` as "load the file X".
 
-Contract: an error of the user's is a :class:`UserError`, shown as ``error: ...`` on one line, with exit code 2.
-jsonargparse is imported when something is parsed, not before.
+Contract: an error of the user's is a :class:`~polydistill.errors.UserError`, shown as ``error: ...`` on one line, with
+exit code 2. jsonargparse is imported when something is parsed, not before.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import functools
 import json
 import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, ParamSpec, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
 
 import yaml
+
+from polydistill.errors import UserError, exit_with_error, suggest
+from polydistill.plain_yaml import PlainLoader, dump_yaml, load_yaml, to_mapping
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
 SWITCHES = {
@@ -42,10 +42,6 @@ SWITCHES = {
     "print_config": "print the resolved config as YAML, and run nothing",
     "help": "print this help",
 }
-
-
-class UserError(Exception):
-    """Something that the user can put right; its text is the one line that they read."""
 
 
 class Parsed(NamedTuple, Generic[Config]):
@@ -62,42 +58,6 @@ class Field(NamedTuple):
     annotation: Any
     default: Any
     help: str
-
-
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """``"; did you mean pong?"`` for the nearest choice, ``""`` where none is near.
-
-    Example:
-        >>> suggest("pongg", ["pong", "breakout"])
-        '; did you mean pong?'
-    """
-    near = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def exit_with_error(error: Exception) -> NoReturn:
-    """Print the error as one line on standard error and exit with code 2."""
-    print("error: " + " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
-    raise SystemExit(2) from None
-
-
-def run_script(main: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a script's ``main``: a user's error becomes one line and code 2, Ctrl-C becomes code 130.
-
-    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher.
-    """
-
-    @functools.wraps(main)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return main(*args, **kwargs)
-        except (UserError, FloatingPointError) as error:
-            exit_with_error(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
-
-    return guarded
 
 
 def parse(
@@ -162,82 +122,6 @@ def parse(
         print(dump_yaml(to_mapping(config)), end="")
         raise SystemExit(0)
     return Parsed(config, Path(out) if out else default_out, "dry_run" in switches)
-
-
-# ---- YAML ------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain values only; reads 1e5 as a number, which YAML 1.1 does not; refuses a key that is there twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
-
-
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes whatever text the loader above would read as a number."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises:
-        UserError: the file is missing, unreadable, invalid, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a bad date, a byte outside UTF-8
-        raise UserError(f"{path}: not valid YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
-
-
-def dump_yaml(mapping: Mapping[str, Any]) -> str:
-    """The mapping as YAML that :func:`load_yaml`, and so ``--config``, reads back unchanged."""
-    return str(yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False))
-
-
-def to_mapping(config: object) -> dict[str, Any]:
-    """The config as nested plain values, tuples as lists: what config.yaml and summary.json hold."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}  # type: ignore[call-overload]
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``(dotted key, value)`` of every leaf; an empty mapping is a leaf.
-
-    Example:
-        >>> list(flatten({"teacher": {"path": "zoo"}, "steps": 1}))
-        [('teacher.path', 'zoo'), ('steps', 1)]
-    """
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 # ---- fields, words, values -------------------------------------------------------------------------------------
@@ -417,7 +301,7 @@ def _whole_text(annotation: Any, text: str) -> str:
     if annotation is str or str in typing.get_args(annotation):
         return text
     with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, PlainLoader)
         whole = _whole(annotation, value)
         if repr(whole) != repr(value):
             return json.dumps(whole)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]

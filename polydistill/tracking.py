@@ -3,7 +3,7 @@
 Contract: ``metrics.jsonl`` holds no clock values, so that two runs of one config can be compared byte for byte; what
 depends on the clock goes to ``timing.jsonl``. Every JSON value is valid JSON: NaN and infinities become null. A file
 that others read whole (config.yaml, summary.json) is there complete or not at all. An error of the disk is a
-:class:`~polydistill.config.UserError` that names the path. TensorBoard and rich are imported when first needed.
+:class:`~polydistill.errors.UserError` that names the path. TensorBoard and rich are imported when first needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from polydistill.config import UserError, dump_yaml, flatten, load_yaml, to_mapping
+from polydistill.errors import UserError
+from polydistill.plain_yaml import dump_yaml, flatten, load_yaml, to_mapping
 from polydistill.provenance import git_state, hardware, versions, weights_sha256
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Seque
 
     Args:
         out: a folder with a config.yaml.
-        config: nested plain values, see :func:`polydistill.config.to_mapping`.
+        config: nested plain values, see :func:`polydistill.plain_yaml.to_mapping`.
         may_grow: dotted keys that may be larger here than there.
 
     Raises:

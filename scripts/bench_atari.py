@@ -30,7 +30,9 @@ from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
 from agents.domain import make_env, make_student, open_teacher
 from agents.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
-from polydistill.config import parse, run_script, to_mapping
+from polydistill.config import parse
+from polydistill.errors import run_script
+from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.tracking import atomic_write, format_table
 

@@ -23,8 +23,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from polydistill.config import parse, run_script, to_mapping
+from polydistill.config import parse
 from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
+from polydistill.errors import run_script
+from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.tracking import atomic_write, format_table
 from polydistill.vision.augmentation import Normalizer

@@ -19,7 +19,8 @@ from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
 from agents.plan import format_plan
 from agents.report import format_summary
-from polydistill.config import parse, run_script
+from polydistill.config import parse
+from polydistill.errors import run_script
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
 

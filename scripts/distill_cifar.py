@@ -14,7 +14,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from polydistill.config import parse, run_script
+from polydistill.config import parse
+from polydistill.errors import run_script
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
 from polydistill.vision.config import CifarConfig

@@ -20,8 +20,9 @@ from agents.networks import count_parameters
 from agents.scores import human_normalized
 from agents.teachers import Teacher, as_teacher
 from agents.video import record_game, write_gif
-from polydistill.config import UserError, parse, run_script
+from polydistill.config import parse
 from polydistill.device import resolve_device, resolve_threads
+from polydistill.errors import UserError, run_script
 from polydistill.tracking import Progress, format_table
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.config import UserError, parse, run_script
+from polydistill.config import parse
+from polydistill.errors import UserError, run_script
 from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.tracking import atomic_write, format_table
 

@@ -14,7 +14,9 @@ import shlex
 import sys
 
 from agents.teacher_training import TeacherTrainingConfig, finish_teacher, train_teacher
-from polydistill.config import dump_yaml, parse, run_script, to_mapping
+from polydistill.config import parse
+from polydistill.errors import run_script
+from polydistill.plain_yaml import dump_yaml, to_mapping
 
 
 @run_script

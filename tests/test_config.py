@@ -14,17 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polydistill.config import (
-    Parsed,
-    UserError,
-    dump_yaml,
-    flatten,
-    load_yaml,
-    parse,
-    run_script,
-    suggest,
-    to_mapping,
-)
+from polydistill.config import Parsed, parse
+from polydistill.errors import UserError, run_script, suggest
+from polydistill.plain_yaml import dump_yaml, flatten, load_yaml, to_mapping
 
 
 @dataclass(frozen=True)
@@ -227,7 +219,7 @@ def refuse(run_python, tmp_path: Path, *argv: str) -> str:
     program = tmp_path / "program.py"
     program.write_text(
         "from dataclasses import dataclass, field\nfrom typing import Literal\n"
-        "from polydistill.config import parse, run_script\n"
+        "from polydistill.config import parse\nfrom polydistill.errors import run_script\n"
         "@dataclass(frozen=True)\nclass Teacher:\n    path: str = 'zoo'\n    temperature: float = 0.01\n"
         "    def __post_init__(self):\n"
         "        if self.temperature <= 0:\n            raise ValueError(f'must be > 0,\\ngot {self.temperature}')\n"
@@ -349,7 +341,7 @@ def test_a_bug_in_a_script_keeps_its_traceback_and_a_result_passes() -> None:
 
 def test_control_c_is_code_130_without_traceback(root: Path) -> None:
     program = (
-        "import time\nfrom polydistill.config import run_script\n"
+        "import time\nfrom polydistill.errors import run_script\n"
         "@run_script\ndef main():\n    print('ready', flush=True)\n    time.sleep(60)\nmain()\n"
     )
     environment = os.environ | {"PYTHONPATH": str(root)}

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from polydistill import provenance, tracking
-from polydistill.config import UserError, load_yaml
+from polydistill.errors import UserError
+from polydistill.plain_yaml import load_yaml
 from polydistill.tracking import Run, atomic_write, format_table, weights_sha256
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agents.networks import Size, compute_scores, is_nature, size_of
 from agents.sb3_zip import SCORE_KINDS, kind_of, read_agent, rebuild_network
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 ScoreFunction = Callable[[Tensor], Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 ZOO = Path(__file__).parent
 

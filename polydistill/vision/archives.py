@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE

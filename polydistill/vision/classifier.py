@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 from polydistill.tracking import atomic_write
 from polydistill.vision.augmentation import Normalizer

@@ -6,12 +6,11 @@ A published row is one file in ``configs/cifar``; the defaults here are the born
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from polydistill.config import suggest
 from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
+from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.vision.data import DataConfig
@@ -92,8 +91,7 @@ class EvaluationConfig:
     ensembles: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 0:
-            raise ValueError(f"every_epochs must not be negative, got {self.every_epochs}")
+        require_at_least(0, self, "every_epochs")
         if self.selection == "best_val" and not self.every_epochs:
             raise ValueError("selection best_val needs every_epochs of at least 1")
         for members in self.ensembles or ():
@@ -138,9 +136,7 @@ class CifarConfig:
     lineage: LineageConfig = field(default_factory=LineageConfig)
 
     def __post_init__(self) -> None:
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_at_least(0, self, "seed", "threads")
         if self.evaluation.selection == "best_val" and not self.data.validation_images:
             raise ValueError("evaluation.selection is best_val, but data.validation_images is 0")
         for members in self.evaluation.ensembles or ():
@@ -167,14 +163,3 @@ class CifarConfig:
             threads=resolve_threads(self.threads),
             precision=resolve_precision(self.precision, device),
         )
-
-
-def require_choice(name: str, choice: str, choices: Iterable[str]) -> None:
-    """Refuse a word that is none of the choices.
-
-    Raises:
-        ValueError: with the nearest one.
-    """
-    known = list(choices)
-    if choice not in known:
-        raise ValueError(f"unknown {name} {choice!r}{suggest(choice, known)} (there are {', '.join(known)})")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polydistill.config import UserError
+from polydistill.errors import UserError, require_at_least
 from polydistill.streams import numpy_stream
 from polydistill.vision.archives import RELEASES, SIDE, Release, Rows, download, encode_rows, read_release
 
@@ -46,9 +46,7 @@ class DataConfig:
     made_up: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("validation_images", "train_images", "test_images", "made_up"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require_at_least(0, self, "validation_images", "train_images", "test_images", "made_up")
         if 0 < self.made_up < 2 * RELEASES[self.name].classes:
             raise ValueError(f"made_up must be 0 or at least 2 images per class, got {self.made_up}")
         if 0 < (self.train_images or self.made_up) <= self.validation_images:

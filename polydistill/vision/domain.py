@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polydistill.config import UserError
 from polydistill.device import prepare
+from polydistill.errors import UserError
 from polydistill.lineage import Generation
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 if TYPE_CHECKING:
     from polydistill.vision.domain import CifarDomain

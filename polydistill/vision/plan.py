@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from polydistill.config import dump_yaml, to_mapping
 from polydistill.device import prepare
+from polydistill.plain_yaml import dump_yaml, to_mapping
 from polydistill.vision.archives import RELEASES, SIDE
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.networks import build_network

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.vision.augmentation import INDEX, Normalizer, draw_plan, take_batch
 from polydistill.vision.data import ImageSet
 from polydistill.vision.graph import GraphedStep

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from agents.atari import AtariVecEnv
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 
 def play(env: AtariVecEnv, steps: int, seed: int = 0):

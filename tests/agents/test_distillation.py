@@ -426,7 +426,7 @@ def test_an_argument_out_of_range_is_named(options: dict[str, Any], message: str
 
 
 def test_a_teacher_of_other_actions_is_refused() -> None:
-    from polydistill.config import UserError
+    from polydistill.errors import UserError
 
     with pytest.raises(UserError, match="scores 5 actions, the game has 3"):
         make(lambda frames: torch.zeros(len(frames), 5))

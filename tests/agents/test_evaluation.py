@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from agents.atari import AtariVecEnv
 from agents.evaluation import PROTOCOLS, Protocol, choose_actions, evaluate, get_protocol
-from polydistill.config import UserError
+from polydistill.errors import UserError
 
 SHORT = Protocol(0.05, 30, 0.0, True, False, "test", max_frames=400)
 

@@ -19,7 +19,7 @@ from stable_baselines3.dqn.policies import QNetwork
 
 from agents.networks import SIZES, Size, build_network, compute_scores
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)

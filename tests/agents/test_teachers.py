@@ -16,7 +16,7 @@ from torch import nn
 from agents.networks import SIZES, build_network
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)

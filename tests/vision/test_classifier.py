@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.vision import archives, data
 from polydistill.vision.archives import RELEASES, Rows, encode_rows, read_release
 from polydistill.vision.data import DataConfig, choose_validation, load_images, measure_normalization, write_made_up

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.tracking import Run

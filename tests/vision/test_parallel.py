@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polydistill.config import UserError
+from polydistill.errors import UserError
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.data import ImageSet, Normalization
 from polydistill.vision.lesson import Lesson, check_options

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from polydistill.config import suggest
+from polydistill.errors import suggest
 from polydistill.vision.networks.densenet import DenseNet
 from polydistill.vision.networks.resnet import PreActResNet, ResNet
 from polydistill.vision.networks.wide_resnet import WideResNet

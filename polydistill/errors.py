@@ -1,0 +1,78 @@
+"""What a user can put right: one line, exit code 2; and the checks of ranges that every config makes.
+
+Contract: nothing of this project is imported here, and nothing heavy, so that any module may.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class UserError(Exception):
+    """Something that the user can put right; its text is the one line that they read."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """``"; did you mean pong?"`` for the nearest choice, ``""`` where none is near.
+
+    Example:
+        >>> suggest("pongg", ["pong", "breakout"])
+        '; did you mean pong?'
+    """
+    near = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def exit_with_error(error: Exception) -> NoReturn:
+    """Print the error as one line on standard error and exit with code 2."""
+    print("error: " + " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def run_script(main: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a script's ``main``: a user's error becomes one line and code 2, Ctrl-C becomes code 130.
+
+    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher.
+    """
+
+    @functools.wraps(main)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return main(*args, **kwargs)
+        except (UserError, FloatingPointError) as error:
+            exit_with_error(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return guarded
+
+
+def require_choice(name: str, choice: str, choices: Iterable[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        ValueError: with the nearest one.
+    """
+    known = list(choices)
+    if choice not in known:
+        raise ValueError(f"unknown {name} {choice!r}{suggest(choice, known)} (there are {', '.join(known)})")
+
+
+def require_at_least(bound: int, config: object, *names: str) -> None:
+    """Refuse numbers below ``bound`` in the fields ``names`` of ``config``.
+
+    Raises:
+        ValueError: naming the field and what it holds.
+    """
+    for name in names:
+        if not getattr(config, name) >= bound:
+            expected = f"be at least {bound}" if bound else "not be negative"
+            raise ValueError(f"{name} must {expected}, got {getattr(config, name)}")
