@@ -4,12 +4,14 @@ Each takes the student's scores first and returns ``(batch,)``; the mean over th
 The teacher's scores are detached inside, computation is in at least float32, and nothing waits for a GPU.
 """
 
+from polydistill.losses.backend import current_backend, use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
 from polydistill.losses.objectives import OBJECTIVES, Objective, get_objective
+from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad
 from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
@@ -20,10 +22,12 @@ __all__ = [
     "Diagnostics",
     "GradientShares",
     "Objective",
+    "ValueAndGrad",
     "average_quantiles",
     "ban",
     "ban_l",
     "cross_entropy",
+    "current_backend",
     "cwtm",
     "diagnostics",
     "dkd",
@@ -35,6 +39,7 @@ __all__ = [
     "hinton_kd",
     "jsd",
     "logit_standardized_kd",
+    "loss_with_diagnostics",
     "mean_of_teachers",
     "policy_huber",
     "policy_kl",
@@ -43,4 +48,6 @@ __all__ = [
     "propose_temperature",
     "reverse_kl",
     "uniform_confidence",
+    "use_backend",
+    "value_and_grad",
 ]

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, inspect_values
+from polydistill.losses.backend import fused_confidence, fused_loss, uses_kernels
+from polydistill.losses.checks import accept_labels, accept_pair, inspect_values, promote
 from polydistill.losses.probabilities import (
     find_classes,
     label_cross_entropy,
@@ -65,8 +66,12 @@ def cwtm(
     labels = accept_labels(student, labels)
     if check_values:
         inspect_values(student, teacher, labels)
-    confidence = teacher.softmax(dim=1).amax(dim=1)
-    return label_cross_entropy(student, labels) * (confidence / _batch_mean(confidence, group))
+    if uses_kernels(student, "label"):
+        confidence = fused_confidence(teacher)
+        weights = confidence / _batch_mean(confidence, group)
+        return fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
+    confidence = promote(teacher).softmax(dim=-1).amax(dim=-1)
+    return label_cross_entropy(promote(student), labels) * (confidence / _batch_mean(confidence, group))
 
 
 def uniform_confidence(
@@ -103,19 +108,23 @@ def uniform_confidence(
     student, teacher = accept_pair(student, teacher)
     if check_values:
         inspect_values(student, teacher)
-    best = teacher.argmax(dim=1)
-    is_best = find_classes(best, teacher.shape[1])
-    mean_confidence = _batch_mean(teacher.softmax(dim=1).amax(dim=1), group)
-    rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=1)
+    if uses_kernels(student, "rest"):
+        confidence = fused_confidence(teacher)
+        shares = _batch_mean(confidence, group).expand_as(confidence)
+        return fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares)
+    student, teacher = promote(student), promote(teacher)
+    is_best = find_classes(teacher.argmax(dim=-1), teacher.shape[-1])
+    mean_confidence = _batch_mean(teacher.softmax(dim=-1).amax(dim=-1), group).unsqueeze(-1)
+    rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=-1)
     target = rest * (1.0 - mean_confidence) + is_best * mean_confidence
     return soft_cross_entropy(target, student_log_probabilities(student))
 
 
 def _batch_mean(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The mean of ``values`` over the batch of all processes in ``group``, ``()``."""
+    """The mean of ``values (..., batch)`` over the batch of all processes in ``group``, ``(..., 1)``."""
     if group is None:
-        return values.mean()
-    total = values.sum()
-    sums = torch.stack([total, total.new_full((), values.shape[0])])
+        return values.mean(dim=-1, keepdim=True)
+    total = values.sum(dim=-1, keepdim=True)
+    sums = torch.stack([total, torch.full_like(total, values.shape[-1])])
     dist.all_reduce(sums, group=group)
     return sums[0] / sums[1]

@@ -17,10 +17,10 @@ FULL_PRECISION = (torch.float32, torch.float64)
 
 
 def accept_single(scores: Tensor, name: str = "student") -> Tensor:
-    """Scores of one side, in at least float32.
+    """Scores of one side, as they are.
 
     Args:
-        scores: ``(batch, classes)``, floating, at least one class; ``batch`` may be 0. Gradient flows.
+        scores: ``(batch, classes)`` or ``(students, batch, classes)``, floating, classes >= 1; ``batch`` may be 0.
         name: what the caller's signature calls them.
 
     Raises:
@@ -29,40 +29,46 @@ def accept_single(scores: Tensor, name: str = "student") -> Tensor:
     """
     if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
         raise TypeError(f"{name} must be a floating tensor, got {_describe(scores)}")
-    if scores.dim() != 2 or scores.shape[1] < 1:
-        raise ValueError(f"{name} must be of shape (batch, classes), got {tuple(scores.shape)}")
+    if not 2 <= scores.dim() <= 3 or scores.shape[-1] < 1:
+        raise ValueError(
+            f"{name} must be of shape (batch, classes) or (students, batch, classes), got {tuple(scores.shape)}"
+        )
+    return scores
+
+
+def promote(scores: Tensor) -> Tensor:
+    """The scores in at least float32: what the plain formulas compute in. Gradient flows."""
     return scores if scores.dtype in FULL_PRECISION else scores.float()
 
 
 def accept_pair(student: Tensor, teacher: Tensor, name: str = "teacher") -> tuple[Tensor, Tensor]:
-    """Scores of both sides, in at least float32, the teacher's detached.
+    """Scores of both sides, the teacher's detached.
 
     Args:
-        student: ``(batch, classes)``, floating. Gradient flows.
+        student: ``(batch, classes)`` or ``(students, batch, classes)``, floating.
         teacher: the same shape, type and device. Detached.
         name: what the caller's signature calls the teacher's scores.
 
     Raises:
         TypeError: not tensors of floats, or of different types.
-        ValueError: the shapes or devices differ, or are not ``(batch, classes)``.
+        ValueError: the shapes or devices differ, or are none of these.
     """
-    accepted = accept_single(student)
+    accept_single(student)
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
         raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
     if teacher.shape != student.shape:
         raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
-    teacher = teacher.detach()
-    return accepted, teacher if accepted is student else teacher.float()
+    return student, teacher.detach()
 
 
 def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
     """Labels as int64.
 
     Args:
-        student: ``(batch, classes)`` scores.
-        labels: ``(batch,)`` integers in ``[0, classes)``, on the student's device.
+        student: ``(..., batch, classes)`` scores.
+        labels: ``(..., batch)`` integers in ``[0, classes)``, on the student's device.
 
     Raises:
         TypeError: not a tensor of integers.
@@ -70,15 +76,15 @@ def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
     """
     if not isinstance(labels, Tensor) or labels.dtype is torch.bool or _is_fractional(labels.dtype):
         raise TypeError(f"labels must be a tensor of integers, got {_describe(labels)}")
-    if labels.shape != student.shape[:1]:
-        raise ValueError(f"labels must be of shape {tuple(student.shape[:1])}, got {tuple(labels.shape)}")
+    if labels.shape != student.shape[:-1]:
+        raise ValueError(f"labels must be of shape {tuple(student.shape[:-1])}, got {tuple(labels.shape)}")
     if labels.device != student.device:
         raise ValueError(f"labels must be on the student's device {student.device}, got {labels.device}")
     return labels if labels.dtype is torch.int64 else labels.long()
 
 
 def check_mask(student: Tensor, mask: Tensor) -> None:
-    """``mask`` is bool, ``(classes,)`` or ``(batch, classes)``, on the student's device.
+    """``mask`` is bool, ``(classes,)`` or of the student's shape, on the student's device.
 
     Raises:
         TypeError: not a tensor of bools.
@@ -86,8 +92,8 @@ def check_mask(student: Tensor, mask: Tensor) -> None:
     """
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         raise TypeError(f"mask must be a bool tensor, got {_describe(mask)}")
-    if mask.shape != student.shape and mask.shape != student.shape[1:]:
-        allowed = f"{tuple(student.shape)} or {tuple(student.shape[1:])}"
+    if mask.shape != student.shape and mask.shape != student.shape[-1:]:
+        allowed = f"{tuple(student.shape)} or {tuple(student.shape[-1:])}"
         raise ValueError(f"mask must be of shape {allowed}, got {tuple(mask.shape)}")
     if mask.device != student.device:
         raise ValueError(f"mask must be on the student's device {student.device}, got {mask.device}")
@@ -145,14 +151,14 @@ def inspect_values(
         ValueError: naming the argument, the first faulty place and its value.
     """
     kept = torch.ones_like(student, dtype=torch.bool) if mask is None else ~mask.expand_as(student)
-    _require("mask", kept.any(dim=1), "must leave a class in each row", ~kept)
+    _require("mask", kept.any(dim=-1), "must leave a class in each row", ~kept)
     _require("student", student.isfinite() | ~kept, "must be finite", student)
     if teacher is not None:
         excluded = teacher == -math.inf
         _require(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
-        _require(name, (kept & ~excluded).any(dim=1), "must leave a class in each row", teacher)
+        _require(name, (kept & ~excluded).any(dim=-1), "must leave a class in each row", teacher)
     if labels is not None:
-        n_classes = student.shape[1]
+        n_classes = student.shape[-1]
         _require("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.checks import (
     accept_labels,
     accept_pair,
@@ -23,6 +24,7 @@ from polydistill.losses.checks import (
     check_positive,
     check_weight,
     inspect_values,
+    promote,
 )
 from polydistill.losses.probabilities import (
     kl_divergence,
@@ -64,7 +66,9 @@ def cross_entropy(
     check_fraction("label_smoothing", label_smoothing)
     if check_values:
         inspect_values(student, labels=labels)
-    return label_cross_entropy(student, labels, label_smoothing)
+    if uses_kernels(student, "label"):
+        return fused_loss("label", (0.0, 1.0, label_smoothing, 1.0, 1.0), student, None, labels)
+    return label_cross_entropy(promote(student), labels, label_smoothing)
 
 
 def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tensor:
@@ -94,7 +98,9 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
     student, teacher = accept_pair(student, teacher)
     if check_values:
         inspect_values(student, teacher)
-    return soft_cross_entropy(teacher.softmax(dim=1), student_log_probabilities(student))
+    if uses_kernels(student, "soft"):
+        return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
+    return soft_cross_entropy(promote(teacher).softmax(dim=-1), student_log_probabilities(promote(student)))
 
 
 def ban_l(
@@ -138,7 +144,11 @@ def ban_l(
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    soft = soft_cross_entropy(teacher.softmax(dim=1), student_log_probabilities(student))
+    if uses_kernels(student, "soft_label"):
+        numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
+        return fused_loss("soft_label", numbers, student, teacher, labels)
+    student = promote(student)
+    soft = soft_cross_entropy(promote(teacher).softmax(dim=-1), student_log_probabilities(student))
     return torch.add(soft * teacher_weight, label_cross_entropy(student, labels), alpha=label_weight)
 
 
@@ -189,6 +199,11 @@ def hinton_kd(
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
+    kind = "kl" if labels is None else "kl_label"
+    if uses_kernels(student, kind):
+        numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
+        return fused_loss(kind, numbers, student, teacher, labels)
+    student, teacher = promote(student), promote(teacher)
     log_p = teacher_log_probabilities(teacher, temperature=temperature)
     soft = kl_divergence(log_p, student_log_probabilities(student, temperature=temperature))
     soft = soft * (teacher_weight * temperature**2)

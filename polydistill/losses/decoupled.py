@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values
+from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
 from polydistill.losses.probabilities import find_classes, kl_divergence, label_cross_entropy, lowest
 
 
@@ -76,7 +77,10 @@ def dkd(
         check_weight(name, weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    target = find_classes(labels, student.shape[1])
+    if uses_kernels(student, "decoupled"):
+        return fused_loss("decoupled", (temperature, label_weight, alpha, beta), student, teacher, labels)
+    student, teacher = promote(student), promote(teacher)
+    target = find_classes(labels, student.shape[-1])
     of_student = _split(student / temperature, labels, target)
     of_teacher = _split(teacher / temperature, labels, target)
     soft = alpha * kl_divergence(of_teacher.log_split.clamp(min=lowest(teacher)), of_student.log_split)
@@ -86,11 +90,11 @@ def dkd(
 
 def _split(scores: Tensor, labels: Tensor, target: Tensor) -> _Split:
     others = scores.masked_fill(target, lowest(scores))
-    margin = scores.gather(1, labels.unsqueeze(1)) - others.logsumexp(dim=1, keepdim=True)
-    return _Split(F.logsigmoid(torch.cat([margin, -margin], dim=1)), others.log_softmax(dim=1))
+    margin = scores.gather(-1, labels.unsqueeze(-1)) - others.logsumexp(dim=-1, keepdim=True)
+    return _Split(F.logsigmoid(torch.cat([margin, -margin], dim=-1)), others.log_softmax(dim=-1))
 
 
 def _rest_divergence(log_p: Tensor, log_q: Tensor, target: Tensor) -> Tensor:
     """``KL(p^T || p^S)``; 0 where the teacher excludes every other class, or there is none."""
     p = log_p.exp().masked_fill(target, 0.0)
-    return (p * (log_p.clamp(min=lowest(log_p)) - log_q)).sum(dim=1)
+    return (p * (log_p.clamp(min=lowest(log_p)) - log_q)).sum(dim=-1)

@@ -15,12 +15,14 @@ import math
 import torch
 from torch import Tensor
 
+from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.checks import (
     accept_pair,
     check_fraction,
     check_mask,
     check_positive,
     inspect_values,
+    promote,
 )
 from polydistill.losses.probabilities import (
     kl_divergence,
@@ -70,6 +72,9 @@ def reverse_kl(
         excluded = teacher == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
+    if uses_kernels(student, "reverse_kl"):
+        return fused_loss("reverse_kl", (1.0 / temperature, 0.5), student, teacher, mask=mask)
+    student, teacher = promote(student), promote(teacher)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
     return kl_divergence(student_log_probabilities(student, mask), log_p)
 
@@ -111,6 +116,9 @@ def jsd(
     """
     check_fraction("beta", beta, ends=False)
     student, teacher = _accept(student, teacher, temperature, mask, check_values)
+    if uses_kernels(student, "jsd"):
+        return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
+    student, teacher = promote(student), promote(teacher)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
     log_q = student_log_probabilities(student, mask)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))

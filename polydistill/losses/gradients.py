@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive
+from polydistill.losses.checks import accept_labels, accept_pair, check_mask, check_positive, promote
 from polydistill.losses.probabilities import (
+    drop_classes,
     find_classes,
     kl_divergence,
     student_log_probabilities,
@@ -94,15 +95,23 @@ def gradient_shares(
 
 
 def diagnostics(
-    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
 ) -> Diagnostics:
-    """Agreement, the teacher's confidence, KL and the gradient's two parts, per sample and from one pass.
+    """Agreement, the teacher's confidence, KL and the gradient's two parts, per sample.
+
+    :func:`~polydistill.losses.one_pass.loss_with_diagnostics` gives them along with a loss.
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Detached.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
+        mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides.
 
     Raises:
         ValueError: a shape, device or ``temperature`` is out of range.
@@ -113,30 +122,34 @@ def diagnostics(
         >>> found.agreement.item(), found.teacher_confidence.item()
         (True, 1.0)
     """
-    log_p, log_q, labels = _accept(student, teacher, labels, temperature)
+    log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask)
     p = log_p.exp()
-    agreement = student.argmax(dim=1) == teacher.argmax(dim=1)
-    return Diagnostics(agreement, p.amax(dim=1), kl_divergence(log_p, log_q), *_gradient_norms(p, log_q.exp(), labels))
+    agreement = drop_classes(promote(student), mask).argmax(dim=-1)
+    agreement = agreement == drop_classes(promote(teacher), mask).argmax(dim=-1)
+    return Diagnostics(agreement, p.amax(dim=-1), kl_divergence(log_p, log_q), *_gradient_norms(p, log_q.exp(), labels))
 
 
 def _accept(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float
+    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     student, teacher = accept_pair(student, teacher)
     check_positive("temperature", temperature)
-    labels = teacher.argmax(dim=1) if labels is None else accept_labels(student, labels)
-    return (
-        teacher_log_probabilities(teacher, temperature=temperature),
-        student_log_probabilities(student.detach()),
-        labels,
-    )
+    if mask is not None:
+        check_mask(student, mask)
+    student, teacher = promote(student.detach()), promote(teacher)
+    if labels is None:
+        labels = drop_classes(teacher, mask).argmax(dim=-1)
+    else:
+        labels = accept_labels(student, labels)
+    log_p = teacher_log_probabilities(teacher, mask, temperature)
+    return log_p, student_log_probabilities(student, mask), labels
 
 
 def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """``|p* (q - e*)|`` and ``|(1 - p*)(q - p~)|``. 1 - p* and 1 - q* are sums of the others: no digits cancel."""
-    target = find_classes(labels, p.shape[1])
+    target = find_classes(labels, p.shape[-1])
     p_others, q_others = p.masked_fill(target, 0.0), q.masked_fill(target, 0.0)
-    p_label = p.gather(1, labels.unsqueeze(1))
-    of_label = torch.where(target, -q_others.sum(dim=1, keepdim=True), q) * p_label
-    of_others = p_others.sum(dim=1, keepdim=True) * q - p_others
-    return torch.linalg.vector_norm(of_label, dim=1), torch.linalg.vector_norm(of_others, dim=1)
+    p_label = p.gather(-1, labels.unsqueeze(-1))
+    of_label = torch.where(target, -q_others.sum(dim=-1, keepdim=True), q) * p_label
+    of_others = p_others.sum(dim=-1, keepdim=True) * q - p_others
+    return torch.linalg.vector_norm(of_label, dim=-1), torch.linalg.vector_norm(of_others, dim=-1)

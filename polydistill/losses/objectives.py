@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -58,6 +59,14 @@ class Objective:
             raise ValueError(f"objective {self.name} needs labels, got None")
         values = {"teacher": teacher, "labels": labels}
         return self.function(student, *(values[name] for name in self.takes), **options)
+
+    def default(self, option: str) -> Any:
+        """The default of a keyword of the function.
+
+        Raises:
+            KeyError: it has no such keyword.
+        """
+        return inspect.signature(self.function).parameters[option].default
 
 
 _LABELS, _TEACHER, _BOTH = ("labels",), ("teacher",), ("teacher", "labels")

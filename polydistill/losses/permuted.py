@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_pair, inspect_values
+from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.checks import accept_pair, inspect_values, promote
 from polydistill.losses.probabilities import soft_cross_entropy, student_log_probabilities
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of splitmix64, as int64
@@ -51,8 +52,10 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
     _check_permutation(student, permutation, check_values)
     if check_values:
         inspect_values(student, teacher)
-    target = _permute_others(teacher.softmax(dim=1), teacher.argmax(dim=1), permutation)
-    return soft_cross_entropy(target, student_log_probabilities(student))
+    if uses_kernels(student, "permuted"):
+        return fused_loss("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher, permutation=permutation)
+    target = _permute_others(promote(teacher).softmax(dim=-1), teacher.argmax(dim=-1), permutation)
+    return soft_cross_entropy(target, student_log_probabilities(promote(student)))
 
 
 def draw_permutation(n_samples: int, n_classes: int, *, generator: torch.Generator) -> Tensor:
@@ -106,9 +109,9 @@ def fix_permutation(sample_ids: Tensor, n_classes: int, *, seed: int) -> Tensor:
 
 def _permute_others(p: Tensor, best: Tensor, permutation: Tensor) -> Tensor:
     """``p`` with the entries other than ``best`` permuted in each row."""
-    others = torch.arange(p.shape[1] - 1, device=p.device)
-    others = others + (others >= best.unsqueeze(1))  # (batch, classes - 1): the classes other than the best
-    return p.scatter(1, others, p.gather(1, others.gather(1, permutation)))
+    others = torch.arange(p.shape[-1] - 1, device=p.device)
+    others = others + (others >= best.unsqueeze(-1))  # (..., batch, classes - 1): the classes other than the best
+    return p.scatter(-1, others, p.gather(-1, others.gather(-1, permutation)))
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -129,17 +132,17 @@ def _wrap(value: int) -> int:
 
 
 def _check_permutation(student: Tensor, permutation: Tensor, check_values: bool) -> None:
-    batch, n_classes = student.shape
+    *batch, n_classes = student.shape
     if not isinstance(permutation, Tensor) or permutation.dtype is not torch.int64:
         raise TypeError(f"permutation must be an int64 tensor, got {getattr(permutation, 'dtype', permutation)}")
-    if permutation.shape != (batch, n_classes - 1):
-        raise ValueError(f"permutation must be of shape {(batch, n_classes - 1)}, got {tuple(permutation.shape)}")
+    if permutation.shape != (*batch, n_classes - 1):
+        raise ValueError(f"permutation must be of shape {(*batch, n_classes - 1)}, got {tuple(permutation.shape)}")
     if permutation.device != student.device:
         raise ValueError(f"permutation must be on the student's device {student.device}, got {permutation.device}")
     if check_values:
-        faulty = (permutation.sort(dim=1).values != torch.arange(n_classes - 1, device=student.device)).any(dim=1)
+        faulty = (permutation.sort(dim=-1).values != torch.arange(n_classes - 1, device=student.device)).any(dim=-1)
         if faulty.any():
-            row = int(faulty.nonzero()[0])
+            row = tuple(faulty.nonzero()[0].tolist())
             raise ValueError(
-                f"permutation must order 0 .. {n_classes - 2}, got {permutation[row].tolist()} in row {row}"
+                f"permutation must order 0 .. {n_classes - 2}, got {permutation[row].tolist()} in row {list(row)}"
             )

@@ -14,10 +14,12 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.checks import accept_pair, check_mask, check_positive, inspect_values
+from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.checks import accept_pair, check_mask, check_positive, inspect_values, promote
 from polydistill.losses.probabilities import (
     drop_classes,
     kl_divergence,
+    label_cross_entropy,
     student_log_probabilities,
     teacher_log_probabilities,
 )
@@ -58,6 +60,9 @@ def policy_kl(
     """
     student, teacher_q = _accept(student, teacher_q, mask, check_values)
     check_positive("temperature", temperature)
+    if uses_kernels(student, "kl"):
+        return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
+    student, teacher_q = promote(student), promote(teacher_q)
     log_p = teacher_log_probabilities(teacher_q, mask, temperature)
     return kl_divergence(log_p, student_log_probabilities(student, mask))
 
@@ -88,8 +93,10 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         1.3862943649291992
     """
     student, teacher_q = _accept(student, teacher_q, mask, check_values)
-    greedy = drop_classes(teacher_q, mask).argmax(dim=1)
-    return F.cross_entropy(drop_classes(student, mask), greedy, reduction="none")
+    if uses_kernels(student, "best"):
+        return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
+    greedy = drop_classes(promote(teacher_q), mask).argmax(dim=-1)
+    return label_cross_entropy(drop_classes(promote(student), mask), greedy)
 
 
 def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:
@@ -117,7 +124,10 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         >>> policy_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])).item()
         25.0
     """
-    return _differences(student, teacher_q, mask, check_values).square().sum(dim=1)
+    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    if uses_kernels(student, "mse"):
+        return fused_loss("mse", (1.0,), student, teacher_q, mask=mask)
+    return _differences(student, teacher_q, mask).square().sum(dim=-1)
 
 
 def policy_huber(
@@ -155,10 +165,13 @@ def policy_huber(
         2.625
     """
     check_positive("delta", delta)
-    differences = _differences(student, teacher_q, mask, check_values)
+    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    if uses_kernels(student, "huber"):
+        return fused_loss("huber", (delta,), student, teacher_q, mask=mask)
+    differences = _differences(student, teacher_q, mask)
     return F.huber_loss(
         differences, differences.new_zeros(()).expand_as(differences), reduction="none", delta=delta
-    ).sum(dim=1)
+    ).sum(dim=-1)
 
 
 def _accept(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> tuple[Tensor, Tensor]:
@@ -170,8 +183,8 @@ def _accept(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_value
     return student, teacher_q
 
 
-def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> Tensor:
-    """``z - Q``; 0 without gradient where the action is excluded."""
-    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None) -> Tensor:
+    """``z - Q`` in full precision; 0 without gradient where the action is excluded."""
+    student, teacher_q = promote(student), promote(teacher_q)
     excluded = teacher_q == -math.inf
     return (student - teacher_q).masked_fill(excluded if mask is None else excluded | mask, 0.0)

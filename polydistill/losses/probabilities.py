@@ -35,14 +35,14 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(z / T)``, ``(batch, classes)``; finite. Gradient flows."""
     scores = student if temperature == 1.0 else student / temperature
-    return drop_classes(scores, mask).log_softmax(1)
+    return drop_classes(scores, mask).log_softmax(-1)
 
 
 def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(t / T)``, ``(batch, classes)``, held above -inf."""
     scores = teacher if temperature == 1.0 else teacher / temperature
     # in place: the result of log_softmax is ours alone. Not clamp_, which vmap does one row after the other
-    return drop_classes(scores, mask).log_softmax(1).clamp_min_(lowest(scores))
+    return drop_classes(scores, mask).log_softmax(-1).clamp_min_(lowest(scores))
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -51,21 +51,23 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     exp2 and not exp: on a CPU exp takes a hundred times longer where it underflows, as sharpened targets mostly do.
     """
     p = (log_p * LOG2_E).exp2_()
-    return (p * (log_p - log_q)).sum(1)
+    return (p * (log_p - log_q)).sum(-1)
 
 
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
     """``-sum_i p_i log q_i``, ``(batch,)``."""
-    return (p * log_q).sum(dim=1).neg()
+    return (p * log_q).sum(dim=-1).neg()
 
 
 def label_cross_entropy(student: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """``-log q_y``, ``(batch,)``, with ``label_smoothing`` of the target spread over all classes."""
-    return F.cross_entropy(
-        student, labels, reduction="none", ignore_index=IGNORE_NO_LABEL, label_smoothing=label_smoothing
+    scores = student if student.dim() == 2 else student.flatten(0, -2)
+    loss = F.cross_entropy(
+        scores, labels.flatten(), reduction="none", ignore_index=IGNORE_NO_LABEL, label_smoothing=label_smoothing
     )
+    return loss if student.dim() == 2 else loss.view(labels.shape)
 
 
 def find_classes(labels: Tensor, n_classes: int) -> Tensor:
     """``(batch, classes)`` bool, True at each row's label. (``one_hot`` would wait for the device.)"""
-    return labels.unsqueeze(1) == torch.arange(n_classes, device=labels.device)
+    return labels.unsqueeze(-1) == torch.arange(n_classes, device=labels.device)

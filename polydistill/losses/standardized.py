@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values
+from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
 from polydistill.losses.probabilities import (
     kl_divergence,
     label_cross_entropy,
@@ -70,6 +71,10 @@ def logit_standardized_kd(
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
+    kind = "standardized" if labels is None else "standardized_label"
+    if uses_kernels(student, kind):
+        return fused_loss(kind, (temperature, label_weight, teacher_weight), student, teacher, labels)
+    student, teacher = promote(student), promote(teacher)
     log_p = teacher_log_probabilities(_standardize_finite(teacher), temperature=temperature)
     log_q = student_log_probabilities(_standardize(student), temperature=temperature)
     soft = kl_divergence(log_p, log_q) * (teacher_weight * temperature**2)
@@ -80,19 +85,19 @@ def logit_standardized_kd(
 
 def _standardize(scores: Tensor) -> Tensor:
     """``Z(scores)``; 0 where all are equal."""
-    return _scale(scores - scores.mean(dim=1, keepdim=True), max(scores.shape[1] - 1, 1))
+    return _scale(scores - scores.mean(dim=-1, keepdim=True), max(scores.shape[-1] - 1, 1))
 
 
 def _standardize_finite(scores: Tensor) -> Tensor:
     """``Z`` over the classes whose score is not -inf; those stay -inf."""
     excluded = scores == -math.inf
-    count = scores.shape[1] - excluded.sum(dim=1, keepdim=True).to(scores.dtype)
-    mean = scores.masked_fill(excluded, 0.0).sum(dim=1, keepdim=True) / count
+    count = scores.shape[-1] - excluded.sum(dim=-1, keepdim=True).to(scores.dtype)
+    mean = scores.masked_fill(excluded, 0.0).sum(dim=-1, keepdim=True) / count
     centred = (scores - mean).masked_fill(excluded, 0.0)
     return _scale(centred, (count - 1).clamp(min=1)).masked_fill(excluded, -math.inf)
 
 
 def _scale(centred: Tensor, freedom: Tensor | int) -> Tensor:
     """Divide by the unbiased deviation: by way of a norm, whose gradient at 0 is 0; that of a square root is NaN."""
-    norm: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
     return centred / (norm / freedom**0.5 + EPSILON)

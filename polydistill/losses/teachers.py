@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import FULL_PRECISION, accept_single, check_mask, check_positive
+from polydistill.losses.checks import accept_single, check_mask, check_positive, promote
 
 
 def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) -> Tensor:
@@ -44,8 +44,8 @@ def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) ->
     total: Tensor | None = None
     count = 0
     for member in teachers:
-        scores = accept_single(member, f"teachers[{count}]").detach()
-        log_p = (scores / temperature).log_softmax(dim=1)
+        scores = promote(accept_single(member, f"teachers[{count}]").detach())
+        log_p = (scores / temperature).log_softmax(dim=-1)
         if total is not None:
             _check_alike(total, log_p, f"teachers[{count}]")
         total = log_p if total is None else torch.logaddexp(total, log_p)
@@ -81,7 +81,7 @@ def average_quantiles(quantiles: Tensor) -> Tensor:
     if quantiles.dim() != 3 or quantiles.shape[1] < 1:
         raise ValueError(f"quantiles must be of shape (batch, quantiles, actions), got {tuple(quantiles.shape)}")
     quantiles = quantiles.detach()
-    return (quantiles if quantiles.dtype in FULL_PRECISION else quantiles.float()).mean(dim=1)
+    return promote(quantiles).mean(dim=1)
 
 
 def propose_temperature(teacher_q: Tensor, *, odds: float = 9.0, mask: Tensor | None = None) -> float:
@@ -110,17 +110,17 @@ def propose_temperature(teacher_q: Tensor, *, odds: float = 9.0, mask: Tensor | 
         >>> round(propose_temperature(torch.tensor([[0.02, 0.0], [0.03, 0.0], [0.05, 0.0]])), 4)
         0.0137
     """
-    scores = accept_single(teacher_q, "teacher_q").detach()
+    scores = promote(accept_single(teacher_q, "teacher_q").detach())
     check_positive("odds", odds)
     if odds <= 1.0:
         raise ValueError(f"odds must be greater than 1, got {odds}")
     if mask is not None:
         check_mask(scores, mask)
         scores = scores.masked_fill(mask, -math.inf)
-    if scores.shape[1] < 2:
+    if scores.shape[-1] < 2:
         raise ValueError(f"teacher_q must have at least two actions, got {tuple(scores.shape)}")
-    best = scores.topk(2, dim=1).values
-    gaps = (best[:, 0] - best[:, 1])[best[:, 1] != -math.inf]
+    best = scores.topk(2, dim=-1).values
+    gaps = (best[..., 0] - best[..., 1])[best[..., 1] != -math.inf]
     median = float(gaps.median()) if gaps.numel() else math.nan
     if not 0.0 < median < math.inf:
         raise ValueError(f"teacher_q must have a positive median gap between its two best actions, got {median}")

@@ -109,11 +109,13 @@ def test_name_without_resemblance_gets_no_guess() -> None:
     assert "did you mean" not in str(error.value)
 
 
-def test_import_of_losses_loads_torch_and_nothing_of_ours_besides(run_python) -> None:
+def test_import_of_losses_loads_torch_and_nothing_of_ours_besides_the_kernels_launcher(run_python) -> None:
     code = (
         "import sys, torch, polydistill.losses;"
         "ours = [n for n in sys.modules if n.startswith(('polydistill', 'agents', 'triton', 'numpy.testing'))];"
-        "assert all(n == 'polydistill' or n.startswith('polydistill.losses') for n in ours), ours"
+        "layers = ('polydistill.losses', 'polydistill.kernels');"
+        "assert all(n == 'polydistill' or n.startswith(layers) for n in ours), ours;"
+        "assert not any('device' in n for n in ours), ours"
     )
     process = run_python("-c", code)
     assert process.returncode == 0, process.stderr

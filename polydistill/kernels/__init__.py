@@ -1,0 +1,13 @@
+"""The losses as fused Triton kernels: one pass over both sides' scores gives loss, gradient and diagnostics.
+
+``polydistill.losses`` chooses between these and its plain formulas (:mod:`polydistill.losses.backend`); nothing else
+should call them. Device code is in :mod:`polydistill.kernels.device`, launching in :mod:`polydistill.kernels.launch`,
+and what autograd, ``torch.func`` and ``torch.compile`` need in :mod:`polydistill.kernels.autograd`.
+
+Triton is imported at the first launch, not before.
+"""
+
+from polydistill.kernels.autograd import Extras, asking_for, confidence, fused_loss
+from polydistill.kernels.launch import fits
+
+__all__ = ["Extras", "asking_for", "confidence", "fits", "fused_loss"]

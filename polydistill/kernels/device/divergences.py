@@ -1,0 +1,146 @@
+r"""Reverse KL and the generalised Jensen-Shannon divergence.
+
+Symbols: z student scores, t teacher scores, T temperature, beta the teacher's share; q = softmax(z),
+p = softmax(t / T), m = beta p + (1 - beta) q.
+
+    reverse KL: r_i = ln q_i - ln p_i;            loss = sum q r
+    JSD:        r_i = (1 - beta) (ln q_i - ln m_i); loss = sum q r + beta sum p (ln p - ln m)
+    both:       d loss / d z_i = q_i (r_i - sum q r)
+"""
+
+import triton
+import triton.language as tl
+
+from polydistill.kernels.device.diagnostics import diagnose, measure_softmax
+from polydistill.kernels.device.rows import (
+    LOWEST,
+    divide,
+    exponentiate,
+    find_kept,
+    find_maximum,
+    load_tile,
+    log_sum,
+)
+
+
+@triton.jit
+def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD: tl.constexpr):
+    """``(q, r, what the teacher's side adds to the loss)`` of each place."""
+    q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
+    log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
+    excluded = t == float("-inf")
+    log_p = tl.where(excluded, LOWEST, tl.maximum((t - t_max[:, None]) * t_scale - log_sum(t_sum)[:, None], LOWEST))
+    if JSD:
+        p = divide(exponentiate(t, t_max, t_scale, keep & (t != float("-inf"))), t_sum[:, None])
+        # ln m = ln q + ln(1 - beta) + ln(1 + beta p / ((1 - beta) q)), from the greater of both sides
+        high = tl.maximum(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+        low = tl.minimum(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+        log_m = high + tl.log(1.0 + tl.exp(tl.maximum(low - high, -100.0)))
+        r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)
+        added = tl.where(keep & (p > 0), beta * p * (log_p - log_m), 0.0)
+    else:
+        r = tl.where(keep, log_q - log_p, 0.0)
+        added = tl.zeros_like(q)
+    return q, r, added
+
+
+@triton.jit
+def divergence_kernel(
+    student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
+    teacher_ptr,  # (rows, cols) in, the same
+    labels_ptr,  # (rows,) in, int64, for the diagnostics
+    mask_ptr,  # (rows, cols) in, bool: True takes the class out
+    permutation_ptr,  # not read
+    values_ptr,  # not read
+    upstream_ptr,  # (rows,) in, float32: what the gradient is multiplied by
+    loss_ptr,  # (rows,) out, float32
+    gradient_ptr,  # (rows, cols) out, any float: upstream[r] * d loss[r] / d student[r, c]
+    diagnostics_ptr,  # (rows, 5) out, float32
+    n_rows,
+    n_cols,
+    student_row,
+    student_col,
+    teacher_row,
+    teacher_col,
+    labels_row,
+    mask_row,
+    mask_col,
+    permutation_row,
+    permutation_col,
+    values_row,
+    upstream_row,
+    diagnostics_scale,
+    t_scale,  # 1 / T
+    beta,
+    JSD: tl.constexpr,
+    HAS_LABELS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_VALUES: tl.constexpr,
+    HAS_UPSTREAM: tl.constexpr,
+    LOSS: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    DIAGNOSTICS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row_exists = rows < n_rows
+    upstream = tl.full((ROWS,), 1.0, tl.float32)
+    if HAS_UPSTREAM:
+        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    if WHOLE:
+        cols = tl.arange(0, COLS)
+        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        z_max = find_maximum(z, keep)
+        z_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
+        t_keep = keep & (t != float("-inf"))
+        t_max = find_maximum(t, t_keep)
+        t_sum = tl.sum(exponentiate(t, t_max, t_scale, t_keep), axis=1)
+        q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+        mean_r = tl.sum(tl.where(q > 0, q * r, 0.0), axis=1)
+        loss = mean_r + tl.sum(added, axis=1)
+        if GRADIENT:
+            gradient = upstream[:, None] * tl.where(q > 0, q * (r - mean_r[:, None]), 0.0)
+            exists = row_exists[:, None] & (cols < n_cols)[None, :]
+            tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+    else:
+        z_max, z_sum = measure_softmax(
+            student_ptr, mask_ptr, rows, n_rows, n_cols, student_row, student_col, mask_row, mask_col, 1.0,
+            HAS_MASK, ROWS, COLS,
+        )  # fmt: skip
+        t_max, t_sum = measure_softmax(
+            teacher_ptr, mask_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, mask_row, mask_col, t_scale,
+            HAS_MASK, ROWS, COLS,
+        )  # fmt: skip
+        mean_r = tl.zeros((ROWS,), tl.float32)
+        loss = tl.zeros((ROWS,), tl.float32)
+        for start in range(0, n_cols, COLS):
+            cols = start + tl.arange(0, COLS)
+            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+            mean_r += tl.sum(tl.where(q > 0, q * r, 0.0), axis=1)
+            loss += tl.sum(added, axis=1)
+        loss += mean_r
+        if GRADIENT:
+            for start in range(0, n_cols, COLS):
+                cols = start + tl.arange(0, COLS)
+                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+                gradient = upstream[:, None] * tl.where(q > 0, q * (r - mean_r[:, None]), 0.0)
+                exists = row_exists[:, None] & (cols < n_cols)[None, :]
+                tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+    if LOSS:
+        tl.store(loss_ptr + rows, loss, mask=row_exists)
+    if DIAGNOSTICS:
+        diagnose(
+            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
+            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
+            HAS_LABELS, HAS_MASK, ROWS, COLS,
+        )  # fmt: skip

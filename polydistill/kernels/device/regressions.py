@@ -1,0 +1,87 @@
+r"""Regressions on the teacher's scores, summed over classes: squared distance and Huber's loss.
+
+Symbols: z student scores, t teacher scores, d = z - t, delta where Huber's loss becomes linear.
+
+    squared: loss = sum d^2;                                          d loss / d z = 2 d
+    Huber:   loss = sum (d^2 / 2 or delta (|d| - delta / 2));          d loss / d z = d held in [-delta, delta]
+
+A class that the teacher excludes (-inf), or that the mask takes out, adds nothing.
+"""
+
+import triton
+import triton.language as tl
+
+from polydistill.kernels.device.diagnostics import diagnose
+from polydistill.kernels.device.rows import find_kept, load_tile
+
+
+@triton.jit
+def regression_kernel(
+    student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
+    teacher_ptr,  # (rows, cols) in, the same
+    labels_ptr,  # (rows,) in, int64, for the diagnostics
+    mask_ptr,  # (rows, cols) in, bool: True takes the class out
+    permutation_ptr,  # not read
+    values_ptr,  # not read
+    upstream_ptr,  # (rows,) in, float32: what the gradient is multiplied by
+    loss_ptr,  # (rows,) out, float32
+    gradient_ptr,  # (rows, cols) out, any float: upstream[r] * d loss[r] / d student[r, c]
+    diagnostics_ptr,  # (rows, 5) out, float32
+    n_rows,
+    n_cols,
+    student_row,
+    student_col,
+    teacher_row,
+    teacher_col,
+    labels_row,
+    mask_row,
+    mask_col,
+    permutation_row,
+    permutation_col,
+    values_row,
+    upstream_row,
+    diagnostics_scale,
+    delta,
+    HUBER: tl.constexpr,
+    HAS_LABELS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_VALUES: tl.constexpr,
+    HAS_UPSTREAM: tl.constexpr,
+    LOSS: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    DIAGNOSTICS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row_exists = rows < n_rows
+    upstream = tl.full((ROWS,), 1.0, tl.float32)
+    if HAS_UPSTREAM:
+        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    loss = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, n_cols, COLS):
+        cols = start + tl.arange(0, COLS)
+        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        d = tl.where(keep & (t != float("-inf")), z - t, 0.0)
+        if HUBER:
+            size = tl.abs(d)
+            loss += tl.sum(tl.where(size <= delta, 0.5 * d * d, delta * (size - 0.5 * delta)), axis=1)
+            gradient = tl.minimum(tl.maximum(d, -delta), delta)
+        else:
+            loss += tl.sum(d * d, axis=1)
+            gradient = 2.0 * d
+        if GRADIENT:
+            exists = row_exists[:, None] & (cols < n_cols)[None, :]
+            places = gradient_ptr + rows[:, None] * n_cols + cols[None, :]
+            tl.store(places, upstream[:, None] * gradient, mask=exists)
+    if LOSS:
+        tl.store(loss_ptr + rows, loss, mask=row_exists)
+    if DIAGNOSTICS:
+        diagnose(
+            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
+            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
+            HAS_LABELS, HAS_MASK, ROWS, COLS,
+        )  # fmt: skip

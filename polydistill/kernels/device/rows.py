@@ -1,0 +1,106 @@
+"""What the kernels share: tiles of rows, and sums of exponentials of a row that is read in one tile or in several.
+
+A tile is ``(ROWS, COLS)``; what is known of a row is ``(ROWS,)``. The contract: computation is in float32. ``keep``
+says which places of a tile count (a column that exists, of a class that stays); the exponential of any other is 0. A
+row of which nothing counts has maximum 0 and sum 0, which :func:`log_sum` and :func:`divide` turn into 0: no NaN.
+"""
+
+import triton
+import triton.language as tl
+
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: the logarithm of a probability that is 0
+
+
+@triton.jit
+def load_tile(
+    ptr,  # (rows, cols) any float
+    rows,  # (ROWS,) int64
+    cols,  # (COLS,)
+    row_stride,
+    col_stride,
+    keep,  # (ROWS, COLS)
+):
+    return tl.load(ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def find_kept(
+    mask_ptr,  # (rows, cols) bool, True: the class leaves; not read unless HAS_MASK
+    rows,
+    cols,
+    n_rows,
+    n_cols,
+    row_stride,
+    col_stride,
+    HAS_MASK: tl.constexpr,
+):
+    keep = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    if HAS_MASK:
+        leaves = tl.load(mask_ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=1)
+        keep = keep & (leaves == 0)
+    return keep
+
+
+@triton.jit
+def find_maximum(scores, keep):
+    """The greatest score of each row; 0 where none counts."""
+    greatest = tl.max(tl.where(keep, scores, float("-inf")), axis=1)
+    return tl.where(greatest == float("-inf"), 0.0, greatest)
+
+
+@triton.jit
+def exponentiate(scores, maximum, scale, keep):
+    """``exp((score - maximum) * scale)``; 0 for what does not count."""
+    return tl.where(keep, tl.exp((scores - maximum[:, None]) * scale), 0.0)
+
+
+@triton.jit
+def merge_maxima(maximum, total, other_maximum, other_total):
+    """The maximum of two parts of a row; one whose sum is 0 has no say, since nothing in it counts."""
+    merged = tl.where(other_total > 0, other_maximum, maximum)
+    return tl.where((total > 0) & (other_total > 0), tl.maximum(maximum, other_maximum), merged)
+
+
+@triton.jit
+def rescale(total, maximum, new_maximum, scale):
+    """A sum of ``exp((score - maximum) * scale)`` as one of ``exp((score - new_maximum) * scale)``."""
+    return tl.where(total > 0, total * tl.exp((maximum - new_maximum) * scale), 0.0)
+
+
+@triton.jit
+def log_sum(total):
+    return tl.where(total > 0, tl.log(tl.where(total > 0, total, 1.0)), 0.0)
+
+
+@triton.jit
+def divide(part, total):
+    """``part / total``, 0 where the total is."""
+    return tl.where(total > 0, part / tl.where(total > 0, total, 1.0), 0.0)
+
+
+@triton.jit
+def find_best(
+    scores_ptr,  # (rows, cols) any float
+    mask_ptr,
+    rows,
+    n_rows,
+    n_cols,
+    row_stride,
+    col_stride,
+    mask_row,
+    mask_col,
+    HAS_MASK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """The class of the greatest kept score of each row, the first of equal ones; 0 where none is kept."""
+    best = tl.zeros((ROWS,), tl.int32)
+    greatest = tl.full((ROWS,), float("-inf"), tl.float32)
+    for start in range(0, n_cols, COLS):
+        cols = start + tl.arange(0, COLS)
+        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+        scores = load_tile(scores_ptr, rows, cols, row_stride, col_stride, keep)
+        found, place = tl.max(tl.where(keep, scores, float("-inf")), axis=1, return_indices=True)
+        best = tl.where(found > greatest, start + place, best)
+        greatest = tl.maximum(found, greatest)
+    return best

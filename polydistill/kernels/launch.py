@@ -1,0 +1,233 @@
+"""Which kernel computes what, in tiles of which size; and its launch.
+
+The contract: tensors of rows in, ``(rows, classes)`` with any strides, new tensors out; no wait for the device. Triton
+is imported here, at the first launch. Tile sizes follow from the shape alone, so that no launch is slowed by tuning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+N_DIAGNOSTICS = 5
+TILE = 2048  # places of a tile of several short rows
+LARGEST_TILE_BYTES = 64 * 1024  # of one side's scores, for a row held in registers: 32,768 classes in bfloat16
+LARGEST_TILE = 32 * 1024  # classes: what the kernels without a loop can do
+STREAMED_TILE = 4096  # places of a tile where a row takes several
+
+
+class Kind(NamedTuple):
+    """A kernel and what is fixed of it at compile time; ``numbers`` names its own arguments, in order."""
+
+    module: str
+    kernel: str
+    numbers: tuple[str, ...]
+    constants: Mapping[str, int]
+    streams: bool = True
+
+
+_PLAIN, _PERMUTED, _REST = 1, 2, 3
+_GIVEN, _BEST = 1, 2
+TARGET_NUMBERS = ("teacher_weight", "label_weight", "smoothing", "t_scale", "z_scale")
+
+
+def _target(soft: int = 0, label: int = 0, kl: int = 0) -> Kind:
+    return Kind("targets", "target_kernel", TARGET_NUMBERS, MappingProxyType({"SOFT": soft, "LABEL": label, "KL": kl}))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "label": _target(label=_GIVEN),
+        "best": _target(label=_BEST),
+        "soft": _target(_PLAIN),
+        "soft_label": _target(_PLAIN, _GIVEN),
+        "kl": _target(_PLAIN, kl=1),
+        "kl_label": _target(_PLAIN, _GIVEN, kl=1),
+        "permuted": _target(_PERMUTED, _BEST),
+        "rest": _target(_REST, _BEST),
+        "reverse_kl": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 0}),
+        "jsd": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 1}),
+        "mse": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 0}),
+        "huber": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 1}),
+        "decoupled": Kind(
+            "decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}, streams=False
+        ),
+        "standardized": Kind(
+            "standardized",
+            "standardized_kernel",
+            ("temperature", "label_weight", "teacher_weight"),
+            {"LABEL": 0},
+            streams=False,
+        ),
+        "standardized_label": Kind(
+            "standardized",
+            "standardized_kernel",
+            ("temperature", "label_weight", "teacher_weight"),
+            {"LABEL": 1},
+            streams=False,
+        ),
+    }
+)
+
+
+class Rows(NamedTuple):
+    """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less."""
+
+    student: Tensor
+    teacher: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    permutation: Tensor | None = None
+    values: Tensor | None = None
+
+
+class Results(NamedTuple):
+    """``loss (rows,)`` float32, ``gradient`` as the student, ``diagnostics (rows, 5)`` float32; None: not asked for."""
+
+    loss: Tensor | None
+    gradient: Tensor | None
+    diagnostics: Tensor | None
+
+
+class Tiles(NamedTuple):
+    """Rows and places of a tile, whether one holds the row, and the warps that work on it."""
+
+    rows: int
+    cols: int
+    whole: bool
+    warps: int
+
+
+def fits(kind: str, n_classes: int) -> bool:
+    """Whether the kernel can take rows of so many classes."""
+    return KINDS[kind].streams or n_classes <= LARGEST_TILE
+
+
+@functools.cache
+def plan_tiles(n_rows: int, n_cols: int, itemsize: int, streams: bool) -> Tiles:
+    """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
+    cols = 1 << max(n_cols - 1, 0).bit_length()
+    if streams and cols * itemsize > LARGEST_TILE_BYTES:
+        return Tiles(1, STREAMED_TILE, False, 8)
+    busy = 1 << max(-(-n_rows // 128) - 1, 0).bit_length()  # about 128 programs, one for each multiprocessor
+    rows = max(1, min(TILE // cols, busy))
+    return Tiles(rows, cols, True, min(max(rows * cols // 512, 4), 32))
+
+
+def launch(
+    kind: str,
+    numbers: tuple[float, ...],
+    rows: Rows,
+    *,
+    loss: bool = False,
+    gradient: bool = False,
+    upstream: Tensor | None = None,
+    diagnostics_temperature: float | None = None,
+) -> Results:
+    """Run one kernel.
+
+    Args:
+        kind: name in :data:`KINDS`.
+        numbers: its arguments, as :data:`KINDS` names them.
+        rows: what it reads.
+        loss: return the loss of each row.
+        gradient: return its gradient with respect to the student's scores, times ``upstream``.
+        upstream: ``(rows,)`` float32; None: 1.
+        diagnostics_temperature: return diagnostics with the teacher at this temperature.
+
+    Raises:
+        RuntimeError: the scores are on the CPU and Triton was imported without its interpreter.
+    """
+    student, chosen = rows.student, KINDS[kind]
+    n_rows, n_cols = student.shape
+    diagnose = diagnostics_temperature is not None
+    results = Results(
+        student.new_empty(n_rows, dtype=torch.float32) if loss else None,
+        torch.empty((n_rows, n_cols), dtype=student.dtype, device=student.device) if gradient else None,
+        student.new_empty((n_rows, N_DIAGNOSTICS), dtype=torch.float32) if diagnose else None,
+    )
+    if n_rows == 0:
+        return results
+    tiles = plan_tiles(n_rows, n_cols, student.element_size(), chosen.streams)
+    constants: dict[str, Any] = dict(chosen.constants)
+    if "SOFT" in constants:
+        constants["TEMPERED"] = numbers[-1] != 1.0
+    teacher, labels, mask, permutation, values = (student if tensor is None else tensor for tensor in rows[1:])
+    kernel = load_kernel(chosen.module, chosen.kernel)
+    with _on_device(student):
+        kernel[(-(-n_rows // tiles.rows),)](
+            student,
+            teacher,
+            labels,
+            mask,
+            permutation,
+            values,
+            student if upstream is None else upstream,
+            student if results.loss is None else results.loss,
+            student if results.gradient is None else results.gradient,
+            student if results.diagnostics is None else results.diagnostics,
+            n_rows,
+            n_cols,
+            *student.stride(),
+            *teacher.stride(),
+            labels.stride(0),
+            *mask.stride(),
+            *permutation.stride(),
+            values.stride(0),
+            1 if upstream is None else upstream.stride(0),
+            1.0 / (diagnostics_temperature or 1.0),
+            *(float(number) for number in numbers),
+            HAS_LABELS=rows.labels is not None,
+            HAS_MASK=rows.mask is not None,
+            HAS_VALUES=rows.values is not None,
+            HAS_UPSTREAM=upstream is not None,
+            LOSS=loss,
+            GRADIENT=gradient,
+            DIAGNOSTICS=diagnose,
+            WHOLE=tiles.whole,
+            ROWS=tiles.rows,
+            COLS=tiles.cols,
+            num_warps=tiles.warps,
+            **constants,
+        )
+    return results
+
+
+def launch_confidence(teacher: Tensor) -> Tensor:
+    """``max softmax(teacher)`` of each row, ``(rows,)`` float32."""
+    n_rows, n_cols = teacher.shape
+    result = teacher.new_empty(n_rows, dtype=torch.float32)
+    if n_rows:
+        tiles = plan_tiles(n_rows, n_cols, teacher.element_size(), True)
+        kernel = load_kernel("confidence", "confidence_kernel")
+        with _on_device(teacher):
+            kernel[(-(-n_rows // tiles.rows),)](
+                teacher,
+                result,
+                n_rows,
+                n_cols,
+                *teacher.stride(),
+                ROWS=tiles.rows,
+                COLS=tiles.cols,
+                num_warps=tiles.warps,
+            )
+    return result
+
+
+@functools.cache
+def load_kernel(module: str, name: str) -> Any:
+    """The kernel; importing it imports Triton."""
+    import importlib
+
+    return getattr(importlib.import_module(f"polydistill.kernels.device.{module}"), name)
+
+
+def _on_device(scores: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be that of the scores."""
+    return torch.cuda.device(scores.device) if scores.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,82 @@
+"""The one place that chooses between the plain formulas and the fused kernels.
+
+Contract: the choice is made from the scores' device and type alone. ``"auto"``, the default, takes the kernels for CUDA
+scores where Triton is installed, and the plain formulas for everything else; both give the same values within rounding
+(measured in ``tests/kernels``). Triton is imported at the first launch of a kernel.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from polydistill.kernels import Extras, asking_for, fits, fused_loss
+from polydistill.kernels import confidence as fused_confidence
+
+__all__ = ["Extras", "asking_for", "current_backend", "fused_confidence", "fused_loss", "use_backend", "uses_kernels"]
+
+Backend = Literal["auto", "torch", "triton"]
+
+HAS_TRITON = find_spec("triton") is not None
+_FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_chosen: Backend = "auto"
+
+
+class use_backend:
+    """Choose how losses are computed, for good, or for as long as a ``with`` block lasts.
+
+    Args:
+        name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels
+            wherever they can: CUDA scores, and with ``TRITON_INTERPRET=1`` in the environment CPU scores too, slowly.
+            Scores of float64, and rows too long for a kernel that has no loop, are always computed plainly.
+
+    Raises:
+        ValueError: another name, or "triton" where Triton is not installed.
+
+    Example:
+        >>> with use_backend("torch"):
+        ...     current_backend()
+        'torch'
+    """
+
+    def __init__(self, name: Backend) -> None:
+        global _chosen
+        if name not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
+        if name == "triton" and not HAS_TRITON:
+            raise ValueError("backend triton needs Triton, which is not installed: pip install triton")
+        self._before = _chosen
+        _chosen = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _chosen
+        _chosen = self._before
+
+
+def current_backend() -> Backend:
+    """What :func:`use_backend` chose.
+
+    Returns:
+        "auto", "torch" or "triton".
+
+    Example:
+        >>> current_backend()
+        'auto'
+    """
+    return _chosen
+
+
+def uses_kernels(student: Tensor, kind: str) -> bool:
+    """Whether the kernel ``kind`` is to compute a loss of these scores."""
+    if _chosen == "torch" or not (student.is_cuda or _chosen == "triton") or student.dtype not in _FUSED_TYPES:
+        return False
+    return HAS_TRITON and fits(kind, student.shape[-1])

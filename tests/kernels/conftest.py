@@ -1,0 +1,70 @@
+"""The kernels' tests: on the chip where there is one, and otherwise in Triton's interpreter, in a process of their own.
+
+``TRITON_INTERPRET`` must be set before a kernel is imported, so these tests are skipped in a run without it
+(``make test`` makes two runs). The interpreter truncates to bfloat16 where the chip rounds: one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from polydistill.kernels import launch
+from polydistill.losses import use_backend
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_CHIP = torch.cuda.is_available() and not INTERPRETED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/kernels/" not in item.path.as_posix():
+            continue
+        if ON_CHIP:
+            item.add_marker(pytest.mark.gpu)
+        elif not INTERPRETED:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, or TRITON_INTERPRET=1 (make test sets it)"))
+
+
+@pytest.fixture
+def device() -> str:
+    """Where the kernels run."""
+    return "cuda" if ON_CHIP else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _fused():
+    """Losses are computed by the kernels."""
+    with use_backend("triton"):
+        yield
+
+
+@pytest.fixture(params=["whole rows", "streamed"])
+def tiles(request, monkeypatch) -> str:
+    """Once with the tiles of short rows, once with the loop that long rows take, 8 classes at a time."""
+    if request.param == "streamed":
+        monkeypatch.setattr(launch, "LARGEST_TILE_BYTES", 0)
+        monkeypatch.setattr(launch, "STREAMED_TILE", 8)
+    launch.plan_tiles.cache_clear()
+    yield request.param
+    launch.plan_tiles.cache_clear()
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[str]:
+    """Names of the kernels launched."""
+    names: list[str] = []
+    load = launch.load_kernel
+
+    class Counted:
+        def __init__(self, name: str, kernel: object) -> None:
+            self.name, self.kernel = name, kernel
+
+        def __getitem__(self, grid: object) -> object:
+            names.append(self.name)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(launch, "load_kernel", lambda module, name: Counted(name, load(module, name)))
+    return names

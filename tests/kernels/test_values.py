@@ -1,0 +1,194 @@
+"""Values and gradients of the kernels: no further from float64 than the plain formulas are in the same type."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from polydistill.losses import OBJECTIVES, draw_permutation, use_backend
+from tests.losses.reference import CASES, MASKED, NAMES, case_id
+
+INF = math.inf
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+LOOPLESS = {"dkd", "logit_standardized_kd"}
+
+
+class Inputs(NamedTuple):
+    student: Tensor
+    teacher: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+def make_inputs(shape, device, *, dtype=torch.float32, scale=2.0, seed=0) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn((2, *shape), generator=generator) * scale
+    labels = torch.randint(shape[-1], shape[:-1], generator=generator)
+    weights = torch.rand(shape[:-1], generator=generator) + 0.5
+    student, teacher = scores.to(dtype)
+    return Inputs(*(x.to(device) for x in (student, teacher, labels, weights)))
+
+
+def with_permutation(name, options, shape, device):
+    if not OBJECTIVES[name].needs_permutation:
+        return options
+    rows = math.prod(shape[:-1])
+    drawn = draw_permutation(rows, shape[-1], generator=torch.Generator().manual_seed(1))
+    return {**options, "permutation": drawn.view(*shape[:-1], shape[-1] - 1).to(device)}
+
+
+def compute(name, inputs, options, backend, dtype=None):
+    """Loss and gradient of the weighted sum, as float64."""
+    dtype = dtype or inputs.student.dtype
+    student = inputs.student.detach().to(dtype).requires_grad_()
+    with use_backend(backend):
+        loss = OBJECTIVES[name](student, inputs.teacher.to(dtype), inputs.labels, **options)
+        (loss * inputs.weights.to(loss.dtype)).sum().backward()
+    return loss.detach().double(), student.grad.double()
+
+
+def assert_no_worse_than_plain(name, inputs, options, ulps=1):
+    """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
+
+    Slack: of the loss 4e-6 of its size or of 1, of the gradient ``ulps`` units in the last place of its largest entry.
+    """
+    truth = compute(name, inputs, options, "torch", torch.float64)
+    plain = compute(name, inputs, options, "torch")
+    fused = compute(name, inputs, options, "triton")
+    dtype = inputs.student.dtype
+    unit = {torch.float32: 2**-23, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+    slacks = (4e-6, max(ulps * unit, 2e-6))
+    for what, exact, eager, ours, slack in zip(("loss", "gradient"), truth, plain, fused, slacks, strict=True):
+        scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-6) if exact.numel() else 1.0
+        worst, allowed = (ours - exact).abs(), (eager - exact).abs().amax() if exact.numel() else 0.0
+        assert ours.isfinite().all(), f"{what} of {name}: {ours}"
+        assert (worst <= allowed + slack * scale).all(), f"{what} of {name}: off by {worst.max()}, eager by {allowed}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("shape", [(1, 2), (5, 18), (3, 100)], ids=str)
+def test_kernel_is_as_exact_as_the_formula(device, tiles, case, shape) -> None:
+    name, options = case
+    assert_no_worse_than_plain(name, make_inputs(shape, device), with_permutation(name, options, shape, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_kernel_takes_half_precision(device, case, dtype) -> None:
+    name, options = case
+    inputs = make_inputs((4, 18), device, dtype=dtype)
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_mask_takes_classes_out(device, tiles, name, broadcast) -> None:
+    inputs = make_inputs((6, 20), device, seed=2)
+    shape = (20,) if broadcast else (6, 20)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device) < 0.5
+    inputs.student[:, mask if broadcast else 0] = 3.0
+    assert_no_worse_than_plain(name, inputs, {"mask": mask})
+    _, gradient = compute(name, inputs, {"mask": mask}, "triton")
+    assert (gradient[mask.expand(6, 20)] == 0).all()
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_row_without_a_class_has_a_finite_loss_and_no_gradient(device, tiles, name) -> None:
+    inputs = make_inputs((3, 20), device)
+    mask = torch.zeros(3, 20, dtype=torch.bool, device=device)
+    mask[1] = True
+    loss, gradient = compute(name, inputs, {"mask": mask}, "triton")
+    assert loss.isfinite().all()
+    assert (gradient[1] == 0).all()
+    assert (gradient[0] != 0).any()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"cross_entropy", "reverse_kl"}])
+def test_class_that_the_teacher_excludes_has_probability_0(device, tiles, name) -> None:
+    inputs = make_inputs((4, 20), device)
+    inputs.teacher[0, 3] = inputs.teacher[1, :19] = inputs.teacher[2, ::2] = -INF
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (4, 20), device))
+
+
+@pytest.mark.parametrize("case", [(name, {}) for name in NAMES], ids=case_id)
+@pytest.mark.parametrize("scale", [1e4, 1e-3])
+def test_large_and_small_scores(device, tiles, case, scale) -> None:
+    name, options = case
+    inputs = make_inputs((4, 18), device, scale=scale)
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"])
+def test_smallest_temperature(device, tiles, name) -> None:
+    inputs = make_inputs((4, 18), device)
+    assert_no_worse_than_plain(name, inputs, {"temperature": 1e-3})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_class(device, tiles, name) -> None:
+    inputs = make_inputs((3, 1), device)
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (3, 1), device))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows(device, name, launches) -> None:
+    inputs = make_inputs((0, 7), device)
+    loss, gradient = compute(name, inputs, with_permutation(name, {}, (0, 7), device), "triton")
+    assert loss.shape == (0,)
+    assert gradient.shape == (0, 7)
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "policy_mse", "policy_huber"])
+def test_equal_scores_give_0(device, tiles, name) -> None:
+    inputs = make_inputs((4, 18), device)
+    options = {"temperature": 1.0} if OBJECTIVES[name].tempered else {}
+    loss, gradient = compute(name, inputs._replace(teacher=inputs.student), options, "triton")
+    assert loss.abs().max() <= (1e-7 if name == "jsd" else 0.0)
+    assert gradient.abs().max() <= (1e-7 if name == "jsd" else 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strides_do_not_matter(device, tiles, name) -> None:
+    inputs = make_inputs((6, 36), device)
+    options = with_permutation(name, {}, (6, 18), device)
+    strided = Inputs(
+        inputs.student[:, ::2], inputs.teacher.t().contiguous().t()[:, 1::2], inputs.labels % 18, inputs.weights
+    )
+    packed = Inputs(*(x.contiguous() for x in strided))
+    student = strided.student.requires_grad_()
+    loss = OBJECTIVES[name](student, strided.teacher, strided.labels.repeat_interleave(2)[::2], **options)
+    (gradient,) = torch.autograd.grad((loss * strided.weights).sum(), student)
+    expected = compute(name, packed, options, "triton")
+    assert torch.equal(loss.double(), expected[0])
+    assert torch.equal(gradient.double(), expected[1])
+
+
+def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
+    inputs = make_inputs((3, 18), device)
+    labels = torch.tensor([4, -100, 18], device=device)
+    loss = OBJECTIVES["cross_entropy"](inputs.student, None, labels)
+    assert loss.isfinite().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_several_students_are_those_of_each(device, name) -> None:
+    """(students, batch, classes) in one call: the same as one call per student."""
+    inputs = make_inputs((3, 4, 18), device)
+    options = with_permutation(name, {}, (3, 4, 18), device)
+    loss, gradient = compute(name, inputs, options, "triton")
+    for i in range(3):
+        own = {key: value[i] if torch.is_tensor(value) else value for key, value in options.items()}
+        alone = compute(name, Inputs(*(x[i] for x in inputs)), own, "triton")
+        torch.testing.assert_close(loss[i], alone[0], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(gradient[i], alone[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "cross_entropy", "ban", "jsd", "policy_mse"])
+def test_many_rows_and_long_ones(device, name) -> None:
+    """Several programs, the last of them half empty; and the shape from which rows are streamed on the chip."""
+    assert_no_worse_than_plain(name, make_inputs((131, 130), device), {})
+    assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
