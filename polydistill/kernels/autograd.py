@@ -4,8 +4,7 @@ Symbols: L the loss of each row, u its upstream gradient. The forward pass compu
 the scores themselves: nothing of the size of the scores is kept, and a bfloat16 gradient is rounded once.
 
 The contract: only the student's side has a gradient, and only a first one. ``vmap`` joins its dimension to the rows.
-While compiling, the kernels are custom operators, which the compiler does not look into; otherwise they are launched
-without that detour.
+While compiling, the operators of :mod:`polydistill.kernels.operators` take their place.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
-
-N_TENSORS = len(Rows._fields)
+from polydistill.kernels.operators import N_TENSORS, compute_gradient, compute_loss
 
 
 @dataclass
@@ -99,30 +97,35 @@ def fused_loss(
         None if permutation is None else permutation.reshape(-1, classes - 1),
         None if values is None else values.reshape(-1),
     )
-    extras = None if torch.compiler.is_compiling() else _asked.extras
-    if extras is not None:
-        rows = _complete(rows, extras)
     loss: Tensor
-    if extras is None:
+    if torch.compiler.is_compiling():
+        loss, _ = torch.ops.polydistill.loss(kind, list(numbers), 0.0, *rows)
+    elif _asked.extras is None:
         loss, _ = _Loss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
-    elif extras.with_gradient:
-        loss = _fill(extras, kind, tuple(numbers), rows, student)
     else:
-        temperature = extras.diagnostics_temperature or 0.0
-        loss, diagnosed = _Loss.apply(kind, tuple(numbers), temperature, *rows)  # type: ignore[no-untyped-call]
-        extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
+        loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
     return loss.view(student.shape[:-1])
 
 
 def confidence(teacher: Tensor) -> Tensor:
     """``max softmax(teacher)``, ``(..., batch)`` float32, of ``(..., batch, classes)`` scores; no gradient."""
     rows = teacher.detach().reshape(-1, teacher.shape[-1])
-    found: Tensor = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
+    found: Tensor
+    if torch.compiler.is_compiling():
+        found = torch.ops.polydistill.confidence(rows)
+    else:
+        found = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
     return found.view(teacher.shape[:-1])
 
 
-def _fill(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, student: Tensor) -> Tensor:
-    """Everything that was asked for, from one launch."""
+def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, student: Tensor) -> Tensor:
+    """The loss, and what else was asked for, from one launch."""
+    rows = _complete(rows, extras)
+    if not extras.with_gradient:
+        temperature = extras.diagnostics_temperature or 0.0
+        loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
+        extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
+        return loss  # type: ignore[no-any-return]
     weights = None if extras.row_weights is None else extras.row_weights.reshape(-1)
     found = launch(
         kind,
@@ -163,9 +166,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
-        if torch.compiler.is_compiling():
-            return torch.ops.polydistill.loss(kind, list(numbers), temperature, *rows)
-        return _compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
+        return compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -194,9 +195,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(kind: str, numbers: tuple[float, ...], upstream: Tensor, *rows: Tensor | None) -> Any:
-        if torch.compiler.is_compiling():
-            return torch.ops.polydistill.gradient(kind, list(numbers), upstream, *rows)
-        return _compute_gradient(kind, numbers, upstream, Rows(*rows))  # type: ignore[arg-type]
+        return compute_gradient(kind, numbers, upstream, Rows(*rows))  # type: ignore[arg-type]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -222,8 +221,6 @@ class _Confidence(torch.autograd.Function):
 
     @staticmethod
     def forward(teacher: Tensor) -> Any:
-        if torch.compiler.is_compiling():
-            return torch.ops.polydistill.confidence(teacher)
         return launch_confidence(teacher)
 
     @staticmethod
@@ -250,69 +247,3 @@ def _join(size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor | N
             moved = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             joined.append(moved.flatten(0, 1))
     return joined
-
-
-def _compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
-    found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
-    assert found.loss is not None
-    diagnosed = found.diagnostics
-    return found.loss, found.loss.new_empty((0, N_DIAGNOSTICS)) if diagnosed is None else diagnosed
-
-
-def _compute_gradient(kind: str, numbers: tuple[float, ...], upstream: Tensor, rows: Rows) -> Tensor:
-    gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream).gradient
-    assert gradient is not None
-    return gradient
-
-
-@torch.library.custom_op("polydistill::loss", mutates_args=())
-def _loss_operator(
-    kind: str,
-    numbers: Sequence[float],
-    temperature: float,
-    student: Tensor,
-    teacher: Tensor | None,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    permutation: Tensor | None,
-    values: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    rows = Rows(student, teacher, labels, mask, permutation, values)
-    return _compute_loss(kind, tuple(numbers), temperature, rows)
-
-
-@_loss_operator.register_fake
-def _(kind: Any, numbers: Any, temperature: Any, student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    n_rows = student.shape[0]
-    loss = student.new_empty(n_rows, dtype=torch.float32)
-    return loss, student.new_empty((n_rows if temperature else 0, N_DIAGNOSTICS), dtype=torch.float32)
-
-
-@torch.library.custom_op("polydistill::gradient", mutates_args=())
-def _gradient_operator(
-    kind: str,
-    numbers: Sequence[float],
-    upstream: Tensor,
-    student: Tensor,
-    teacher: Tensor | None,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    permutation: Tensor | None,
-    values: Tensor | None,
-) -> Tensor:
-    return _compute_gradient(kind, tuple(numbers), upstream, Rows(student, teacher, labels, mask, permutation, values))
-
-
-@_gradient_operator.register_fake
-def _(kind: Any, numbers: Any, upstream: Tensor, student: Tensor, *rest: Any) -> Tensor:
-    return torch.empty(student.shape, dtype=student.dtype, device=student.device)
-
-
-@torch.library.custom_op("polydistill::confidence", mutates_args=())
-def _confidence_operator(teacher: Tensor) -> Tensor:
-    return launch_confidence(teacher)
-
-
-@_confidence_operator.register_fake
-def _(teacher: Tensor) -> Tensor:
-    return teacher.new_empty(teacher.shape[0], dtype=torch.float32)

@@ -50,8 +50,8 @@ def find_maximum(scores, keep):
 
 @triton.jit
 def exponentiate(scores, maximum, scale, keep):
-    """``exp((score - maximum) * scale)``; 0 for what does not count."""
-    return tl.where(keep, tl.exp((scores - maximum[:, None]) * scale), 0.0)
+    """``exp((score - maximum) * scale)``; 0 for what does not count, which may be above the maximum."""
+    return tl.where(keep, tl.exp(tl.minimum((scores - maximum[:, None]) * scale, 0.0)), 0.0)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def merge_maxima(maximum, total, other_maximum, other_total):
 @triton.jit
 def rescale(total, maximum, new_maximum, scale):
     """A sum of ``exp((score - maximum) * scale)`` as one of ``exp((score - new_maximum) * scale)``."""
-    return tl.where(total > 0, total * tl.exp((maximum - new_maximum) * scale), 0.0)
+    return tl.where(total > 0, total * tl.exp(tl.minimum((maximum - new_maximum) * scale, 0.0)), 0.0)
 
 
 @triton.jit

@@ -1,0 +1,97 @@
+"""The kernels as custom operators, which ``torch.compile`` takes as they are, and does not look into.
+
+The contract: the same values as :mod:`polydistill.kernels.autograd` launches without this detour, and a first gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
+
+N_TENSORS = len(Rows._fields)
+
+
+def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Loss, and diagnostics where there is a temperature for them, otherwise an empty tensor."""
+    found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
+    assert found.loss is not None
+    diagnosed = found.diagnostics
+    return found.loss, found.loss.new_empty((0, N_DIAGNOSTICS)) if diagnosed is None else diagnosed
+
+
+def compute_gradient(kind: str, numbers: tuple[float, ...], upstream: Tensor, rows: Rows) -> Tensor:
+    """Gradient of the student's scores, times ``upstream``."""
+    gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream).gradient
+    assert gradient is not None
+    return gradient
+
+
+@torch.library.custom_op("polydistill::loss", mutates_args=())
+def _loss_operator(
+    kind: str,
+    numbers: Sequence[float],
+    temperature: float,
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    permutation: Tensor | None,
+    values: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rows = Rows(student, teacher, labels, mask, permutation, values)
+    return compute_loss(kind, tuple(numbers), temperature, rows)
+
+
+@_loss_operator.register_fake
+def _(kind: Any, numbers: Any, temperature: Any, student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    n_rows = student.shape[0]
+    loss = student.new_empty(n_rows, dtype=torch.float32)
+    return loss, student.new_empty((n_rows if temperature else 0, N_DIAGNOSTICS), dtype=torch.float32)
+
+
+@torch.library.custom_op("polydistill::gradient", mutates_args=())
+def _gradient_operator(
+    kind: str,
+    numbers: Sequence[float],
+    upstream: Tensor,
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    permutation: Tensor | None,
+    values: Tensor | None,
+) -> Tensor:
+    return compute_gradient(kind, tuple(numbers), upstream, Rows(student, teacher, labels, mask, permutation, values))
+
+
+@_gradient_operator.register_fake
+def _(kind: Any, numbers: Any, upstream: Tensor, student: Tensor, *rest: Any) -> Tensor:
+    return torch.empty(student.shape, dtype=student.dtype, device=student.device)
+
+
+def _save_for_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.kind, ctx.numbers, _, *rows = inputs
+    ctx.save_for_backward(*rows)
+
+
+def _backward(ctx: Any, upstream: Tensor, _: Any) -> Any:
+    gradient = torch.ops.polydistill.gradient(ctx.kind, ctx.numbers, upstream, *ctx.saved_tensors)
+    return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
+
+
+_loss_operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+@torch.library.custom_op("polydistill::confidence", mutates_args=())
+def _confidence_operator(teacher: Tensor) -> Tensor:
+    return launch_confidence(teacher)
+
+
+@_confidence_operator.register_fake
+def _(teacher: Tensor) -> Tensor:
+    return teacher.new_empty(teacher.shape[0], dtype=torch.float32)
