@@ -9,6 +9,8 @@ from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
+from polydistill.losses.doctor import Report, doctor
+from polydistill.losses.examinations import Finding
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
 from polydistill.losses.objectives import OBJECTIVES, Objective, get_objective
 from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad
@@ -20,8 +22,10 @@ from polydistill.losses.teachers import average_quantiles, mean_of_teachers, pro
 __all__ = [
     "OBJECTIVES",
     "Diagnostics",
+    "Finding",
     "GradientShares",
     "Objective",
+    "Report",
     "ValueAndGrad",
     "average_quantiles",
     "ban",
@@ -32,6 +36,7 @@ __all__ = [
     "diagnostics",
     "dkd",
     "dkpp",
+    "doctor",
     "draw_permutation",
     "fix_permutation",
     "get_objective",

@@ -1,0 +1,122 @@
+"""What is wrong in the set-up of a distillation: said of one batch, before hours are spent on it.
+
+Each check is a fault found in public code: a loss divided by the classes, or not by the batch; a missing T^2; a teacher
+in training mode, or inside the graph; a student that is its teacher; a temperature at which the targets say nothing but
+the label, or nothing at all; a term that has no say in the gradient.
+
+The contract: neither network is changed, nor its mode, nor its gradients; no random number is drawn. Waits for the
+device, many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polydistill.losses.examinations import (
+    SILENT,
+    TERMS,
+    Finding,
+    LossFunction,
+    ScoreFunction,
+    compare_loss,
+    describe_backend,
+    examine_gradient,
+    examine_networks,
+    examine_scores,
+    examine_targets,
+    modes_kept,
+    weigh_terms,
+)
+from polydistill.losses.objectives import get_objective
+
+
+class Report(NamedTuple):
+    """What the doctor says; ``str`` of it is readable text.
+
+    Attributes:
+        title: objective, size of the batch, device.
+        findings: in the order of the examination.
+        terms: share of each term of the objective in the gradient, by its norm; they add up to 1.
+    """
+
+    title: str
+    findings: tuple[Finding, ...]
+    terms: Mapping[str, float]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is wrong."""
+        return all(finding.level != "wrong" for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [f"doctor: {self.title}"]
+        for level, text in self.findings:
+            lines.append(f"  {'WRONG' if level == 'wrong' else level:<12}{text}")
+        if self.terms:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in self.terms.items())
+            lines.append(f"  {'gradient':<12}{shares}")
+        return "\n".join(lines)
+
+
+def doctor(
+    student: ScoreFunction,
+    teacher: ScoreFunction,
+    objective: str,
+    inputs: Any,
+    labels: Tensor | None = None,
+    *,
+    loss_function: LossFunction | None = None,
+    **options: Any,
+) -> Report:
+    """Examine the set-up of a distillation on one batch.
+
+    Args:
+        student: module, or function from inputs to scores ``(batch, classes)``.
+        teacher: the same.
+        objective: name in ``OBJECTIVES``: what is meant to be learned.
+        inputs: one batch, as both take it.
+        labels: ``(batch,)`` integers, where there are some.
+        loss_function: one's own loss of ``(student scores, teacher scores, labels)``, compared with the objective: its
+            gradient tells whether it is divided by the classes, not divided by the batch, or lacks T^2.
+        options: of the objective.
+
+    Returns:
+        the findings and the share of each term in the gradient.
+
+    Raises:
+        ValueError: an unknown objective or option.
+
+    Example:
+        >>> linear = torch.nn.Linear(3, 2)
+        >>> print(doctor(linear, linear, "ban", torch.zeros(4, 3)).findings[0].text)
+        student and teacher are the same network: build another one
+    """
+    named = get_objective(objective)
+    findings = [*examine_networks(student, teacher)]
+    with modes_kept(student, teacher), torch.enable_grad():
+        scores, targets = student(inputs), teacher(inputs)
+    title = f"{objective}, {len(scores)} samples of {scores.shape[-1]} classes on {scores.device}, {describe_backend()}"
+    if targets.requires_grad:
+        findings.append(Finding("wrong", "the teacher is in the graph: call it under torch.no_grad()"))
+    scores, targets = scores.detach(), targets.detach()
+    faults = examine_scores(named, scores, targets, labels, options)
+    findings += faults
+    if any(fault.level == "wrong" for fault in faults):
+        return Report(title, tuple(findings), {})
+    findings += examine_targets(named, scores, targets, options)
+    findings += examine_gradient(named, scores, targets, labels, options)
+    terms = weigh_terms(named, scores, targets, labels, options)
+    for term, share in terms.items():
+        if share < SILENT and objective in TERMS:
+            findings.append(
+                Finding(
+                    "suspicious", f"the term {term} has {share:.2%} of the gradient: raise its weight or leave it out"
+                )
+            )
+    if loss_function is not None:
+        findings.append(compare_loss(named, loss_function, scores, targets, labels, options))
+    return Report(title, tuple(findings), terms)

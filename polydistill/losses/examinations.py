@@ -1,0 +1,259 @@
+"""What :func:`~polydistill.losses.doctor.doctor` looks at, one examination per function.
+
+The contract: neither network is changed, nor its mode, nor its gradients; no random number is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.losses.backend import HAS_TRITON, current_backend
+from polydistill.losses.checks import accept_pair, inspect_values, promote
+from polydistill.losses.gradients import gradient_shares
+from polydistill.losses.objectives import Objective
+from polydistill.losses.one_pass import value_and_grad
+from polydistill.losses.teachers import propose_temperature
+
+Level = Literal["wrong", "suspicious", "fine"]
+ScoreFunction = Callable[[Any], Tensor]
+LossFunction = Callable[[Tensor, "Tensor | None", "Tensor | None"], Tensor]
+
+SATURATED, FLAT = 0.999, 0.99  # mean of max p; mean entropy over ln n
+SILENT = 0.01  # a term with less of the gradient than this has no say
+FLOAT16_LIMIT = 60_000.0
+
+# what is set to 0 to leave one term of the objective over
+TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "ban_l": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
+    "hinton_kd": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
+    "logit_standardized_kd": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
+    "dkd": {
+        "label": {"alpha": 0.0, "beta": 0.0},
+        "target class": {"label_weight": 0.0, "beta": 0.0},
+        "other classes": {"label_weight": 0.0, "alpha": 0.0},
+    },
+}
+
+
+class Finding(NamedTuple):
+    """One thing looked at.
+
+    Attributes:
+        level: "wrong" will spoil the result; "suspicious" may be meant; "fine".
+        text: what is the case and, where it is not fine, what to do.
+    """
+
+    level: Level
+    text: str
+
+
+def describe_backend() -> str:
+    backend = current_backend()
+    if backend == "auto" and not HAS_TRITON:
+        return "plain formulas (Triton is not installed)"
+    return {"auto": "kernels on CUDA, plain formulas elsewhere", "torch": "plain formulas", "triton": "kernels"}[
+        backend
+    ]
+
+
+def examine_networks(student: ScoreFunction, teacher: ScoreFunction) -> Iterator[Finding]:
+    if student is teacher:
+        yield Finding("wrong", "student and teacher are the same network: build another one")
+    if not isinstance(teacher, nn.Module):
+        yield Finding("fine", "the teacher is a function: whether it is frozen cannot be seen")
+        return
+    training = [name or "the teacher" for name, module in teacher.named_modules() if module.training]
+    if training and student is not teacher:
+        yield Finding(
+            "wrong", f"the teacher is in training mode ({training[0]}): its batch statistics move; say teacher.eval()"
+        )
+    if any(parameter.requires_grad for parameter in teacher.parameters()) and student is not teacher:
+        yield Finding("suspicious", "the teacher's weights ask for gradients: say teacher.requires_grad_(False)")
+    if not isinstance(student, nn.Module):
+        return
+    mine = {p.untyped_storage().data_ptr(): name for name, p in student.named_parameters() if p.numel()}
+    shared = [mine[at] for p in teacher.parameters() if p.numel() and (at := p.untyped_storage().data_ptr()) in mine]
+    if shared and student is not teacher:
+        yield Finding("wrong", f"student and teacher share weights ({shared[0]}): deep-copy, or build another network")
+    if not student.training:
+        yield Finding("suspicious", "the student is in evaluation mode: say student.train() before learning")
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        yield Finding("wrong", "no weight of the student asks for a gradient: nothing will be learned")
+    if not training and not shared and student is not teacher:
+        yield Finding("fine", "the teacher is another network, in evaluation mode")
+
+
+@contextlib.contextmanager
+def modes_kept(*networks: ScoreFunction) -> Iterator[None]:
+    """Both in evaluation mode for a while: a look at the batch must not move batch statistics."""
+    modules = [module for network in networks if isinstance(network, nn.Module) for module in network.modules()]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def examine_scores(
+    objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
+) -> list[Finding]:
+    """What makes the objective refuse, and the ranges in which a type loses numbers."""
+    try:
+        accept_pair(scores, targets)
+        inspect_values(scores, targets, labels, mask=options.get("mask"))
+        loss = objective(scores, targets, labels, check_values=True, **options)
+    except (TypeError, ValueError) as error:
+        if "unexpected keyword" in str(error) or "missing 1 required keyword" in str(error):
+            raise ValueError(f"objective {objective.name}: {error}") from error
+        return [Finding("wrong", str(error))]
+    findings = []
+    if not loss.isfinite().all():
+        findings.append(
+            Finding("wrong", f"the loss is not finite in {int((~loss.isfinite()).sum())} of {len(loss)} samples")
+        )
+    finite = torch.where(targets.isfinite(), targets, 0)
+    largest = max(float(scores.abs().max()), float(finite.abs().max()))
+    if scores.dtype is torch.float16 and largest > FLOAT16_LIMIT / 4:
+        findings.append(
+            Finding("suspicious", f"scores up to {largest:.3g} in float16, which ends at 65,504: use bfloat16")
+        )
+    elif largest > 1e4:
+        findings.append(Finding("suspicious", f"scores up to {largest:.3g}: losses are proven up to 10,000"))
+    return findings
+
+
+def examine_targets(
+    objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Whether the teacher's softmax still says something at its temperature."""
+    if "teacher" not in objective.takes or objective.scores == "teacher" or objective.name == "policy_nll":
+        return
+    temperature = _temperature(objective, options)
+    p = (promote(targets) / temperature).softmax(dim=-1)
+    n_classes = p.shape[-1]
+    confidence = float(p.amax(dim=-1).mean())
+    entropy = float(torch.special.entr(p).sum(dim=-1).mean()) / math.log(max(n_classes, 2))
+    at = f"at T = {temperature:g} the teacher's best class has {confidence:.4f} on average"
+    if confidence > SATURATED:
+        yield Finding(
+            "suspicious", f"{at}: the targets are labels; raise the temperature{_proposal(objective, targets)}"
+        )
+    elif entropy > FLAT:
+        yield Finding(
+            "suspicious",
+            f"{at}, of {n_classes} classes: the targets are flat; lower the temperature{_proposal(objective, targets)}",
+        )
+    else:
+        yield Finding("fine", f"{at} (entropy {entropy:.0%} of the greatest)")
+    agreement = float((scores.argmax(dim=-1) == targets.argmax(dim=-1)).float().mean())
+    if agreement == 1.0 and len(scores) > 1 and torch.allclose(scores, targets):
+        yield Finding("suspicious", "the student gives the teacher's scores already: were its weights copied?")
+
+
+def _temperature(objective: Objective, options: Mapping[str, Any]) -> float:
+    if "temperature" in options:
+        return float(options["temperature"])
+    try:
+        return float(objective.default("temperature"))
+    except KeyError:
+        return 1.0
+
+
+def _proposal(objective: Objective, targets: Tensor) -> str:
+    """A number for policies, whose temperature is in the unit of the scores."""
+    if not objective.tempered:
+        return ""
+    try:
+        return f", for example to {propose_temperature(targets):.3g}"
+    except ValueError:
+        return ""
+
+
+def examine_gradient(
+    objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
+) -> Iterator[Finding]:
+    found = value_and_grad(objective.name, scores, targets, labels, **options)
+    norm = float(promote(found.gradient).norm(dim=-1).mean())
+    if not found.gradient.isfinite().all():
+        yield Finding("wrong", "the gradient is not finite")
+    elif norm == 0.0:
+        yield Finding("wrong", "the gradient is 0 in every sample: nothing will be learned")
+    else:
+        loss = float(found.loss.mean())
+        yield Finding("fine", f"loss {loss:.4g}, gradient {norm:.4g} per sample (mean, and mean norm, over the batch)")
+    if scores.dtype is torch.float16 and 0.0 < norm / max(len(scores), 1) < 1e-6:
+        yield Finding("suspicious", "gradients of the mean vanish in float16: use a GradScaler, or bfloat16")
+
+
+def weigh_terms(
+    objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
+) -> Mapping[str, float]:
+    """Share of each term by the norm of its gradient; for a single soft term, of the label and of dark knowledge."""
+    if objective.name in TERMS and labels is not None:
+        norms = {}
+        for term, silenced in TERMS[objective.name].items():
+            gradient = value_and_grad(objective.name, scores, targets, labels, **{**options, **silenced}).gradient
+            norms[term] = float(promote(gradient).norm(dim=-1).mean())
+        total = sum(norms.values())
+        return {term: norm / total for term, norm in norms.items()} if total else {}
+    if "teacher" not in objective.takes or objective.scores == "teacher":
+        return {}
+    temperature = _temperature(objective, options) if objective.tempered else 1.0
+    share = float(gradient_shares(scores, targets, labels, temperature=temperature).label_share.mean())
+    return {"label or best class": share, "dark knowledge": 1.0 - share}
+
+
+def compare_loss(
+    objective: Objective,
+    loss_function: LossFunction,
+    scores: Tensor,
+    targets: Tensor,
+    labels: Tensor | None,
+    options: Mapping[str, Any],
+) -> Finding:
+    """How one's own loss is scaled, from its gradient along that of the objective's sum over the batch."""
+    expected = promote(value_and_grad(objective.name, scores, targets, labels, **options).gradient)
+    leaf = scores.detach().requires_grad_()
+    loss = loss_function(leaf, targets, labels)
+    if not loss.requires_grad:
+        return Finding("wrong", "your loss has no gradient with respect to the student's scores")
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    gradient = promote(gradient)
+    if not gradient.isfinite().all():
+        return Finding("wrong", "your loss has a gradient that is not finite")
+    size = float(expected.norm() * gradient.norm())
+    cosine = float((expected * gradient).sum()) / size if size else 0.0
+    if cosine < 0.999:
+        return Finding(
+            "wrong", f"your loss is another one: its gradient has cosine {cosine:.3f} with {objective.name}'s"
+        )
+    scale = float((expected * gradient).sum() / expected.square().sum())
+    return _explain_scale(scale, loss.dim() == 0, scores.shape[0], scores.shape[-1], _temperature(objective, options))
+
+
+def _explain_scale(scale: float, reduced: bool, batch: int, classes: int, temperature: float) -> Finding:
+    """Name the factor between a loss and the objective: of the batch's mean, or of each sample."""
+    right = 1.0 / batch if reduced else 1.0
+    ratio = scale / right
+    known: list[tuple[float, Level, str]] = [
+        (1.0, "fine", "your loss is the objective" + (", averaged over the batch" if reduced else ", per sample")),
+        (float(batch), "wrong", f"your loss is summed over the batch: {batch} times too large"),
+        (1.0 / classes, "wrong", f"your loss is averaged over the classes too: {classes} times too small"),
+        (temperature**-2, "wrong", f"your loss lacks T^2 = {temperature**2:g}"),
+        (temperature**2, "wrong", f"your loss has a T^2 = {temperature**2:g} that does not belong there"),
+        (temperature**-2 / classes, "wrong", f"your loss lacks T^2 and is averaged over the {classes} classes"),
+        (temperature**-2 * batch, "wrong", "your loss lacks T^2 and is summed over the batch"),
+    ]
+    for factor, level, text in known:
+        if math.isclose(ratio, factor, rel_tol=0.01):
+            return Finding(level, text)
+    return Finding("suspicious", f"your loss is {ratio:.4g} times the objective: a weight, if that is meant")

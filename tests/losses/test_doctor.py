@@ -1,0 +1,196 @@
+"""The doctor finds each fault of a set-up when it is there, and is silent when it is not."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from polydistill.losses import doctor, hinton_kd
+
+CLASSES, BATCH = 10, 32
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels():
+    return torch.randint(CLASSES, (BATCH,), generator=torch.Generator().manual_seed(1))
+
+
+def build(seed: int, classes: int = CLASSES) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes))
+
+
+@pytest.fixture
+def student():
+    return build(0)
+
+
+@pytest.fixture
+def teacher():
+    return scaled(build(1).eval().requires_grad_(False), 5.0)
+
+
+def faults(report):
+    return [text for level, text in report.findings if level != "fine"]
+
+
+def test_sound_set_up_is_healthy(student, teacher, inputs, labels) -> None:
+    report = doctor(student, teacher, "hinton_kd", inputs, labels)
+    assert report.healthy
+    assert faults(report) == []
+    assert report.title == "hinton_kd, 32 samples of 10 classes on cpu, kernels on CUDA, plain formulas elsewhere"
+
+
+def test_nothing_is_changed_by_the_examination(student, teacher, inputs, labels) -> None:
+    before = copy.deepcopy((student.state_dict(), teacher.state_dict()))
+    state = torch.get_rng_state()
+    doctor(student, teacher, "hinton_kd", inputs, labels)
+    assert torch.equal(torch.get_rng_state(), state)
+    for old, network in zip(before, (student, teacher), strict=True):
+        assert all(torch.equal(old[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in student.parameters())
+    assert all(module.training for module in student.modules())
+    assert not any(module.training for module in teacher.modules())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "level", "text"),
+    [
+        (lambda s, t: (s, s), "wrong", "student and teacher are the same network: build another one"),
+        (lambda s, t: (s, t.train()), "wrong", "the teacher is in training mode"),
+        (lambda s, t: (s, t.requires_grad_(True)), "wrong", "the teacher is in the graph"),
+        (lambda s, t: (s, t.requires_grad_(True)), "suspicious", "the teacher's weights ask for gradients"),
+        (lambda s, t: (share(s, t), t), "wrong", r"student and teacher share weights \(0.weight\)"),
+        (lambda s, t: (s.eval(), t), "suspicious", "the student is in evaluation mode"),
+        (lambda s, t: (s.requires_grad_(False), t), "wrong", "no weight of the student asks for a gradient"),
+        (lambda s, t: (copy_of(t), t), "suspicious", "gives the teacher's scores already"),
+        (lambda s, t: (s, build(3, 7).eval().requires_grad_(False)), "wrong", "teacher must be of the student's shape"),
+        (lambda s, t: (s, scaled(t, 1e6)), "suspicious", "scores up to .* losses are proven up to 10,000"),
+        (lambda s, t: (s, scaled(t, float("nan"))), "wrong", r"teacher must be finite or -inf, got nan at \[0, 0\]"),
+        (lambda s, t: (s, scaled(t, 1e4)), "suspicious", "the targets are labels; raise the temperature"),
+        (lambda s, t: (s, scaled(t, 1e-3)), "suspicious", "the targets are flat; lower the temperature"),
+    ],
+    ids=["same", "training", "graph", "asks", "shared", "evaluating", "frozen", "copied", "shape", "large", "nan",
+         "saturated", "flat"],
+)  # fmt: skip
+def test_fault_is_found(student, teacher, inputs, spoil, level, text) -> None:
+    report = doctor(*spoil(student, teacher), "ban", inputs)
+    assert any(found == level and re.search(text, said) for found, said in report.findings), str(report)
+    assert report.healthy is (level != "wrong" and "in the graph" not in str(report))
+
+
+def share(student, teacher):
+    student[0].weight = nn.Parameter(teacher[0].weight.data)
+    return student
+
+
+def copy_of(teacher):
+    return copy.deepcopy(teacher).train().requires_grad_(True)
+
+
+def scaled(teacher, factor):
+    teacher[4].weight.mul_(factor)
+    teacher[4].bias.mul_(factor)
+    return teacher
+
+
+def test_temperature_is_proposed_for_a_policy(student, teacher, inputs) -> None:
+    report = doctor(student, scaled(teacher, 100.0), "policy_kl", inputs, temperature=0.01)
+    assert any("raise the temperature, for example to" in text for text in faults(report))
+
+
+def test_label_out_of_range_is_found(student, teacher, inputs, labels) -> None:
+    labels[3] = -100
+    report = doctor(student, teacher, "ban_l", inputs, labels)
+    assert "labels must be in [0, 10), got -100 at [3]" in faults(report)
+    assert not report.healthy
+
+
+def test_term_without_a_say_is_named(student, teacher, inputs, labels) -> None:
+    report = doctor(student, teacher, "ban_l", inputs, labels, label_weight=0.001)
+    assert report.terms["label"] < 0.01
+    assert sum(report.terms.values()) == pytest.approx(1.0)
+    assert any(text.startswith("the term label has 0.") for text in faults(report))
+
+
+def test_shares_are_those_of_the_gradients_norms(student, teacher, inputs, labels) -> None:
+    """Of BAN+L with weights w_L and w_T: w_L |q - e| against w_T |q - p|."""
+    report = doctor(student, teacher, "ban_l", inputs, labels, label_weight=0.5, teacher_weight=2.0)
+    q, p = student.eval()(inputs).detach().softmax(1), teacher(inputs).softmax(1)
+    of_label = 0.5 * (q - F.one_hot(labels, CLASSES)).norm(dim=1).mean()
+    of_teacher = 2.0 * (q - p).norm(dim=1).mean()
+    assert report.terms["label"] == pytest.approx(float(of_label / (of_label + of_teacher)), rel=1e-5)
+
+
+T = 4.0
+
+
+def soft(z, t):
+    return F.kl_div((z / T).log_softmax(1), (t / T).softmax(1), reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("loss_function", "level", "text"),
+    [
+        (lambda z, t, y: soft(z, t).sum(1).mean() * T * T, "fine", "the objective, averaged over the batch"),
+        (lambda z, t, y: soft(z, t).sum(1) * T * T, "fine", "your loss is the objective, per sample"),
+        (lambda z, t, y: soft(z, t).sum() * T * T, "wrong", "your loss is summed over the batch: 32 times too large"),
+        (lambda z, t, y: soft(z, t).mean() * T * T, "wrong", "averaged over the classes too: 10 times too small"),
+        (lambda z, t, y: soft(z, t).sum(1).mean(), "wrong", r"your loss lacks T\^2 = 16"),
+        (lambda z, t, y: soft(z, t).sum(1).mean() * T**4, "wrong", r"has a T\^2 = 16 that does not belong there"),
+        (lambda z, t, y: soft(z, t).mean(), "wrong", r"lacks T\^2 and is averaged over the 10 classes"),
+        (lambda z, t, y: soft(z, t).sum(), "wrong", r"lacks T\^2 and is summed over the batch"),
+        (lambda z, t, y: soft(z, t).sum(1).mean() * 3, "suspicious", "times the objective: a weight"),
+        (lambda z, t, y: F.mse_loss(z, t), "wrong", "your loss is another one"),
+        (lambda z, t, y: F.kl_div(z, t.softmax(1), reduction="batchmean"), "wrong", "your loss is another one"),
+        (lambda z, t, y: soft(z.detach(), t).sum(), "wrong", "your loss has no gradient"),
+        (lambda z, t, y: (z * float("inf")).sum(), "wrong", "a gradient that is not finite"),
+    ],
+    ids=["mean", "per sample", "sum", "class mean", "no T2", "T4", "no T2, class mean", "no T2, sum", "weight", "mse",
+         "no log", "detached", "infinite"],
+)  # fmt: skip
+def test_scale_of_ones_own_loss_is_explained(student, teacher, inputs, loss_function, level, text) -> None:
+    report = doctor(
+        student, teacher, "hinton_kd", inputs, temperature=T, teacher_weight=1.0, loss_function=loss_function
+    )
+    found, said = report.findings[-1]
+    assert found == level
+    assert re.search(text, said), said
+
+
+def test_own_loss_of_the_library_is_the_objective(student, teacher, inputs, labels) -> None:
+    report = doctor(student, teacher, "hinton_kd", inputs, labels, loss_function=lambda z, t, y: hinton_kd(z, t, y))
+    assert report.findings[-1] == ("fine", "your loss is the objective, per sample")
+
+
+def test_unknown_option_is_an_error_not_a_finding(student, teacher, inputs) -> None:
+    with pytest.raises(ValueError, match=r"objective ban: .*temperature"):
+        doctor(student, teacher, "ban", inputs, temperature=2.0)
+    with pytest.raises(ValueError, match=r"unknown objective 'bann'"):
+        doctor(student, teacher, "bann", inputs)
+
+
+def test_functions_may_take_the_place_of_networks(inputs) -> None:
+    report = doctor(lambda x: x @ torch.eye(6), lambda x: x.flip(1), "ban", inputs)
+    assert report.healthy
+    assert "whether it is frozen cannot be seen" in str(report)
+
+
+def test_report_is_readable(student, teacher, inputs, labels) -> None:
+    text = str(doctor(student, teacher.train(), "ban_l", inputs, labels))
+    lines = text.splitlines()
+    assert lines[0].startswith("doctor: ban_l, 32 samples")
+    assert any(line.startswith("  WRONG       the teacher is in training mode") for line in lines)
+    assert lines[-1].startswith("  gradient    label ")
+    assert max(map(len, lines)) <= 140
