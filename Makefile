@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu bench tensorboard clean
+.PHONY: help distill test check test-gpu bench bench-losses tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 distill: $(INSTALLED)  ## distil the Pong teacher into its twin, with the result as a table
 	$(BIN)/python scripts/distill_atari.py $(ARGS)
 
-test: $(INSTALLED)  ## all tests but the slow ones; GPU tests are skipped without a GPU
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(INSTALLED)  ## all tests but the slow ones; without a GPU its tests are skipped, and kernels are interpreted
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/kernels $(ARGS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not slow" tests/kernels $(ARGS)
 
 check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 	$(BIN)/ruff format --check .
@@ -32,6 +33,9 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench-losses: $(INSTALLED)  ## measure the losses beside the formulas that one would write
+	$(BIN)/python scripts/bench_losses.py $(ARGS)
 
 bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)

@@ -39,17 +39,19 @@ Config = TypeVar("Config")
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
 SWITCHES = {
     "dry_run": "print what would run, and write nothing",
+    "doctor": "before each lesson, say what is wrong in its set-up, and stop if something is",
     "print_config": "print the resolved config as YAML, and run nothing",
     "help": "print this help",
 }
 
 
 class Parsed(NamedTuple, Generic[Config]):
-    """What the command line asks for: the config, the run folder, and whether to print the plan only."""
+    """What the command line asks for: config, run folder, whether to print the plan only, whether to ask the doctor."""
 
     config: Config
     out: Path
     dry_run: bool
+    doctor: bool = False
 
 
 class Field(NamedTuple):
@@ -69,6 +71,7 @@ def parse(
     default_name: str | None,
     default_config: str | None = None,
     first_word: str | None = None,
+    doctor: bool = False,
 ) -> Parsed[Config]:
     """The config, the run folder and the dry-run switch that a command line asks for.
 
@@ -81,9 +84,10 @@ def parse(
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
         first_word: field that a first word without a flag stands for, as in ``evaluate_agent.py FILE --game pong``.
+        doctor: the script distils, and has ``--doctor``.
 
     Returns:
-        ``(config, out, dry_run)``. ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
+        ``(config, out, dry_run, doctor)``. ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
 
     Raises:
         SystemExit: code 2 after one line ``error: ...``; code 0 after ``--help`` and ``--print_config``.
@@ -103,6 +107,8 @@ def parse(
     own_flags, own_switches = dict(VALUE_FLAGS), dict(SWITCHES)
     if default_name is None:
         del own_flags["out"], own_switches["dry_run"]
+    if not doctor:
+        del own_switches["doctor"]
     try:
         flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "")
@@ -121,7 +127,7 @@ def parse(
     if "print_config" in switches:
         print(dump_yaml(to_mapping(config)), end="")
         raise SystemExit(0)
-    return Parsed(config, Path(out) if out else default_out, "dry_run" in switches)
+    return Parsed(config, Path(out) if out else default_out, "dry_run" in switches, "doctor" in switches)
 
 
 # ---- fields, words, values -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     python scripts/distill_atari.py                                            the Pong teacher of the project
     python scripts/distill_atari.py --student.size net3 --out runs/small       a student of 4 % of the parameters
     python scripts/distill_atari.py --lineage.generations 3 --out runs/born    each student teaches the next
+    python scripts/distill_atari.py --doctor                                   examines each lesson before it begins
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
 
 The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens.
@@ -15,6 +16,7 @@ require_own_agents()
 import shlex
 import sys
 
+from agents.checkup import ExaminedAtariDomain
 from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
 from agents.plan import format_plan
@@ -27,7 +29,7 @@ from polydistill.tracking import Run
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    parsed = parse(AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong")
+    parsed = parse(AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong", doctor=True)
     config = parsed.config.resolve()
     teacher = open_teacher(config)
     if parsed.dry_run:
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
     with Run.open(parsed.out, config, kind="atari", command=command) as run:
         if run.summary is None:
-            domain = AtariDomain(config, teacher, run)
+            domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run)
             generations = [generation.summary() for generation in Lineage(domain, config.lineage)]
             run.finish(
                 {

@@ -3,6 +3,7 @@
     python scripts/distill_cifar.py                                                   the smoke config: seconds
     python scripts/distill_cifar.py --config configs/cifar/wrn28_1_ban.yaml           downloads CIFAR-100 once
     python scripts/distill_cifar.py --config ... --data.root DIR                      data that is there already
+    python scripts/distill_cifar.py --config ... --doctor                             examines each lesson first
     torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
 
 The run folder gets summary.json, TensorBoard curves, and generation_<k>.safetensors with a card, which
@@ -18,6 +19,7 @@ from polydistill.config import parse
 from polydistill.errors import run_script
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
+from polydistill.vision.checkup import ExaminedCifarDomain
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         default_name="cifar",
         default_config=str(SMOKE),
+        doctor=True,
     )
     config = parsed.config.resolve()
     if parsed.dry_run:
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command))
         if not processes.first_says(run is not None and run.summary is not None):
             images = processes.in_turn(lambda: load_images(config.data, config.device))
-            domain = CifarDomain(config, images, run, processes)
+            domain = (ExaminedCifarDomain if parsed.doctor else CifarDomain)(config, images, run, processes)
             summary = domain.summary(list(Lineage(domain, config.lineage)))
             if run is not None:
                 run.finish(summary)

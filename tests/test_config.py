@@ -76,13 +76,13 @@ def write(folder: Path, text: str, name: str = "pong.yaml") -> str:
 
 
 def test_without_words_there_are_the_defaults() -> None:
-    assert read() == (Demo(), Path("runs/demo"), False)
+    assert read() == (Demo(), Path("runs/demo"), False, False)
     assert read().config.teacher.temperature == 0.5  # the group's own default, not its class's
 
 
 def test_the_command_line_beats_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
     file = write(tmp_path, "steps: 5\ngame: qbert\nteacher:\n  path: a.zip\n")
-    config, out, dry_run = read("--config", file, "--game=breakout", "--teacher.temperature", "1e-2", "--dry_run")
+    config, out, dry_run, _ = read("--config", file, "--game=breakout", "--teacher.temperature", "1e-2", "--dry_run")
     assert config == Demo(teacher=Teacher("a.zip", 0.01), steps=5, game="breakout")
     assert (out, dry_run) == (Path("runs/pong"), True)
     assert read("--config", file, "--out", "here").out == Path("here")
@@ -96,6 +96,14 @@ def test_a_first_word_stands_for_the_field_that_the_script_names() -> None:
     assert read_first("--steps", "5").config == Demo(steps=5)
     with pytest.raises(SystemExit):
         read_first("--steps", "5", "qbert")
+
+
+def test_only_a_script_that_distils_has_a_doctor() -> None:
+    assert parse(
+        Demo, ["--doctor", "--game", "qbert"], program="p", description="", default_name="d", doctor=True
+    ).doctor
+    with pytest.raises(SystemExit):
+        read("--doctor")
 
 
 @pytest.mark.parametrize("word", ["--out", "--dry_run"])

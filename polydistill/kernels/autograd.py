@@ -94,7 +94,7 @@ def fused_loss(
         None if teacher is None else teacher.reshape(-1, classes),
         None if labels is None else labels.reshape(-1),
         None if mask is None else _broadcast(mask, student),
-        None if permutation is None else permutation.reshape(-1, classes - 1),
+        None if permutation is None else permutation.reshape(student.numel() // classes, classes - 1),
         None if values is None else values.reshape(-1),
     )
     loss: Tensor

@@ -77,6 +77,6 @@ def current_backend() -> Backend:
 
 def uses_kernels(student: Tensor, kind: str) -> bool:
     """Whether the kernel ``kind`` is to compute a loss of these scores."""
-    if _chosen == "torch" or not (student.is_cuda or _chosen == "triton") or student.dtype not in _FUSED_TYPES:
+    if _chosen == "torch" or not (student.is_cuda or _chosen == "triton"):
         return False
-    return HAS_TRITON and fits(kind, student.shape[-1])
+    return HAS_TRITON and student.dtype in _FUSED_TYPES and fits(kind, student.shape[-1])

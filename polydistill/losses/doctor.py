@@ -99,7 +99,8 @@ def doctor(
     findings = [*examine_networks(student, teacher)]
     with modes_kept(student, teacher), torch.enable_grad():
         scores, targets = student(inputs), teacher(inputs)
-    title = f"{objective}, {len(scores)} samples of {scores.shape[-1]} classes on {scores.device}, {describe_backend()}"
+    title = f"{objective}, {len(scores)} samples of {scores.shape[-1]} classes on {scores.device}, "
+    title += describe_backend(scores)
     if targets.requires_grad:
         findings.append(Finding("wrong", "the teacher is in the graph: call it under torch.no_grad()"))
     scores, targets = scores.detach(), targets.detach()

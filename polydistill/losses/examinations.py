@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polydistill.losses.backend import HAS_TRITON, current_backend
+from polydistill.losses.backend import HAS_TRITON, uses_kernels
 from polydistill.losses.checks import accept_pair, inspect_values, promote
 from polydistill.losses.gradients import gradient_shares
 from polydistill.losses.objectives import Objective
@@ -53,13 +53,11 @@ class Finding(NamedTuple):
     text: str
 
 
-def describe_backend() -> str:
-    backend = current_backend()
-    if backend == "auto" and not HAS_TRITON:
-        return "plain formulas (Triton is not installed)"
-    return {"auto": "kernels on CUDA, plain formulas elsewhere", "torch": "plain formulas", "triton": "kernels"}[
-        backend
-    ]
+def describe_backend(scores: Tensor) -> str:
+    """What computes the losses of such scores."""
+    if uses_kernels(scores, "soft"):
+        return "fused kernels"
+    return "plain formulas (Triton is not installed)" if scores.is_cuda and not HAS_TRITON else "plain formulas"
 
 
 def examine_networks(student: ScoreFunction, teacher: ScoreFunction) -> Iterator[Finding]:

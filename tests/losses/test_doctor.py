@@ -49,7 +49,7 @@ def test_sound_set_up_is_healthy(student, teacher, inputs, labels) -> None:
     report = doctor(student, teacher, "hinton_kd", inputs, labels)
     assert report.healthy
     assert faults(report) == []
-    assert report.title == "hinton_kd, 32 samples of 10 classes on cpu, kernels on CUDA, plain formulas elsewhere"
+    assert report.title == "hinton_kd, 32 samples of 10 classes on cpu, plain formulas"
 
 
 def test_nothing_is_changed_by_the_examination(student, teacher, inputs, labels) -> None:

@@ -105,7 +105,7 @@ def decoupled_kernel(
     target_term += tl.where(p_rest > 0, p_rest * (log_p_rest - log_q_rest), 0.0)
     p = divide(exponentiate(t, t_max, scale, t_others), t_sum[:, None])
     q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
-    log_p = (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None]
+    log_p = tl.where(t_others, (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
     log_q = (z - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
     other_term = tl.sum(tl.where(p > 0, p * (log_p - log_q), 0.0), axis=1)
     plain_max = find_maximum(z, keep)

@@ -98,7 +98,7 @@ def standardized_kernel(
     if LABEL:
         label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
     if LOSS:
-        log_p = (t_scaled - t_max[:, None]) * scale - log_sum(t_sum)[:, None]
+        log_p = tl.where(t_keep, (t_scaled - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
         log_q = (z_scaled - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
         loss = tl.sum(tl.where(p > 0, p * (log_p - log_q), 0.0), axis=1) * (teacher_weight * temperature * temperature)
         if LABEL:

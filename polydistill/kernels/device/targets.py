@@ -81,8 +81,8 @@ def measure_target(z, z_max, z_scale, t, t_keep, t_scale, KL: tl.constexpr):
     e = exponentiate(t, maximum, t_scale, t_keep)
     difference = -(z - z_max[:, None]) * z_scale
     if KL:
-        difference += (t - maximum[:, None]) * t_scale
-    return maximum, tl.sum(e, axis=1), tl.sum(tl.where(t_keep & (e > 0), e * difference, 0.0), axis=1)
+        difference += tl.where(t_keep, (t - maximum[:, None]) * t_scale, 0.0)
+    return maximum, tl.sum(e, axis=1), tl.sum(tl.where(e > 0, e * difference, 0.0), axis=1)
 
 
 @triton.jit

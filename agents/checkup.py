@@ -1,0 +1,74 @@
+"""The doctor's visit to a lineage of agents: each lesson is examined before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.domain import AtariDomain, make_env, make_student
+from agents.evaluation import choose_actions
+from agents.teachers import Teacher
+from polydistill.errors import UserError
+from polydistill.losses import doctor, get_objective
+from polydistill.losses.doctor import Report
+from polydistill.streams import numpy_stream
+
+STATES = 512
+
+
+class ExaminedAtariDomain(AtariDomain):
+    """An :class:`~agents.domain.AtariDomain` that prints the doctor's report before it teaches.
+
+    Raises:
+        UserError: while teaching, if the doctor finds something wrong.
+    """
+
+    def teach(self, teacher: Teacher, generation: int) -> Teacher:
+        """The student of ``generation``, taught by ``teacher``, after the examination."""
+        report = examine(self, teacher, generation)
+        print(report, flush=True)
+        if not report.healthy:
+            raise UserError(f"the doctor finds the lesson of generation {generation} wrong, see above")
+        return super().teach(teacher, generation)
+
+
+class _Scores(nn.Module):
+    """A function to scores that shows the doctor the network behind it."""
+
+    def __init__(self, network: nn.Module | None, function: Callable[[Tensor], Tensor], *, training: bool) -> None:
+        super().__init__()
+        self.network, self.function = network, function
+        self.training = training
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.function(frames)
+
+
+def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
+    """The doctor's report on the lesson of ``generation``, from states that the teacher plays, and a new student."""
+    config = domain.config
+    env = make_env(config, generation)
+    model = make_student(config, teacher, env, generation)
+    model.policy.set_training_mode(True)
+    states, frames = [], np.asarray(env.reset())
+    explore = numpy_stream(config.seed, "examination", generation)
+    for _ in range(-(-STATES // env.num_envs)):
+        states.append(torch.from_numpy(frames).to(domain.device))
+        actions = choose_actions(teacher(states[-1]), config.teacher.epsilon, explore)
+        frames = np.asarray(env.step(actions)[0])
+    env.close()
+    objective = get_objective(config.student.objective)
+    options: dict[str, Any] = {}
+    if objective.tempered:
+        options["temperature"] = config.student.temperature if teacher.kind == "q_values" else 1.0
+    return doctor(
+        _Scores(model.student, model.student, training=True),
+        _Scores(teacher.network, teacher, training=False),
+        objective.name,
+        torch.cat(states),
+        **options,
+    )

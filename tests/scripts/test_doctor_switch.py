@@ -1,0 +1,67 @@
+"""--doctor: each lesson is examined before it begins, and a wrong one does not begin."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from agents.checkup import ExaminedAtariDomain
+from agents.config import AtariConfig
+from agents.domain import AtariDomain, open_teacher
+from polydistill.config import parse
+from polydistill.errors import UserError
+from polydistill.tracking import Run
+from polydistill.vision.checkup import ExaminedCifarDomain, examine
+from polydistill.vision.config import CifarConfig
+from polydistill.vision.data import load_images
+from polydistill.vision.domain import CifarDomain
+
+
+def smoke_cifar(root: Path) -> CifarConfig:
+    words = ["--config", str(root / "configs" / "smoke" / "cifar.yaml"), "--threads", "1"]
+    return parse(CifarConfig, words, program="x", description="", default_name="x").config.resolve()
+
+
+def test_both_scripts_print_a_report_for_each_generation(run_python, root: Path, tmp_path: Path) -> None:
+    for script, config in (("distill_cifar.py", "cifar.yaml"), ("distill_atari.py", "atari.yaml")):
+        words = ["--config", str(root / "configs" / "smoke" / config), "--threads", "1", "--doctor"]
+        done = run_python(str(root / "scripts" / script), *words, "--out", str(tmp_path / script))
+        assert done.returncode == 0, done.stderr
+        assert len(re.findall(r"^doctor: \w+, \d+ samples of", done.stdout, flags=re.MULTILINE)) == 2
+        assert "WRONG" not in done.stdout
+
+
+@pytest.mark.parametrize("objective", ["dkpp", "reverse_kl", "cwtm"])
+def test_every_objective_of_classifiers_can_be_examined(root: Path, objective: str) -> None:
+    config = smoke_cifar(root)
+    config = dataclasses.replace(config, student=dataclasses.replace(config.student, objective=objective))
+    domain = CifarDomain(config, load_images(config.data, config.device), None)
+    report = examine(domain, domain.make_student(config.teacher.network, 0).eval().requires_grad_(False), 1)
+    assert report.healthy, str(report)
+
+
+def test_wrong_lesson_of_classifiers_does_not_begin(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = smoke_cifar(root)
+    domain = ExaminedCifarDomain(config, load_images(config.data, config.device), None)
+    teacher = domain.make_student(config.teacher.network, 0)
+    with pytest.raises(UserError, match="the doctor finds the lesson of generation 1 wrong"):
+        domain.teach(teacher.train(), 1)
+    assert "WRONG       the teacher is in training mode" in capsys.readouterr().out
+
+
+def test_wrong_lesson_of_agents_does_not_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AtariConfig(threads=1).resolve()
+    teacher = open_teacher(config)
+    assert teacher.network is not None
+    teacher.network.train()
+    monkeypatch.setattr(AtariDomain, "teach", lambda *_: pytest.fail("the lesson began"))
+    with Run.open(tmp_path / "run", config, kind="atari", command="") as run:
+        domain = ExaminedAtariDomain(config, teacher, run)
+        with pytest.raises(UserError, match="the doctor finds the lesson of generation 1 wrong"):
+            domain.teach(teacher, 1)
+    assert "WRONG       the teacher is in training mode" in capsys.readouterr().out
