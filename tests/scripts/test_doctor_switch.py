@@ -13,6 +13,7 @@ from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
 from polydistill.config import parse
 from polydistill.errors import UserError
+from polydistill.losses import Finding, Report
 from polydistill.tracking import Run
 from polydistill.vision.checkup import ExaminedCifarDomain, examine
 from polydistill.vision.config import CifarConfig
@@ -57,11 +58,11 @@ def test_wrong_lesson_of_agents_does_not_begin(
 ) -> None:
     config = AtariConfig(threads=1).resolve()
     teacher = open_teacher(config)
-    assert teacher.network is not None
-    teacher.network.train()
+    wrong = Report("policy_kl", (Finding("wrong", "the teacher is asleep"),), {})
+    monkeypatch.setattr("agents.checkup.doctor", lambda *_, **__: wrong)  # a teacher of ours defends itself too well
     monkeypatch.setattr(AtariDomain, "teach", lambda *_: pytest.fail("the lesson began"))
     with Run.open(tmp_path / "run", config, kind="atari", command="") as run:
         domain = ExaminedAtariDomain(config, teacher, run)
         with pytest.raises(UserError, match="the doctor finds the lesson of generation 1 wrong"):
             domain.teach(teacher, 1)
-    assert "WRONG       the teacher is in training mode" in capsys.readouterr().out
+    assert "WRONG       the teacher is asleep" in capsys.readouterr().out
