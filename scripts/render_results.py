@@ -3,11 +3,12 @@
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is not what it should be
 
-A measurement is a summary.json of a run (``pong-<config>-seed<n>.json``) or what bench_atari.py writes.
+A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import statistics
@@ -136,10 +137,101 @@ def bench_table() -> str:
     return format_table(["rate", "median", "range", "in the running loop"], rows)
 
 
+ARMS = {
+    "labels": "student, labels alone (the control)",
+    "ban": "student, BAN: the teacher alone",
+    "ban_l": "student, BAN+L: the teacher and labels",
+}
+
+
+def t_interval(values: list[float]) -> tuple[float, float]:
+    """Student's 95% interval of the mean over seeds."""
+    from scipy import stats
+
+    spread = stats.sem(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, statistics.mean(values), spread) if spread else (values[0],) * 2
+    return float(low), float(high)
+
+
+def interval_text(values: list[float], form: str) -> str:
+    """``mean (low to high)`` over seeds."""
+    return f"{statistics.mean(values):{form}} ({' to '.join(format(end, form) for end in t_interval(values))})"
+
+
+def study_table(name: str) -> str:
+    """Arms of a study over the same seeds: each student beside the label-only one of its seed."""
+    arms = {arm: load(f"{name}-{arm}") for arm in ARMS if any(MEASUREMENTS.glob(f"{name}-{arm}-seed*.json"))}
+    metrics = {arm: [run["generations"][1]["metrics"] for run in runs] for arm, runs in arms.items()}
+    teachers = [run["generations"][0]["metrics"] for run in arms["ban"]]
+    seeds = {arm: [run["seed"] for run in runs] for arm, runs in arms.items()}
+    if len({str(s) for s in seeds.values()}) != 1:
+        raise UserError(f"the arms of {name} have different seeds: {seeds}")
+
+    def row(who: str, of: list[dict[str, Any]], paired: bool) -> list[str | float | None]:
+        errors = [100 * (1 - m["test_accuracy"]) for m in of]
+        control = [100 * (1 - m["test_accuracy"]) for m in metrics["labels"]]
+        differences = [a - b for a, b in zip(errors, control, strict=True)]
+        agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of):.3f}"
+        return [
+            who,
+            interval_text(errors, ".2f"),
+            interval_text(differences, "+.2f") if paired else None,
+            f"{statistics.mean(m['test_nll'] for m in of):.3f}",
+            f"{statistics.mean(m['test_ece'] for m in of):.3f}",
+            agreement,
+            len(of),
+        ]
+
+    rows = [row("teacher, generation 0", teachers, False)]
+    rows += [row(ARMS[arm], of, arm != "labels") for arm, of in metrics.items()]
+    headers = ["who", "test error %", "less the control, points", "test NLL", "test ECE", "agreement", "seeds"]
+    return format_table(headers, rows)
+
+
+def bench_cifar_table() -> str:
+    """Medians of bench_cifar.py, and how many times as fast the trainer is."""
+    raw = json.loads((MEASUREMENTS / "bench_cifar.json").read_text(encoding="utf-8"))
+    names = {
+        "trainer": "the trainer, loader included",
+        "bare": "the bare step in its precision, one batch in memory",
+        "float32": "plain float32, one batch in memory",
+        "timm": "timm's LogitDistillationTask, one batch in memory",
+        "torchdistill": "torchdistill's own script, loader included",
+    }
+    rows: list[list[str | float | None]] = []
+    for rates in raw["images_per_second"].values():
+        for contender, values in rates.items():
+            ratio = statistics.median(a / b for a, b in zip(rates["trainer"], values, strict=True))
+            spread = f"{min(values):,.0f} to {max(values):,.0f}"
+            rows.append([names[contender], f"{statistics.median(values):,.0f}", spread, f"{ratio:.2f}"])
+    return format_table(["images/s", "median", "range", "trainer / this"], rows)
+
+
+def losses_table(name: str) -> str:
+    """Medians of bench_losses.py in microseconds."""
+    with open(MEASUREMENTS / name, encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    groups: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for line in found:
+        key = tuple(line[field] for field in ("objective", "shape", "type", "work"))
+        groups.setdefault(key, {})[line["contender"]] = line
+    present = {line["contender"] for line in found}
+    contenders = [c for c in ("ours", "one pass", "formula", "compiled", "liger") if c in present]
+    rows: list[list[str | float | None]] = []
+    for key, of in groups.items():
+        times = [float(of[c]["median_us"]) if c in of else None for c in contenders]
+        ratio = float(of["ours"]["median_us"]) / float(of["formula"]["median_us"])
+        rows.append([*key, *times, f"{ratio:.2f}"])
+    return format_table(["objective", "shape", "type", "work", *contenders, "ours / formula"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "pong": lambda: format_table(HEADERS, lineage_rows("pong", "its twin, distilled")),
     "pong_seeds": seed_table,
     "bench_atari": bench_table,
+    "resnet8_short": lambda: study_table("resnet8_short"),
+    "bench_cifar": bench_cifar_table,
+    "losses_cpu": lambda: losses_table("losses_cpu.csv"),
 }
 
 
