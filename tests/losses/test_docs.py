@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 import torch
@@ -36,3 +37,11 @@ def test_public_function_has_formula_arguments_and_example(name) -> None:
     for parameter in inspect.signature(function).parameters:
         if parameter != "name":
             assert f"{parameter}: " in described, f"{name} does not describe {parameter}"
+
+
+def test_readmes_example_of_the_losses_runs(root, run_python) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (root / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    (example,) = [block for block in blocks if "from polydistill.losses import" in block]
+    done = run_python("-c", example)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("doctor: hinton_kd, 128 samples of 18 classes on cpu, plain formulas")
