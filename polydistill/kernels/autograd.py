@@ -79,7 +79,7 @@ def fused_loss(
         kind: name in :data:`polydistill.kernels.launch.KINDS`.
         numbers: the kernel's own arguments.
         student: ``(..., batch, classes)`` float32, bfloat16 or float16. Gradient flows.
-        teacher: the same shape and type, or None.
+        teacher: the same shape and type, with a dimension of members before it for an ensemble, or None.
         labels: ``(..., batch)`` int64, or None.
         mask: bool, broadcasts to the student's shape; True takes the class out.
         permutation: ``(..., batch, classes - 1)`` int64.
@@ -91,7 +91,7 @@ def fused_loss(
     classes = student.shape[-1]
     rows = Rows(
         student.reshape(-1, classes),
-        None if teacher is None else teacher.reshape(-1, classes),
+        None if teacher is None else _rows_of(teacher, student),
         None if labels is None else labels.reshape(-1),
         None if mask is None else _broadcast(mask, student),
         None if permutation is None else permutation.reshape(student.numel() // classes, classes - 1),
@@ -151,6 +151,13 @@ def _complete(rows: Rows, extras: Extras) -> Rows:
     if rows.labels is None and extras.labels is not None:
         rows = rows._replace(labels=extras.labels.reshape(-1))
     return rows
+
+
+def _rows_of(teacher: Tensor, student: Tensor) -> Tensor:
+    """``(rows, classes)``, or ``(members, rows, classes)``."""
+    if teacher.dim() > student.dim():
+        return teacher.reshape(len(teacher), -1, student.shape[-1])
+    return teacher.reshape(-1, student.shape[-1])
 
 
 def _broadcast(mask: Tensor, student: Tensor) -> Tensor:
@@ -245,5 +252,6 @@ def _join(size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor | N
             joined.append(None)
         else:
             moved = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            joined.append(moved.flatten(0, 1))
+            # of an ensemble's (members, rows, classes), the members stay apart
+            joined.append(moved.transpose(0, 1).flatten(1, 2) if moved.dim() == 4 else moved.flatten(0, 1))
     return joined

@@ -77,7 +77,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 class Rows(NamedTuple):
-    """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less."""
+    """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less.
+
+    The teacher may be ``(members, rows, classes)``.
+    """
 
     student: Tensor
     teacher: Tensor | None = None
@@ -104,8 +107,10 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def fits(kind: str, n_classes: int) -> bool:
-    """Whether the kernel can take rows of so many classes."""
+def fits(kind: str, n_classes: int, itemsize: int, *, ensemble: bool = False) -> bool:
+    """Whether the kernel can take rows of so many classes: one tile must hold a row, unless it streams."""
+    if ensemble:
+        return plan_tiles(1, n_classes, itemsize, True).whole
     return KINDS[kind].streams or n_classes <= LARGEST_TILE
 
 
@@ -159,6 +164,8 @@ def launch(
     if "SOFT" in constants:
         constants["TEMPERED"] = numbers[-1] != 1.0
     teacher, labels, mask, permutation, values = (student if tensor is None else tensor for tensor in rows[1:])
+    if chosen.streams and chosen.module != "regressions":
+        constants["MEMBERS"] = len(teacher) if teacher.dim() == 3 else 1
     kernel = load_kernel(chosen.module, chosen.kernel)
     with _on_device(student):
         kernel[(-(-n_rows // tiles.rows),)](
@@ -175,7 +182,7 @@ def launch(
             n_rows,
             n_cols,
             *student.stride(),
-            *teacher.stride(),
+            *(teacher.stride() if teacher.dim() == 3 else (0, *teacher.stride())),
             labels.stride(0),
             *mask.stride(),
             *permutation.stride(),

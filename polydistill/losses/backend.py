@@ -32,7 +32,8 @@ class use_backend:
     Args:
         name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels
             wherever they can: CUDA scores, and with ``TRITON_INTERPRET=1`` in the environment CPU scores too, slowly.
-            Scores of float64, and rows too long for a kernel that has no loop, are always computed plainly.
+            Scores of float64, and rows too long for a tile where the kernel needs the row in one (ensembles,
+            ``dkd``, ``logit_standardized_kd``), are always computed plainly.
 
     Raises:
         ValueError: another name, or "triton" where Triton is not installed.
@@ -75,8 +76,10 @@ def current_backend() -> Backend:
     return _chosen
 
 
-def uses_kernels(student: Tensor, kind: str) -> bool:
-    """Whether the kernel ``kind`` is to compute a loss of these scores."""
+def uses_kernels(student: Tensor, kind: str, teacher: Tensor | None = None) -> bool:
+    """Whether the kernel ``kind`` is to compute a loss of these scores; ``teacher`` where it may be an ensemble."""
     if _chosen == "torch" or not (student.is_cuda or _chosen == "triton"):
         return False
-    return HAS_TRITON and student.dtype in _FUSED_TYPES and fits(kind, student.shape[-1])
+    ensemble = teacher is not None and teacher.dim() > student.dim()
+    fitting = fits(kind, student.shape[-1], student.element_size(), ensemble=ensemble)
+    return HAS_TRITON and student.dtype in _FUSED_TYPES and fitting

@@ -41,13 +41,16 @@ def promote(scores: Tensor) -> Tensor:
     return scores if scores.dtype in FULL_PRECISION else scores.float()
 
 
-def accept_pair(student: Tensor, teacher: Tensor, name: str = "teacher") -> tuple[Tensor, Tensor]:
+def accept_pair(
+    student: Tensor, teacher: Tensor, name: str = "teacher", *, members: bool = False
+) -> tuple[Tensor, Tensor]:
     """Scores of both sides, the teacher's detached.
 
     Args:
         student: ``(batch, classes)`` or ``(students, batch, classes)``, floating.
         teacher: the same shape, type and device. Detached.
         name: what the caller's signature calls the teacher's scores.
+        members: the teacher may be an ensemble, with a dimension of members before the others.
 
     Raises:
         TypeError: not tensors of floats, or of different types.
@@ -56,7 +59,8 @@ def accept_pair(student: Tensor, teacher: Tensor, name: str = "teacher") -> tupl
     accept_single(student)
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
         raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
-    if teacher.shape != student.shape:
+    ensemble = members and teacher.dim() == student.dim() + 1 and len(teacher) > 0
+    if (teacher.shape[1:] if ensemble else teacher.shape) != student.shape:
         raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
@@ -150,6 +154,10 @@ def inspect_values(
     Raises:
         ValueError: naming the argument, the first faulty place and its value.
     """
+    if teacher is not None and teacher.dim() > student.dim():
+        for member in teacher:
+            inspect_values(student, member, labels, mask=mask, name=name)
+        return
     kept = torch.ones_like(student, dtype=torch.bool) if mask is None else ~mask.expand_as(student)
     _require("mask", kept.any(dim=-1), "must leave a class in each row", ~kept)
     _require("student", student.isfinite() | ~kept, "must be finite", student)

@@ -27,6 +27,7 @@ from polydistill.losses.checks import (
     promote,
 )
 from polydistill.losses.probabilities import (
+    join_members,
     kl_divergence,
     label_cross_entropy,
     soft_cross_entropy,
@@ -81,7 +82,8 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         check_values: also check that scores are finite (waits for the device).
 
     Returns:
@@ -95,12 +97,13 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
         >>> round(ban(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]])).item(), 4)  # the student knows nothing: ln 2
         0.6931
     """
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=True)
     if check_values:
         inspect_values(student, teacher)
-    if uses_kernels(student, "soft"):
+    if uses_kernels(student, "soft", teacher):
         return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
-    return soft_cross_entropy(promote(teacher).softmax(dim=-1), student_log_probabilities(promote(student)))
+    teacher, _ = join_members(student, promote(teacher))
+    return soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(promote(student)))
 
 
 def ban_l(
@@ -121,7 +124,8 @@ def ban_l(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0.
@@ -138,17 +142,17 @@ def ban_l(
         >>> round(ban_l(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item(), 4)  # 2 ln 2
         1.3863
     """
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=True)
     labels = accept_labels(student, labels)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    if uses_kernels(student, "soft_label"):
+    if uses_kernels(student, "soft_label", teacher):
         numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
         return fused_loss("soft_label", numbers, student, teacher, labels)
-    student = promote(student)
-    soft = soft_cross_entropy(promote(teacher).softmax(dim=-1), student_log_probabilities(student))
+    student, (teacher, _) = promote(student), join_members(student, promote(teacher))
+    soft = soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(student))
     return torch.add(soft * teacher_weight, label_cross_entropy(student, labels), alpha=label_weight)
 
 
@@ -173,7 +177,8 @@ def hinton_kd(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
@@ -192,7 +197,7 @@ def hinton_kd(
         >>> round(hinton_kd(student, teacher, torch.tensor([0])).item() / 0.6931472, 4)  # 0.1 + 0.9 * 16
         14.5
     """
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=True)
     labels = None if labels is None else accept_labels(student, labels)
     check_positive("temperature", temperature)
     check_weight("label_weight", label_weight)
@@ -200,11 +205,11 @@ def hinton_kd(
     if check_values:
         inspect_values(student, teacher, labels)
     kind = "kl" if labels is None else "kl_label"
-    if uses_kernels(student, kind):
+    if uses_kernels(student, kind, teacher):
         numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
         return fused_loss(kind, numbers, student, teacher, labels)
-    student, teacher = promote(student), promote(teacher)
-    log_p = teacher_log_probabilities(teacher, temperature=temperature)
+    student, (teacher, t) = promote(student), join_members(student, promote(teacher), temperature=temperature)
+    log_p = teacher_log_probabilities(teacher, temperature=t)
     soft = kl_divergence(log_p, student_log_probabilities(student, temperature=temperature))
     soft = soft * (teacher_weight * temperature**2)
     if labels is None:

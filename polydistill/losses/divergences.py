@@ -25,6 +25,7 @@ from polydistill.losses.checks import (
     promote,
 )
 from polydistill.losses.probabilities import (
+    join_members,
     kl_divergence,
     student_log_probabilities,
     teacher_log_probabilities,
@@ -50,7 +51,8 @@ def reverse_kl(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores, finite but for classes in ``mask``. Detached.
+        teacher: ``(batch, classes)`` scores, finite but for classes in ``mask``. Or ``(members, batch, classes)``: an
+            ensemble, whose tempered softmaxes are averaged. Detached.
         temperature: T > 0, of the teacher's side, in the unit of its scores.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both softmaxes.
         check_values: also check values, and that no class which the teacher excludes is kept (waits for the device).
@@ -72,9 +74,9 @@ def reverse_kl(
         excluded = teacher == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
-    if uses_kernels(student, "reverse_kl"):
+    if uses_kernels(student, "reverse_kl", teacher):
         return fused_loss("reverse_kl", (1.0 / temperature, 0.5), student, teacher, mask=mask)
-    student, teacher = promote(student), promote(teacher)
+    student, (teacher, temperature) = promote(student), join_members(student, promote(teacher), mask, temperature)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
     return kl_divergence(student_log_probabilities(student, mask), log_p)
 
@@ -97,7 +99,8 @@ def jsd(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose tempered softmaxes are averaged. Detached.
         beta: the teacher's share of the mixture, in (0, 1).
         temperature: T > 0, of the teacher's side, in the unit of its scores.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both softmaxes.
@@ -116,9 +119,9 @@ def jsd(
     """
     check_fraction("beta", beta, ends=False)
     student, teacher = _accept(student, teacher, temperature, mask, check_values)
-    if uses_kernels(student, "jsd"):
+    if uses_kernels(student, "jsd", teacher):
         return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
-    student, teacher = promote(student), promote(teacher)
+    student, (teacher, temperature) = promote(student), join_members(student, promote(teacher), mask, temperature)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
     log_q = student_log_probabilities(student, mask)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
@@ -128,7 +131,7 @@ def jsd(
 def _accept(
     student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None, check_values: bool
 ) -> tuple[Tensor, Tensor]:
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=True)
     check_positive("temperature", temperature)
     if mask is not None:
         check_mask(student, mask)

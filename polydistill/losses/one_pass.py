@@ -126,7 +126,7 @@ def _ask(
         return Extras()
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
-    accept_pair(student, teacher)
+    accept_pair(student, teacher)  # one teacher: an ensemble's diagnostics are those of mean_of_teachers
     labels = None if labels is None else accept_labels(student, labels)
     return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher.detach(), labels=labels)
 

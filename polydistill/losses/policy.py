@@ -18,6 +18,7 @@ from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.checks import accept_pair, check_mask, check_positive, inspect_values, promote
 from polydistill.losses.probabilities import (
     drop_classes,
+    join_members,
     kl_divergence,
     label_cross_entropy,
     student_log_probabilities,
@@ -42,7 +43,8 @@ def policy_kl(
 
     Args:
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
-        teacher_q: ``(batch, actions)`` Q-values in clipped-reward units; ``-inf`` excludes an action. Detached.
+        teacher_q: ``(batch, actions)`` Q-values in clipped-reward units; ``-inf`` excludes an action. Or ``(members,
+            batch, actions)``: an ensemble, whose tempered softmaxes are averaged. Detached.
         temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small.
         mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out of both softmaxes.
         check_values: also check that scores are finite and each row keeps an action (waits for the device).
@@ -58,11 +60,12 @@ def policy_kl(
         >>> policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()  # teacher sure, student not: ln 2
         0.6931471824645996
     """
-    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    student, teacher_q = _accept(student, teacher_q, mask, check_values, members=True)
     check_positive("temperature", temperature)
-    if uses_kernels(student, "kl"):
+    if uses_kernels(student, "kl", teacher_q):
         return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
     student, teacher_q = promote(student), promote(teacher_q)
+    teacher_q, temperature = join_members(student, teacher_q, mask, temperature)
     log_p = teacher_log_probabilities(teacher_q, mask, temperature)
     return kl_divergence(log_p, student_log_probabilities(student, mask))
 
@@ -174,8 +177,10 @@ def policy_huber(
     ).sum(dim=-1)
 
 
-def _accept(student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool) -> tuple[Tensor, Tensor]:
-    student, teacher_q = accept_pair(student, teacher_q, "teacher_q")
+def _accept(
+    student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool, *, members: bool = False
+) -> tuple[Tensor, Tensor]:
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", members=members)
     if mask is not None:
         check_mask(student, mask)
     if check_values:

@@ -45,6 +45,21 @@ def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, tempe
     return drop_classes(scores, mask).log_softmax(-1).clamp_min_(lowest(scores))
 
 
+def join_members(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0
+) -> tuple[Tensor, float]:
+    """The teacher and its temperature; of an ensemble, ln of the mean of ``softmax(t / T)``, and 1.
+
+    One member is looked at after the other, so that nothing of the ensemble's size is made.
+    """
+    if teacher.dim() == student.dim():
+        return teacher, temperature
+    total = drop_classes(teacher[0] / temperature, mask).log_softmax(-1)
+    for member in teacher[1:]:
+        total = torch.logaddexp(total, drop_classes(member / temperature, mask).log_softmax(-1))
+    return total - math.log(len(teacher)), 1.0
+
+
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows through both.
 

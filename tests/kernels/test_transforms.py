@@ -120,6 +120,16 @@ def test_vmap_over_students_is_a_loop_over_them(device, name) -> None:
         torch.testing.assert_close(values[i].double(), (loss * inputs.weights.double()).sum(), rtol=1e-5, atol=1e-6)
 
 
+def test_vmap_over_students_shares_an_ensemble(device) -> None:
+    inputs = make_inputs((3, 5), device)
+    members = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(7)).to(device)
+    students = torch.stack([inputs.student, inputs.student * 2])
+    found = vmap(lambda student: OBJECTIVES["ban"](student, members, None))(students)
+    for i in range(2):
+        expected = compute("ban", inputs._replace(student=students[i], teacher=members), {}, "triton")[0]
+        torch.testing.assert_close(found[i].double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_a_graph_break(device, name) -> None:

@@ -192,3 +192,34 @@ def test_many_rows_and_long_ones(device, name) -> None:
     """Several programs, the last of them half empty; and the shape from which rows are streamed on the chip."""
     assert_no_worse_than_plain(name, make_inputs((131, 130), device), {})
     assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
+
+
+ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+@pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
+def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, launches, name, shape) -> None:
+    inputs = make_inputs(shape, device)
+    members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)).to(device) * 30
+    members[0, ..., 4] = members[1, ..., 4] = -INF
+    if name != "reverse_kl":  # infinite there
+        members[:, ..., 6] = -INF
+    options = {"temperature": 0.5} if name in {"hinton_kd", "policy_kl", "reverse_kl", "jsd"} else {}
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
+    assert len(launches) == 2
+
+
+def test_ensemble_with_a_mask(device) -> None:
+    inputs = make_inputs((5, 18), device)
+    members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device)
+    mask = torch.zeros(18, dtype=torch.bool, device=device)
+    mask[:5] = True
+    assert_no_worse_than_plain("policy_kl", inputs._replace(teacher=members), {"mask": mask, "temperature": 0.1})
+
+
+def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:
+    inputs = make_inputs((1, 20_000), device)
+    members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
+    assert_no_worse_than_plain("ban", inputs._replace(teacher=members), {})
+    assert launches == []

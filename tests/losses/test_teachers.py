@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from polydistill.losses import average_quantiles, ban, mean_of_teachers, policy_kl, propose_temperature
+from polydistill.losses import OBJECTIVES, average_quantiles, ban, mean_of_teachers, policy_kl, propose_temperature
 from tests.losses import reference
 
 
@@ -153,3 +154,66 @@ def test_proposed_temperature_scales_with_the_scores_and_ignores_excluded_action
 def test_nothing_to_propose_is_said(scores, options, text) -> None:
     with pytest.raises(ValueError, match=text):
         propose_temperature(scores, **options)
+
+
+ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
+
+
+def ensemble(members: int = 3, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(members, *(shape or (5, 7)), generator=generator, dtype=torch.float64) * 2
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+@pytest.mark.parametrize("masked", [False, True])
+def test_ensemble_as_teacher_is_the_mean_of_its_tempered_softmaxes(make_batch, name, masked) -> None:
+    """By probabilities, one member at a time: p = mean of softmax(t_k / T), given as ln p at T = 1."""
+    objective, batch, teachers = OBJECTIVES[name], make_batch(5, 7), ensemble()
+    teachers[0, 0, 2] = teachers[1, 0, 2] = -math.inf
+    options = {"temperature": 0.7} if "temperature" in inspect.signature(objective.function).parameters else {}
+    single = {"temperature": 1.0} if objective.tempered else dict(options)
+    if masked and name in ("ban", "ban_l", "hinton_kd"):
+        pytest.skip("takes no mask")
+    kept = torch.ones(7, dtype=torch.bool)
+    if masked:
+        kept[3] = False
+        options["mask"] = single["mask"] = ~kept
+    temperature = options.get("temperature", 1.0)
+    p = torch.zeros(5, 7, dtype=torch.float64)
+    for member in teachers:
+        e = (member / temperature).exp() * kept
+        p += e / e.sum(1, keepdim=True) / 3
+    log_p = p.log() * (temperature if name == "hinton_kd" else 1.0)  # which tempers both sides
+    expected = objective(batch.student, log_p, batch.labels, **single)
+    found = objective(batch.student, teachers, batch.labels, **options)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss.sum(), batch.student, retain_graph=True)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_of_equal_members_is_that_teacher(make_batch, name) -> None:
+    batch = make_batch(5, 7)
+    once = OBJECTIVES[name](*batch)
+    torch.testing.assert_close(OBJECTIVES[name](batch.student, batch.teacher.expand(4, 5, 7), batch.labels), once)
+
+
+def test_ensemble_serves_several_students(make_batch) -> None:
+    students, teachers = ensemble(2), ensemble(3, 2, 5, 7)
+    together = OBJECTIVES["ban"](students, teachers, None)
+    apart = [OBJECTIVES["ban"](students[i], teachers[:, i], None) for i in range(2)]
+    torch.testing.assert_close(together, torch.stack(apart))
+
+
+@pytest.mark.parametrize("name", ["cwtm", "uniform_confidence", "dkd", "logit_standardized_kd", "policy_mse"])
+def test_objective_that_needs_one_teacher_refuses_several(make_batch, name) -> None:
+    batch = make_batch(5, 7)
+    with pytest.raises(ValueError, match=r"must be of the student's shape \(5, 7\), got \(3, 5, 7\)"):
+        OBJECTIVES[name](batch.student, ensemble(), batch.labels)
+
+
+def test_ensemble_without_members_and_members_of_another_shape_are_refused(make_batch) -> None:
+    batch = make_batch(5, 7)
+    for teachers in (ensemble()[:0], ensemble(3, 5, 6), ensemble(2, 3, 5, 7)):
+        with pytest.raises(ValueError, match="teacher must be of the student's shape"):
+            OBJECTIVES["ban"](batch.student, teachers, None)

@@ -51,6 +51,7 @@ def decoupled_kernel(
     n_cols,
     student_row,
     student_col,
+    teacher_member,
     teacher_row,
     teacher_col,
     labels_row,

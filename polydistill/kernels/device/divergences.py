@@ -18,6 +18,7 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
+    load_ensemble,
     load_tile,
     log_sum,
 )
@@ -47,7 +48,7 @@ def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD: tl.const
 @triton.jit
 def divergence_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (rows, cols) in, the same
+    teacher_ptr,  # (MEMBERS, rows, cols) in, the same
     labels_ptr,  # (rows,) in, int64, for the diagnostics
     mask_ptr,  # (rows, cols) in, bool: True takes the class out
     permutation_ptr,  # not read
@@ -60,6 +61,7 @@ def divergence_kernel(
     n_cols,
     student_row,
     student_col,
+    teacher_member,
     teacher_row,
     teacher_col,
     labels_row,
@@ -73,6 +75,7 @@ def divergence_kernel(
     t_scale,  # 1 / T
     beta,
     JSD: tl.constexpr,
+    MEMBERS: tl.constexpr,  # above 1 only if WHOLE
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -93,7 +96,11 @@ def divergence_kernel(
         cols = tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        if MEMBERS > 1:
+            t = load_ensemble(teacher_ptr, rows, cols, teacher_member, teacher_row, teacher_col, keep, t_scale, MEMBERS)
+            t_scale = 1.0  # what the members give is tempered
+        else:
+            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
         z_max = find_maximum(z, keep)
         z_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
         t_keep = keep & (t != float("-inf"))

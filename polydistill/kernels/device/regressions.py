@@ -31,6 +31,7 @@ def regression_kernel(
     n_cols,
     student_row,
     student_col,
+    teacher_member,
     teacher_row,
     teacher_col,
     labels_row,

@@ -79,6 +79,32 @@ def divide(part, total):
 
 
 @triton.jit
+def load_ensemble(
+    ptr,  # (MEMBERS, rows, cols) any float
+    rows,
+    cols,
+    member_stride,
+    row_stride,
+    col_stride,
+    keep,
+    scale,  # 1 / T of each member
+    MEMBERS: tl.constexpr,
+):
+    """ln of the mean of the members' ``softmax(t / T)``, one tile for the row; -inf where all exclude the class."""
+    mean = tl.full(keep.shape, LOWEST, tl.float32)
+    for member in tl.static_range(MEMBERS):
+        scores = load_tile(ptr + member * member_stride, rows, cols, row_stride, col_stride, keep)
+        kept = keep & (scores != float("-inf"))
+        maximum = find_maximum(scores, kept)
+        total = tl.sum(exponentiate(scores, maximum, scale, kept), axis=1)
+        log_p = tl.where(kept, (scores - maximum[:, None]) * scale - log_sum(total)[:, None], LOWEST)
+        high, low = tl.maximum(mean, log_p), tl.minimum(mean, log_p)
+        mean = high + tl.log(1.0 + tl.exp(tl.maximum(low - high, -100.0)))
+    # a class that all exclude has gained at most ln MEMBERS, which LOWEST does not feel
+    return tl.where(mean <= LOWEST, float("-inf"), mean - tl.log(MEMBERS + 0.0))
+
+
+@triton.jit
 def find_best(
     scores_ptr,  # (rows, cols) any float
     mask_ptr,

@@ -47,6 +47,7 @@ def standardized_kernel(
     n_cols,
     student_row,
     student_col,
+    teacher_member,
     teacher_row,
     teacher_col,
     labels_row,

@@ -20,6 +20,7 @@ from polydistill.kernels.device.rows import (
     find_best,
     find_kept,
     find_maximum,
+    load_ensemble,
     load_tile,
     log_sum,
     merge_maxima,
@@ -46,11 +47,16 @@ def load_teacher(
     teacher_col,
     permutation_row,
     permutation_col,
+    teacher_member,
+    t_scale,
     keep,
     SOFT: tl.constexpr,
+    MEMBERS: tl.constexpr,
 ):
     """The teacher's scores in the places where their probabilities go, and which of them count."""
-    if SOFT == PERMUTED:
+    if MEMBERS > 1:
+        t = load_ensemble(teacher_ptr, rows, cols, teacher_member, teacher_row, teacher_col, keep, t_scale, MEMBERS)
+    elif SOFT == PERMUTED:
         own = cols[None, :] == label[:, None]
         others = cols[None, :] - (cols[None, :] > label[:, None])  # its number among the others, which is permuted
         order = permutation_ptr + rows[:, None] * permutation_row + others * permutation_col
@@ -124,7 +130,7 @@ def gradient_tile(
 @triton.jit
 def target_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (rows, cols) in, the same
+    teacher_ptr,  # (MEMBERS, rows, cols) in, the same
     labels_ptr,  # (rows,) in, int64
     mask_ptr,  # (rows, cols) in, bool: True takes the class out
     permutation_ptr,  # (rows, cols - 1) in, int64
@@ -137,6 +143,7 @@ def target_kernel(
     n_cols,
     student_row,
     student_col,
+    teacher_member,
     teacher_row,
     teacher_col,
     labels_row,
@@ -156,6 +163,7 @@ def target_kernel(
     LABEL: tl.constexpr,
     KL: tl.constexpr,
     TEMPERED: tl.constexpr,  # T_s is not 1
+    MEMBERS: tl.constexpr,  # above 1 only if WHOLE
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -188,8 +196,10 @@ def target_kernel(
         if SOFT:
             t, t_keep = load_teacher(
                 teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                permutation_row, permutation_col, keep, SOFT,
+                permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, MEMBERS,
             )  # fmt: skip
+            if MEMBERS > 1:
+                t_scale = 1.0  # what the members give is tempered
             t_max, t_sum, cross = measure_target(z, z_max, z_scale, t, t_keep, t_scale, KL)
     else:
         z_max = tl.zeros((ROWS,), tl.float32)
@@ -206,7 +216,7 @@ def target_kernel(
             if SOFT:
                 t, t_keep = load_teacher(
                     teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                    permutation_row, permutation_col, keep, SOFT,
+                    permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, 1,
                 )  # fmt: skip
                 part_t_max, part_t_sum, part_cross = measure_target(z, new_max, z_scale, t, t_keep, t_scale, KL)
                 new_t_max = merge_maxima(t_max, t_sum, part_t_max, part_t_sum)
@@ -279,7 +289,7 @@ def target_kernel(
                 if SOFT:
                     t, t_keep = load_teacher(
                         teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                        permutation_row, permutation_col, keep, SOFT,
+                        permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, 1,
                     )  # fmt: skip
                 gradient = gradient_tile(
                     z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
