@@ -20,7 +20,10 @@ import polydistill
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGES = ("torch", "triton", "numpy", "tensorboard", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")
+PACKAGES = (
+    *("torch", "triton", "numpy", "tensorboard", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py"),
+    *("timm", "torchdistill"),  # peers in benchmarks
+)
 
 
 def versions() -> dict[str, str]:

@@ -8,20 +8,22 @@ ratios of neighbours less so. The student is the twin of its teacher and learns 
 distill_cifar.py runs: drawing, cropping, flipping and normalising the images, both networks, the loss, the update, the
 curves and the check that the loss is finite. The others get one batch, normalised, in memory: "the bare step" with the
 trainer's precision and memory format, "plain float32" without either, and timm's LogitDistillationTask where timm is
-installed, which is plain float32 too.
+installed, which is plain float32 too. torchdistill, where it is installed, runs its own box with its own data loader
+over the same images, with the augmentation of its CIFAR configurations.
 """
 
 import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from polydistill.config import parse
 from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
@@ -96,6 +98,8 @@ class Contenders:
         found = {"trainer": self.trainer(), "bare": self.by_hand(fast=fast), "float32": self.by_hand(fast=None)}
         if importlib.util.find_spec("timm") is not None:
             found["timm"] = self.timm()
+        if importlib.util.find_spec("torchdistill") is not None:
+            found["torchdistill"] = self.torchdistill()
         return found
 
     def pair(self, *, channels_last: bool) -> tuple[nn.Module, nn.Module]:
@@ -179,6 +183,52 @@ class Contenders:
 
         return self.repeat(step)
 
+    def torchdistill(self) -> Callable[[], None]:
+        """torchdistill's box, its loader included; KDLoss at T = 1 without labels is ban."""
+        from torch.utils.data import RandomSampler
+        from torchdistill.core.distillation import get_distillation_box
+
+        student, teacher = self.pair(channels_last=False)
+        loss = {
+            "key": "KDLoss",
+            "kwargs": {
+                **{"student_module_path": ".", "student_module_io": "output", "teacher_module_path": "."},
+                **{"teacher_module_io": "output", "temperature": 1.0, "alpha": 0.0, "reduction": "batchmean"},
+            },
+        }
+        terms = {"kd": {"criterion": loss, "weight": 1.0}}
+        config = {
+            "num_epochs": 1,
+            "train_data_loader": {
+                "dataset_id": "train",
+                "sampler": {"class_or_func": RandomSampler},
+                "kwargs": {"batch_size": self.config.batch_size, "num_workers": 0, "drop_last": True},
+            },
+            "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+            "student": {"forward_proc": "forward_batch_only"},
+            "optimizer": {
+                "key": "SGD",
+                "kwargs": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True},
+            },
+            "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
+        }
+        data = {"train": Pictures(self.data)}
+        box = get_distillation_box(teacher, student, data, config, self.device, None, False, 1.0)
+        box.pre_epoch_process(epoch=0)
+
+        def batches() -> Iterator[Any]:
+            while True:
+                yield from box.train_data_loader
+
+        endless = batches()
+
+        def step() -> None:
+            images, labels, supplement = next(endless)
+            images, labels = images.to(self.device), labels.to(self.device)
+            box.post_forward_process(box.forward_process(images, labels, supplement))
+
+        return self.repeat(step)
+
     def repeat(self, step: Callable[[], None]) -> Callable[[], None]:
         """``steps`` times that step."""
 
@@ -187,6 +237,31 @@ class Contenders:
                 step()
 
         return run
+
+
+class Pictures(Dataset[Any]):
+    """The images as torchvision's CIFAR100 gives them: one after the other, through PIL."""
+
+    def __init__(self, data: ImageSet) -> None:
+        from torchvision import transforms
+
+        self.pixels, self.labels = data.images.cpu().numpy(), data.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(PIXELS.mean, PIXELS.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Any:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
 def measure(config: BenchConfig, device: torch.device, precision: str) -> dict[str, dict[str, list[float]]]:
@@ -237,6 +312,7 @@ def format_result(found: dict[str, dict[str, list[float]]], config: BenchConfig,
         "bare": "the bare step, one batch in memory",
         "float32": "plain float32, one batch in memory",
         "timm": "timm's LogitDistillationTask, one batch in memory",
+        "torchdistill": "torchdistill, its loader included",
     }
     rows: list[list[Any]] = []
     for network, rates in found.items():

@@ -196,7 +196,7 @@ def bench_cifar_table() -> str:
         "bare": "the bare step in its precision, one batch in memory",
         "float32": "plain float32, one batch in memory",
         "timm": "timm's LogitDistillationTask, one batch in memory",
-        "torchdistill": "torchdistill's own script, loader included",
+        "torchdistill": "torchdistill's box, its loader included",
     }
     rows: list[list[str | float | None]] = []
     for rates in raw["images_per_second"].values():
