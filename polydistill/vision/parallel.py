@@ -99,7 +99,7 @@ class Processes:
             yield
         except RuntimeError as error:  # gloo's own, and what NCCL's is derived from
             raise UserError(
-                f"process {self.rank} of {self.size} has lost another one, which ended or was killed; what was saved is "
+                f"process {self.rank} of {self.size} has lost another, which ended or was killed; what was saved is "
                 "kept, and the same command goes on from there"
             ) from error
 
