@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu bench bench-losses tensorboard clean
+.PHONY: help distill test check test-gpu torture torture-files torture-runs bench bench-losses tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+torture: torture-files torture-runs  ## everything below named torture: under 45 minutes
+
+torture-runs: $(INSTALLED)  ## runs killed at random moments end bit for bit the same; ARGS="cifar" for one script
+	$(BIN)/python tests/torture/torture_runs.py $(ARGS)
 
 bench-losses: $(INSTALLED)  ## measure the losses beside the formulas that one would write
 	$(BIN)/python scripts/bench_losses.py $(ARGS)
