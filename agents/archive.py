@@ -8,6 +8,7 @@ may claim dictionaries of gigabytes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import stat
 import zipfile
@@ -87,7 +88,7 @@ def open_zip(stream: BinaryIO, where: str) -> zipfile.ZipFile:
     if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
         raise UserError(f"{where}: unpacked, its members would have more than {MAX_UNPACKED_BYTES:,} bytes")
     members.sort(key=lambda member: member.header_offset)
-    for first, second in zip(members, members[1:], strict=False):
+    for first, second in itertools.pairwise(members):
         if first.header_offset + LOCAL_HEADER_BYTES + first.compress_size > second.header_offset:
             raise UserError(f"{where}: its members {shown(first.filename)} and {shown(second.filename)} overlap")
     return archive

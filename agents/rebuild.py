@@ -42,7 +42,7 @@ class QuantileNetwork(nn.Module):
         super().__init__()
         self.quantile_net, self.n_quantiles = quantile_net, n_quantiles
         self.n_actions = int(quantile_net.action_space.n) // n_quantiles
-        self.observation_space = quantile_net.observation_space
+        self.observation_space = cast(spaces.Box, quantile_net.observation_space)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations to ``(batch, n_actions)`` Q-values."""
@@ -83,7 +83,7 @@ def rebuild(weights: Mapping[str, Tensor], description: Description, where: str)
             )
             raise ValueError(f"{outputs} outputs are not those of {counted}")
         space = description.space or space_of(own)
-        network = build(_owned(own), space, description.activation, description.normalize_images)
+        network = build(own_memory(own), space, description.activation, description.normalize_images)
         if algorithm != "actor-critic":
             _check_target(weights, "q_net" if algorithm == "DQN" else "quantile_net")
     except KeyError as error:
@@ -152,6 +152,11 @@ def space_of(weights: Mapping[str, Tensor]) -> spaces.Box:
     return spaces.Box(0, 255, (first.shape[1], *FRAME), np.uint8)
 
 
+def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float32, in torch's own order of axes, in memory that nothing else uses."""
+    return {name: value.float().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+
+
 def _of_values(weights: Mapping[str, Tensor], algorithm: str) -> dict[str, Tensor]:
     """The online network of a DQN or QR-DQN, under the names of a ``QNetwork``."""
     prefix = {"DQN": "q_net", "QR-DQN": "quantile_net"}[algorithm]
@@ -197,10 +202,6 @@ def _refuse_others(weights: Iterable[str], known: tuple[str, ...]) -> None:
             raise ValueError(f"{shown(name)} is no part of it")
 
 
-def _owned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.float().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
-
-
 def _linear_layers(weights: Mapping[str, Tensor]) -> list[Tensor]:
     """The weights of ``q_net.0``, ``q_net.2``, ... in order.
 
@@ -208,7 +209,7 @@ def _linear_layers(weights: Mapping[str, Tensor]) -> list[Tensor]:
         KeyError: there is none.
         ValueError: one is no matrix.
     """
-    layers = []
+    layers: list[Tensor] = []
     while (name := f"q_net.{2 * len(layers)}.weight") in weights or not layers:
         layers.append(weights[name])
         if layers[-1].dim() != 2:

@@ -150,8 +150,8 @@ def _space(given: Any, where: str) -> spaces.Box | None:
     if (max(sizes) > MAX_SIDE or sizes[0] > MAX_STACK) if len(sizes) == 3 else np.prod(sizes, dtype=float) > 2**20:
         raise UserError(f"{where}: observations of shape {sizes} are larger than what is read")
     if dtype != "uint8":
-        limits = (-np.inf, np.inf) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return spaces.Box(*limits, tuple(sizes), np.dtype(dtype).type)  # type: ignore[arg-type]
+        limits: Any = (-np.inf, np.inf) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return spaces.Box(*limits, tuple(sizes), np.dtype(dtype))  # type: ignore[call-overload, no-any-return]
     bounds = [set(re.findall(r"[\d.]+", re.sub(r"\.\.\.", "", str(space.get(name, ""))))) for name in ("low", "high")]
     if len(sizes) == 3 and bounds != [{"0"}, {"255"}]:
         raise UserError(f"{where}: frames that are not pixels of 0 to 255 are not read")

@@ -119,7 +119,7 @@ def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_value
     """
     if scores not in SCORE_KINDS:
         raise ValueError(f"scores must be one of {SCORE_KINDS}, got {scores!r}")
-    space = network.observation_space
+    space = cast(spaces.Box, network.observation_space)
     policy_kwargs, linear = _policy_kwargs(network)
     policy = "MlpPolicy" if linear else "CnnPolicy"
     model = DQN(policy, None, buffer_size=1, policy_kwargs=policy_kwargs, device="cpu", _init_setup_model=False)  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ def _copy_of(space: spaces.Box) -> spaces.Box:
     """The space without a random state."""
     if space.dtype == np.uint8:
         return spaces.Box(0, 255, space.shape, np.uint8)
-    return spaces.Box(space.low, space.high, space.shape, space.dtype)  # type: ignore[arg-type]
+    return spaces.Box(space.low, space.high, space.shape, space.dtype)
 
 
 @torch.no_grad()

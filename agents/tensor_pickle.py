@@ -8,6 +8,7 @@ are known, and checked, before torch takes memory for them.
 
 from __future__ import annotations
 
+import math
 import pickletools
 from typing import Any, NamedTuple
 
@@ -55,12 +56,9 @@ class Form(NamedTuple):
     stride: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
 
 ORDERED_DICT = Name("collections", "OrderedDict")
@@ -215,7 +213,7 @@ def _checked(form: Form) -> Form:
         if length != 1 and stride != expected:
             raise NotTensors(f"a tensor of shape {form.shape} that does not lie dense in its storage")
         expected *= length
-    if form.offset + form.count > form.storage.length:
+    if form.offset + form.elements > form.storage.length:
         raise NotTensors(f"a tensor of shape {form.shape}, larger than its storage of {form.storage.length} numbers")
     return form
 
@@ -235,4 +233,4 @@ def _check_overlaps(forms: dict[str, Form]) -> None:
         end, before = ends.get(key, (0, ""))
         if offset < end:
             raise NotTensors(f"{shown(before)} and {shown(name)}, which overlap in part")
-        ends[key] = (offset + form.count, name)
+        ends[key] = (offset + form.elements, name)
