@@ -11,9 +11,9 @@ from pathlib import Path
 
 from stable_baselines3.dqn.policies import QNetwork
 
-from agents.archive import check_file, refusing
+from agents.archive import check_file, refusing, shown
 from agents.rebuild import QuantileNetwork
-from agents.sb3_zip import read_agent, rebuild_scores
+from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_scores
 from agents.teachers.architectures import ARCHITECTURES, rebuild_named
 from agents.teachers.remote import fetch
 from agents.tensors import MAX_HEADER_BYTES, MAX_WEIGHT_BYTES, read_safetensors, read_torch
@@ -58,4 +58,7 @@ def read_network(source: str | Path) -> tuple[QNetwork | QuantileNetwork, str]:
             raise UserError(
                 f"{path} needs the name of its architecture before it, as in nature:{path} (known: {known})"
             )
-        return rebuild_named(name, weights, str(path)), says.get("scores") or ARCHITECTURES[name].scores
+        scores = says.get("scores", ARCHITECTURES[name].scores)
+        if scores not in SCORE_KINDS:
+            raise UserError(f"{path}: its scores are {shown(scores)}, neither {' nor '.join(SCORE_KINDS)}")
+        return rebuild_named(name, weights, str(path)), scores
