@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu bench tensorboard clean
+.PHONY: help distill test check test-gpu bench torture-files audit tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 
 bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
+
+torture-files: $(INSTALLED)  ## 20,000 damaged and hostile teachers' files: each a network or one line
+	$(BIN)/python -m tests.fuzz.torture_files $(ARGS)
 
 tensorboard: $(INSTALLED)  ## the curves of everything under runs/
 	@echo "open http://localhost:6006/?smoothing=0  (smoothed, the few points of the scores' curves would lag behind)"
