@@ -44,7 +44,7 @@ def refusing(path: str | Path, what: str) -> Iterator[None]:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, a {what} is needed") from None
     except Exception as error:
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = printable(" ".join(str(error).split())) or type(error).__name__
         raise UserError(f"{path} is damaged or no {what}: {words[:200]}") from None
 
 
@@ -119,6 +119,11 @@ def shown(name: object) -> str:
     """A stranger's name, quoted and cut: it may be long, and hold line ends or control characters."""
     text = repr(name) if isinstance(name, str | int) else type(name).__name__
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def printable(text: str) -> str:
+    """A stranger's text in one line that cannot speak to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _check_member(member: zipfile.ZipInfo, where: str) -> None:

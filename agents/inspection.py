@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from agents.archive import check_file, open_zip, read_member, refusing, shown
+from agents.archive import check_file, open_zip, printable, read_member, refusing, shown
 from agents.atari import check_game
 from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
 from agents.rebuild import QuantileNetwork
 from agents.sb3_data import full_name
-from agents.sb3_zip import MAX_DATA_BYTES, read_agent, write_dqn_zip
+from agents.sb3_zip import read_agent, read_data, write_dqn_zip
 from agents.teachers.files import WEIGHT_FILES, read_network, split_source
 from agents.teachers.remote import fetch
 from polydistill.errors import UserError, require_at_least
@@ -86,14 +85,12 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     with refusing(path, "Stable-Baselines3 zip"):
         check_file(path)
         with path.open("rb") as stream, open_zip(stream, str(path)) as archive:
-            data = json.loads(read_member(archive, "data", MAX_DATA_BYTES, str(path)))
+            data = read_data(archive, str(path))
             texts: dict[str, str] = {
                 name: read_member(archive, name, MAX_TEXT_BYTES, str(path)).decode("utf-8", "replace")
                 for name in ("_stable_baselines3_version", "system_info.txt")
                 if name in archive.namelist()
             }
-        if not isinstance(data, dict):
-            raise UserError(f"{path} is no Stable-Baselines3 zip: its data is no table")
     told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
     told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
     try:
@@ -102,7 +99,8 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     except UserError as error:
         told.append(("network", f"not read: {str(error).removeprefix(f'{path}: ')}"))
     told.append(("steps", _tell_steps(data.get("num_timesteps"))))
-    return told + _tell_versions(texts) + _tell_pickles(data)
+    told += _tell_versions(texts) + _tell_pickles(data)
+    return [(printable(what), printable(text)) for what, text in told]
 
 
 def convert_agent(source: str, target: Path) -> None:
@@ -161,8 +159,7 @@ def _tell_steps(steps: Any) -> str:
 def _tell_versions(texts: Mapping[str, str]) -> list[tuple[str, str]]:
     lines = [line.lstrip("- ") for line in texts.get("system_info.txt", "").splitlines() if line.startswith("- ")]
     version = texts.get("_stable_baselines3_version", "unknown").strip()
-    printable = "; ".join(["Stable-Baselines3: " + version, *lines])
-    return [("versions", "".join(c if c.isprintable() else "?" for c in printable)[:400])]
+    return [("versions", "; ".join(["Stable-Baselines3: " + version, *lines])[:400])]
 
 
 def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -146,7 +146,7 @@ def _space(given: Any, where: str) -> spaces.Box | None:
         raise UserError(f"{where}: only observations of numbers are read (Box), its are {_type(space)}")
     sizes = shape if isinstance(shape, list) else []
     if not sizes or any(type(n) is not int or n < 1 for n in sizes) or len(sizes) > 3 or dtype not in DTYPES:
-        raise UserError(f"{where}: observations of shape {str(shape)[:60]} and type {shown(dtype)} are not read")
+        raise UserError(f"{where}: observations of shape {shown(str(shape))} and type {shown(dtype)} are not read")
     if (max(sizes) > MAX_SIDE or sizes[0] > MAX_STACK) if len(sizes) == 3 else np.prod(sizes, dtype=float) > 2**20:
         raise UserError(f"{where}: observations of shape {sizes} are larger than what is read")
     if dtype != "uint8":

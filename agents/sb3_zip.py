@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -67,11 +68,23 @@ def read_agent(path: str | Path) -> AgentFile:
             for name in ("data", "policy.pth"):
                 if name not in archive.namelist():
                     raise UserError(f"{path} is no Stable-Baselines3 zip: it has 0 members named {name!r}")
-            data = json.loads(read_member(archive, "data", MAX_DATA_BYTES, str(path)))
+            data = read_data(archive, str(path))
             content = read_member(archive, "policy.pth", MAX_WEIGHT_BYTES, str(path))
-        if not isinstance(data, dict):
-            raise UserError(f"{path} is no Stable-Baselines3 zip: its data is no table")
         return AgentFile(data, read_torch(content, f"{path}: policy.pth"))
+
+
+def read_data(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
+    """The plain JSON of ``data``; of the pickles in it no more than their base64 text.
+
+    Raises:
+        UserError: it is missing, too large, or no table.
+        ValueError: no JSON.
+    """
+    content = read_member(archive, "data", MAX_DATA_BYTES, where)
+    data = json.loads(content.decode("utf-8"))  # of bytes, json would guess the encoding, and import its codec
+    if not isinstance(data, dict):
+        raise UserError(f"{where} is no Stable-Baselines3 zip: its data is no table")
+    return data
 
 
 def rebuild_scores(agent: AgentFile, path: str | Path) -> QNetwork | QuantileNetwork:

@@ -83,7 +83,7 @@ def read_safetensors(content: bytes, where: str) -> tuple[dict[str, Tensor], dic
     length = int.from_bytes(content[:8], "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(content) - 8):
         raise UserError(f"{where} is no file of safetensors: a header of {length:,} bytes")
-    header = json.loads(content[8 : 8 + length], object_pairs_hook=lambda pairs: _unique(pairs, where))
+    header = json.loads(content[8 : 8 + length].decode("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, where))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise UserError(f"{where}: its metadata are no table of texts")

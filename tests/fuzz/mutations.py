@@ -333,8 +333,13 @@ def damage_header(content: bytes, rng: random.Random, marker: Path) -> bytes:
     return len(text).to_bytes(8, "little") + text + body
 
 
+def damage_numbers(content: bytes, rng: random.Random, marker: Path) -> bytes:
+    length = 8 + int.from_bytes(content[:8], "little")
+    return content[:length] + flip_bytes(content[length:], rng, marker)
+
+
 TORCH_LEVELS = (flip_bytes, cut_or_grow, damage_zip, damage_pickle, damage_pickle, damage_tensors, damage_records)
-SAFE_LEVELS = (flip_bytes, cut_or_grow, damage_header, damage_header, damage_header)
+SAFE_LEVELS = (flip_bytes, cut_or_grow, damage_header, damage_header, damage_header, damage_numbers)
 ZIP_LEVELS = (
     *(flip_bytes, cut_or_grow, damage_zip, damage_json, damage_json, damage_json),
     *(_inside(level) for level in TORCH_LEVELS[2:]),

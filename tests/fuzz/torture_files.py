@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the files that made a fault")
     arguments = parser.parse_args()
     started = time.perf_counter()
+    warnings.simplefilter("ignore")  # zipfile's and torch's, about the odd things that mutations make
     report = torture(arguments.files, arguments.seed, arguments.keep)
     endings = ("network", "refused", "fault")
     print(f"{'kind':20}" + "".join(f"{ending:>10}" for ending in endings))

@@ -81,7 +81,7 @@ def answer(path: str) -> str:
         return f"FAULT {type(error).__name__}: {error}".replace("\n", " ")
     if seen:
         return "FAULT " + "; ".join(seen[:5])
-    if "\n" in outcome or "MemoryError" in outcome or "allocate" in outcome:
+    if not outcome.isprintable() or "MemoryError" in outcome or "allocate" in outcome:
         return f"FAULT {outcome!r}"
     return outcome[:300]
 
