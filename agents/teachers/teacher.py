@@ -60,6 +60,15 @@ class Teacher:
             self.network.to(device)
         return self
 
+    def count_actions(self, observation_space: spaces.Space[Any]) -> int:
+        """How many actions it scores: a game's own, or all 18 of the joystick. It is asked once.
+
+        Raises:
+            UserError: it sees something else than ``observation_space``, or fails.
+        """
+        self._check_observations(observation_space)
+        return self._probe(observation_space).shape[-1]
+
     def check_fits(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Compare the teacher's inputs and outputs with those of a game, and ask it once.
 
@@ -68,22 +77,9 @@ class Teacher:
         """
         if not isinstance(action_space, spaces.Discrete) or not isinstance(observation_space, spaces.Box):
             raise UserError(f"a teacher of Atari needs discrete actions and frames, not {action_space}")
-        shown = observation_space.shape
-        taught = getattr(self.network, "observation_space", None)
-        if isinstance(taught, spaces.Space) and (taught.shape, taught.dtype) != (shown, observation_space.dtype):
-            raise UserError(
-                f"the teacher sees {taught.dtype} {taught.shape}, the game shows {observation_space.dtype} {shown}"
-            )
-        try:
-            scores = self(torch.zeros((2, *shown), dtype=torch.uint8, device=self._device))
-        except Exception as error:  # the teacher may be any code
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"the teacher fails on observations {shown}: {type(error).__name__}: {reason}") from error
+        self._check_observations(observation_space)
+        scores = self._probe(observation_space)
         n_actions = int(action_space.n)
-        if scores.dim() != 2 or len(scores) != 2:
-            raise UserError(
-                f"the teacher must give one row of scores per observation, gave {tuple(scores.shape)} for 2"
-            )
         if scores.shape[1] != n_actions:
             raise UserError(
                 f"the teacher scores {scores.shape[1]} actions, the game has {n_actions}: "
@@ -91,6 +87,28 @@ class Teacher:
             )
         if bool(scores.isnan().any()):
             raise UserError("the teacher's scores are not numbers (NaN)")
+
+    def _check_observations(self, space: spaces.Space[Any]) -> None:
+        taught = getattr(self.network, "observation_space", None)
+        if isinstance(taught, spaces.Space) and (taught.shape, taught.dtype) != (space.shape, space.dtype):
+            raise UserError(
+                f"the teacher sees {taught.dtype} {taught.shape}, the game shows {space.dtype} {space.shape}"
+            )
+
+    def _probe(self, space: spaces.Space[Any]) -> Tensor:
+        """Its scores of two black screens, ``(2, actions)``."""
+        try:
+            scores = self(torch.zeros((2, *(space.shape or ())), dtype=torch.uint8, device=self._device))
+        except Exception as error:  # the teacher may be any code
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"the teacher fails on observations {space.shape}: {type(error).__name__}: {reason}"
+            ) from error
+        if scores.dim() != 2 or len(scores) != 2:
+            raise UserError(
+                f"the teacher must give one row of scores per observation, gave {tuple(scores.shape)} for 2"
+            )
+        return scores
 
 
 def sees_pixels(network: nn.Module) -> bool:
