@@ -39,6 +39,11 @@ bench: $(INSTALLED)  ## measure the Atari loop and its parts
 torture-files: $(INSTALLED)  ## 20,000 damaged and hostile teachers' files: each a network or one line
 	$(BIN)/python -m tests.fuzz.torture_files $(ARGS)
 
+audit: $(INSTALLED)  ## known vulnerabilities of the versions in constraints.txt (needs a network)
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install -q pip-audit; } || true
+	$(BIN)/python scripts/audit.py --pip_audit $(VENV)/audit/bin/pip-audit $(ARGS)
+
 tensorboard: $(INSTALLED)  ## the curves of everything under runs/
 	@echo "open http://localhost:6006/?smoothing=0  (smoothed, the few points of the scores' curves would lag behind)"
 	$(BIN)/tensorboard --logdir runs $(ARGS)
