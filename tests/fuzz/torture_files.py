@@ -27,6 +27,7 @@ from tests.fuzz.seeds import make_seeds
 
 SECONDS_PER_FILE = 5.0
 SECONDS_TO_START = 120.0
+SLOW = "FAULT no answer"
 ROOT = Path(__file__).resolve().parents[2]
 READER = Path(__file__).with_name("worker.py")
 
@@ -62,7 +63,7 @@ class Worker:
         assert self.process.stdout is not None
         if not self.selector.select(seconds):
             self.close()
-            return f"FAULT no answer within {seconds:.0f} seconds"
+            return f"{SLOW} within {seconds:.0f} seconds"
         line = self.process.stdout.readline().decode()
         if not line:
             self.errors.seek(0)
@@ -114,6 +115,10 @@ def torture(files: int, seed: int = 0, keep: Path | None = None) -> Report:
             path.write_bytes(content)
             started = time.perf_counter()
             outcome = worker.ask(path)
+            if outcome.startswith(SLOW):  # of a busy machine, once; of a file that hangs, twice
+                worker = Worker(seeds)
+                started = time.perf_counter()
+                outcome = worker.ask(path)
             slowest = max(slowest, time.perf_counter() - started)
             if marker.exists():
                 outcome = "FAULT a payload was executed"
