@@ -16,7 +16,6 @@ import os
 import pickle
 import pickletools
 import random
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
