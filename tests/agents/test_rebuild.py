@@ -240,7 +240,7 @@ def play_cart_pole(score: Any, games: int = 2) -> float:
 
 
 def test_zoo_agents_of_2021_that_stock_load_cannot_open_play_perfectly(zoo_agent):
-    with pytest.raises(Exception, match="gym|sb3_contrib|Ran out of input|CUDA"):
+    with pytest.raises(Exception, match=r"gym|sb3_contrib|Ran out of input|CUDA"):
         DQN.load(zoo_agent, device="cpu")
     assert play_cart_pole(as_teacher(zoo_agent)) == 500.0
 
