@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu torture torture-files torture-runs bench bench-losses tensorboard clean
+.PHONY: help distill test check test-gpu audit torture torture-files torture-runs bench bench-losses tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ bench-losses: $(INSTALLED)  ## measure the losses beside the formulas that one w
 
 bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
+
+torture-files: $(INSTALLED)  ## 20,000 damaged and hostile teachers' files: each a network or one line
+	$(BIN)/python -m tests.fuzz.torture_files $(ARGS)
+
+audit: $(INSTALLED)  ## known vulnerabilities of the versions in constraints.txt (needs a network)
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install -q pip-audit; } || true
+	$(BIN)/python scripts/audit.py --pip_audit $(VENV)/audit/bin/pip-audit $(ARGS)
 
 tensorboard: $(INSTALLED)  ## the curves of everything under runs/
 	@echo "open http://localhost:6006/?smoothing=0  (smoothed, the few points of the scores' curves would lag behind)"

@@ -24,7 +24,8 @@ class TeacherConfig:
     """Who teaches generation 1.
 
     Args:
-        path: a DQN zip of Stable-Baselines3; empty: the project's own teacher of the game.
+        path: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://;
+            empty: the project's own teacher of the game.
         epsilon: probability of a random action while the teacher plays.
     """
 
@@ -169,7 +170,7 @@ class AgentEvaluationConfig:
     """Which agent is scored, and how.
 
     Args:
-        file: a DQN zip of Stable-Baselines3.
+        file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
         beside: another one, scored too and shown on the left of the video.
         game: ROM id of ale-py, like pong.
         protocol: rusu, machado or zoo.

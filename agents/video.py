@@ -33,10 +33,11 @@ def record_game(
     seed: int = 0,
     max_steps: int = 600,
     device: torch.device | str = "cpu",
+    full_action_space: bool = False,
 ) -> NDArray[np.uint8]:
     """The screens of one game from its start, ``(steps, 210, 160, 3)`` uint8 RGB; at most ``max_steps`` of them."""
     env_seed, coin_seed = np.random.SeedSequence(seed).generate_state(2)
-    env = protocol.make_env(game, 1, seed=int(env_seed), n_threads=1)
+    env = protocol.make_env(game, 1, seed=int(env_seed), n_threads=1, full_action_space=full_action_space)
     coin = np.random.default_rng(coin_seed)
     observations = env.reset()
     height, width = SCREEN

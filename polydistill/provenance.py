@@ -98,7 +98,8 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state_dict.items()):
         dtype = str(tensor.dtype).removeprefix("torch.")
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        data = plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""  # an empty one has no bytes to view
         digest.update(f"{name}\0{dtype}\0{tuple(tensor.shape)}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()

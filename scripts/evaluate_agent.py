@@ -2,8 +2,11 @@
 
     python scripts/evaluate_agent.py runs/pong/student.zip --game pong --protocol rusu --video student.gif
     python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/zoo/dqn-pong.zip --video both.gif
+    python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo
 
-FILE is a DQN zip of Stable-Baselines3; it is read without unpickling.
+FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights with
+the name of its architecture before it; a path, hf://org/name or https://...#sha256=... . It is read without
+unpickling. Agents of the game's own actions and of all 18 play alike.
 """
 
 from polydistill._shadow import require_own_agents
@@ -15,7 +18,7 @@ from pathlib import Path
 import torch
 
 from agents.config import AgentEvaluationConfig
-from agents.evaluation import Evaluation, evaluate, get_protocol
+from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol
 from agents.networks import count_parameters
 from agents.scores import human_normalized
 from agents.teachers import Teacher, as_teacher
@@ -43,8 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     protocol = get_protocol(config.protocol)
     agents = {path: as_teacher(path).to(device) for path in (config.beside, config.file) if path}
     env = protocol.make_env(config.game, 1, seed=0, n_threads=1)
-    for agent in agents.values():
-        agent.check_fits(env.observation_space, env.action_space)
+    all_actions = {}
+    for path, agent in agents.items():
+        all_actions[path] = agent.count_actions(env.observation_space) == N_ACTIONS
+        own = protocol.make_env(config.game, 1, seed=0, n_threads=1, full_action_space=all_actions[path])
+        agent.check_fits(own.observation_space, own.action_space)
 
     def play(path: str, agent: Teacher) -> Evaluation:
         with Progress(f"{path} plays", config.episodes, "games") as bar:
@@ -79,8 +85,16 @@ def main(argv: list[str] | None = None) -> None:
     print(format_table(["agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds"], rows))
     if config.video:
         games = [
-            record_game(agent, config.game, protocol, seed=config.seed, max_steps=config.video_steps, device=device)
-            for agent in agents.values()
+            record_game(
+                agent,
+                config.game,
+                protocol,
+                seed=config.seed,
+                max_steps=config.video_steps,
+                device=device,
+                full_action_space=all_actions[path],
+            )
+            for path, agent in agents.items()
         ]
         write_gif(Path(config.video), games)
         print(f"\nsaved: {config.video}")

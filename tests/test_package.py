@@ -180,7 +180,8 @@ def test_wheel_is_used_where_the_clone_is_not(installed: Path, tmp_path: Path) -
 def test_every_third_party_import_of_the_library_is_a_declared_dependency(root: Path) -> None:
     import tomllib
 
-    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["hub"]
     modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in declared}
     modules |= {"yaml" if "pyyaml" in modules else "", "PIL" if "pillow" in modules else "", *LIBRARY}
     imported = set()

@@ -600,6 +600,13 @@ def test_weights_sha256_is_the_documented_sum() -> None:
     assert weights_sha256(weights) == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16, torch.uint8, torch.bool])
+def test_weights_sha256_takes_empty_tensors_of_any_type_and_stride(dtype: torch.dtype) -> None:
+    empty = [torch.zeros(0, dtype=dtype), torch.zeros(4, dtype=dtype)[:0:2]]
+    assert len({weights_sha256({"w": value}) for value in empty}) == 1
+    assert weights_sha256({"w": empty[1]}) != weights_sha256({"w": torch.zeros((0, 3), dtype=dtype)})
+
+
 def test_weights_sha256_depends_on_name_dtype_shape_and_values_only() -> None:
     weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0), "c": torch.ones(2, dtype=torch.bfloat16)}
     base = weights_sha256(weights)

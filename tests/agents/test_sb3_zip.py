@@ -123,7 +123,7 @@ def test_a_payload_in_the_weights_is_refused_and_not_executed(small_zip, tmp_pat
     torch.save({"q_net.q_net.0.weight": Marker(marker)}, buffer, _use_new_zipfile_serialization=as_torch_zip)
     bad = rewritten(small_zip, tmp_path / "bad.zip", policy_pth=buffer.getvalue())
     line = refusal(bad)
-    assert "something else than tensors" in line
+    assert ("something else than tensors: it would import" if as_torch_zip else "no file of torch.save") in line
     assert "weights_only" not in line, "torch's advice would be to open it all the same"
     assert not marker.exists()
     torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_one_line(small_zip, tmp_path, kept):
     refusal(bad)
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_flipped_byte_gives_the_same_network_or_one_line(small_zip, tmp_path, compression):
     sound = rewritten(small_zip, tmp_path / "sound.zip", compression)
     expected = weights_sha256(open_network(sound).state_dict())
@@ -222,7 +222,7 @@ def test_a_member_that_claims_to_be_huge_is_not_unpacked(small_zip, tmp_path):
 def test_a_small_storage_that_pretends_to_be_huge_is_refused(small_zip, tmp_path):
     huge = torch.zeros(1).expand(10**6, 10**6)
     bad = with_weights(small_zip, tmp_path / "bad.zip", lambda weights: weights | {"q_net.q_net.0.weight": huge})
-    assert "more than" in refusal(bad)
+    assert "does not lie dense" in refusal(bad)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -232,7 +232,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(small_zip, tmp_path, va
         weights["q_net.q_net.0.weight"][0, 0] = value
         return weights
 
-    assert "q_net.q_net.0.weight holds NaN" in refusal(with_weights(small_zip, tmp_path / "bad.zip", spoil))
+    assert "'q_net.q_net.0.weight' holds NaN" in refusal(with_weights(small_zip, tmp_path / "bad.zip", spoil))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_tensors_that_form_no_nature_cnn_are_one_line(small_zip, tmp_path, name,
 
 def test_a_stack_of_absurd_height_is_refused_before_memory_is_taken_for_it(small_zip, tmp_path):
     first = {"q_net.features_extractor.cnn.0.weight": torch.zeros(16, 100_000, 1, 1)}
-    assert "stacks 100000 frames" in refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda w: w | first))
+    assert "100000 channels in" in refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda w: w | first))
 
 
 @pytest.mark.parametrize("name", ["features_extractor.cnn.2.weight", "features_extractor.cnn.2.bias", "q_net.0.bias"])
@@ -275,10 +275,15 @@ def test_a_missing_tensor_is_named(small_zip, tmp_path, name):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"activation_fn": "<class 'torch.nn.modules.activation.Tanh'>"},
-        {"activation_fn": "<class 'torch.nn.modules.activation.LeakyReLU'>"},
+        {"activation_fn": "<class 'torch.nn.modules.activation.RReLU'>"},
+        {"activation_fn": "<class '__main__.ReLU'>"},
+        {"activation_fn": "functools.partial(<class 'torch.nn.modules.activation.LeakyReLU'>, 0.2)"},
+        {"activation_fn": None},
         {"features_extractor_class": "<class 'somewhere.ImpalaCNN'>"},
-        {"normalize_images": False},
+        {"features_extractor_class": "<class 'stable_baselines3.common.torch_layers.CombinedExtractor'>"},
+        {"features_extractor_kwargs": {"channels": [1, 2, 3]}},
+        {"normalize_images": "yes"},
+        {"dueling": True},
     ],
 )
 def test_what_the_shapes_do_not_show_is_refused(small_zip, tmp_path, kwargs):
@@ -292,18 +297,13 @@ def test_what_the_shapes_do_not_show_is_refused(small_zip, tmp_path, kwargs):
         None,
         {},
         {"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>", "normalize_images": True},
+        {"activation_fn": "<class 'torch.nn.modules.activation.Tanh'>"},  # one linear layer: nothing to activate
+        {"normalize_images": False},
         {"features_extractor_class": "<class 'stable_baselines3.common.torch_layers.NatureCNN'>"},
     ],
 )
 def test_policy_kwargs_of_a_nature_cnn_are_read(small_zip, tmp_path, kwargs):
     assert open_network(with_data(small_zip, tmp_path / "good.zip", policy_kwargs=kwargs))
-
-
-def test_an_agent_of_vector_observations_is_refused_by_what_is_missing(root):
-    cartpole = root.parent / "shared" / "data" / "teachers" / "dqn-CartPole-v1.zip"
-    if not cartpole.is_file():
-        pytest.skip("needs the folder shared beside the clone")
-    assert "features_extractor.cnn.0.weight" in refusal(cartpole)
 
 
 def test_half_precision_weights_are_read_as_float32(small_zip, tmp_path):

@@ -1,0 +1,190 @@
+"""What is inside a teacher's file, told without loading anything of it that could be code."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+
+from agents.archive import check_file, open_zip, printable, read_member, refusing, shown
+from agents.atari import check_game
+from agents.networks import count_parameters, size_of
+from agents.pickle_globals import MAX_OPCODES, find_globals
+from agents.rebuild import QuantileNetwork
+from agents.sb3_data import full_name
+from agents.sb3_zip import read_agent, read_data, write_dqn_zip
+from agents.teachers.files import WEIGHT_FILES, read_network, split_source
+from agents.teachers.remote import fetch
+from polydistill.errors import UserError, require_at_least
+
+MAX_TEXT_BYTES = 2**16
+USUAL = (
+    "stable_baselines3.",
+    "sb3_contrib.",
+    "gym.spaces.",
+    "gymnasium.spaces.",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.",
+    "numpy._core.",
+    "numpy.random.",
+    "torch.nn.",
+    "torch.optim.",
+    "collections.",
+)
+ALWAYS_THERE = {"builtins.dict", "builtins.list", "builtins.set", "builtins.object", "builtins.float", "builtins.int"}
+
+
+@dataclass(frozen=True)
+class AgentInspectionConfig:
+    """Which file is looked into, and what is made of it.
+
+    Args:
+        file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
+        convert: zip to write, which stock DQN.load opens.
+        evaluate: ROM id of a game that the agent then plays, like pong.
+        episodes: full games to play.
+        seed: of the games and of the random actions.
+    """
+
+    file: str
+    convert: str = ""
+    evaluate: str = ""
+    episodes: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "episodes")
+        require_at_least(0, self, "seed")
+        if self.evaluate:
+            check_game(self.evaluate)
+        if self.convert and not self.convert.lower().endswith(".zip"):
+            raise ValueError(f"convert must end in .zip, got {self.convert}")
+
+
+def inspect_agent(source: str) -> list[tuple[str, str]]:
+    """``(what, text)`` for each thing that the file tells about itself; each text is one line.
+
+    Args:
+        source: as :func:`~agents.teachers.files.read_network` takes it.
+
+    Raises:
+        UserError: the file is missing, no zip or table of weights, or one that only an attack needs.
+    """
+    path = fetch(split_source(source)[1])
+    told = [("file", f"{path} ({path.stat().st_size:,} bytes)")] if path.is_file() else []
+    if path.suffix.lower() in WEIGHT_FILES:
+        network, kind = read_network(source)
+        return [*told, ("format", "a table of weights"), *_tell_network(network, kind)]
+    with refusing(path, "Stable-Baselines3 zip"):
+        check_file(path)
+        with path.open("rb") as stream, open_zip(stream, str(path)) as archive:
+            data = read_data(archive, str(path))
+            texts: dict[str, str] = {
+                name: read_member(archive, name, MAX_TEXT_BYTES, str(path)).decode("utf-8", "replace")
+                for name in ("_stable_baselines3_version", "system_info.txt")
+                if name in archive.namelist()
+            }
+    told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
+    told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
+    try:
+        network, kind = read_network(source)
+        told += _tell_network(network, kind)
+    except UserError as error:
+        told.append(("network", f"not read: {str(error).removeprefix(f'{path}: ')}"))
+    told.append(("steps", _tell_steps(data.get("num_timesteps"))))
+    told += _tell_versions(texts) + _tell_pickles(data)
+    return [(printable(what), printable(text)) for what, text in told]
+
+
+def convert_agent(source: str, target: Path) -> None:
+    """Write what ``source`` holds as a clean DQN zip of today, with the same greedy actions.
+
+    A QR-DQN becomes the DQN of its mean, an actor the DQN whose scores are its logits.
+
+    Raises:
+        UserError: it cannot be a DQN, or cannot be read or written.
+    """
+    network, kind = read_network(source)
+    plain = network.averaged() if isinstance(network, QuantileNetwork) else network
+    path = fetch(split_source(source)[1])
+    steps = 0 if path.suffix.lower() in WEIGHT_FILES else read_agent(path).data.get("num_timesteps", 0)
+    try:
+        write_dqn_zip(target, plain, scores=kind, steps=steps if type(steps) is int and steps >= 0 else 0)
+    except ValueError as error:
+        raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
+
+
+def describe_network(network: nn.Module) -> str:
+    """In one line: what it sees, its layers, its parameters."""
+    quantiles = f", the mean of {network.n_quantiles} quantiles" if isinstance(network, QuantileNetwork) else ""
+    inner = network.quantile_net if isinstance(network, QuantileNetwork) else network
+    assert isinstance(inner, QNetwork)
+    outputs = int(inner.action_space.n) // (network.n_quantiles if isinstance(network, QuantileNetwork) else 1)
+    layers = list(inner.net_arch)
+    if "features_extractor.cnn.0.weight" in inner.state_dict():
+        size = size_of(inner)
+        first = f"Nature-CNN {'-'.join(map(str, size.channels))}, {size.hidden}"
+    else:
+        first = f"vectors of {inner.features_dim}"
+    between = f" ({inner.activation_fn.__name__})" if layers else ""
+    path = " > ".join(map(str, [first, *layers, f"{outputs} actions"]))
+    return f"{path}{between}{quantiles}; {count_parameters(network):,} parameters"
+
+
+def _tell_network(network: QNetwork | QuantileNetwork, kind: str) -> list[tuple[str, str]]:
+    return [("network", describe_network(network)), ("scores", kind.replace("_", "-"))]
+
+
+def _tell_space(space: Any) -> str:
+    if not isinstance(space, Mapping):
+        return "not told"
+    kind = str(space.get(":type:", "unknown")).removeprefix("<class '").removesuffix("'>")
+    details = [
+        f"{name.strip('_')} {str(space[name])[:60]}" for name in ("n", "_shape", "shape", "dtype") if space.get(name)
+    ]
+    return ", ".join([shown(kind).strip("'"), *details])
+
+
+def _tell_steps(steps: Any) -> str:
+    return f"{steps:,}" if type(steps) is int else "not told"
+
+
+def _tell_versions(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    lines = [line.lstrip("- ") for line in texts.get("system_info.txt", "").splitlines() if line.startswith("- ")]
+    version = texts.get("_stable_baselines3_version", "unknown").strip()
+    return [("versions", "; ".join(["Stable-Baselines3: " + version, *lines])[:400])]
+
+
+def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pickled fields with what each would import, and apart what is out of the ordinary."""
+    told: list[tuple[str, str]] = []
+    odd: dict[str, list[str]] = {}  # global -> fields
+    budget = MAX_OPCODES
+    for field, value in data.items():
+        if not isinstance(value, Mapping) or ":serialized:" not in value:
+            continue
+        try:
+            content = base64.b64decode(str(value[":serialized:"]), validate=True)
+        except (binascii.Error, ValueError):
+            told.append((f"pickled {shown(field)}", "no base64"))
+            continue
+        found = find_globals(content, budget)
+        budget = max(budget - found.opcodes, 1)
+        names = ", ".join(shown(name).strip("'") for name in found.names[:20]) or "imports nothing"
+        rest = "" if found.complete else " (damaged, or longer than what is looked at)"
+        told.append((f"pickled {shown(field)[1:-1]}", names + rest))
+        for name in found.names:
+            if not name.startswith(USUAL) and name not in ALWAYS_THERE:
+                odd.setdefault(shown(name)[1:-1], []).append(shown(field)[1:-1])
+    warning = "; ".join(f"{name} in {', '.join(fields[:5])}" for name, fields in list(odd.items())[:20]) or "none"
+    return [
+        *told,
+        ("unusual globals", f"{warning}{' (never loaded here; DQN.load would execute them)' if odd else ''}"),
+    ]

@@ -1,0 +1,105 @@
+"""Teachers from elsewhere: ``hf://org/name[/file]`` from the Hugging Face Hub, ``https://...#sha256=...`` from the web.
+
+Contract: what comes back is the path of a local file, which is then read as any other, without trust. A download by
+https is only what its checksum says; the Hub's client checks its own. Nothing larger than a teacher's bound is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agents.archive import MAX_FILE_BYTES
+from polydistill.errors import UserError
+from polydistill.tracking import atomic_write
+
+TIMEOUT_SECONDS = 30
+FILES = (".zip", ".safetensors", ".pth", ".pt")
+STATISTICS = ("vec_normalize.pkl", "vecnormalize.pkl")
+
+
+def fetch(where: str) -> Path:
+    """The local file of ``where``; it is downloaded unless it is a path, or there already.
+
+    Raises:
+        UserError: it cannot be had, or is not what its checksum says.
+    """
+    if where.startswith("hf://"):
+        return _from_hub(where)
+    if where.startswith("https://"):
+        return _from_web(where)
+    if re.match(r"[a-z][a-z0-9+.-]*://", where, re.IGNORECASE):
+        raise UserError(f"{where}: teachers are fetched by https:// or hf:// only")
+    return Path(where)
+
+
+def cache_folder() -> Path:
+    """Where downloads by https are kept: ``polydistill/teachers`` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "polydistill", "teachers")
+
+
+def _from_hub(where: str) -> Path:
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, list_repo_files
+    except ImportError:
+        raise UserError(f"{where} needs the extra hub: pip install 'polydistill[hub]'") from None
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/([\w./+-]+))?", where)
+    if match is None or ".." in where:
+        raise UserError(f"{where} is not of the form hf://org/name or hf://org/name/file")
+    repository, file = match.groups()
+    try:
+        names = list_repo_files(repository)
+        if any(Path(name).name in STATISTICS for name in names):
+            raise UserError(f"{where}: it learned behind VecNormalize, whose statistics are not read")
+        file = file or _choose_file(where, names)
+        size = get_hf_file_metadata(hf_hub_url(repository, file)).size
+        if size is None or size > MAX_FILE_BYTES:
+            raise UserError(f"{where}: {file} has {size} bytes, more than {MAX_FILE_BYTES:,}")
+        return Path(hf_hub_download(repository, file))
+    except (OSError, ValueError, RuntimeError) as error:  # the client's errors are of these
+        raise UserError(f"cannot get {where}: {' '.join(str(error).split())[:160]}") from error
+
+
+def _choose_file(where: str, names: Iterable[str]) -> str:
+    """The one teacher's file of a repository."""
+    for ending in FILES:
+        found = [name for name in names if name.endswith(ending)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{where} holds {len(found)} files {ending}; say which: {where}/{found[0]}")
+    raise UserError(f"{where} holds no {', '.join(FILES)}")
+
+
+def _from_web(where: str) -> Path:
+    address, _, fragment = where.partition("#")
+    match = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
+    if match is None:
+        raise UserError(f"{where} needs its checksum: {address}#sha256=<64 hex digits>")
+    expected = match.group(1)
+    path = cache_folder() / expected[:16] / (Path(urlsplit(address).path).name or "teacher.zip")
+    if path.is_file() and _sha256(path.read_bytes()) == expected:
+        return path
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:
+            if not answer.geturl().startswith("https://"):
+                raise UserError(f"{address} leads to {answer.geturl()[:100]}, which is not https")
+            content = answer.read(MAX_FILE_BYTES + 1)
+    except OSError as error:  # urllib's and ssl's errors are OSErrors
+        raise UserError(f"cannot get {address}: {' '.join(str(error).split())[:160]}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise UserError(f"{address} has more than {MAX_FILE_BYTES:,} bytes")
+    if _sha256(content) != expected:
+        raise UserError(f"{address} is not what its checksum says: its sha256 is {_sha256(content)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, content)
+    return path
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

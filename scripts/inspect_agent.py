@@ -1,0 +1,65 @@
+"""Tell what is inside a trained agent's file, without executing anything in it; convert it; let it play.
+
+    python scripts/inspect_agent.py downloads/dqn-PongNoFrameskip-v4.zip
+    python scripts/inspect_agent.py old.zip --convert clean.zip            today's zip, for stock DQN.load
+    python scripts/inspect_agent.py ppo-pong.zip --evaluate pong           ten full games, protocol rusu
+    python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, by its architecture
+    python scripts/inspect_agent.py hf://sb3/dqn-PongNoFrameskip-v4        from the Hugging Face Hub (extra hub)
+
+FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights
+(.pth, .pt, .safetensors) with the name of its architecture before it: nature, net1, net2, net3, acktr. Pickled
+fields are disassembled, never loaded; "unusual globals" names what stock DQN.load would import and execute.
+"""
+
+from polydistill._shadow import require_own_agents
+
+require_own_agents()
+
+from pathlib import Path
+
+from agents.evaluation import evaluate
+from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agent
+from agents.teachers import as_teacher
+from polydistill.config import parse
+from polydistill.errors import UserError, run_script
+from polydistill.tracking import Progress
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    config = parse(
+        AgentInspectionConfig,
+        argv,
+        program="inspect_agent.py FILE",
+        description=__doc__,
+        default_name=None,
+        first_word="file",
+    ).config
+    if config.convert and not Path(config.convert).parent.is_dir():
+        raise UserError(f"there is no folder {Path(config.convert).parent} for --convert")
+    told = inspect_agent(config.file)
+    width = max(len(what) for what, _ in told)
+    for what, text in told:
+        print(f"{what:{width}}  {text}")
+    if config.convert:
+        convert_agent(config.file, Path(config.convert))
+        print(f"\nsaved: {config.convert} (stable_baselines3.DQN.load opens it)")
+    if config.evaluate:
+        agent = as_teacher(config.file)
+        with Progress(f"{config.file} plays", config.episodes, "games") as bar:
+            result = evaluate(
+                agent,
+                config.evaluate,
+                episodes=config.episodes,
+                seed=config.seed,
+                on_step=lambda games: bar.advance(games - bar.done),
+            )
+        low, high = result.interval(config.seed)
+        print(
+            f"\n{config.evaluate}, {config.episodes} full games, protocol rusu: "
+            f"mean {result.mean:.2f} (95% interval {low:.2f} to {high:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Teachers from elsewhere: https with a checksum, and the Hugging Face Hub, here a server of this test."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from agents.teachers import remote
+from agents.teachers.remote import fetch
+from polydistill.errors import UserError
+from tests.fuzz.seeds import make_seeds
+
+AGENT = make_seeds()["dqn.zip"]
+SHA256 = hashlib.sha256(AGENT).hexdigest()
+
+
+def refusal(where: str) -> str:
+    with pytest.raises(UserError) as error:
+        fetch(where)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+# ------------------------------------------------------------------ https
+
+
+class Answer(io.BytesIO):
+    """What ``urlopen`` gives."""
+
+    def __init__(self, content: bytes, url: str) -> None:
+        super().__init__(content)
+        self.url = url
+
+    def geturl(self) -> str:
+        return self.url
+
+
+@pytest.fixture
+def web(monkeypatch, tmp_path):
+    """The web holds ``content`` at every address; the addresses asked for are listed."""
+    asked: list[str] = []
+    state: dict[str, Any] = {"content": AGENT, "leads_to": None, "asked": asked}
+
+    def urlopen(address: str, timeout: float) -> Answer:
+        asked.append(address)
+        if isinstance(state["content"], Exception):
+            raise state["content"]
+        return Answer(state["content"], state["leads_to"] or address)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return state
+
+
+def test_a_file_with_the_right_checksum_is_fetched_once(web):
+    where = f"https://example.org/agents/a.zip#sha256={SHA256}"
+    path = fetch(where)
+    assert path.read_bytes() == AGENT
+    assert path.name == "a.zip"
+    assert fetch(where) == path
+    assert len(web["asked"]) == 1
+    path.write_bytes(b"damaged since")
+    assert fetch(where).read_bytes() == AGENT, "what has changed on disk is fetched again"
+
+
+def test_another_file_than_the_checksum_says_is_refused_and_not_kept(web):
+    web["content"] = AGENT[:-1] + b"x"
+    assert "not what its checksum says" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    assert not list(remote.cache_folder().rglob("*.zip"))
+
+
+@pytest.mark.parametrize("fragment", ["", "#", "#md5=abc", "#sha256=abc", "#sha256=" + "g" * 64])
+def test_a_download_without_a_checksum_is_refused_before_it_begins(web, fragment):
+    assert "needs its checksum" in refusal("https://example.org/a.zip" + fragment)
+    assert not web["asked"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp", "file", "HTTP", "s3", "data"])
+def test_another_scheme_is_refused(web, scheme):
+    assert "https:// or hf:// only" in refusal(f"{scheme}://example.org/a.zip#sha256={SHA256}")
+    assert not web["asked"]
+
+
+def test_an_address_that_leads_away_from_https_is_refused(web):
+    web["leads_to"] = "http://example.org/a.zip"
+    assert "which is not https" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+
+
+def test_a_file_over_the_bound_and_a_broken_line_are_one_line(web, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_FILE_BYTES", 1000)
+    assert "more than 1,000 bytes" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    web["content"] = urllib.error.URLError("no route\nto host")
+    assert "cannot get https://example.org/a.zip: " in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+
+
+# ------------------------------------------------------------------ hf://
+
+NEEDS_HUB = pytest.mark.skipif(
+    importlib.util.find_spec("huggingface_hub") is None, reason="needs the extra hub (huggingface_hub)"
+)
+
+
+def test_without_the_extra_the_hub_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "needs the extra hub: pip install 'polydistill[hub]'" in refusal("hf://org/name")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of the Hub's protocol that a download of one file speaks."""
+
+    repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
+    commit: ClassVar[str] = "0123456789abcdef0123456789abcdef01234567"
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            files = self.repositories.get("/".join(parts[2:4]))
+            if files is None:
+                return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+            siblings = [{"rfilename": name} for name in files]
+            info = {"_id": "1", "id": "/".join(parts[2:4]), "sha": self.commit, "siblings": siblings, "private": False}
+            info |= {"tags": [], "downloads": 0, "likes": 0}
+            if len(parts) > 4 and parts[4] == "tree":
+                tree = [{"type": "file", "path": n, "size": len(c), "oid": "1" * 40} for n, c in files.items()]
+                return self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+        content = self.repositories.get("/".join(parts[:2]), {}).get("/".join(parts[4:]))
+        if content is None:
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        etag = hashlib.sha256(content).hexdigest()
+        return self.answer(200, content, {"X-Repo-Commit": self.commit, "ETag": f'"{etag}"'})
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """Ask the Hub, in a process that knows no other: its client reads the address when it is imported."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    home = tmp_path_factory.mktemp("hub")
+
+    def ask(where: str) -> str:
+        code = (
+            "import sys\nfrom agents.teachers.remote import fetch\nfrom polydistill.errors import UserError\n"
+            "try:\n    print(fetch(sys.argv[1]))\nexcept UserError as error:\n    print('error:', error)\n"
+        )
+        environment = os.environ | {
+            **{"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"},
+            **{"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_DISABLE_TELEMETRY": "1"},
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, where], env=environment, cwd=home, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()[-1]
+
+    yield ask
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@NEEDS_HUB
+def test_an_agent_comes_from_the_hub(hub):
+    Hub.repositories["sb3/dqn-Pong"] = {"README.md": b"x", "dqn-Pong.zip": AGENT, "args.yml": b"x: 1"}
+    path = Path(hub("hf://sb3/dqn-Pong"))
+    assert path.name == "dqn-Pong.zip"
+    assert path.read_bytes() == AGENT
+    assert hub("hf://sb3/dqn-Pong/dqn-Pong.zip") == str(path)
+    assert any(line.startswith("GET /sb3/dqn-Pong/resolve/") for line in Hub.asked)
+
+
+@NEEDS_HUB
+def test_what_the_hub_does_not_hold_or_holds_twice_is_one_line(hub):
+    Hub.repositories["sb3/two"] = {"a.zip": AGENT, "b.zip": AGENT}
+    assert hub("hf://sb3/two") == "error: hf://sb3/two holds 2 files .zip; say which: hf://sb3/two/a.zip"
+    assert Path(hub("hf://sb3/two/b.zip")).name == "b.zip"
+    Hub.repositories["sb3/none"] = {"README.md": b"x"}
+    assert "holds no .zip" in hub("hf://sb3/none")
+    assert hub("hf://sb3/nobody").startswith("error: cannot get hf://sb3/nobody: ")
+    assert hub("hf://sb3/two/c.zip").startswith("error: cannot get hf://sb3/two/c.zip: ")
+    Hub.repositories["sb3/scaled"] = {"a.zip": AGENT, "vec_normalize.pkl": b""}
+    assert "VecNormalize" in hub("hf://sb3/scaled")
+
+
+@NEEDS_HUB
+@pytest.mark.parametrize("where", ["hf://", "hf://name", "hf://org/name/../x.zip", "hf://org/na me", "hf://org/name?x"])
+def test_a_malformed_address_of_the_hub_is_one_line(where):
+    assert "not of the form" in refusal(where)

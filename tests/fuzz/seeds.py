@@ -1,0 +1,111 @@
+"""Small sound files of every kind that is read: what the mutations start from. Each is a few kilobytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors.torch import save as save_safetensors
+from stable_baselines3 import A2C, DQN, PPO
+
+from agents.networks import Size, build_network
+
+Members = dict[str, bytes]
+
+
+class Room(gym.Env[Any, Any]):
+    """A space of vectors and three actions; nobody plays in it."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+def pack(members: Members) -> bytes:
+    """A stored zip of the members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def unpack(content: bytes) -> Members:
+    """The members of a sound zip."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def torch_bytes(value: Any, **options: Any) -> bytes:
+    """What ``torch.save`` writes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def make_seeds() -> dict[str, bytes]:
+    """Kind -> file. The key says the ending too: everything before it is free."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        narrow = {"policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
+        dqn = _saved(DQN("MlpPolicy", Room(), buffer_size=1, **narrow))
+        return {
+            "dqn.zip": pack(dqn),
+            "dqn-cnn.zip": pack(_nature(dqn)),
+            "qrdqn.zip": pack(_quantiles(dqn)),
+            "ppo.zip": pack(_saved(PPO("MlpPolicy", Room(), n_steps=2, batch_size=2, **narrow))),
+            "a2c.zip": pack(_saved(A2C("MlpPolicy", Room(), **narrow))),
+            "acktr.pth": torch_bytes(_table()),
+            "acktr.safetensors": save_safetensors(_table(), {"architecture": "acktr"}),
+        }
+
+
+def _saved(model: Any) -> Members:
+    buffer = io.BytesIO()
+    model.save(buffer)
+    members = unpack(buffer.getvalue())
+    del members["policy.optimizer.pth"]
+    return members
+
+
+def _nature(dqn: Members) -> Members:
+    """The DQN with pixels and a Nature-CNN of one channel."""
+    network = build_network(spaces.Box(0, 255, (1, 36, 36), np.uint8), 3, Size((1, 1, 1), 2))
+    weights = network.state_dict()
+    data = json.loads(dqn["data"])
+    data["observation_space"] |= {"_shape": [1, 36, 36], "dtype": "uint8", "low": "[[[0 ... 0]]]", "high": "[[[255]]]"}
+    both = {f"{prefix}.{name}": value for prefix in ("q_net", "q_net_target") for name, value in weights.items()}
+    return dqn | {"data": json.dumps(data).encode(), "policy.pth": torch_bytes(both)}
+
+
+def _quantiles(dqn: Members) -> Members:
+    """The DQN as sb3-contrib would save a QR-DQN of two quantiles."""
+    data = json.loads(dqn["data"])
+    data["policy_class"]["__module__"] = "sb3_contrib.qrdqn.policies"
+    data["n_quantiles"] = 2
+    weights = torch.load(io.BytesIO(dqn["policy.pth"]), weights_only=True)
+    renamed = {name.replace("q_net", "quantile_net"): value for name, value in weights.items()}
+    for name in renamed:
+        if "quantile_net.2." in name:
+            renamed[name] = torch.cat([renamed[name], renamed[name] + 1.0])
+    return dqn | {"data": json.dumps(data).encode(), "policy.pth": torch_bytes(renamed)}
+
+
+def _table() -> dict[str, torch.Tensor]:
+    weights = build_network(spaces.Box(0, 255, (1, 84, 84), np.uint8), 2, Size((1, 1, 1), 2)).state_dict()
+    names = ("conv1", "conv2", "conv3", "fc", "actor")
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in weights)
+    own = dict(zip(layers, names, strict=True))
+    table = {f"{own[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value for name, value in weights.items()}
+    return table | {"critic.weight": torch.zeros(1, 2), "critic.bias": torch.zeros(1)}
