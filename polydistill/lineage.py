@@ -7,12 +7,13 @@ comes out of the lesson bit for bit as it went in, and each generation is named 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import nn
 
+from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 
 Member = TypeVar("Member")
@@ -69,7 +70,7 @@ class Generation(NamedTuple, Generic[Member]):
     metrics: Metrics
 
     def summary(self) -> dict[str, Any]:
-        """The generation without its weights, as plain JSON values."""
+        """The generation without its member, as plain JSON values: ``Generation(member=..., **summary)`` is it again."""
         return {key: value for key, value in self._asdict().items() if key != "member"}
 
 
@@ -79,18 +80,26 @@ class Lineage(Generic[Member]):
     Args:
         domain: the world.
         config: how many generations.
+        done: generations 0, 1, ... that an earlier run has finished, with their members read back; iterating gives
+            those after them.
 
     Raises:
+        UserError: the weights of one of ``done`` are not those that it was finished with.
         RuntimeError: while iterating, if a student shares weights with its teacher or a lesson changed the teacher.
     """
 
-    def __init__(self, domain: Domain[Member], config: LineageConfig) -> None:
+    def __init__(self, domain: Domain[Member], config: LineageConfig, done: Sequence[Generation[Member]] = ()) -> None:
         self.domain, self.config = domain, config
+        self._last = done[-1] if done else None
+        for index, generation in enumerate(done):
+            self._check_done(generation, index)
 
     def __iter__(self) -> Iterator[Generation[Member]]:
-        teacher = self._describe(self.domain.first(), None, 0)
-        yield teacher
-        for generation in range(1, self.config.generations + 1):
+        teacher = self._last
+        if teacher is None:
+            teacher = self._describe(self.domain.first(), None, 0)
+            yield teacher
+        for generation in range(teacher.generation + 1, self.config.generations + 1):
             member = self.domain.teach(teacher.member, generation)
             self._check_lesson(teacher, member, generation)
             teacher = self._describe(member, teacher, generation)
@@ -109,6 +118,15 @@ class Lineage(Generic[Member]):
             parameters=None if network is None else sum(p.numel() for p in network.parameters()),
             metrics=self.domain.evaluate(member, None if teacher is None else teacher.member, generation),
         )
+
+    def _check_done(self, done: Generation[Member], index: int) -> None:
+        if done.generation != index:
+            raise ValueError(f"`done` must hold generations 0, 1, ... in order, got {done.generation} at {index}")
+        network = self.domain.network(done.member)
+        if network is not None:
+            network.eval().requires_grad_(False)
+            if weights_sha256(network.state_dict()) != done.sha256:
+                raise UserError(f"generation {index} is not what it was when it was finished: its sha256 differs")
 
     def _check_lesson(self, teacher: Generation[Member], member: Member, generation: int) -> None:
         taught, learned = self.domain.network(teacher.member), self.domain.network(member)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from polydistill import provenance, tracking
+from polydistill import disk, provenance, tracking
 from polydistill.errors import UserError
 from polydistill.plain_yaml import load_yaml
 from polydistill.tracking import Run, atomic_write, format_table, weights_sha256
@@ -56,7 +56,9 @@ def lines(path: Path) -> list[Any]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file but the lock's, which holds nothing but who has it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------
@@ -345,7 +347,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
     path = tmp_path / "summary.json"
     atomic_write(path, b"old")
     assert path.read_bytes() == b"old"
-    monkeypatch.setattr(tracking.os, function, refuse_with(errno.ENOSPC))
+    monkeypatch.setattr(disk.os, function, refuse_with(errno.ENOSPC))
     with pytest.raises(UserError) as error:
         atomic_write(path, b"new")
     assert str(error.value) == f"cannot write {path}: No space left on device"
@@ -361,7 +363,7 @@ def test_a_crash_between_write_and_rename_keeps_the_old_file(tmp_path: Path, mon
         seen.append((Path(source).read_bytes(), Path(target).read_bytes()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking.os, "replace", crash)
+    monkeypatch.setattr(disk.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         atomic_write(path, b"new")
     assert seen == [(b"new", b"old")]  # complete before it gets the name
@@ -371,15 +373,15 @@ def test_a_crash_between_write_and_rename_keeps_the_old_file(tmp_path: Path, mon
 def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(tracking.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(tracking.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    monkeypatch.setattr(disk.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(disk.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
     atomic_write(tmp_path / "a", b"x")
     assert calls == ["fsync", "replace", "fsync"]
 
 
 def test_a_run_whose_summary_cannot_be_written_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_run(tmp_path) as run:
-        monkeypatch.setattr(tracking.os, "replace", refuse_with(errno.EDQUOT))
+        monkeypatch.setattr(disk.os, "replace", refuse_with(errno.EDQUOT))
         with pytest.raises(UserError, match=r"summary\.json"):
             run.finish({})
         assert run.summary is None
@@ -433,7 +435,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(tracking.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(tracking.progress.time, "monotonic", lambda: self.now)
 
 
 def test_without_a_terminal_progress_is_a_line_every_ten_seconds(

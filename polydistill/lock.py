@@ -1,0 +1,84 @@
+"""A lock on a folder: at most one process writes a run.
+
+The kernel holds the lock (``flock``) for as long as the process lives, so a crash, a SIGKILL or a loss of power leaves
+none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is never removed: removing it would
+let two processes lock two files of one name. A forked child does not keep its parent's lock, and a program that is
+started does not inherit it.
+
+On a file system that cannot lock (some network and FUSE mounts), one line on standard error says that nothing keeps a
+second process out, and the run goes on. On NFS, Linux turns ``flock`` into a lock that other machines see too; on
+Lustre that needs the mount option ``flock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+import weakref
+from pathlib import Path
+
+from polydistill.disk import disk_errors
+from polydistill.errors import UserError
+
+LOCK = ".lock"
+CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+class FolderLock:
+    """Taken when made; given back by :meth:`release`, when collected, or when the process ends in any way.
+
+    Args:
+        folder: exists.
+
+    Raises:
+        UserError: another process has it, or the disk refused.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in programs that are started (PEP 446)
+        self._release = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read(descriptor)
+            self.release()
+            raise UserError(f"another process{holder} is working in {folder}; wait for it, or stop it first") from None
+        except OSError as error:
+            if error.errno not in CANNOT_LOCK:
+                self.release()
+                raise UserError(f"cannot lock {path}: {error.strerror}") from error
+            print(f"{folder} is on a file system without locks: start no second process on it", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk: the name is only for the other's message
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        _held.add(self)
+
+    def release(self) -> None:
+        """Give it back; a second time does nothing."""
+        self._release()
+
+
+def _read(descriptor: int) -> str:
+    """Who holds it, as far as the file tells."""
+    with contextlib.suppress(OSError):
+        text = os.pread(descriptor, 200, 0).decode(errors="replace")
+        if text.isprintable() and text:
+            return f" ({text})"
+    return ""
+
+
+def _forget_in_child() -> None:
+    # closing, not unlocking: the lock belongs to the open file that parent and child share
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,283 @@
+"""One run folder: its config, metrics, TensorBoard events, checkpoints and summary.
+
+Contract: ``metrics.jsonl`` holds no clock values, so that two runs of one config can be compared byte for byte; what
+depends on the clock goes to ``timing.jsonl``. Every JSON value is valid JSON: NaN and infinities become null. A file
+that others read whole (config.yaml, summary.json) is there complete or not at all. What is logged is in its file when
+the call returns, and can be cut back to a :meth:`Run.position`, so that a run that was killed goes on without gaps or
+doubles. One process at a time: the others are refused. An error of the disk is a
+:class:`~polydistill.errors.UserError` that names the path. torch and TensorBoard are imported when first needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from polydistill.checkpoint import Checkpoints
+from polydistill.disk import atomic_write, disk_errors, is_temporary, remove_temporaries, sync_folder
+from polydistill.errors import UserError
+from polydistill.lock import LOCK, FolderLock
+from polydistill.plain_yaml import dump_yaml, flatten, load_yaml, to_mapping
+from polydistill.provenance import git_state, hardware, versions
+from polydistill.tracking.log import Log, plain_json
+from polydistill.tracking.progress import Progress
+
+SCHEMA = 1
+# What an unfinished run without a checkpoint leaves, and a fresh start removes.
+PARTIAL = ("metrics.jsonl", "timing.jsonl", "tb", "student.zip", "generation_*.safetensors", "generation_*.json")
+
+
+def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = ()) -> list[str]:
+    """Compare the config.yaml of the run folder ``out`` with ``config``, key by key.
+
+    Args:
+        out: a folder with a config.yaml.
+        config: nested plain values, see :func:`polydistill.plain_yaml.to_mapping`.
+        may_grow: dotted keys that may be larger here than there.
+
+    Returns:
+        those of ``may_grow`` that are larger here.
+
+    Raises:
+        UserError: they differ; the message names the first key that does.
+    """
+    old, new = (dict(flatten(mapping)) for mapping in (load_yaml(out / "config.yaml"), config))
+    grown = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        if key in old and key in new and old[key] == new[key]:
+            continue
+        if key in old and key in may_grow and new[key] > old[key]:
+            grown.append(key)
+            continue
+        was, now = (repr(side[key]) if key in side else "not set" for side in (old, new))
+        raise UserError(
+            f"{out} holds a run of another config: {key} is {was} there and {now} here; give --out another folder"
+        )
+    return grown
+
+
+class Run:
+    """One run folder, open for writing; a context manager. Made by :meth:`open`.
+
+    Attributes:
+        out: the folder.
+        config: the resolved config as nested plain values.
+        checkpoints: in ``checkpoints/``.
+        summary: what summary.json holds; None until the run is finished. Not None right after :meth:`open`: this
+            folder holds the finished run of the same config, and nothing must be logged.
+    """
+
+    def __init__(self, out: Path, config: dict[str, Any], *, kind: str, command: str) -> None:
+        self.out, self.config, self.kind, self.command = out, config, kind, command
+        self.summary: dict[str, Any] | None = None
+        self.checkpoints = Checkpoints(out / "checkpoints", kind=kind)
+        self._start = time.monotonic()
+        self._seconds_before = 0.0
+        self._lock: FolderLock | None = None
+        self._log = Log(out)
+
+    @classmethod
+    def open(
+        cls,
+        out: Path,
+        config: object,
+        *,
+        kind: Literal["atari", "cifar"],
+        command: str,
+        may_grow: Sequence[str] = (),
+    ) -> Run:
+        """The run of ``config`` in the folder ``out``: new, to be continued, started over, or finished.
+
+        Args:
+            out: the folder; made where there is none. An unfinished run in it without a checkpoint is started over:
+                its metrics, events and products are removed. One with a checkpoint stays as it is: see :meth:`resume`.
+            config: frozen dataclass, resolved (threads, precision and device too).
+            kind: goes to summary.json.
+            command: the command line, for summary.json.
+            may_grow: dotted keys of ``config`` that may be larger than those that the run began with. A finished run
+                with a checkpoint is then unfinished again.
+
+        Raises:
+            UserError: ``out`` holds a run of another config, or something that is no run, or cannot be written, or
+                another process is working in it. Then nothing in it is changed.
+        """
+        run = cls(out, to_mapping(config), kind=kind, command=command)
+        with disk_errors(out):
+            if out.exists() and not out.is_dir():
+                raise UserError(f"{out} is a file; --out takes a folder")
+            out.mkdir(parents=True, exist_ok=True)
+            entries = [entry.name for entry in out.iterdir() if not (is_temporary(entry.name) or entry.name == LOCK)]
+        if entries and "config.yaml" not in entries:
+            raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
+        if entries and not require_same_config(out, run.config, may_grow=may_grow) and (out / "summary.json").exists():
+            run.summary = run._read_summary()
+            return run
+        run._lock = FolderLock(out)
+        try:
+            run._prepare(may_grow)
+        except BaseException:
+            run._lock.release()
+            raise
+        return run
+
+    def _prepare(self, may_grow: Sequence[str]) -> None:
+        """Make the folder ready for :meth:`log`. Looks at it anew: another process may just have finished in it."""
+        remove_temporaries(self.out)
+        grown = []
+        if (self.out / "config.yaml").exists():
+            grown = require_same_config(self.out, self.config, may_grow=may_grow)
+            if (self.out / "summary.json").exists():
+                if not grown:
+                    self.summary = self._read_summary()
+                    return
+                if not self.checkpoints.paths():
+                    raise UserError(f"{self.out} is finished and has no checkpoint from which {grown[0]} could grow")
+                with disk_errors(self.out / "summary.json", "remove"):  # first: never a summary of another config
+                    (self.out / "summary.json").unlink()
+                    sync_folder(self.out)
+        if grown or not (self.out / "config.yaml").exists():
+            atomic_write(self.out / "config.yaml", dump_yaml(self.config).encode())
+        if not self.checkpoints.paths():
+            self._remove_partial()
+
+    def _read_summary(self) -> dict[str, Any]:
+        path = self.out / "summary.json"
+        try:
+            with disk_errors(path, "read"):
+                summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary["schema"] != SCHEMA:
+                raise UserError(f"{path} has schema {summary['schema']!r}, this version reads {SCHEMA}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged; remove it, and the same command starts the run over") from error
+        return dict(summary)
+
+    def _remove_partial(self) -> None:
+        for path in sorted(path for pattern in PARTIAL for path in self.out.glob(pattern)):
+            with disk_errors(path, "remove"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    def log(self, role: str, step: int, values: Mapping[str, float], **context: Any) -> None:
+        """Record numbers: a line in metrics.jsonl and a point in TensorBoard for each.
+
+        Args:
+            role: who they belong to, like ``generation_1``: one TensorBoard folder each, so that one chart
+                overlays them. Letters, digits and ``_``.
+            step: x of the point: environment steps or samples seen, never a clock.
+            values: TensorBoard tag -> number. Not finite: null in the file, a NaN in TensorBoard.
+            context: further plain values for the line in the file.
+
+        Raises:
+            UserError: the disk refused.
+        """
+        self._add("metrics.jsonl", role, step, values, context)
+
+    def log_timing(self, role: str, step: int, values: Mapping[str, float]) -> None:
+        """Record what depends on the clock (rates, seconds): a line in timing.jsonl, and a point in TensorBoard."""
+        self._add("timing.jsonl", role, step, values, {})
+
+    def _add(self, name: str, role: str, step: int, values: Mapping[str, float], context: Mapping[str, Any]) -> None:
+        if self.summary is not None:
+            raise RuntimeError("the run is finished: nothing more can be logged")
+        self._log.add(name, role, step, values, context)
+
+    def position(self) -> dict[str, Any]:
+        """Where the run is: the sizes of the files that grow, which are on the disk then, and its seconds so far.
+
+        For a checkpoint; :meth:`rewind` goes back to it.
+
+        Raises:
+            UserError: the disk refused.
+        """
+        return {"sizes": self._log.sizes(), "seconds": self._seconds(), "versions": versions()}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Cut metrics, timing and events back to ``position``, and count the seconds on from there.
+
+        Raises:
+            UserError: a file is shorter than it was at ``position``, or gone.
+        """
+        self._log.cut(position["sizes"])
+        self._seconds_before, self._start = position["seconds"], time.monotonic()
+        began, now = position["versions"].get("torch"), versions().get("torch")
+        if began != now:
+            print(f"the run began with torch {began} and goes on with {now}: its numbers may differ", file=sys.stderr)
+
+    def save(self, state: Mapping[str, Any], step: int) -> Path:
+        """Save a checkpoint of ``state`` and the run's position; see :meth:`Checkpoints.save`."""
+        return self.checkpoints.save({"state": state, "position": self.position()}, step)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The ``state`` of the last good checkpoint, with the run's files cut back to it; None: begin.
+
+        Raises:
+            UserError: there are checkpoints, and none that can be gone on from.
+        """
+        saved = self.checkpoints.latest()
+        if saved is None:
+            return None
+        self.rewind(saved["position"])
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._start
+
+    def progress(self, description: str, total: int, unit: str = "steps", done: int = 0) -> Progress:
+        """A progress bar on standard error, or a plain line about every 10 s where that is no terminal.
+
+        Example:
+            >>> with run.progress("generation 1", 1000, "steps") as bar:  # doctest: +SKIP
+            ...     bar.advance(8, loss=0.5)
+        """
+        return Progress(description, total, unit, done)
+
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write summary.json: what the run knows of itself, then ``summary``; the run is then finished.
+
+        Args:
+            summary: ``throughput``, ``ensembles``, ``generations``, and whatever the caller knows better.
+
+        Returns:
+            what was written, also in ``self.summary``.
+
+        Raises:
+            UserError: the disk refused; there is no summary.json, or the old one.
+        """
+        known = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "command": self.command,
+            "config": self.config,
+            "seed": self.config.get("seed"),
+            "device": self.config.get("device"),
+            "hardware": hardware(),
+            "versions": versions(),
+            "git": git_state(),
+            "wall_seconds": round(self._seconds(), 3),
+        }
+        whole: dict[str, Any] = plain_json({**known, **summary})
+        atomic_write(self.out / "summary.json", (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+        self.summary = whole
+        return whole
+
+    def close(self) -> None:
+        """Close the files and let other processes in."""
+        try:
+            self._log.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

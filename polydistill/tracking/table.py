@@ -1,0 +1,44 @@
+"""Tables for a terminal that are Markdown too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
+    """A table for a terminal that is Markdown too; columns of numbers are right-aligned, None is ``-``.
+
+    Example:
+        >>> print(format_table(["game", "score"], [["pong", 20.5], ["breakout", 1234.0]]))
+        | game     | score |
+        | -------- | ----: |
+        | pong     |  20.5 |
+        | breakout | 1,234 |
+    """
+    cells = [[_cell(value) for value in row] for row in [headers, *rows]]
+    if any(len(row) != len(headers) for row in cells):
+        raise ValueError(f"every row needs {len(headers)} cells, got {[len(row) for row in cells[1:]]}")
+    columns = list(zip(*cells, strict=True))
+    widths = [max(3, *map(len, column)) for column in columns]
+    numeric = [
+        len(column) > 1 and all(re.match(r"[-+]?\.?\d|-$|nan|-?inf", c) for c in column[1:]) for column in columns
+    ]
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
+    lines = [
+        [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        for row in [cells[0], rule, *cells[1:]]
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    return " ".join(text.split()).replace("|", r"\|")
