@@ -273,7 +273,7 @@ class PolicyDistillation(BaseAlgorithm):
         """Make ``gradient_steps`` updates of the student from the replay.
 
         Raises:
-            NonFiniteLoss: the loss is not finite; the student is as it was before that update.
+            NonFiniteError: the loss is not finite; the student is as it was before that update.
         """
         assert self.replay is not None
         self.policy.set_training_mode(True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agents.distillation import PolicyDistillation
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteError(FloatingPointError):
     """A loss, or the weights that it led to, are not finite. The student is as it was before that update.
 
     Attributes:
@@ -41,7 +41,7 @@ def all_finite(model: PolicyDistillation) -> bool:
 
 def find_nonfinite_update(
     model: PolicyDistillation, before: Mapping[str, Any], n_updates: int, batch_size: int
-) -> NonFiniteLoss:
+) -> NonFiniteError:
     """Go again through a round that ended badly; the model is left as it was before the first bad update.
 
     Args:
@@ -67,4 +67,4 @@ def find_nonfinite_update(
     name, generation, value = model.objective, model.generation, float(loss)
     what = f"the loss {name} is {value}" if not np.isfinite(value) else f"the loss {name} leads to infinite weights"
     where = f"generation {generation} at step {model.num_timesteps:,}, update {model._n_updates + 1:,}"
-    return NonFiniteLoss(f"{what}: {where}", observations, targets, value)
+    return NonFiniteError(f"{what}: {where}", observations, targets, value)

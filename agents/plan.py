@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.config import AtariConfig
-from agents.domain import make_env, make_student
+from agents.lesson import make_env, make_student
 from agents.networks import count_parameters
 from agents.rates import measure_rates
 from agents.replay import FrameReplay
@@ -23,7 +23,7 @@ def format_plan(config: AtariConfig, teacher: Teacher, out: Path) -> str:
         teacher: of generation 1.
         out: the run folder, for the text.
     """
-    env = make_env(config, generation=1)
+    env = make_env(config, teacher, generation=1)
     student = make_student(config, teacher, env, generation=1)
     rates = measure_rates(student, env, seconds=2.0)
     env.close()

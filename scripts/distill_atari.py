@@ -21,6 +21,7 @@ from agents.plan import format_plan
 from agents.report import format_summary
 from polydistill.config import parse
 from polydistill.errors import run_script
+from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
 
@@ -35,18 +36,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    with Run.open(parsed.out, config, kind="atari", command=command) as run:
+    with Run.open(
+        parsed.out, config, kind="atari", command=command, may_grow=("lineage.generations",)
+    ) as run, StopSignals() as stop:
         if run.summary is None:
-            domain = AtariDomain(config, teacher, run)
-            generations = [generation.summary() for generation in Lineage(domain, config.lineage)]
-            run.finish(
-                {
-                    "generations": generations,
-                    "ensembles": [],
-                    "throughput": domain.throughput,
-                    "seconds": [round(seconds, 1) for seconds in domain.seconds],
-                }
-            )
+            domain = AtariDomain(config, teacher, run, stop)
+            for generation in Lineage(domain, config.lineage, domain.resume()):
+                domain.keep(generation)
+            domain.finish()
         assert run.summary is not None
         print(format_summary(run.summary))
         print(f"\nsaved: {run.out / 'student.zip'} (DQN.load opens it)   curves: make tensorboard")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.distillation import PolicyDistillation
 from agents.networks import SIZES, build_network, compute_scores
-from agents.nonfinite import NonFiniteLoss
+from agents.nonfinite import NonFiniteError
 from agents.teachers import Teacher, as_teacher
 
 N_ACTIONS = 3
@@ -435,7 +435,7 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
         setattr(fail_at_the_sixth, name, getattr(objective, name))
     monkeypatch.setattr(model, "_objective", fail_at_the_sixth)
     said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"
-    with pytest.raises(NonFiniteLoss, match=said + r": generation 3 at step 64, update 6$") as stopped:
+    with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:
         model.learn(640)
     assert torch.equal(stopped.value.targets, bad_targets[0])
     assert stopped.value.observations.shape == (32, 4, 84, 84)
