@@ -14,9 +14,24 @@ from typing import NoReturn, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_MEMORY = "DefaultCPUAllocator: "  # how torch begins to say it; the type is RuntimeError
+
 
 class UserError(Exception):
     """Something that the user can put right; its text is the one line that they read."""
+
+
+class Interrupted(Exception):
+    """A signal asked the script to stop, and it has: everything is saved.
+
+    Args:
+        signal: its number.
+        how_to_go_on: the one line that the user reads; empty: none.
+    """
+
+    def __init__(self, signal: int, how_to_go_on: str) -> None:
+        super().__init__(how_to_go_on)
+        self.signal = signal
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
@@ -37,9 +52,10 @@ def exit_with_error(error: Exception) -> NoReturn:
 
 
 def run_script(main: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a script's ``main``: a user's error becomes one line and code 2, Ctrl-C becomes code 130.
+    """Decorate a script's ``main``: a user's error becomes one line and code 2, a signal 128 + its number.
 
-    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher.
+    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher; and so
+    is memory that is not there.
     """
 
     @functools.wraps(main)
@@ -48,6 +64,14 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
             return main(*args, **kwargs)
         except (UserError, FloatingPointError) as error:
             exit_with_error(error)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):
+                raise
+            exit_with_error(UserError(f"out of memory: {error or 'Python could get no more'}; what was saved is kept"))
+        except Interrupted as end:
+            if str(end):
+                print(end, file=sys.stderr)
+            raise SystemExit(128 + end.signal) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None

@@ -70,7 +70,7 @@ class Generation(NamedTuple, Generic[Member]):
     metrics: Metrics
 
     def summary(self) -> dict[str, Any]:
-        """The generation without its member, as plain JSON values: ``Generation(member=..., **summary)`` is it again."""
+        """The generation as plain JSON values; ``Generation(member=member, **summary)`` is it again."""
         return {key: value for key, value in self._asdict().items() if key != "member"}
 
 

@@ -2,13 +2,13 @@
 
 Contract: everything that a step depends on follows from (seed, generation, step) and the state in
 :meth:`Trainer.state`, so a trainer that loads the state of another goes on bit for bit as the other would (on a CPU,
-with as many threads). Between two reports nothing waits for the device.
+with as many threads), between two reports too. Between two reports nothing waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,24 @@ class Report(NamedTuple):
     epochs: int
     epoch_ends: bool
     values: dict[str, float]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss of a step is not finite; the trainer is back in the state before that step.
+
+    Attributes:
+        batch: what the step was given: ``rows`` of the plan, ``images`` as the network sees them, ``labels``,
+            ``permutation`` (or None), ``loss``, and ``step``, counted from 1.
+    """
+
+    def __init__(self, message: str, batch: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+def never(steps: int) -> bool:
+    """No pause."""
+    return False
 
 
 class Trainer:
@@ -102,34 +120,72 @@ class Trainer:
         capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
         self._step = GraphedStep(self._make_step, self._tensors) if capture else self._make_step
 
-    def run(self) -> Iterator[Report]:
+    def run(self, pause: Callable[[int], bool] = never) -> Iterator[Report]:
         """Train to the end, with a report every ``log_every_steps`` steps and at the end of each epoch.
 
         Between two reports the student may be evaluated and the state be saved.
 
+        Args:
+            pause: is asked after each step (of several processes: at each report, and by all), with the steps done so
+                far, whether to leave; another call of this method goes on.
+
         Raises:
-            FloatingPointError: the loss is not finite; all is back in the state of the last report, and the message
-                says at which step it happened.
+            NonFiniteLossError: at the latest before the next report or pause.
         """
         while self.steps < self.total_steps:
             good, first = [tensor.clone() for tensor in self._tensors()], self.steps
             self.student.train()
             epoch, within = divmod(first, self.steps_per_epoch)
-            last = min(within + self.config.log_every_steps, self.steps_per_epoch)
+            start = within - within % self.config.log_every_steps  # where the report before was
+            last = min(start + self.config.log_every_steps, self.steps_per_epoch)
+            paused = False
             for position in range(within, last):
-                self._make_one(epoch, position, diagnose=position == last - 1)
-            losses = self.processes.sum_(self._losses[: last - within].clone()).tolist()
-            wrong = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
-            if wrong:
-                self.steps = first
-                for tensor, old in zip(self._tensors(), good, strict=True):
-                    tensor.copy_(old)
-                raise FloatingPointError(
-                    f"the loss {self.lesson.objective} of generation {self.generation} is {losses[wrong[0]]} at step "
-                    f"{first + wrong[0] + 1:,} of {self.total_steps:,} (epoch {epoch + 1}, learning rate "
-                    f"{schedule_rate(self.config, (first + wrong[0]) / self.total_steps):g})"
-                )
+                self._make_one(position, diagnose=position == last - 1)
+                paused = position < last - 1 and self.processes.size == 1 and pause(self.steps)
+                if paused:
+                    break
+            losses = self.processes.sum_(self._losses[: position + 1 - start].clone()).tolist()
+            self._require_finite(losses, epoch * self.steps_per_epoch + start, first, good)
+            if paused:
+                return
             yield self._report(losses, last == self.steps_per_epoch)
+            if pause(self.steps):
+                return
+
+    def _require_finite(self, losses: list[float], start: int, first: int, good: list[Tensor]) -> None:
+        """Go back to just before the first step whose loss is not finite: to the last state that is known to be good,
+        and from there up to that step.
+
+        Args:
+            losses: of the steps from ``start`` on.
+            start: steps before them.
+            first: steps done in the state ``good``.
+            good: what :meth:`_tensors` were then.
+        """
+        wrong = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not wrong:
+            return
+        for tensor, old in zip(self._tensors(), good, strict=True):
+            tensor.copy_(old)
+        self.steps = first
+        while self.steps < start + wrong[0]:
+            self._make_one(self.steps % self.steps_per_epoch, diagnose=False)
+        epoch, position = divmod(self.steps, self.steps_per_epoch)
+        rows, permutation = self._prepare(position)
+        images, labels = take_batch(self.data, rows)
+        rate = schedule_rate(self.config, self.steps / self.total_steps)
+        raise NonFiniteLossError(
+            f"the loss {self.lesson.objective} of generation {self.generation} is {losses[wrong[0]]} at step "
+            f"{self.steps + 1:,} of {self.total_steps:,} (epoch {epoch + 1}, learning rate {rate:g})",
+            {
+                "step": self.steps + 1,
+                "loss": losses[wrong[0]],
+                "rows": rows,
+                "images": self.normalizer(images),
+                "labels": labels,
+                "permutation": permutation,
+            },
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain values. Copies."""
@@ -137,29 +193,36 @@ class Trainer:
             "steps": self.steps,
             "student": {name: tensor.clone() for name, tensor in self.student.state_dict().items()},
             "momentum": [tensor.clone() for tensor in self._momentum()],
+            "since_report": [tensor.clone() for tensor in self._since_report()],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state`, of a trainer with the same arguments."""
         self.steps = int(state["steps"])
         self.student.load_state_dict(state["student"])
-        for tensor, saved in zip(self._momentum(), state["momentum"], strict=True):
-            tensor.copy_(saved)
+        tensors, saved = [*self._momentum(), *self._since_report()], [*state["momentum"], *state["since_report"]]
+        for tensor, value in zip(tensors, saved, strict=True):
+            tensor.copy_(value)
 
-    def _make_one(self, epoch: int, position: int, *, diagnose: bool) -> None:
-        if self._plan is None or self._plan[0] != epoch:
-            plan = draw_plan(len(self.data), self.seed, self.generation, epoch, augment=self.config.augment)
-            self._plan = (epoch, plan.to(self.device))
-        batch = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
+    def _make_one(self, position: int, *, diagnose: bool) -> None:
+        """The next step, which is the one at ``position`` of its epoch."""
+        batch, permutation = self._prepare(position)
         rate = schedule_rate(self.config, self.steps / self.total_steps)
         if isinstance(self._rate, Tensor):
             self._rate.fill_(rate)
         else:
             self.optimizer.param_groups[0]["lr"] = rate
-        permutation = self.lesson.draw_permutation(batch[:, INDEX], self.steps)
-        parts = [batch] if permutation is None else [batch, permutation]
-        self._step(diagnose, *parts)
+        self._step(diagnose, *([batch] if permutation is None else [batch, permutation]))
         self.steps += 1
+
+    def _prepare(self, position: int) -> tuple[Tensor, Tensor | None]:
+        """The rows of the epoch's plan that the next step takes, and their permutation where there is one."""
+        epoch = self.steps // self.steps_per_epoch
+        if self._plan is None or self._plan[0] != epoch:
+            plan = draw_plan(len(self.data), self.seed, self.generation, epoch, augment=self.config.augment)
+            self._plan = (epoch, plan.to(self.device))
+        rows = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
+        return rows, self.lesson.draw_permutation(rows[:, INDEX], self.steps)
 
     def _make_step(self, diagnose: bool, batch: Tensor, permutation: Tensor | None = None) -> None:
         """The whole step, from the rows of the plan on; this is what a CUDA graph records."""
@@ -185,8 +248,11 @@ class Trainer:
         states = (self.optimizer.state[parameter] for parameter in self.student.parameters())
         return [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
 
+    def _since_report(self) -> list[Tensor]:
+        """What the next report is made from; with several processes it is this one's part, and zero at a report."""
+        return [self._losses, self._cursor, self._tally]
+
     def _tensors(self) -> list[Tensor]:
         """Every tensor that a step changes."""
-        own = [self._losses, self._cursor, self._tally]
-        with torch.no_grad():
-            return [*(p.detach() for p in self.student.parameters()), *self.student.buffers(), *self._momentum(), *own]
+        weights = [parameter.detach() for parameter in self.student.parameters()]
+        return [*weights, *self.student.buffers(), *self._momentum(), *self._since_report()]
