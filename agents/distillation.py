@@ -30,7 +30,7 @@ from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 from agents.evaluation import choose_actions
 from agents.learning_state import learning_state, load_learning_state, weights_state
 from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
-from agents.nonfinite import all_finite, find_nonfinite_update
+from agents.nonfinite import NonFiniteError, all_finite, find_nonfinite_update
 from agents.replay import FrameReplay, Take
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
@@ -256,7 +256,8 @@ class PolicyDistillation(BaseAlgorithm):
             scores = self.teacher(torch.from_numpy(observations).to(self.device))
             if not bool(scores.amax(dim=1).isfinite().all()):  # -inf masks an action, but not all of them
                 where = f"generation {self.generation} at step {self.num_timesteps:,}"
-                raise FloatingPointError(f"the teacher's scores are not finite: {where}")
+                message = f"the teacher's scores are not finite: {where}"
+                raise NonFiniteError(message, torch.from_numpy(observations), scores, float("nan"))
             replay.add(observations, scores, self._starts)
             actions = choose_actions(scores, self.exploration_rate, self._explore)
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss, or the weights that it led to, are not finite. The student is as it was before that update.
+    """A loss, the weights that it led to, or the teacher's scores are not finite. The student is as it was before.
 
     Attributes:
-        observations: of the offending batch, ``(batch, stack, height, width)`` uint8.
+        observations: of the offending batch, or step of play, ``(batch, stack, height, width)`` uint8.
         targets: the teacher's scores of them, ``(batch, n_actions)``.
-        loss: its value.
+        loss: its value; NaN where it was the scores.
     """
 
     def __init__(self, message: str, observations: Tensor, targets: Tensor, loss: float) -> None:

@@ -36,9 +36,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    with Run.open(
-        parsed.out, config, kind="atari", command=command, may_grow=("lineage.generations",)
-    ) as run, StopSignals() as stop:
+    with (
+        Run.open(parsed.out, config, kind="atari", command=command, may_grow=("lineage.generations",)) as run,
+        StopSignals() as stop,
+    ):
         if run.summary is None:
             domain = AtariDomain(config, teacher, run, stop)
             for generation in Lineage(domain, config.lineage, domain.resume()):
