@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu bench tensorboard clean
+.PHONY: help distill test check test-gpu torture torture-files torture-runs bench tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+torture: torture-files torture-runs  ## everything below named torture: under 45 minutes
+
+torture-runs: $(INSTALLED)  ## runs killed at random moments end bit for bit the same; ARGS="cifar" for one script
+	$(BIN)/python tests/torture/torture_runs.py $(ARGS)
 
 bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)

@@ -8,6 +8,7 @@ no code of the file's (``weights_only``), and a file that does not fit its sum i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -145,25 +146,20 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints and none is good, or one is of another version or kind of run.
         """
-        import torch
-
         if not self.folder.is_dir():
             return None
         remove_temporaries(self.folder)
         faults = []
         for path in reversed(self.paths()):
             try:
-                body = self._read(path)
-                state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+                state = self._open(path)
             except DamagedError as error:
                 faults.append(f"{path.name} {error}")
-            except Exception as error:  # whole, but not for this torch
-                faults.append(f"{path.name} cannot be opened by torch {torch.__version__} ({type(error).__name__})")
+                self._damaged.add(path)
             else:
                 for fault in faults:
                     print(f"a checkpoint is damaged: {fault}; going on from {path.name}", file=sys.stderr)
                 return state
-            self._damaged.add(path)
         if faults:
             raise UserError(
                 f"no checkpoint in {self.folder} is good: {'; '.join(faults)}. Remove that folder, and the same "
@@ -171,10 +167,27 @@ class Checkpoints:
             )
         return None
 
+    def _open(self, path: Path) -> dict[str, Any]:
+        """The state in a file."""
+        import torch
+
+        body = io.BytesIO(self._read(path))
+        try:
+            state: dict[str, Any] = torch.load(body, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # whole, but not for this torch
+            raise DamagedError(f"cannot be opened by torch {torch.__version__} ({type(error).__name__})") from error
+        return state
+
     def _read(self, path: Path) -> memoryview:
         """The body of a whole file."""
-        with disk_errors(path, "read"):
+        try:
             content = memoryview(path.read_bytes())
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise DamagedError("lies on a damaged part of the disk") from error
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         found = HEADER.match(bytes(content[:LONGEST_HEADER]))
         if not found:
             raise DamagedError("does not begin as one")

@@ -5,8 +5,9 @@
     python scripts/distill_cifar.py --config ... --data.root DIR                      data that is there already
     torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
 
-The run folder gets summary.json, TensorBoard curves, and generation_<k>.safetensors with a card, which
-polydistill.vision.load_classifier opens.
+A run that was stopped or killed goes on when the same command is given again, and ends as if nothing had happened; a
+finished one goes on with a larger --lineage.generations. The run folder gets summary.json, TensorBoard curves, and
+generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
 """
 
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from polydistill.config import parse
 from polydistill.errors import run_script
+from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
 from polydistill.vision.config import CifarConfig
@@ -26,6 +28,7 @@ from polydistill.vision.plan import format_plan
 from polydistill.vision.report import format_summary
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke" / "cifar.yaml"
+MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
 @run_script
@@ -48,11 +51,14 @@ def main(argv: list[str] | None = None) -> None:
         processes = stack.enter_context(open_processes(config.device))
         run = None
         if processes.rank == 0:
-            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command))
+            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, may_grow=MAY_GROW))
         if not processes.first_says(run is not None and run.summary is not None):
             images = processes.in_turn(lambda: load_images(config.data, config.device))
-            domain = CifarDomain(config, images, run, processes)
-            summary = domain.summary(list(Lineage(domain, config.lineage)))
+            domain = CifarDomain(config, images, run, processes, stack.enter_context(StopSignals()))
+            domain.restore()
+            for generation in Lineage(domain, config.lineage, domain.generations):
+                domain.keep(generation)
+            summary = domain.summary()
             if run is not None:
                 run.finish(summary)
         if run is not None and run.summary is not None:

@@ -29,7 +29,10 @@ from polydistill.tracking.progress import Progress
 
 SCHEMA = 1
 # What an unfinished run without a checkpoint leaves, and a fresh start removes.
-PARTIAL = ("metrics.jsonl", "timing.jsonl", "tb", "student.zip", "generation_*.safetensors", "generation_*.json")
+PARTIAL = (
+    *("metrics.jsonl", "timing.jsonl", "tb"),
+    *("student.zip", "generation_*.safetensors", "generation_*.json", "generation_*_failure.pt"),
+)
 
 
 def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = ()) -> list[str]:

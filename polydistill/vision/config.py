@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
 from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
@@ -122,6 +123,7 @@ class CifarConfig:
         training: how all of them learn.
         evaluation: how all are measured.
         lineage: how many generations.
+        checkpoint: how often what the run needs to go on is saved.
     """
 
     seed: int = 0
@@ -134,6 +136,7 @@ class CifarConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         require_at_least(0, self, "seed", "threads")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from polydistill.device import prepare
 from polydistill.errors import UserError
+from polydistill.interruption import StopSignals
 from polydistill.lineage import Generation
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
@@ -21,14 +21,17 @@ from polydistill.tracking import Run
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
+from polydistill.vision.continuation import Continuation
+from polydistill.vision.course import Course, Recorder
 from polydistill.vision.data import Images, ImageSet
-from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict
+from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict, require_finite
+from polydistill.vision.failure import save_failure
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig
-from polydistill.vision.training import Report, Trainer
+from polydistill.vision.training import Trainer
 
 
 class CifarDomain:
@@ -39,13 +42,22 @@ class CifarDomain:
         images: on the device of ``config``.
         run: where metrics and ``generation_<k>.safetensors`` go; None: nowhere (the other processes of torchrun).
         processes: that share each batch.
+        stop: the signals that this process received; None: it heeds none.
 
     Attributes:
+        generations: finished so far, see :meth:`restore` and :meth:`keep`.
         seconds: wall clock of each generation so far, training and evaluation.
         throughput: rates by name, for summary.json.
     """
 
-    def __init__(self, config: CifarConfig, images: Images, run: Run | None, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        config: CifarConfig,
+        images: Images,
+        run: Run | None,
+        processes: Processes = ALONE,
+        stop: StopSignals | None = None,
+    ) -> None:
         self.config, self.images, self.run, self.processes = config, images, run, processes
         self.device = prepare(config.device, config.threads)
         self.normalizer = Normalizer.of(images.normalization, self.device)
@@ -53,6 +65,9 @@ class CifarDomain:
         self.throughput: dict[str, float] = {}
         self._test_logits: list[Tensor] = []
         self._val_logits: list[Tensor] = []
+        self.generations: list[Generation[nn.Module]] = []
+        self._continuation = Continuation(run, config.checkpoint, processes, stop)
+        self._begun: dict[str, Any] | None = None  # the state of a generation that was not finished
 
     @property
     def objective(self) -> str:
@@ -62,6 +77,52 @@ class CifarDomain:
     def network(self, member: nn.Module) -> nn.Module:
         """The member itself."""
         return member
+
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """How many images there are of each kind, and a hash of them: what a result can be compared by."""
+        parts = {"train": self.images.train, "validation": self.images.validation, "test": self.images.test}
+        return {name: _describe(part) for name, part in parts.items()}
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint of the run, if there is one: fills ``generations``.
+
+        Raises:
+            UserError: the checkpoints, the images or the files of the generations are not what they were.
+        """
+        state = self._continuation.restore()
+        if state is None:
+            return
+        if state["data"] != self.data:
+            raise UserError("the images are not those that this run began with; give --out another folder")
+        for record in state["generations"]:
+            member = self._reopen(record["generation"])
+            self._look(member)
+            self.generations.append(Generation(member=member, **record))
+        self.seconds, self.throughput, self._begun = state["seconds"], state["throughput"], state["begun"]
+
+    def keep(self, generation: Generation[nn.Module]) -> None:
+        """Note that ``generation`` is finished, and save that.
+
+        Raises:
+            Interrupted: a signal came meanwhile, and this is not the last generation.
+            UserError: the disk refused.
+        """
+        self.generations.append(generation)
+        last = generation.generation == self.config.lineage.generations
+        self._save_state(None, None if last else f"after generation {generation.generation}")
+
+    def _save_state(self, course: Course | None, where: str | None) -> None:
+        def state() -> dict[str, Any]:
+            return {
+                "generations": [generation.summary() for generation in self.generations],
+                "seconds": self.seconds,
+                "throughput": self.throughput,
+                "data": self.data,
+                "begun": None if course is None else course.state(),
+            }
+
+        self._continuation.save(state, 0 if course is None else course.trainer.steps, where)
 
     def first(self) -> nn.Module:
         """Generation 0."""
@@ -89,21 +150,27 @@ class CifarDomain:
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
         """The metrics of summary.json; this is the one time that the generation sees the test set."""
         started = time.perf_counter()
-        test = predict(member, self.images.test, self.normalizer)
-        self._test_logits.append(test)
-        measured = measure(test, self.images.test.labels)
+        self._look(member)
+        measured = measure(self._test_logits[-1], self.images.test.labels)
+        learned = "labels" if teacher is None else self.objective
+        require_finite(measured, f"generation {generation} ({learned}) on the test images")
         metrics: dict[str, Any] = {f"test_{name}": value for name, value in measured.items()}
         metrics["val_accuracy"] = None
-        if len(self.images.validation):
-            self._val_logits.append(predict(member, self.images.validation, self.normalizer))
+        if self._val_logits:
             metrics["val_accuracy"] = measure(self._val_logits[-1], self.images.validation.labels)["accuracy"]
         followed = {"agreement": None, "kl": None}
-        metrics |= compare(test, self._test_logits[-2]) if teacher is not None else followed
+        metrics |= compare(*self._test_logits[:-3:-1]) if teacher is not None else followed
         metrics["selection"] = self.config.evaluation.selection
         samples = self.config.training.epochs * len(self.images.train)
-        self._log(generation, samples, {f"test/{name}": value for name, value in measured.items()})
+        Recorder(self.run, generation).log(samples, {f"test/{name}": value for name, value in measured.items()})
         self.seconds[-1] += time.perf_counter() - started
         return metrics
+
+    def _look(self, member: nn.Module) -> None:
+        """Keep the logits of the next generation: for its metrics, its student's agreement, and ensembles."""
+        self._test_logits.append(predict(member, self.images.test, self.normalizer))
+        if len(self.images.validation):
+            self._val_logits.append(predict(member, self.images.validation, self.normalizer))
 
     def ensembles(self) -> list[dict[str, Any]]:
         """The configured ensembles of the generations evaluated so far: mean of their probabilities."""
@@ -120,16 +187,15 @@ class CifarDomain:
             result.append({"members": list(members), "metrics": metrics})
         return result
 
-    def summary(self, generations: list[Generation[nn.Module]]) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What summary.json says of the finished lineage."""
-        parts = {"train": self.images.train, "validation": self.images.validation, "test": self.images.test}
         return {
-            "generations": [generation.summary() for generation in generations],
+            "generations": [generation.summary() for generation in self.generations],
             "ensembles": self.ensembles(),
             "throughput": self.throughput,
             "seconds": [round(seconds, 1) for seconds in self.seconds],
             "processes": self.processes.size,
-            "data": {name: _describe(part) for name, part in parts.items()},
+            "data": self.data,
         }
 
     def _open(self, path: Path) -> nn.Module:
@@ -150,36 +216,43 @@ class CifarDomain:
         self._save(classifier.network, found, 0, None)
         return self._place(classifier.network)
 
+    def _reopen(self, generation: int) -> nn.Module:
+        """A finished generation of this run, from its file, in every process."""
+        weights = None
+        if self.run is not None:
+            weights = load_classifier(self.run.out / f"generation_{generation}.safetensors").network.state_dict()
+        architecture = self.config.student_network if generation else self.config.teacher.network
+        with torch.device("meta"):
+            network = build_network(architecture, self.images.classes)
+        network.load_state_dict(self.processes.first_says(weights), assign=True)
+        return self._place(network)
+
     def _train(self, architecture: str, lesson: Lesson, generation: int) -> nn.Module:
-        config, started = self.config, time.perf_counter()
         student = self.make_student(architecture, generation)
         trainer = self.make_trainer(student, lesson, generation)
-        best: tuple[float, dict[str, Tensor]] | None = None
-        evaluating, out_of_memory = 0.0, False
+        course = Course(trainer, self.images.validation, self.config.evaluation, Recorder(self.run, generation))
+        if self._begun is not None:
+            course.load_state(self._begun)
+            self._begun = None
+        out_of_memory = False
         try:
-            with self._progress(generation, config.training.epochs * len(self.images.train)) as advance:
-                for report in trainer.run():
-                    advance(report)
-                    self._log(generation, report.samples, report.values)
-                    if report.epoch_ends:
-                        before = time.perf_counter()
-                        self._log_rate(generation, report.samples, before - started - evaluating)
-                        best = self._validate(student, report, generation, best)
-                        evaluating += time.perf_counter() - before
+            course.run(self._continuation.due, functools.partial(self._save_within, course))
         except FloatingPointError as error:
-            path = self._save(student, architecture, generation, lesson, suffix="_before_failure")
-            raise FloatingPointError(f"{error}; the weights before that are in {path or 'the run folder'}") from error
+            path = save_failure(self.run, trainer, error)
+            raise FloatingPointError(f"{error}; the state before that and the batch are in {path}") from error
         except torch.OutOfMemoryError:
             out_of_memory = True
         if out_of_memory:  # not inside `except`: the error's traceback keeps the activations of the failed step
-            del student, trainer
+            del student, trainer, course
             raise explain_out_of_memory(self, architecture, lesson, generation)
-        if best is not None and config.evaluation.selection == "best_val":
-            student.load_state_dict(best[1])
-        self.seconds.append(time.perf_counter() - started)
-        self._note_speed(generation, self.seconds[-1], evaluating)
+        self.seconds.append(course.seconds)
+        self._note_speed(generation, course.seconds, course.validating_seconds)
         self._save(student, architecture, generation, lesson)
         return student
+
+    def _save_within(self, course: Course) -> None:
+        trainer = course.trainer
+        self._save_state(course, f"in generation {trainer.generation} after step {trainer.steps:,}")
 
     def make_student(self, architecture: str, generation: int) -> nn.Module:
         """An untrained network on the device, with initial weights of its own."""
@@ -218,20 +291,6 @@ class CifarDomain:
         memory_format = torch.channels_last if self.config.training.channels_last else torch.contiguous_format
         return network.to(self.device).to(memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
-    def _validate(
-        self, student: nn.Module, report: Report, generation: int, best: tuple[float, dict[str, Tensor]] | None
-    ) -> tuple[float, dict[str, Tensor]] | None:
-        """A point of the validation curve, and the better one of ``best`` and the weights of now."""
-        every = self.config.evaluation.every_epochs
-        last = report.epochs == self.config.training.epochs
-        if not len(self.images.validation) or not every or (report.epochs % every and not last):
-            return best
-        measured = measure(predict(student, self.images.validation, self.normalizer), self.images.validation.labels)
-        self._log(generation, report.samples, {f"val/{name}": value for name, value in measured.items()})
-        if self.config.evaluation.selection == "last" or (best is not None and measured["accuracy"] <= best[0]):
-            return best
-        return measured["accuracy"], {name: tensor.clone() for name, tensor in student.state_dict().items()}
-
     def _note_speed(self, generation: int, seconds: float, evaluating: float) -> None:
         """Both rates, since a timer that leaves something out flatters: of learning, and of learning and validation."""
         images = self.config.training.epochs * len(self.images.train)
@@ -239,14 +298,11 @@ class CifarDomain:
         self.throughput[f"{role}_train_samples_per_second"] = round(images / (seconds - evaluating), 1)
         self.throughput[f"{role}_train_and_validation_samples_per_second"] = round(images / seconds, 1)
 
-    def _save(
-        self, network: nn.Module, architecture: str, generation: int, lesson: Lesson | None, suffix: str = ""
-    ) -> Path | None:
+    def _save(self, network: nn.Module, architecture: str, generation: int, lesson: Lesson | None) -> None:
         if self.run is None:
-            return None
-        path = self.run.out / f"generation_{generation}{suffix}.safetensors"
+            return
         save_classifier(
-            path,
+            self.run.out / f"generation_{generation}.safetensors",
             network,
             architecture,
             self.images.classes,
@@ -256,25 +312,6 @@ class CifarDomain:
             objective=None if lesson is None else lesson.objective,
             seed=self.config.seed,
         )
-        return path
-
-    def _log(self, generation: int, samples: int, values: dict[str, float]) -> None:
-        if self.run is not None:
-            self.run.log(f"generation_{generation}", samples, values)
-
-    def _log_rate(self, generation: int, samples: int, seconds: float) -> None:
-        if self.run is not None:
-            rate = {"time/train_samples_per_second": samples / seconds}
-            self.run.log_timing(f"generation_{generation}", samples, rate)
-
-    @contextlib.contextmanager
-    def _progress(self, generation: int, samples: int) -> Iterator[Any]:
-        """A function that shows a report on the progress bar."""
-        if self.run is None:
-            yield lambda report: None
-            return
-        with self.run.progress(f"generation {generation} learns", samples, "images") as bar:
-            yield lambda report: bar.advance(report.samples - bar.done, loss=report.values["train/loss"])
 
 
 def _describe(part: ImageSet) -> dict[str, Any]:

@@ -7,7 +7,8 @@ network and set of images, in evaluation mode and float32; everything else is co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,17 @@ def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "nll": cross_entropy(logits, labels).double().mean().item(),
         "ece": calibration_error(logits, labels),
     }
+
+
+def require_finite(measured: Mapping[str, float], whose: str) -> None:
+    """Refuse numbers that are not finite, which a table would show as a dash.
+
+    Raises:
+        FloatingPointError: naming them, and ``whose`` they are.
+    """
+    wrong = [name for name, value in measured.items() if not math.isfinite(value)]
+    if wrong:
+        raise FloatingPointError(f"not finite: the {', '.join(wrong)} of {whose}")
 
 
 def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> float:

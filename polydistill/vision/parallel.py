@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from polydistill.errors import UserError
+
 Result = TypeVar("Result")
 
 
@@ -45,7 +47,8 @@ class Processes:
     def sum_(self, values: Tensor) -> Tensor:
         """Replace ``values``, in place, by their sum over the processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with self._peers_needed():
+                dist.all_reduce(values)
         return values
 
     def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -72,17 +75,33 @@ class Processes:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with self._peers_needed():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def in_turn(self, read: Callable[[], Result]) -> Result:
         """``read()``, first in rank 0, so that the others find what it has downloaded."""
         if self.size > 1 and self.rank > 0:
-            dist.barrier()
+            self._wait()
         result = read()
         if self.size > 1 and self.rank == 0:
-            dist.barrier()
+            self._wait()
         return result
+
+    def _wait(self) -> None:
+        with self._peers_needed():
+            dist.barrier()
+
+    @contextlib.contextmanager
+    def _peers_needed(self) -> Iterator[None]:
+        """One line where a process that was to take part is gone: killed, or out of memory."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's own, and what NCCL's is derived from
+            raise UserError(
+                f"process {self.rank} of {self.size} has lost another, which ended or was killed; what was saved is "
+                "kept, and the same command goes on from there"
+            ) from error
 
 
 ALONE = Processes()

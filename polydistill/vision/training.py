@@ -120,6 +120,12 @@ class Trainer:
         capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
         self._step = GraphedStep(self._make_step, self._tensors) if capture else self._make_step
 
+    @property
+    def samples(self) -> int:
+        """Images seen so far, by all processes."""
+        epochs, rest = divmod(self.steps, self.steps_per_epoch)
+        return epochs * len(self.data) + rest * self.config.batch_size
+
     def run(self, pause: Callable[[int], bool] = never) -> Iterator[Report]:
         """Train to the end, with a report every ``log_every_steps`` steps and at the end of each epoch.
 
@@ -239,10 +245,8 @@ class Trainer:
         values["train/learning_rate"] = schedule_rate(self.config, (self.steps - 1) / self.total_steps)
         self._tally.zero_()
         self._cursor.zero_()
-        epochs, rest = divmod(self.steps, self.steps_per_epoch)
-        samples = epochs * len(self.data) + rest * self.config.batch_size
         self.processes.average_buffers_(self.student)  # so that all processes are in the same state at a report
-        return Report(self.steps, samples, epochs, epoch_ends, values)
+        return Report(self.steps, self.samples, self.steps // self.steps_per_epoch, epoch_ends, values)
 
     def _momentum(self) -> list[Tensor]:
         states = (self.optimizer.state[parameter] for parameter in self.student.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -17,8 +18,8 @@ from polydistill.errors import UserError
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.tracking import Run
+from polydistill.vision import course, training, update
 from polydistill.vision import domain as domain_module
-from polydistill.vision import training, update
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.data import DataConfig, load_images
@@ -46,7 +47,9 @@ def config(made_up_cifar10: Path) -> CifarConfig:
 def run_lineage(config: CifarConfig, out: Path) -> tuple[dict[str, Any], CifarDomain]:
     with Run.open(out, config, kind="cifar", command="test") as run:
         domain = CifarDomain(config, load_images(config.data), run)
-        return run.finish(domain.summary(list(Lineage(domain, config.lineage)))), domain
+        for generation in Lineage(domain, config.lineage):
+            domain.keep(generation)
+        return run.finish(domain.summary()), domain
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -196,7 +199,8 @@ def test_each_generation_sees_the_test_set_once(
         seen.append(len(images))
         return predict(network, images, normalizer)
 
-    monkeypatch.setattr(domain_module, "predict", spy)
+    for module in (domain_module, course):
+        monkeypatch.setattr(module, "predict", spy)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     run_lineage(config, tmp_path)
     assert seen.count(100) == 2, "the test set, once per generation"
@@ -216,7 +220,8 @@ def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
         time.sleep(0.25)
         return take_batch(*arguments)
 
-    monkeypatch.setattr(domain_module, "predict", slow_predict)
+    for module in (domain_module, course):
+        monkeypatch.setattr(module, "predict", slow_predict)
     monkeypatch.setattr(training, "take_batch", slow_batch)
     summary, _ = run_lineage(config, tmp_path)
     rate = summary["throughput"]["generation_1_train_samples_per_second"]
@@ -289,8 +294,12 @@ def test_a_diverging_lesson_leaves_its_last_good_weights(config: CifarConfig, tm
     with pytest.raises(FloatingPointError, match=r"at step \d+ of 12 \(epoch \d") as caught:
         run_lineage(dataclasses.replace(config, training=bad), tmp_path)
     path = Path(str(caught.value).rsplit(" ", 1)[1])
-    assert path == tmp_path / "generation_0_before_failure.safetensors"
-    assert all(weight.isfinite().all() for weight in load_classifier(path).network.state_dict().values())
+    assert path == tmp_path / "generation_0_failure.pt"
+    failure = torch.load(path, weights_only=True)
+    assert f"at step {failure['batch']['step']} of 12" in str(caught.value)
+    assert failure["state"]["steps"] == failure["batch"]["step"] - 1
+    assert failure["batch"]["images"].shape == (40, 3, 32, 32)
+    assert not math.isfinite(failure["batch"]["loss"])
     assert not (tmp_path / "summary.json").exists()
 
 

@@ -1,0 +1,137 @@
+"""A generation's way from its initial weights to its last epoch: curves, validation, the best weights so far.
+
+Contract: :meth:`Course.state` is everything that the rest of the way depends on, so that a course that loads the state
+of another ends bit for bit as the other would (on a CPU, with as many threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from polydistill.tracking import Run
+from polydistill.vision.config import EvaluationConfig
+from polydistill.vision.data import ImageSet
+from polydistill.vision.evaluation import measure, predict, require_finite
+from polydistill.vision.training import Report, Trainer
+
+Best = tuple[float, dict[str, Tensor]]
+
+
+class Recorder:
+    """Where a generation's numbers go: to the run, or, in the other processes of torchrun, nowhere.
+
+    Args:
+        run: or None.
+        generation: whose.
+    """
+
+    def __init__(self, run: Run | None, generation: int) -> None:
+        self.run, self.generation, self.role = run, generation, f"generation_{generation}"
+
+    def log(self, samples: int, values: Mapping[str, float]) -> None:
+        """Points at ``samples``, see :meth:`Run.log`."""
+        if self.run is not None:
+            self.run.log(self.role, samples, values)
+
+    def log_rate(self, samples: int, seconds: float) -> None:
+        """How fast learning was so far."""
+        if self.run is not None:
+            self.run.log_timing(self.role, samples, {"time/train_samples_per_second": samples / seconds})
+
+    @contextlib.contextmanager
+    def progress(self, total: int, done: int) -> Iterator[Callable[[Report], None]]:
+        """A function that shows a report on the progress bar."""
+        if self.run is None:
+            yield lambda report: None
+            return
+        with self.run.progress(f"generation {self.generation} learns", total, "images", done) as bar:
+            yield lambda report: bar.advance(report.samples - bar.done, loss=report.values["train/loss"])
+
+
+class Course:
+    """Lets a trainer train to the end, with everything around it.
+
+    Args:
+        trainer: of the generation.
+        validation: images, perhaps none.
+        config: when to validate, and whose weights to keep.
+        recorder: of the generation.
+
+    Attributes:
+        validating_seconds: wall clock of validation, in this process and those before it.
+        best: validation accuracy and weights of the best epoch so far, where those are to be kept.
+    """
+
+    def __init__(self, trainer: Trainer, validation: ImageSet, config: EvaluationConfig, recorder: Recorder) -> None:
+        self.trainer, self.validation, self.config, self.recorder = trainer, validation, config, recorder
+        self.validating_seconds = 0.0
+        self.best: Best | None = None
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of learning and validation, in this process and those before it."""
+        return time.perf_counter() - self._started
+
+    def run(self, pause: Callable[[int], bool], save: Callable[[], None]) -> None:
+        """Train to the end; the student then has the weights to keep.
+
+        Args:
+            pause: whether to save after so many steps, see :meth:`Trainer.run`.
+            save: is called at each pause, and may raise to leave.
+
+        Raises:
+            FloatingPointError: the loss, or a score on the validation images, is not finite.
+        """
+        trainer = self.trainer
+        with self.recorder.progress(trainer.config.epochs * len(trainer.data), trainer.samples) as show:
+            while trainer.steps < trainer.total_steps:
+                for report in trainer.run(pause):
+                    show(report)
+                    self._record(report)
+                if trainer.steps < trainer.total_steps:
+                    save()
+        if self.best is not None:
+            trainer.student.load_state_dict(self.best[1])
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest depends on: tensors and plain values. Copies."""
+        best = None if self.best is None else list(self.best)
+        seconds = {"seconds": self.seconds, "validating_seconds": self.validating_seconds}
+        return {"trainer": self.trainer.state(), "best": best, **seconds}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`, of a course with the same arguments."""
+        device = self.trainer.device
+        self.trainer.load_state(state["trainer"])
+        if state["best"] is not None:
+            accuracy, weights = state["best"]
+            self.best = accuracy, {name: tensor.to(device) for name, tensor in weights.items()}
+        self.validating_seconds = state["validating_seconds"]
+        self._started = time.perf_counter() - state["seconds"]
+
+    def _record(self, report: Report) -> None:
+        self.recorder.log(report.samples, report.values)
+        if report.epoch_ends:
+            self.recorder.log_rate(report.samples, self.seconds - self.validating_seconds)
+            before = time.perf_counter()
+            self._validate(report)
+            self.validating_seconds += time.perf_counter() - before
+
+    def _validate(self, report: Report) -> None:
+        """A point of the validation curve, and the best weights so far."""
+        every, student = self.config.every_epochs, self.trainer.student
+        last = report.epochs == self.trainer.config.epochs
+        if not len(self.validation) or not every or (report.epochs % every and not last):
+            return
+        measured = measure(predict(student, self.validation, self.trainer.normalizer), self.validation.labels)
+        lesson = f"generation {self.trainer.generation} ({self.trainer.lesson.objective})"
+        require_finite(measured, f"{lesson} on the validation images after epoch {report.epochs}")
+        self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
+        if self.config.selection == "best_val" and (self.best is None or measured["accuracy"] > self.best[0]):
+            self.best = measured["accuracy"], {name: tensor.clone() for name, tensor in student.state_dict().items()}

@@ -1,0 +1,163 @@
+"""Run a command again and again, killing it at random moments, until it ends by itself; then compare.
+
+Everything here is about processes and a folder: which command is run, and what must be equal in the end, is the
+caller's, so that both scripts are put through the same. Runs are killed with SIGKILL, which nothing can catch: a third
+of them when a file is just being written.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Command = Callable[[Path], Sequence[str]]
+Comparison = Callable[[Path, Path], None]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+POLL_SECONDS = 0.0005
+MANY = 1000  # kills: a run that needs more makes no progress
+
+
+@dataclass
+class Tally:
+    """What a run went through."""
+
+    kills: int = 0
+    while_writing: int = 0
+    damaged: int = 0
+    seconds: float = 0.0
+    outputs: list[str] = field(default_factory=list)
+
+
+def start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """The command in a session of its own, so that what it starts dies with it; its output is one text."""
+    return subprocess.Popen(
+        list(words),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def is_writing(out: Path) -> bool:
+    """Whether a file is just being written, or was when the process died."""
+    return any(out.glob(".*.tmp")) or any(out.glob("checkpoints/.*.tmp"))
+
+
+def kill_after(process: subprocess.Popen[str], out: Path, seconds: float, *, at_a_write: bool) -> bool:
+    """SIGKILL after ``seconds``, or at the first write after that; False if it ended before."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None:
+        left = deadline - time.monotonic()
+        if left <= 0 and (not at_a_write or is_writing(out)):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return process.returncode == -signal.SIGKILL
+        time.sleep(POLL_SECONDS if left <= 0 else min(left, 0.05))
+    return False
+
+
+def run_killed(
+    command: Command,
+    out: Path,
+    rng: random.Random,
+    *,
+    kills: int,
+    longest_seconds: float,
+    environment: Mapping[str, str] | None = None,
+) -> Tally:
+    """Run ``command(out)`` until it ends by itself, killing it the first ``kills`` times.
+
+    Args:
+        command: the words of the command that runs in the folder ``out``.
+        out: the folder.
+        rng: draws the moments.
+        kills: how many times.
+        longest_seconds: between the start of a process and its death, drawn evenly; its start-up counts.
+        environment: what is added to this process's.
+
+    Raises:
+        AssertionError: it ended with an error.
+    """
+    tally, began = Tally(), time.monotonic()
+    while True:
+        process = start(command(out), environment or {})
+        try:
+            if tally.kills < min(kills, MANY):
+                delay, at_a_write = rng.uniform(0.0, longest_seconds), rng.random() < 1 / 3
+                if kill_after(process, out, delay, at_a_write=at_a_write):
+                    tally.kills += 1
+                    tally.while_writing += is_writing(out)
+                    tally.outputs.append(process.communicate()[0])
+                    continue
+            output, _ = process.communicate(timeout=1800)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        tally.outputs.append(output)
+        tally.damaged = sum(text.count("a checkpoint is damaged") for text in tally.outputs)
+        tally.seconds = time.monotonic() - began
+        assert process.returncode == 0, output
+        assert "Traceback" not in "".join(tally.outputs), "".join(tally.outputs)
+        return tally
+
+
+def torture(
+    name: str,
+    command: Command,
+    folder: Path,
+    compare: Comparison,
+    *,
+    runs: int,
+    kills: int,
+    seed: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Tally:
+    """One run that nobody disturbs, then ``runs`` that are killed ``kills`` times each and must end as it did.
+
+    Args:
+        name: for the lines that tell how far it is.
+        command: see :func:`run_killed`; what it computes must not depend on the folder.
+        folder: empty or new; gets ``undisturbed`` and ``killed_<i>``.
+        compare: raises AssertionError unless both folders hold the same.
+        runs: how many.
+        kills: of each.
+        seed: of the moments.
+        environment: what is added to this process's.
+
+    Returns:
+        the sums over the runs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    undisturbed = run_killed(
+        command, folder / "undisturbed", random.Random(), kills=0, longest_seconds=0, environment=environment
+    )
+    print(f"{name}: undisturbed in {undisturbed.seconds:.0f} s", file=sys.stderr, flush=True)
+    total = Tally()
+    for index in range(runs):
+        out, rng = folder / f"killed_{index}", random.Random(f"{seed} {name} {index}")
+        # about half of a life is lost; lives long enough that all kills fall into the run
+        longest = max(2 * undisturbed.seconds / (kills + 1), 1.0)
+        found = run_killed(command, out, rng, kills=kills, longest_seconds=longest, environment=environment)
+        compare(folder / "undisturbed", out)
+        total.kills += found.kills
+        total.while_writing += found.while_writing
+        total.damaged += found.damaged
+        total.seconds += found.seconds
+        print(
+            f"{name}: run {index + 1} of {runs} survived {found.kills} kills ({found.while_writing} while a file was "
+            f"being written) in {found.seconds:.0f} s, and is the same",
+            file=sys.stderr,
+            flush=True,
+        )
+    return total
