@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,23 +149,23 @@ class AtariDomain:
         self._pace.saved(steps, time.perf_counter() - started)
 
     def _save_if_due(self, lesson: Lesson) -> None:
-        self._stop_if_asked()
+        self.stop.raise_if_received("")
         if self._pace.due(lesson.model.num_timesteps):
             self._save(lesson)
-
-    def _stop_if_asked(self) -> None:
-        self.stop.raise_if_received("the run is saved; the same command goes on with it")
 
     def teach(self, teacher: Teacher, generation: int) -> Teacher:
         """Train the student of ``generation``, or go on with it, and write its zip."""
         lesson = self._open_lesson(teacher, generation)
         try:
             model = lesson.learn(lambda: self._save_if_due(lesson))
-        except Interrupted:  # between two rounds, or while the student was scored there
+        except Interrupted as end:  # between two rounds, or while the student was scored there
             self._save(lesson)
-            raise
+            where = f"step {lesson.model.num_timesteps:,} of generation {generation}"
+            line = f"stopped at {where}, and saved: the same command goes on from there"
+            raise Interrupted(end.signal, line) from None
         except NonFiniteError as error:
-            raise FloatingPointError(f"{error}; {self._keep_evidence(lesson, error)}") from error
+            path = self._keep_failure(lesson, error)
+            raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
         self._save(lesson)  # scoring it takes minutes, which may end otherwise
         self.seconds.append(lesson.seconds)
         learning_seconds = self.seconds[-1] - lesson.curve_seconds
@@ -194,14 +195,16 @@ class AtariDomain:
             return Lesson(self.config, teacher, generation, self.run, score_curve)
         return lesson
 
-    def _keep_evidence(self, lesson: Lesson, error: NonFiniteError) -> str:
-        """Write the student as it was and the offending batch; says where."""
-        path = self.run.out / "nonfinite.pt"
+    def _keep_failure(self, lesson: Lesson, error: NonFiniteError) -> Path:
+        """Write the student as it was and the offending batch; the file, which loads with ``weights_only=True``."""
+        path = self.run.out / f"{lesson.role}_failure.pt"
+        batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
         buffer = io.BytesIO()
-        evidence = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
-        torch.save(to_plain({"state": lesson.model.state(), **copied(evidence, "cpu")}), buffer)
-        atomic_write(path, buffer.getvalue())
-        return f"the student before it and the batch are in {path}"
+        torch.save(
+            to_plain({"error": str(error), "state": lesson.model.state(), "batch": copied(batch, "cpu")}), buffer
+        )
+        atomic_write(path, buffer.getbuffer())
+        return path
 
     def evaluate(self, member: Teacher, teacher: Teacher | None, generation: int) -> dict[str, Any]:
         """Score ``member`` under the configured protocol; the metrics of summary.json."""
@@ -218,6 +221,7 @@ class AtariDomain:
 
     def finish(self) -> None:
         """Write summary.json; what only an unfinished run needs is removed."""
+        remove_recordings(self.run.out)
         self.run.finish(
             {
                 "generations": [record["summary"] for record in self._done],
@@ -226,7 +230,6 @@ class AtariDomain:
                 "seconds": [round(seconds, 1) for seconds in self.seconds],
             }
         )
-        remove_recordings(self.run.out)
 
     def play(
         self,
@@ -240,7 +243,7 @@ class AtariDomain:
         """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement."""
 
         def on_step(games: int) -> None:
-            self._stop_if_asked()
+            self.stop.raise_if_received("stopped while games were scored: the same command goes on before them")
             if bar is not None:
                 bar.advance(games - bar.done)
 

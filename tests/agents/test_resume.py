@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,7 @@ from agents.networks import SIZES, build_network
 from agents.sb3_zip import read_agent
 from agents.teachers import Teacher, as_teacher
 from polydistill.checkpoint import CheckpointConfig
-from polydistill.errors import Interrupted, UserError
+from polydistill.errors import Interrupted
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.tracking import Run
