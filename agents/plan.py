@@ -43,8 +43,8 @@ def require_room(config: AtariConfig, teacher: Teacher, out: Path) -> None:
     free = shutil.disk_usage(out).free
     if needed - there > free:
         raise UserError(
-            f"the run needs about {(needed - there) / 1e6:,.0f} MB more in {out}, and its disk has {free / 1e6:,.0f} MB "
-            "left; make room, and the same command goes on"
+            f"the run needs about {(needed - there) / 1e6:,.0f} MB more in {out}, where {free / 1e6:,.0f} MB are free; "
+            "make room, and the same command goes on"
         )
 
 

@@ -5,7 +5,8 @@
     python scripts/distill_atari.py --lineage.generations 3 --out runs/born    each student teaches the next
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
 
-The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens.
+The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. Stopped
+(Ctrl-C, SIGTERM) or killed, the same command goes on, and ends as if nothing had happened.
 """
 
 from polydistill._shadow import require_own_agents
@@ -17,13 +18,15 @@ import sys
 
 from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
-from agents.plan import format_plan
+from agents.plan import format_plan, require_room
 from agents.report import format_summary
 from polydistill.config import parse
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
+
+MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
 @run_script
@@ -37,10 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
     with (
-        Run.open(parsed.out, config, kind="atari", command=command, may_grow=("lineage.generations",)) as run,
+        Run.open(parsed.out, config, kind="atari", command=command, may_grow=MAY_GROW) as run,
         StopSignals() as stop,
     ):
         if run.summary is None:
+            require_room(config, teacher, run.out)
             domain = AtariDomain(config, teacher, run, stop)
             for generation in Lineage(domain, config.lineage, domain.resume()):
                 domain.keep(generation)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -15,18 +17,20 @@ import torch
 from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import agents.atari
 import agents.distillation
 import agents.domain
 import agents.lesson
 from agents.atari import AtariVecEnv
 from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig
+from agents.distillation import PolicyDistillation
 from agents.domain import AtariDomain
 from agents.evaluation import Evaluation
 from agents.networks import SIZES, build_network
-from agents.sb3_zip import read_agent
+from agents.sb3_zip import read_agent, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
 from polydistill.checkpoint import CheckpointConfig
-from polydistill.errors import Interrupted
+from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.tracking import Run
@@ -131,7 +135,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(out)
 
 
-@pytest.mark.parametrize("at", [*range(1, 12), 26, 27, 28, 31, 32, 33, 36, 60, 63, 66])
+# while the teacher plays (1), at the start of generation 1 (4 scored, 7 before it plays), in the warm-up (11, games
+# have just begun anew), at a point of the curve (14), while it learns (27), in its last round and after (34, 37), while
+# it is scored for the table (41), and so on in generation 2
+@pytest.mark.parametrize("at", [1, 4, 7, 11, 14, 27, 34, 37, 41, 60, 75, 77])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     tmp_path: Path, expected: dict[str, Any], at: int
 ) -> None:
@@ -140,3 +147,162 @@ def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     assert not (tmp_path / "run" / "summary.json").exists()
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
+    stopped = 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        try:
+            distill(tmp_path / "run", StopAt(4))  # three rounds or so in each process
+        except Interrupted:
+            stopped += 1
+    assert stopped >= 20
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("at", [9, 24, 48, 58, 74])
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expected: dict[str, Any], at: int) -> None:
+    """What was played, learned and logged after the checkpoint is done again, and stands in no file twice."""
+    with pytest.raises(Killed):
+        distill(tmp_path / "run", StopAt(at, kill=True))
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def segments(out: Path) -> list[Path]:
+    return sorted((out / "recordings").rglob("*.segment"))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
+def test_with_a_damaged_segment_the_generation_starts_over_and_ends_the_same(
+    tmp_path: Path, expected: dict[str, Any], damage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(67))
+    damaged = next(path for path in segments(tmp_path / "run") if path.parent.name == "generation_2")
+    damage(damaged)
+    capsys.readouterr()
+    distill(tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "starts over" in line]
+    what = "missing" if damage is Path.unlink else "damaged"
+    assert said == [f"{damaged} is {what}: generation 2 starts over"]
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_one_line(
+    tmp_path: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(30))
+    flip_a_bit(max((tmp_path / "run" / "checkpoints").iterdir()))
+    distill(tmp_path / "run")
+    assert sum("a checkpoint is damaged" in line for line in capsys.readouterr().err.splitlines()) == 1
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_students_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(60))
+    network = build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"])
+    write_dqn_zip(tmp_path / "run" / "generation_1.zip", network)
+    with pytest.raises(UserError, match="generation 1 is not what it was when it was finished"):
+        distill(tmp_path / "run")
+
+
+def test_a_finished_lineage_can_grow_and_ends_like_one_that_was_longer_from_the_start(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    distill(tmp_path / "run", config=dataclasses.replace(CONFIG, lineage=LineageConfig(generations=1)))
+    assert {path.name for path in (tmp_path / "run").glob("*.zip")} == {"student.zip"}
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_second_process_is_refused_and_the_recordings_go_when_the_run_ends(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(20))
+    assert segments(tmp_path / "run")
+    with (
+        Run.open(tmp_path / "run", CONFIG, kind="atari", command="-", may_grow=("lineage.generations",)),
+        pytest.raises(UserError, match=r"another process .* is working in"),
+    ):
+        distill(tmp_path / "run")
+    distill(tmp_path / "run")
+    assert not (tmp_path / "run" / "recordings").exists()
+
+
+def test_other_games_than_those_recorded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(agents.atari, "version", lambda name: "9.9.9")
+        with pytest.raises(UserError, match=r"the games were played with ale_py \S+, here it is 9\.9\.9"):
+            distill(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        step = AtariVecEnv.step
+        patch.setattr(AtariVecEnv, "step", lambda self, actions: step(self, 5 - actions))
+        with pytest.raises(UserError, match="the games do not show again what they showed"):
+            distill(tmp_path / "run")
+
+
+def test_a_failure_leaves_the_student_before_it_and_the_batch(tmp_path: Path) -> None:
+    """The teacher is fine in the warm-up and gives no numbers later; the last checkpoints stay."""
+    calls = 0
+
+    def turns_bad(frames: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += len(frames) == 2
+        return torch.full((len(frames), 6), float("nan") if calls > 50 else 0.0)
+
+    with pytest.raises(FloatingPointError) as stopped:
+        distill(tmp_path / "run", teacher=as_teacher(turns_bad))
+    path = tmp_path / "run" / "generation_1_failure.pt"
+    assert re.fullmatch(
+        rf"the teacher's scores are not finite: generation 1 at step \d+; .* are in {re.escape(str(path))}",
+        str(stopped.value),
+    )
+    kept = torch.load(path, weights_only=True)
+    assert kept["batch"]["observations"].shape == (2, 4, 84, 84)
+    assert kept["batch"]["targets"].isnan().all()
+    assert kept["state"]["counters"]["_n_updates"] > 0
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_a_state_of_other_settings_or_of_another_replay_is_refused(tmp_path: Path) -> None:
+    env = AtariVecEnv("pong", 2, seed=0, n_threads=1)
+    make = partial(PolicyDistillation, "CnnPolicy", env, make_teacher(), size="net3", device="cpu", seed=0)
+    state = make(train_freq=4).learn(8).state()
+    with pytest.raises(ValueError, match=r"the state is of a student with temperature 0\.01, this one has 0\.1"):
+        make(train_freq=4, temperature=0.1).load_state(state)
+    with pytest.raises(ValueError, match="the replay must be filled before"):
+        make(train_freq=4).load_state(state)
+
+
+def test_a_state_decides_the_future_and_holds_no_reference(tmp_path: Path) -> None:
+    """Of any environment: games and replay are shared, all else comes out of the state."""
+    env = AtariVecEnv("pong", 2, seed=0, n_threads=1)
+    options = {"size": "net3", "device": "cpu", "seed": 0, "train_freq": 4, "learning_starts": 8, "batch_size": 8}
+    model = PolicyDistillation("CnnPolicy", env, make_teacher(), **options).learn(40)
+    model._current_progress_remaining = 0.5  # in the midst of learning
+    state = model.state()
+    torch.save(state, tmp_path / "state.pt")
+    model.train(5, 8)
+    loaded = PolicyDistillation("CnnPolicy", env, make_teacher(), **options)
+    loaded.replay = model.replay
+    loaded.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(state["weights"]["q_net.0.weight"], loaded.student.state_dict()["q_net.0.weight"])
+    assert not torch.equal(state["weights"]["q_net.0.weight"], model.student.state_dict()["q_net.0.weight"])
+    loaded.set_logger(model.logger)
+    loaded.train(5, 8)
+    for name, weight in model.student.state_dict().items():
+        assert torch.equal(weight, loaded.student.state_dict()[name]), name
