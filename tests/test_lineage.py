@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from polydistill.errors import UserError
 from polydistill.lineage import Generation, Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
@@ -145,6 +146,36 @@ def test_a_lesson_that_changes_its_teacher_is_refused(change):
 
     with pytest.raises(RuntimeError, match="teacher of generation 1 changed"):
         run(Changing())
+
+
+def reread(domain: TinyDomain, generation: Generation[nn.Linear]) -> Generation[nn.Linear]:
+    """The generation as another process would make it from its summary and its weights."""
+    member = nn.Linear(3, 2)
+    member.load_state_dict(generation.member.state_dict())
+    return Generation(member=member, **json.loads(json.dumps(generation.summary())))
+
+
+@pytest.mark.parametrize("n_done", [1, 2, 3, 4])
+def test_a_lineage_that_goes_on_ends_as_the_unbroken_one(n_done: int) -> None:
+    whole, domain = run(TinyDomain()), TinyDomain()
+    done = [reread(domain, generation) for generation in whole[:n_done]]
+    rest = list(Lineage(domain, LineageConfig(3), done))
+    assert [entry.summary() for entry in rest] == [entry.summary() for entry in whole[n_done:]]
+    assert not any(event == "first" for event, *_ in domain.diary), "nothing is done twice"
+    assert all(not parameter.requires_grad for entry in done for parameter in entry.member.parameters())
+
+
+def test_a_generation_that_is_not_what_it_was_is_refused() -> None:
+    done = [reread(TinyDomain(), generation) for generation in run(TinyDomain())[:2]]
+    with torch.no_grad():
+        done[1].member.weight[0, 0] += 1e-6
+    with pytest.raises(UserError, match="generation 1 is not what it was when it was finished"):
+        Lineage(TinyDomain(), LineageConfig(3), done)
+
+
+def test_generations_that_are_not_the_first_ones_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 1 at 0"):
+        Lineage(TinyDomain(), LineageConfig(3), run(TinyDomain())[1:])
 
 
 def test_a_bare_function_may_teach_and_has_no_hash():

@@ -269,6 +269,195 @@ def test_opening_a_run_loads_neither_torch_nor_tensorboard_nor_rich(run_python) 
     assert run_python("-c", code).stdout == "[]\n"
 
 
+# ---- going on --------------------------------------------------------------------------------------------------
+
+
+def scalars(out: Path, role: str) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tb" / role)).Reload()
+    return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def log_steps(run: Run, *steps: int) -> None:
+    for step in steps:
+        run.log("teacher", step, {"a": step / 4, "b": 1.0})
+        run.log_timing("teacher", step, {"time/rate": 1.0})
+
+
+def test_a_run_that_is_cut_back_and_goes_on_has_neither_gaps_nor_doubles(tmp_path: Path) -> None:
+    with open_run(tmp_path / "whole") as run:
+        log_steps(run, 0, 10, 20, 30, 40)
+    with open_run(tmp_path / "cut") as run:
+        log_steps(run, 0, 10, 20)
+        run.save({"step": 20}, 20)
+        log_steps(run, 30, 35)
+        run.log("student", 1, {"a": 1.0})
+    for _ in range(3):  # as often as it must
+        with open_run(tmp_path / "cut") as run:
+            assert run.resume() == {"step": 20}
+            assert not list((tmp_path / "cut" / "tb" / "student").iterdir())
+            log_steps(run, 30, 40)
+    assert scalars(tmp_path / "cut", "teacher") == scalars(tmp_path / "whole", "teacher")
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("cut", "whole")]
+    assert metrics[0] == metrics[1]
+    assert [line["step"] for line in lines(tmp_path / "cut" / "timing.jsonl")] == [0, 10, 20, 30, 40]
+
+
+def test_a_line_and_a_record_that_a_crash_tore_are_cut_off(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        log_steps(run, 10)
+        position = run.position()
+        log_steps(run, 20)
+    events = tmp_path / "tb" / "teacher" / "events.out.tfevents.teacher"
+    for path in (tmp_path / "metrics.jsonl", events):
+        path.write_bytes(path.read_bytes()[:-5])
+    run.rewind(position)
+    log_steps(run, 30)
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [10, 30]
+    assert scalars(tmp_path, "teacher")["a"] == [(10, 2.5), (30, 7.5)]
+    run.close()
+
+
+def test_a_tensorboard_that_is_open_meanwhile_sees_each_point_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with open_run(tmp_path) as run:
+        log_steps(run, 10, 20)
+        run.save({}, 20)
+        log_steps(run, 30)
+        board = EventAccumulator(str(tmp_path / "tb" / "teacher")).Reload()
+    with open_run(tmp_path) as run:
+        run.resume()
+        log_steps(run, 30, 40)
+        board.Reload()
+    assert [point.step for point in board.Scalars("a")] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tb/teacher/events.out.tfevents.teacher"])
+def test_a_file_that_lost_something_is_one_line_and_nothing_is_cut(tmp_path: Path, name: str) -> None:
+    with open_run(tmp_path) as run:
+        log_steps(run, 10)
+        run.save({}, 10)
+        log_steps(run, 20)
+    for change in (lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink):
+        change(tmp_path / name)
+        before = tree(tmp_path)
+        with (
+            open_run(tmp_path) as run,
+            pytest.raises(UserError, match=rf"{name} has lost .* remove .*checkpoints, and the same command"),
+        ):
+            run.resume()
+        assert tree(tmp_path) == before
+
+
+def test_a_position_names_no_file_outside(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with open_run(tmp_path / "run") as run, pytest.raises(UserError, match="has lost"):
+        run.rewind({"sizes": {"../mine": 0}, "seconds": 0.0, "versions": {}})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_what_a_position_counts_on_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def spy(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    with open_run(tmp_path) as run:
+        log_steps(run, 10)
+        monkeypatch.setattr(disk.os, "fsync", spy)
+        sizes = run.position()["sizes"]
+        files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jsonl")}
+        assert set(sizes) == files | {"tb/teacher/events.out.tfevents.teacher"}
+        folders = [tmp_path / "tb" / "teacher", tmp_path / "tb", tmp_path]
+        assert set(synced) >= {*(str(tmp_path / name) for name in sizes), *map(str, folders)}
+
+
+def test_another_torch_than_at_the_beginning_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path) as run:
+        position = run.position()
+        run.rewind(position)
+        assert capsys.readouterr().err == ""
+        run.rewind({**position, "versions": {"torch": "1.0"}})
+    assert capsys.readouterr().err.startswith("the run began with torch 1.0 and goes on with ")
+
+
+def test_an_unfinished_run_with_a_checkpoint_stays_and_one_without_starts_over(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        log_steps(run, 10)
+        run.save({}, 10)
+        log_steps(run, 20)
+        (tmp_path / "generation_0.safetensors").write_bytes(b"x")
+    before = tree(tmp_path)
+    open_run(tmp_path).close()
+    assert tree(tmp_path) == before
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with open_run(tmp_path) as run:
+        assert run.resume() is None
+    assert set(tree(tmp_path)) == {"config.yaml"}
+
+
+def test_two_processes_on_one_folder_the_second_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        log_steps(run, 10)
+        before = tree(tmp_path)
+        with pytest.raises(UserError, match="another process"):
+            open_run(tmp_path)
+        assert tree(tmp_path) == before
+        log_steps(run, 20)
+    assert len(lines(tmp_path / "metrics.jsonl")) == 2
+    open_run(tmp_path).close()
+
+
+def test_a_refused_run_gives_the_folder_back(tmp_path: Path) -> None:
+    open_run(tmp_path).close()
+    with pytest.raises(UserError, match="another config"):
+        open_run(tmp_path, Demo(seed=4))
+    open_run(tmp_path).close()
+
+
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    open_run(tmp_path).close()
+    (tmp_path / ".generation_0.safetensors.123.tmp").write_bytes(b"x")
+    (tmp_path / "mine.tmp").write_bytes(b"x")
+    open_run(tmp_path).close()
+    assert set(tree(tmp_path)) == {"config.yaml", "mine.tmp"}
+
+
+def grow(out: Path, seed: int) -> Run:
+    return Run.open(out, Demo(seed=seed), kind="cifar", command="test", may_grow=("seed",))
+
+
+def test_a_finished_run_may_grow_from_its_checkpoint(tmp_path: Path) -> None:
+    with grow(tmp_path, 3) as run:
+        log_steps(run, 10)
+        run.save({"step": 10}, 10)
+        run.finish({})
+    with grow(tmp_path, 3) as run:
+        assert run.summary is not None, "not grown: finished"
+    with grow(tmp_path, 5) as run:
+        assert run.summary is None
+        assert not (tmp_path / "summary.json").exists()
+        assert run.resume() == {"step": 10}
+    assert load_yaml(tmp_path / "config.yaml")["seed"] == 5
+    with pytest.raises(UserError, match="seed is 5 there and 4 here"):
+        grow(tmp_path, 4)
+
+
+def test_a_finished_run_without_a_checkpoint_cannot_grow_and_stays(tmp_path: Path) -> None:
+    with grow(tmp_path, 3) as run:
+        run.finish({})
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="has no checkpoint from which seed could grow"):
+        grow(tmp_path, 4)
+    assert tree(tmp_path) == before
+
+
 # ---- summary ---------------------------------------------------------------------------------------------------
 
 

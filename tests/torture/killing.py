@@ -36,14 +36,14 @@ class Tally:
     outputs: list[str] = field(default_factory=list)
 
 
-def start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """The command in a session of its own, so that what it starts dies with it; its output is one text."""
+def start(words: Sequence[str], environment: Mapping[str, str], *, errors_apart: bool = False) -> subprocess.Popen[str]:
+    """The command in a session of its own, so that what it starts dies with it; its output is one text, or two."""
     return subprocess.Popen(
         list(words),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE if errors_apart else subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
