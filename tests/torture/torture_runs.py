@@ -45,7 +45,7 @@ def cifar(*words: str) -> Callable[[Path], list[str]]:
 
 
 def atari(*words: str) -> Callable[[Path], list[str]]:
-    """distill_atari.py on one thread, for over a minute with its kills; the teacher is written beside the run folder."""
+    """distill_atari.py on one thread, for over a minute with its kills; the teacher lies beside the run folder."""
 
     def command(out: Path) -> list[str]:
         teacher = out.parent / "teacher.zip"
