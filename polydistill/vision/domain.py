@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polydistill.device import prepare
 from polydistill.errors import UserError
@@ -24,7 +24,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.continuation import Continuation
 from polydistill.vision.course import Course, Recorder
 from polydistill.vision.data import Images, ImageSet
-from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict, require_finite
+from polydistill.vision.examiner import Examiner
 from polydistill.vision.failure import save_failure
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import explain_out_of_memory
@@ -63,8 +63,7 @@ class CifarDomain:
         self.normalizer = Normalizer.of(images.normalization, self.device)
         self.seconds: list[float] = []
         self.throughput: dict[str, float] = {}
-        self._test_logits: list[Tensor] = []
-        self._val_logits: list[Tensor] = []
+        self._examiner = Examiner(images, self.normalizer, config.evaluation)
         self.generations: list[Generation[nn.Module]] = []
         self._continuation = Continuation(run, config.checkpoint, processes, stop)
         self._begun: dict[str, Any] | None = None  # the state of a generation that was not finished
@@ -97,7 +96,7 @@ class CifarDomain:
             raise UserError("the images are not those that this run began with; give --out another folder")
         for record in state["generations"]:
             member = self._reopen(record["generation"])
-            self._look(member)
+            self._examiner.look(member)
             self.generations.append(Generation(member=member, **record))
         self.seconds, self.throughput, self._begun = state["seconds"], state["throughput"], state["begun"]
 
@@ -150,48 +149,18 @@ class CifarDomain:
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
         """The metrics of summary.json; this is the one time that the generation sees the test set."""
         started = time.perf_counter()
-        self._look(member)
-        measured = measure(self._test_logits[-1], self.images.test.labels)
-        learned = "labels" if teacher is None else self.objective
-        require_finite(measured, f"generation {generation} ({learned}) on the test images")
-        metrics: dict[str, Any] = {f"test_{name}": value for name, value in measured.items()}
-        metrics["val_accuracy"] = None
-        if self._val_logits:
-            metrics["val_accuracy"] = measure(self._val_logits[-1], self.images.validation.labels)["accuracy"]
-        followed = {"agreement": None, "kl": None}
-        metrics |= compare(*self._test_logits[:-3:-1]) if teacher is not None else followed
-        metrics["selection"] = self.config.evaluation.selection
-        samples = self.config.training.epochs * len(self.images.train)
-        Recorder(self.run, generation).log(samples, {f"test/{name}": value for name, value in measured.items()})
+        self._examiner.look(member)
+        metrics = self._examiner.report(None if teacher is None else self.objective)
+        tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
+        Recorder(self.run, generation).log(self.config.training.epochs * len(self.images.train), tested)
         self.seconds[-1] += time.perf_counter() - started
         return metrics
-
-    def _look(self, member: nn.Module) -> None:
-        """Keep the logits of the next generation: for its metrics, its student's agreement, and ensembles."""
-        self._test_logits.append(predict(member, self.images.test, self.normalizer))
-        if len(self.images.validation):
-            self._val_logits.append(predict(member, self.images.validation, self.normalizer))
-
-    def ensembles(self) -> list[dict[str, Any]]:
-        """The configured ensembles of the generations evaluated so far: mean of their probabilities."""
-        result = []
-        for members in self.config.evaluation.chosen_ensembles(self.config.lineage.generations):
-            test = ensemble_logits([self._test_logits[member] for member in members])
-            metrics: dict[str, Any] = {
-                f"test_{name}": value for name, value in measure(test, self.images.test.labels).items()
-            }
-            metrics["val_accuracy"] = None
-            if self._val_logits:
-                val = ensemble_logits([self._val_logits[member] for member in members])
-                metrics["val_accuracy"] = measure(val, self.images.validation.labels)["accuracy"]
-            result.append({"members": list(members), "metrics": metrics})
-        return result
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the finished lineage."""
         return {
             "generations": [generation.summary() for generation in self.generations],
-            "ensembles": self.ensembles(),
+            "ensembles": self._examiner.ensembles(self.config.lineage.generations),
             "throughput": self.throughput,
             "seconds": [round(seconds, 1) for seconds in self.seconds],
             "processes": self.processes.size,

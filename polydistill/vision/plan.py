@@ -94,7 +94,10 @@ def format_plan(config: CifarConfig, out: Path) -> str:
     learning = passes * (generations * (1 + BACKWARD) * student.operations + taught)
     number = 2 if config.precision == "bfloat16" else 4
     memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
-    disk = 4 * (teacher.parameters + generations * student.parameters)
+    files = 4 * (teacher.parameters + generations * student.parameters)
+    # weights and momentum, and the best weights so far; two stay while the third is written
+    numbers = 3 if config.evaluation.selection == "best_val" else 2
+    checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
     steps = -(-images // config.training.batch_size) * config.training.epochs
     lines = [
         dump_yaml(to_mapping(config)),
@@ -106,7 +109,8 @@ def format_plan(config: CifarConfig, out: Path) -> str:
         f"time: about {_duration((first + learning) / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution here; "
         "a network may be two or three times slower, or faster",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
-        f"disk: about {disk / 1e6:,.1f} MB, and 1 MB of curves per 1,000 reports"
+        f"disk: about {files / 1e6:,.1f} MB of weights, up to {checkpoints / 1e6:,.1f} MB of checkpoints, and 1 MB of "
+        "curves per 1,000 reports"
         + ("" if config.data.root or config.data.made_up else f"; {release.archive} (170 MB) is downloaded into data/"),
     ]
     return "\n".join(lines)

@@ -104,10 +104,10 @@ CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safeten
 
 CASES = {
     "cifar": {
-        "last weights, ban": Case(cifar("--training.epochs", "20"), CIFAR_FILES, 5, 6),
+        "last weights, ban": Case(cifar("--training.epochs", "40"), CIFAR_FILES, 5, 6),
         "best weights, dkpp, bfloat16": Case(
             cifar(
-                *("--training.epochs", "20", "--evaluation.selection", "best_val", "--precision", "bfloat16"),
+                *("--training.epochs", "40", "--evaluation.selection", "best_val", "--precision", "bfloat16"),
                 *("--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
             ),
             CIFAR_FILES,

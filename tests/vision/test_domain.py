@@ -18,8 +18,7 @@ from polydistill.errors import UserError
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.tracking import Run
-from polydistill.vision import course, training, update
-from polydistill.vision import domain as domain_module
+from polydistill.vision import course, examiner, training, update
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.data import DataConfig, load_images
@@ -199,7 +198,7 @@ def test_each_generation_sees_the_test_set_once(
         seen.append(len(images))
         return predict(network, images, normalizer)
 
-    for module in (domain_module, course):
+    for module in (examiner, course):
         monkeypatch.setattr(module, "predict", spy)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     run_lineage(config, tmp_path)
@@ -220,7 +219,7 @@ def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
         time.sleep(0.25)
         return take_batch(*arguments)
 
-    for module in (domain_module, course):
+    for module in (examiner, course):
         monkeypatch.setattr(module, "predict", slow_predict)
     monkeypatch.setattr(training, "take_batch", slow_batch)
     summary, _ = run_lineage(config, tmp_path)

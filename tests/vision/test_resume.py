@@ -290,6 +290,56 @@ def test_a_small_file_system_that_fills_up_is_one_line_each_time(tmp_path: Path,
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_disk_that_turns_read_only_is_one_line_and_the_run_goes_on_afterwards(
+    tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, expected = straight("last")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        with pytest.raises(Interrupted):
+            go_on(config, disk / "run", StopAfter(10))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for out in (disk / "run", disk / "other"):
+            with pytest.raises(UserError, match=r"^cannot write .*: Read-only file system$"):
+                go_on(config, out)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        go_on(config, disk / "run")
+        assert_same_run(expected, disk / "run", PRODUCTS)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        go_on(config, disk / "run")  # finished: it only reads
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
+    tmp_path: Path, straight: Straight
+) -> None:
+    config, expected = straight("last")
+    with pytest.raises(Interrupted):
+        go_on(config, tmp_path / "run", StopAfter(10))
+    folder, user = tmp_path / "run" / "checkpoints", os.geteuid()
+    folder.chmod(0o500)
+    if user == 0:  # whom no mode keeps out
+        for parent in (tmp_path, *tmp_path.parents[:2]):
+            parent.chmod(parent.stat().st_mode | 0o711)
+        for path in (tmp_path / "run").rglob("*"):
+            os.chown(path, 65534, -1)
+        os.chown(tmp_path / "run", 65534, -1)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=r"^cannot write .*checkpoints.*: Permission denied$"):
+            go_on(config, tmp_path / "run")
+    finally:
+        os.seteuid(user)
+    folder.chmod(0o700)
+    go_on(config, tmp_path / "run")
+    assert_same_run(expected, tmp_path / "run", PRODUCTS)
+
+
 # ---- a loss that is not finite -----------------------------------------------------------------------------------
 
 
@@ -328,14 +378,16 @@ def test_a_loss_that_is_not_finite_keeps_its_batch_and_the_checkpoints(
 def test_a_score_that_is_not_finite_stops_the_run(
     tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polydistill.vision import course, domain
+    from polydistill.vision import course, examiner
 
     config, _ = straight("last")
     predict = course.predict
-    for module, where in [(domain, "on the test images"), (course, "on the validation images after epoch 1")]:
+    for module, where in [(examiner, "on the test images"), (course, "on the validation images after epoch 1")]:
         with monkeypatch.context() as patch:
             patch.setattr(module, "predict", lambda *arguments: predict(*arguments) * torch.nan)
-            with pytest.raises(FloatingPointError, match=rf"not finite: the nll.* of generation 0 \(.*\) {where}"):
+            with pytest.raises(
+                FloatingPointError, match=rf"not finite: the (test_)?nll.* of generation 0 \(.*\) {where}"
+            ):
                 go_on(config, tmp_path / module.__name__)
 
 

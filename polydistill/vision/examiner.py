@@ -1,0 +1,71 @@
+"""What is reported of each generation, alone, beside its teacher, and in ensembles.
+
+Contract: each generation predicts the test images once in a process; everything else is computed from its logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.config import EvaluationConfig
+from polydistill.vision.data import Images
+from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict, require_finite
+
+
+class Examiner:
+    """Looks at generations 0, 1, ... in their order.
+
+    Args:
+        images: test, and perhaps validation.
+        normalizer: of the pixels.
+        config: which ensembles, and the rule that selects weights, which is only named here.
+    """
+
+    def __init__(self, images: Images, normalizer: Normalizer, config: EvaluationConfig) -> None:
+        self.images, self.normalizer, self.config = images, normalizer, config
+        self._test_logits: list[Tensor] = []
+        self._val_logits: list[Tensor] = []
+
+    def look(self, member: nn.Module) -> None:
+        """Take the predictions of the next generation."""
+        self._test_logits.append(predict(member, self.images.test, self.normalizer))
+        if len(self.images.validation):
+            self._val_logits.append(predict(member, self.images.validation, self.normalizer))
+
+    def report(self, objective: str | None) -> dict[str, Any]:
+        """The metrics of the generation looked at last, for summary.json.
+
+        Args:
+            objective: by which the one before taught it; None: it had no teacher.
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        metrics = self._measure([len(self._test_logits) - 1])
+        tested = {name: value for name, value in metrics.items() if name.startswith("test_")}
+        whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'}) on the test images"
+        require_finite(tested, whose)
+        alone = {"agreement": None, "kl": None}
+        metrics |= alone if objective is None else compare(self._test_logits[-1], self._test_logits[-2])
+        return {**metrics, "selection": self.config.selection}
+
+    def ensembles(self, generations: int) -> list[dict[str, Any]]:
+        """The configured ensembles of a lineage with ``generations`` students: mean of their probabilities."""
+        chosen = self.config.chosen_ensembles(generations)
+        return [{"members": list(members), "metrics": self._measure(list(members))} for members in chosen]
+
+    def _measure(self, members: list[int]) -> dict[str, Any]:
+        """Of one generation, or of the mean probability of several."""
+
+        def logits(of_all: list[Tensor]) -> Tensor:
+            return of_all[members[0]] if len(members) == 1 else ensemble_logits([of_all[member] for member in members])
+
+        measured = measure(logits(self._test_logits), self.images.test.labels)
+        metrics: dict[str, Any] = {f"test_{name}": value for name, value in measured.items()}
+        metrics["val_accuracy"] = None
+        if self._val_logits:
+            metrics["val_accuracy"] = measure(logits(self._val_logits), self.images.validation.labels)["accuracy"]
+        return metrics
