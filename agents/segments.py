@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from polydistill.tracking import atomic_write, disk_errors
+from polydistill.disk import atomic_write, disk_errors, sync_folder
 
 SUFFIX = ".segment"
 
@@ -38,7 +38,10 @@ def write_segment(folder: Path, content: bytes, n_rows: int, seen: str) -> Segme
     """
     sha256 = hashlib.sha256(content).hexdigest()
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            for parent in list(folder.parents)[:2]:  # a segment survives a loss of power only in a folder that does
+                sync_folder(parent)
     segment = Segment(f"{sha256[:24]}{SUFFIX}", sha256, n_rows, seen)
     atomic_write(folder / segment.file, content)
     return segment

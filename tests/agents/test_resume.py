@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ale_py
 import numpy as np
 import pytest
 import torch
@@ -22,11 +25,12 @@ import agents.distillation
 import agents.domain
 import agents.lesson
 from agents.atari import AtariVecEnv
-from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig
+from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from agents.distillation import PolicyDistillation
-from agents.domain import AtariDomain
+from agents.domain import AtariDomain, open_teacher
 from agents.evaluation import Evaluation
 from agents.networks import SIZES, build_network
+from agents.plan import require_room
 from agents.sb3_zip import read_agent, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
 from polydistill.checkpoint import CheckpointConfig
@@ -34,6 +38,7 @@ from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.tracking import Run
+from tests.torture.power import Power, PowerLossError
 
 CONFIG = AtariConfig(
     device="cpu",
@@ -166,6 +171,21 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expec
     with pytest.raises(Killed):
         distill(tmp_path / "run", StopAt(at, kill=True))
     distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_run_survives_losses_of_power_at_any_touch_of_the_disk(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, losses = random.Random(3), 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        with monkeypatch.context() as patch:
+            Power(tmp_path / "run", rng.randrange(70), rng).connect(patch)
+            try:
+                distill(tmp_path / "run")
+            except PowerLossError:
+                losses += 1
+    assert losses >= 8
     assert_same_outcome(tmp_path / "run", expected)
 
 
@@ -306,3 +326,41 @@ def test_a_state_decides_the_future_and_holds_no_reference(tmp_path: Path) -> No
     loaded.train(5, 8)
     for name, weight in model.student.state_dict().items():
         assert torch.equal(weight, loaded.student.state_dict()[name]), name
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 zips of 8 MB, 3 checkpoints of 12 bytes per weight, twice 200 steps of 25 bytes, 2 MB of curves."""
+    weights = sum(parameter.numel() for parameter in make_teacher().network.parameters())  # type: ignore[union-attr]
+    needed = 2 * 8_000_000 + 3 * 12 * weights + 2 * 200 * 25 + 2_000_000
+    (tmp_path / "old.zip").write_bytes(bytes(1000))
+    free = needed - 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
+    require_room(CONFIG, make_teacher(), tmp_path)
+    free -= 1
+    message = rf"the run needs about {(needed - 1000) / 1e6:,.0f} MB more in .*, where {free / 1e6:,.0f} MB are free"
+    with pytest.raises(UserError, match=message):
+        require_room(CONFIG, make_teacher(), tmp_path)
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout"])
+def test_a_teacher_of_all_18_actions_teaches_a_student_of_18(tmp_path: Path, game: str) -> None:
+    write_dqn_zip(tmp_path / "teacher.zip", make_teacher(18).network)  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, game=game, teacher=TeacherConfig(path=str(tmp_path / "teacher.zip")))
+    teacher = open_teacher(config)
+    env = agents.lesson.make_env(config, teacher, 1)
+    assert env.action_meanings == [action.name for action in ale_py.Action]
+    assert agents.lesson.make_student(config, teacher, env, 1).student.action_space.n == 18
+    own = agents.lesson.make_env(config, make_teacher({"pong": 6, "breakout": 4}[game]), 1)
+    assert len(own.action_meanings) == {"pong": 6, "breakout": 4}[game]
+
+
+def test_a_lineage_of_18_actions_goes_on_too(tmp_path: Path) -> None:
+    for name, stops in (("whole", []), ("stopped", [20, 12])):
+        for at in stops:
+            with pytest.raises(Interrupted):
+                distill(tmp_path / name, StopAt(at), teacher=make_teacher(18))
+        distill(tmp_path / name, teacher=make_teacher(18))
+    assert read_agent(tmp_path / "whole" / "student.zip").weights["q_net.q_net.0.weight"].shape[0] == 18
+    assert_same_outcome(tmp_path / "stopped", outcome(tmp_path / "whole"))
