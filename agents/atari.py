@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -130,6 +131,15 @@ class AtariVecEnv(VecEnv):
         self._lives = np.zeros(n_envs, dtype=np.int32)
         self._game_starts = np.zeros(n_envs, dtype=np.int32)
         self._lost_life = np.zeros(n_envs, dtype=bool)
+
+    def recipe(self) -> dict[str, Any]:
+        """What, with the seeds of a reset and the actions since, decides every observation; plain values.
+
+        The number of threads is not part of it.
+        """
+        options = {key: value for key, value in self.emulator_options.items() if key != "num_threads"}
+        options["autoreset_mode"] = options["autoreset_mode"].value
+        return {"ale_py": version("ale-py"), "game": self.game, "n_envs": self.num_envs, "fire": self._fire, **options}
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Restart the random streams from ``seed``; takes effect at the next :meth:`reset`."""

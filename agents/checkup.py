@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.domain import AtariDomain, make_env, make_student
+from agents.domain import AtariDomain
 from agents.evaluation import choose_actions
+from agents.lesson import make_env, make_student
 from agents.teachers import Teacher
 from polydistill.errors import UserError
 from polydistill.losses import doctor, get_objective
@@ -51,7 +52,7 @@ class _Scores(nn.Module):
 def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
     """The doctor's report on the lesson of ``generation``, from states that the teacher plays, and a new student."""
     config = domain.config
-    env = make_env(config, generation)
+    env = make_env(config, teacher, generation)
     model = make_student(config, teacher, env, generation)
     model.policy.set_training_mode(True)
     states, frames = [], np.asarray(env.reset())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from agents.atari import check_game
 from agents.evaluation import get_protocol
 from agents.networks import SIZES
+from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
 from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
@@ -133,6 +134,7 @@ class AtariConfig:
         play: the teacher's play.
         evaluation: how all are scored.
         lineage: how many generations.
+        checkpoint: how often the run is saved.
     """
 
     game: str = "pong"
@@ -145,6 +147,7 @@ class AtariConfig:
     play: PlayConfig = field(default_factory=PlayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         check_game(self.game)

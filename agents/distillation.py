@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,8 +28,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
 from agents.evaluation import choose_actions
+from agents.learning_state import learning_state, load_learning_state, weights_state
 from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
-from agents.replay import FrameReplay
+from agents.nonfinite import NonFiniteError, all_finite, find_nonfinite_update
+from agents.replay import FrameReplay, Take
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
 from polydistill.losses import get_objective, gradient_shares
@@ -161,6 +164,8 @@ class PolicyDistillation(BaseAlgorithm):
         for target, online in zip(self.policy.q_net_target.parameters(), self.student.parameters(), strict=True):
             target.data = online.data  # nothing bootstraps here: no second copy
         self._built_versions = self._weight_versions()
+        self._starts = np.ones(self.n_envs, dtype=bool)
+        self._rounds = 0  # of play and updates in this run, over all calls of learn
         self._explore = numpy_stream(self.root_seed, "exploration", self.generation)
         self._order = torch_stream(self.root_seed, "data order", self.generation)
 
@@ -212,15 +217,15 @@ class PolicyDistillation(BaseAlgorithm):
         """
         if self.teacher is None:
             raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
+        if reset_num_timesteps or self._last_obs is None:  # the games start anew
+            self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         if self.replay is None:
             self.replay = self._make_replay()
         assert isinstance(self.env, VecEnv)
-        self._starts = np.ones(self.n_envs, dtype=bool)
         callback.on_training_start(locals(), globals())
-        rounds = 0
         while self.num_timesteps < total_timesteps:
             if not self.collect_rollouts(self.env, callback, self.replay):
                 break
@@ -228,8 +233,8 @@ class PolicyDistillation(BaseAlgorithm):
             updates = self._updates_due()
             if updates:
                 self.train(updates, self.batch_size)
-            rounds += 1
-            if log_interval is not None and rounds % log_interval == 0:
+            self._rounds += 1
+            if log_interval is not None and self._rounds % log_interval == 0:
                 self.dump_logs()
         callback.on_training_end()
         return self
@@ -249,6 +254,10 @@ class PolicyDistillation(BaseAlgorithm):
             observations = self._last_obs
             assert isinstance(observations, np.ndarray)
             scores = self.teacher(torch.from_numpy(observations).to(self.device))
+            if not bool(scores.amax(dim=1).isfinite().all()):  # -inf masks an action, but not all of them
+                where = f"generation {self.generation} at step {self.num_timesteps:,}"
+                message = f"the teacher's scores are not finite: {where}"
+                raise NonFiniteError(message, torch.from_numpy(observations), scores, float("nan"))
             replay.add(observations, scores, self._starts)
             actions = choose_actions(scores, self.exploration_rate, self._explore)
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
@@ -265,44 +274,89 @@ class PolicyDistillation(BaseAlgorithm):
         """Make ``gradient_steps`` updates of the student from the replay.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            NonFiniteError: the loss is not finite; the student is as it was before that update.
         """
         assert self.replay is not None
-        assert self.teacher is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        temperature = self.temperature if self.teacher.kind == "q_values" else 1.0
-        options = self.objective_kwargs | ({"temperature": temperature} if self._objective.tempered else {})
         if self._n_updates == 0 and self._weight_versions() == self._built_versions:  # nobody has set others
             generator = torch_stream(self.root_seed, "initial weights", self.generation)
             seen, _ = next(self.replay.batches(1, INITIAL_STATES, generator))
             initialize_from_data(self.student, seen, generator)
+        before = weights_state(self)
         losses, agreed = torch.zeros((2, gradient_steps), device=self.device)
         batches = self.replay.batches(gradient_steps, batch_size, self._order)
         for i, (observations, targets) in enumerate(batches):
-            scores = compute_scores(self.student, observations, precision=self.precision)
-            loss = self._objective(scores, targets, None, **options).mean()
-            self.policy.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.policy.optimizer.step()
-            losses[i] = loss.detach()
+            losses[i], scores = self.update(observations, targets)
             agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         self.policy.set_training_mode(False)
+        if not (np.isfinite(losses.mean().item()) and all_finite(self)):  # the only wait for the device
+            raise find_nonfinite_update(self, before, gradient_steps, batch_size)
         self._n_updates += gradient_steps
-        self._record(losses.mean().item(), agreed.mean().item())  # the only wait for the device
+        self._record(losses.mean().item(), agreed.mean().item())
         if self.scores == "logits":
-            shares = gradient_shares(scores, targets, temperature=temperature)
+            shares = gradient_shares(scores, targets, temperature=self._target_temperature)
             self.logger.record("distill/label_share", shares.label_share.mean().item())
             self.logger.record("distill/dark_knowledge_share", 1.0 - shares.label_share.mean().item())
 
+    @property
+    def _target_temperature(self) -> float:
+        """T for the teacher's scores: logits are taken as they are."""
+        assert self.teacher is not None
+        return self.temperature if self.teacher.kind == "q_values" else 1.0
+
+    def update(self, observations: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update from ``(batch, stack, height, width)`` uint8 and the teacher's ``(batch, n_actions)`` scores.
+
+        Returns:
+            The mean loss and the student's scores, both before the update and without a graph.
+        """
+        options = dict(self.objective_kwargs)
+        if self._objective.tempered:
+            options["temperature"] = self._target_temperature
+        scores = compute_scores(self.student, observations, precision=self.precision)
+        loss = self._objective(scores, targets, None, **options).mean()
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.policy.optimizer.step()
+        return loss.detach(), scores.detach()
+
     def _record(self, loss: float, agreement: float) -> None:
-        if not np.isfinite(loss):
-            where = f"generation {self.generation} after {self._n_updates} updates"
-            raise FloatingPointError(f"the loss {self.objective} is {loss}: {where}")
         self.logger.record("train/loss", loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("distill/loss", loss)
         self.logger.record("distill/agreement", agreement)
+
+    def state(self) -> dict[str, Any]:
+        """All that decides the future but the inner state of the games and the frames of the replay.
+
+        Plain values and tensors on the CPU, which load with ``weights_only=True``. To be asked for between two rounds:
+        before or after :meth:`learn`, or in a callback's ``on_rollout_start``. :class:`agents.recording.Recording`
+        brings back the rest.
+        """
+        return learning_state(self)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`: ``learn(steps, reset_num_timesteps=False)`` then does what it would have done.
+
+        The replay, and the observations of the games, must be there before; see :meth:`continue_play`.
+
+        Raises:
+            ValueError: the state is that of a student with other settings, or of another replay.
+        """
+        load_learning_state(self, state)
+
+    def continue_play(self, play_again: Callable[[Take], tuple[np.ndarray, np.ndarray]]) -> None:
+        """Fill an empty replay by playing again what was played, and stand where the games then stand.
+
+        Args:
+            play_again: calls the function that it is given with the observations, teacher's scores and starts of each
+                step; gives the observations and starts behind the last. Usually made from
+                :meth:`agents.recording.Recording.play_again`.
+        """
+        self.replay = self._make_replay()
+        self._last_obs, self._starts = play_again(self.replay.add)
+        self._last_episode_starts = self._starts
 
     def dump_logs(self) -> None:
         """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""

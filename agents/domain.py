@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.utils import LinearSchedule
+from numpy.typing import NDArray
 from torch import nn
 
-from agents.atari import AtariVecEnv
-from agents.config import SAME_SIZE, AtariConfig
+from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
 from agents.evaluation import Evaluation, evaluate, get_protocol
+from agents.learning_state import copied
+from agents.lesson import Lesson, remove_recordings
+from agents.networks import Size, size_of
+from agents.nonfinite import NonFiniteError
 from agents.scores import human_normalized, reference, teacher_normalized
+from agents.segments import DamagedSegment
+from agents.student_file import read_student
 from agents.teachers import ScoreFunction, Teacher, as_teacher
 from agents.zoo import find_teacher
+from polydistill.checkpoint import Pace, to_plain
+from polydistill.disk import atomic_write, disk_errors
+from polydistill.errors import Interrupted, UserError
+from polydistill.interruption import StopSignals
+from polydistill.lineage import Generation
 from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
@@ -31,39 +43,16 @@ def open_teacher(config: AtariConfig) -> Teacher:
         UserError: there is none, the file is damaged, or it does not fit the game.
     """
     teacher = as_teacher(config.teacher.path or find_teacher(config.game)).to(config.device)
-    env = get_protocol(config.evaluation.protocol).make_env(config.game, 1, seed=0, n_threads=1)
-    teacher.check_fits(env.observation_space, env.action_space)
-    env.close()
+    make_env = partial(get_protocol(config.evaluation.protocol).make_env, config.game, 1, seed=0, n_threads=1)
+    own, full = make_env(), make_env(full_action_space=True)
+    try:
+        teacher.check_fits(own.observation_space, own.action_space)
+    except UserError as error:
+        try:
+            teacher.check_fits(full.observation_space, full.action_space)
+        except UserError:
+            raise error from None  # of the game's own actions: the likelier ones
     return teacher
-
-
-def make_env(config: AtariConfig, generation: int) -> AtariVecEnv:
-    """The games that the teacher plays for the student of ``generation``."""
-    seed = derive_seed(config.seed, "environments of play", generation)
-    return AtariVecEnv(config.game, config.play.n_envs, seed=seed, n_threads=config.threads)
-
-
-def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, generation: int) -> PolicyDistillation:
-    """The untrained student of ``generation``, watching ``env``."""
-    return PolicyDistillation(
-        "CnnPolicy",
-        env,
-        teacher,
-        learning_rate=LinearSchedule(config.student.learning_rate, 0.0, 1.0),
-        buffer_size=config.play.replay_steps,
-        learning_starts=config.play.warmup_steps,
-        batch_size=config.student.batch_size,
-        samples_per_step=config.student.samples_per_step,
-        train_freq=config.play.train_freq,
-        objective=config.student.objective,
-        temperature=config.student.temperature,
-        exploration_rate=config.teacher.epsilon,
-        size=None if config.student.size == SAME_SIZE else config.student.size,
-        precision="bfloat16" if config.precision == "bfloat16" else "float32",
-        generation=generation,
-        seed=config.seed,
-        device=config.device,
-    )
 
 
 class AtariDomain:
@@ -72,21 +61,25 @@ class AtariDomain:
     Args:
         config: resolved, see :meth:`AtariConfig.resolve`.
         teacher: see :func:`open_teacher`.
-        run: where metrics and the students' zips go: ``student.zip`` is the last generation, earlier ones are
-            ``generation_<k>.zip``.
+        run: where metrics, checkpoints and the students' zips go: ``student.zip`` is the last generation, earlier ones
+            are ``generation_<k>.zip``.
+        stop: whether to stop; asked between two rounds, and while games are scored.
 
     Attributes:
         seconds: wall clock of each generation so far, training and evaluation.
         throughput: rates by name, for summary.json.
     """
 
-    def __init__(self, config: AtariConfig, teacher: Teacher, run: Run) -> None:
+    def __init__(self, config: AtariConfig, teacher: Teacher, run: Run, stop: StopSignals | None = None) -> None:
         self.config, self.teacher, self.run = config, teacher, run
+        self.stop = StopSignals() if stop is None else stop
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
-        self.evaluations: list[Evaluation] = []
         self.seconds: list[float] = []
         self.throughput: dict[str, float] = {}
+        self._done: list[dict[str, Any]] = []
+        self._lesson: dict[str, Any] | None = None  # of the checkpoint, until it is gone on with
+        self._pace = Pace(config.checkpoint)
 
     @property
     def objective(self) -> str:
@@ -102,24 +95,116 @@ class AtariDomain:
         """The network behind the scores."""
         return member.network
 
+    def resume(self) -> list[Generation[Teacher]]:
+        """The generations that an earlier process has finished, for :class:`Lineage`; none: begin.
+
+        Raises:
+            UserError: no checkpoint is good, or a student's file is damaged.
+        """
+        state = self.run.resume()
+        if state is None:
+            remove_recordings(self.run.out)
+            return []
+        self._done, self._lesson = state["done"], state["lesson"]
+        self.seconds, self.throughput = state["seconds"], state["throughput"]
+        return [Generation(member=self._reopen(record), **record["summary"]) for record in self._done]
+
+    def _reopen(self, record: dict[str, Any]) -> Teacher:
+        generation = record["summary"]["generation"]
+        if generation == 0:
+            return self.teacher
+        path = self.run.out / record["file"]
+        member = read_student(path, Size(tuple(record["size"][0]), record["size"][1])).to(self.device)
+        if record["file"] != self._file(generation):  # it was the last one, and the lineage has grown
+            record["file"] = self._file(generation)
+            with disk_errors(path, "read"):
+                atomic_write(self.run.out / record["file"], path.read_bytes())
+        return member
+
+    def _file(self, generation: int) -> str:
+        return "student.zip" if generation == self.config.lineage.generations else f"generation_{generation}.zip"
+
+    def keep(self, generation: Generation[Teacher]) -> None:
+        """Remember a finished generation in a checkpoint: it is not trained or scored again."""
+        member, k = generation.member, generation.generation
+        self._done.append(
+            {
+                "summary": generation.summary(),
+                "file": None if k == 0 else self._file(k),
+                "size": None if k == 0 or member.size is None else [list(member.size.channels), member.size.hidden],
+            }
+        )
+        self._save(None)
+
+    def _save(self, lesson: Lesson | None) -> None:
+        started = time.perf_counter()
+        steps = 0 if lesson is None else lesson.model.num_timesteps
+        state = {
+            "done": self._done,
+            "lesson": None if lesson is None else lesson.state(),
+            "seconds": self.seconds,
+            "throughput": self.throughput,
+        }
+        self.run.save(state, steps)
+        self._pace.saved(steps, time.perf_counter() - started)
+
+    def _save_if_due(self, lesson: Lesson) -> None:
+        self.stop.raise_if_received("")
+        if self._pace.due(lesson.model.num_timesteps):
+            self._save(lesson)
+
     def teach(self, teacher: Teacher, generation: int) -> Teacher:
-        """Train the student of ``generation`` and write its zip."""
-        config, started = self.config, time.perf_counter()
-        role = f"generation_{generation}"
-        env = make_env(config, generation)
-        model = make_student(config, teacher, env, generation)
-        model.set_logger(Logger(None, [_RunWriter(self.run, role)]))
-        with self.run.progress(f"generation {generation} learns", config.play.steps, "steps") as bar:
-            watch = _Watch(self, bar, role, generation)
-            model.learn(config.play.steps, watch)
-        env.close()
-        self.seconds.append(time.perf_counter() - started)
-        learning_seconds = self.seconds[-1] - watch.seconds
-        samples = model._n_updates * config.student.batch_size
-        self.throughput[f"{role}_train_samples_per_second"] = round(samples / learning_seconds, 1)
-        self.throughput[f"{role}_steps_per_second"] = round(model.num_timesteps / learning_seconds, 1)
-        model.save(self.run.out / ("student.zip" if generation == config.lineage.generations else f"{role}.zip"))
-        return as_teacher(model)
+        """Train the student of ``generation``, or go on with it, and write its zip."""
+        lesson = self._open_lesson(teacher, generation)
+        try:
+            model = lesson.learn(lambda: self._save_if_due(lesson))
+        except Interrupted as end:  # between two rounds, or while the student was scored there
+            self._save(lesson)
+            where = f"step {lesson.model.num_timesteps:,} of generation {generation}"
+            line = f"stopped at {where}, and saved: the same command goes on from there"
+            raise Interrupted(end.signal, line) from None
+        except NonFiniteError as error:
+            path = self._keep_failure(lesson, error)
+            raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
+        self._save(lesson)  # scoring it takes minutes, which may end otherwise
+        self.seconds.append(lesson.seconds)
+        learning_seconds = self.seconds[-1] - lesson.curve_seconds
+        samples = model._n_updates * self.config.student.batch_size
+        self.throughput[f"{lesson.role}_train_samples_per_second"] = round(samples / learning_seconds, 1)
+        self.throughput[f"{lesson.role}_steps_per_second"] = round(model.num_timesteps / learning_seconds, 1)
+        path = self.run.out / self._file(generation)
+        model.save(path)
+        return read_student(path, size_of(model.student)).to(self.device)
+
+    def _open_lesson(self, teacher: Teacher, generation: int) -> Lesson:
+        """That of the checkpoint where it was; a new one where there is none, or its recording is damaged."""
+
+        def score_curve(model: PolicyDistillation, step: int) -> float:
+            episodes = self.config.evaluation.curve_episodes
+            return self.play(model.student_scores, episodes, f"curve {step}", generation).mean
+
+        state, self._lesson = self._lesson, None
+        lesson = Lesson(self.config, teacher, generation, self.run, score_curve)
+        if state is None or state["generation"] != generation:
+            return lesson
+        try:
+            lesson.load(state)
+        except DamagedSegment as error:
+            print(f"{error}: generation {generation} starts over", file=sys.stderr)
+            self.run.rewind(state["began"])
+            return Lesson(self.config, teacher, generation, self.run, score_curve)
+        return lesson
+
+    def _keep_failure(self, lesson: Lesson, error: NonFiniteError) -> Path:
+        """Write the student as it was and the offending batch; the file, which loads with ``weights_only=True``."""
+        path = self.run.out / f"{lesson.role}_failure.pt"
+        batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
+        buffer = io.BytesIO()
+        torch.save(
+            to_plain({"error": str(error), "state": lesson.model.state(), "batch": copied(batch, "cpu")}), buffer
+        )
+        atomic_write(path, buffer.getbuffer())
+        return path
 
     def evaluate(self, member: Teacher, teacher: Teacher | None, generation: int) -> dict[str, Any]:
         """Score ``member`` under the configured protocol; the metrics of summary.json."""
@@ -127,12 +212,24 @@ class AtariDomain:
         who = "the teacher" if generation == 0 else f"generation {generation}"
         with self.run.progress(f"{who} plays", settings.episodes, "games") as bar:
             result = self.play(member, settings.episodes, "evaluation", generation, teacher, bar)
-        self.evaluations.append(result)
         self.seconds[-1] += result.seconds
         if generation == 0:
             for step in (0, self.config.play.steps):  # a level line beside the students' curves
                 self.run.log("teacher", step, {"eval/mean_reward": result.mean})
-        return self._metrics(result, None if generation == 0 else self.evaluations[0])
+        first = None if generation == 0 else np.array(self._done[0]["summary"]["metrics"]["scores"])
+        return self._metrics(result, first)
+
+    def finish(self) -> None:
+        """Write summary.json; what only an unfinished run needs is removed."""
+        remove_recordings(self.run.out)
+        self.run.finish(
+            {
+                "generations": [record["summary"] for record in self._done],
+                "ensembles": [],
+                "throughput": self.throughput,
+                "seconds": [round(seconds, 1) for seconds in self.seconds],
+            }
+        )
 
     def play(
         self,
@@ -144,6 +241,12 @@ class AtariDomain:
         bar: Progress | None = None,
     ) -> Evaluation:
         """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement."""
+
+        def on_step(games: int) -> None:
+            self.stop.raise_if_received("stopped while games were scored: the same command goes on before them")
+            if bar is not None:
+                bar.advance(games - bar.done)
+
         return evaluate(
             member,
             self.config.game,
@@ -153,10 +256,10 @@ class AtariDomain:
             n_threads=self.config.threads,
             device=self.device,
             reference=teacher,
-            on_step=None if bar is None else lambda games: bar.advance(games - bar.done),
+            on_step=on_step,
         )
 
-    def _metrics(self, result: Evaluation, first: Evaluation | None) -> dict[str, Any]:
+    def _metrics(self, result: Evaluation, first: NDArray[np.float64] | None) -> dict[str, Any]:
         game, row = self.config.game, reference(self.config.game)
         metrics: dict[str, Any] = {
             "score_mean": result.mean,
@@ -170,58 +273,11 @@ class AtariDomain:
             "agreement": result.agreement,
             "scores": result.scores.tolist(),
         }
-        if first is not None and row is not None and first.mean > row.random:
-            metrics["teacher_normalized"] = teacher_normalized(result.mean, first.mean, game)
+        if first is not None and row is not None and first.mean() > row.random:
+            metrics["teacher_normalized"] = teacher_normalized(result.mean, float(first.mean()), game)
             metrics["teacher_normalized_ci95"] = list(
                 bootstrap_normalized_interval(
-                    result.scores, first.scores, row.random, generator=np.random.default_rng(self.config.seed)
+                    result.scores, first, row.random, generator=np.random.default_rng(self.config.seed)
                 )
             )
         return metrics
-
-
-class _RunWriter(KVWriter):
-    """Stable-Baselines3's records go to the run: clock values apart, since metrics must not depend on the machine."""
-
-    def __init__(self, run: Run, role: str) -> None:
-        self.run, self.role = run, role
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        values = {key: float(value) for key, value in key_values.items() if "tensorboard" not in key_excluded[key]}
-        clock = {key: value for key, value in values.items() if key.startswith("time/")}
-        self.run.log(self.role, step, {key: value for key, value in values.items() if key not in clock})
-        self.run.log_timing(self.role, step, clock)
-
-    def close(self) -> None:
-        """The run closes its own files."""
-
-
-class _Watch(BaseCallback):
-    """Moves the progress bar, and scores the student every so many steps for its curve."""
-
-    model: PolicyDistillation
-
-    def __init__(self, domain: AtariDomain, bar: Progress, role: str, generation: int) -> None:
-        super().__init__()
-        self.domain, self.bar, self.role, self.generation = domain, bar, role, generation
-        self.next_curve, self.seconds = 0, 0.0
-
-    def _on_step(self) -> bool:
-        self.bar.advance(self.training_env.num_envs)
-        return True
-
-    def _on_rollout_start(self) -> None:
-        every = self.domain.config.evaluation.curve_every_steps
-        if every and self.num_timesteps >= self.next_curve:
-            self._score()
-            self.next_curve += every
-
-    def _on_training_end(self) -> None:
-        if self.domain.config.evaluation.curve_every_steps:
-            self._score()
-
-    def _score(self) -> None:
-        episodes = self.domain.config.evaluation.curve_episodes
-        result = self.domain.play(self.model.student_scores, episodes, f"curve {self.num_timesteps}", self.generation)
-        self.seconds += result.seconds
-        self.domain.run.log(self.role, self.num_timesteps, {"eval/mean_reward": result.mean})

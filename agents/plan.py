@@ -1,18 +1,51 @@
-"""What a distillation will take, for ``--dry_run``: time from rates measured on the spot, memory, disk."""
+"""What a distillation will take: time from rates measured on the spot and memory, for ``--dry_run``; disk, always."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from agents.config import AtariConfig
-from agents.domain import make_env, make_student
+from agents.distillation import PolicyDistillation
+from agents.lesson import make_env, make_student
 from agents.networks import count_parameters
 from agents.rates import measure_rates
+from agents.recording import recorded_bytes
 from agents.replay import FrameReplay
 from agents.teachers import Teacher
+from polydistill.errors import UserError
 from polydistill.plain_yaml import dump_yaml, to_mapping
 
+ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
+CURVES_BYTES = 2_000_000
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
+
+
+def disk_bytes(config: AtariConfig, student: PolicyDistillation) -> int:
+    """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
+    written, each of weights and two moments of Adam), curves.
+    """
+    n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
+    recording = recorded_bytes(config.play.steps, n_actions)
+    checkpoint = 3 * 4 * count_parameters(student.student)
+    return config.lineage.generations * (ZIP_BYTES + recording) + 3 * checkpoint + CURVES_BYTES
+
+
+def require_room(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+    """Refuse to begin, or to go on with, a run that the disk of the folder ``out`` has no room for.
+
+    Raises:
+        UserError: with what it needs and what there is.
+    """
+    env = make_env(config, teacher, generation=1)
+    needed = disk_bytes(config, make_student(config, teacher, env, generation=1))
+    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    free = shutil.disk_usage(out).free
+    if needed - there > free:
+        raise UserError(
+            f"the run needs about {(needed - there) / 1e6:,.0f} MB more in {out}, where {free / 1e6:,.0f} MB are free; "
+            "make room, and the same command goes on"
+        )
 
 
 def format_plan(config: AtariConfig, teacher: Teacher, out: Path) -> str:
@@ -23,7 +56,7 @@ def format_plan(config: AtariConfig, teacher: Teacher, out: Path) -> str:
         teacher: of generation 1.
         out: the run folder, for the text.
     """
-    env = make_env(config, generation=1)
+    env = make_env(config, teacher, generation=1)
     student = make_student(config, teacher, env, generation=1)
     rates = measure_rates(student, env, seconds=2.0)
     env.close()
@@ -49,7 +82,8 @@ def format_plan(config: AtariConfig, teacher: Teacher, out: Path) -> str:
         f"time: about {_duration(generations * learning)} of learning, and {_duration(evaluating)} of evaluation "
         f"({games} games, if one lasts {STEPS_PER_GAME:,} steps)",
         f"memory: {replay.n_bytes / 2**30:.2f} GiB of replay on {config.device}, beside about 1 GiB of libraries",
-        f"disk: about {8 * generations + 2} MB",
+        f"disk: about {disk_bytes(config, student) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
+        f"{'s' * (generations > 1)}",
     ]
     return "\n".join(lines)
 

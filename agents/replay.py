@@ -7,12 +7,14 @@ of a game brings all four of its own, so no stack ever crosses the border betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Take = Callable[[NDArray[np.uint8], Tensor, NDArray[np.bool_]], None]  # observations, scores, starts of one step
 
 
 class FrameReplay:
@@ -66,6 +68,10 @@ class FrameReplay:
     def n_bytes(self) -> int:
         """Memory that the replay takes when full, in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.frames, self.scores, self.stacks))
+
+    def position(self) -> dict[str, int]:
+        """How far it is: the same steps put into an empty replay bring it there again, bit for bit."""
+        return {"rows_added": self._rows_added, "frames_added": self._frames_added, "first_row": self._first_row}
 
     def add(self, observations: NDArray[np.uint8], scores: Tensor, starts: NDArray[np.bool_]) -> None:
         """Append one step of all games.

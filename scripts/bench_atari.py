@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from agents.atari import AtariVecEnv
 from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
-from agents.domain import make_env, make_student, open_teacher
+from agents.domain import open_teacher
+from agents.lesson import make_env, make_student
 from agents.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
 from polydistill.config import parse
 from polydistill.errors import run_script
@@ -161,7 +162,7 @@ def measure(config: BenchConfig, atari: AtariConfig) -> dict[str, list[float]]:
     """Every rate, once per round."""
     teacher = open_teacher(atari)
     torch.set_num_threads(atari.threads)
-    env, loop_env, dqn_env = (make_env(atari, generation) for generation in (1, 2, 3))
+    env, loop_env, dqn_env = (make_env(atari, teacher, generation) for generation in (1, 2, 3))
     alone, loop = (make_student(atari, teacher, e, 1) for e in (env, loop_env))
     dqn = make_dqn(atari, dqn_env)
     loop.learning_starts = 0

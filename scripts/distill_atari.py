@@ -6,7 +6,8 @@
     python scripts/distill_atari.py --doctor                                   examines each lesson before it begins
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
 
-The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens.
+The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. Stopped
+(Ctrl-C, SIGTERM) or killed, the same command goes on, and ends as if nothing had happened.
 """
 
 from polydistill._shadow import require_own_agents
@@ -19,12 +20,15 @@ import sys
 from agents.checkup import ExaminedAtariDomain
 from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
-from agents.plan import format_plan
+from agents.plan import format_plan, require_room
 from agents.report import format_summary
 from polydistill.config import parse
 from polydistill.errors import run_script
+from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
 from polydistill.tracking import Run
+
+MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
 @run_script
@@ -37,18 +41,16 @@ def main(argv: list[str] | None = None) -> None:
         return
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    with Run.open(parsed.out, config, kind="atari", command=command) as run:
+    with (
+        Run.open(parsed.out, config, kind="atari", command=command, may_grow=MAY_GROW) as run,
+        StopSignals() as stop,
+    ):
         if run.summary is None:
-            domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run)
-            generations = [generation.summary() for generation in Lineage(domain, config.lineage)]
-            run.finish(
-                {
-                    "generations": generations,
-                    "ensembles": [],
-                    "throughput": domain.throughput,
-                    "seconds": [round(seconds, 1) for seconds in domain.seconds],
-                }
-            )
+            require_room(config, teacher, run.out)
+            domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run, stop)
+            for generation in Lineage(domain, config.lineage, domain.resume()):
+                domain.keep(generation)
+            domain.finish()
         assert run.summary is not None
         print(format_summary(run.summary))
         print(f"\nsaved: {run.out / 'student.zip'} (DQN.load opens it)   curves: make tensorboard")

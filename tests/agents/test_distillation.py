@@ -22,6 +22,7 @@ from torch import Tensor
 
 from agents.distillation import PolicyDistillation
 from agents.networks import SIZES, build_network, compute_scores
+from agents.nonfinite import NonFiniteError
 from agents.teachers import Teacher, as_teacher
 
 N_ACTIONS = 3
@@ -401,12 +402,46 @@ def test_scores_are_float32_whatever_the_precision() -> None:
     assert compute_scores(model.student, frames, precision="bfloat16").dtype == torch.float32
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
+def test_scores_of_a_teacher_that_are_not_finite_stop_the_run_and_say_where() -> None:
     def fail_once_it_sees_something(frames: Tensor) -> Tensor:
         return look(frames) / (frames.max() == 0)  # 0 / 0 or x / 0 in play, not in the check of its shape
 
-    with pytest.raises(FloatingPointError, match=r"policy_kl is nan: generation 3 after \d+ updates"):
+    with pytest.raises(FloatingPointError, match="the teacher's scores are not finite: generation 3 at step 0"):
         make(fail_once_it_sees_something, generation=3).learn(128)
+
+
+@pytest.mark.parametrize("culprit", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_student_before_it(
+    monkeypatch: pytest.MonkeyPatch, culprit: str
+) -> None:
+    """The sixth update goes wrong, in the middle of a round of eight: at once, or by its weights in the seventh."""
+    model = make(objective="policy_mse", generation=3, samples_per_step=8.0)
+    objective, asked, weights = model._objective, [0], []
+    bad_targets: list[Tensor] = []
+
+    def fail_at_the_sixth(student: Tensor, teacher: Tensor, labels: None, **options: Any) -> Tensor:
+        weights.append(model.student.state_dict()["q_net.0.weight"].clone())
+        asked[0] += 1
+        if not bad_targets and asked[0] == 6:
+            bad_targets.append(teacher.clone())
+        losses = objective(student, teacher, labels, **options)
+        if not torch.equal(teacher, bad_targets[0] if bad_targets else teacher + 1):
+            return losses
+        if culprit == "loss":
+            return losses * float("nan")
+        return torch.sqrt(losses * 0)  # zero, with the gradient 0 * infinity
+
+    for name in ("tempered", "scores"):
+        setattr(fail_at_the_sixth, name, getattr(objective, name))
+    monkeypatch.setattr(model, "_objective", fail_at_the_sixth)
+    said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"
+    with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:
+        model.learn(640)
+    assert torch.equal(stopped.value.targets, bad_targets[0])
+    assert stopped.value.observations.shape == (32, 4, 84, 84)
+    assert model._n_updates == 5
+    assert torch.equal(model.student.state_dict()["q_net.0.weight"], weights[5])
+    assert all(bool(weight.isfinite().all()) for weight in model.student.parameters())
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from stable_baselines3 import DQN
 
 from agents.networks import SIZES, build_network
 from agents.sb3_zip import write_dqn_zip
+from tests.torture.killing import run_killed, start
+from tests.torture.same import assert_same_run
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
@@ -110,6 +116,30 @@ def test_equal_seeds_give_equal_runs(script: Run, teacher: Path, tmp_path: Path)
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
     assert one["generations"] == two["generations"]
     assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "two/metrics.jsonl").read_bytes()
+
+
+def test_the_script_survives_a_sigterm_and_three_kills(root: Path, teacher: Path, tmp_path: Path) -> None:
+    """As in `make torture`, in small: one process, killed whenever, and the same folder in the end."""
+    words = [*SMALL, "--teacher.path", str(teacher), "--play.steps", "512", "--checkpoint.every_steps", "64"]
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, str(root / "scripts" / "distill_atari.py"), *words, "--out", str(out)]
+
+    whole = run_killed(command, tmp_path / "whole", random.Random(), kills=0, longest_seconds=0.0)
+    out = tmp_path / "killed"
+    process = start(command(out), {})
+    while not list(out.glob("recordings/*/*.segment")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert re.fullmatch(
+        r"stopped (at step \d+ of generation 1, and saved|while games were scored): the same command goes on .*",
+        output.splitlines()[-1],
+    )
+    found = run_killed(command, out, random.Random(7), kills=3, longest_seconds=0.7 * whole.seconds)
+    assert found.kills >= 2
+    assert_same_run(tmp_path / "whole", out, products=())
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teacher: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def start(words: Sequence[str], environment: Mapping[str, str], *, errors_apart:
 
 def is_writing(out: Path) -> bool:
     """Whether a file is just being written, or was when the process died."""
-    return any(out.glob(".*.tmp")) or any(out.glob("checkpoints/.*.tmp"))
+    return any(any(out.glob(pattern)) for pattern in (".*.tmp", "checkpoints/.*.tmp", "recordings/*/.*.tmp"))
 
 
 def kill_after(process: subprocess.Popen[str], out: Path, seconds: float, *, at_a_write: bool) -> bool:

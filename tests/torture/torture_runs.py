@@ -44,6 +44,62 @@ def cifar(*words: str) -> Callable[[Path], list[str]]:
     return command
 
 
+def atari(*words: str) -> Callable[[Path], list[str]]:
+    """distill_atari.py on one thread, for over a minute with its kills; the teacher lies beside the run folder."""
+
+    def command(out: Path) -> list[str]:
+        teacher = out.parent / "teacher.zip"
+        if not teacher.exists():
+            write_teacher(teacher)
+        script = str(ROOT / "scripts" / "distill_atari.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        small = [
+            *("--teacher.path", str(teacher), "--play.steps", "5120", "--play.replay_steps", "2560"),
+            *("--play.warmup_steps", "800", "--play.n_envs", "8", "--student.batch_size", "32"),
+            *(
+                "--student.samples_per_step",
+                "4",
+                "--evaluation.episodes",
+                "2",
+                "--evaluation.curve_every_steps",
+                "3200",
+            ),
+            *("--evaluation.curve_episodes", "1", "--lineage.generations", "2"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
+def write_teacher(path: Path) -> None:
+    """An untrained agent: it loses Pong quickly, so that runs are not all evaluation."""
+    import numpy as np
+    import torch
+    from gymnasium import spaces
+
+    from agents.networks import SIZES, build_network
+    from agents.sb3_zip import write_dqn_zip
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    write_dqn_zip(path, build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"]))
+
+
+def assert_same_agents(expected: Path, found: Path) -> None:
+    """As :func:`assert_same_run`; of a zip, which carries the time of its writing, every tensor."""
+    import torch
+
+    from agents.sb3_zip import read_agent
+
+    assert_same_run(expected, found, products=())
+    zips = [path.name for path in expected.glob("*.zip")]
+    assert "student.zip" in zips
+    for name in zips:
+        one, other = (read_agent(folder / name).weights for folder in (expected, found))
+        assert one.keys() == other.keys(), name
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
 CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safetensors", "generation_*.json"))
 
 CASES = {
@@ -57,6 +113,20 @@ CASES = {
             CIFAR_FILES,
             5,
             6,
+        ),
+    },
+    "atari": {
+        "policy_kl, a smaller student": Case(
+            atari("--precision", "float32", "--student.size", "net3"), assert_same_agents, 5, 8
+        ),
+        "policy_mse, bfloat16, machado": Case(
+            atari(
+                *("--precision", "bfloat16", "--student.objective", "policy_mse", "--student.size", "net2"),
+                *("--evaluation.protocol", "machado", "--checkpoint.every_steps", "512"),
+            ),
+            assert_same_agents,
+            5,
+            8,
         ),
     },
 }

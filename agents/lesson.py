@@ -1,0 +1,215 @@
+"""One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds.
+
+Contract: what a lesson computes does not depend on when, or how often, it was stopped and gone on with.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.utils import LinearSchedule
+
+from agents.atari import AtariVecEnv
+from agents.config import SAME_SIZE, AtariConfig
+from agents.distillation import PolicyDistillation
+from agents.recording import Recording
+from agents.teachers import Teacher
+from polydistill.disk import disk_errors
+from polydistill.streams import derive_seed
+from polydistill.tracking import Progress, Run
+
+ScoreCurve = Callable[[PolicyDistillation, int], float]
+
+
+def make_env(config: AtariConfig, teacher: Teacher, generation: int) -> AtariVecEnv:
+    """The games that ``teacher`` plays for the student of ``generation``, with its actions: the game's, or all 18."""
+    options: dict[str, Any] = {
+        "seed": derive_seed(config.seed, "environments of play", generation),
+        "n_threads": config.threads,
+    }
+    env = AtariVecEnv(config.game, config.play.n_envs, **options)
+    frame = torch.zeros((1, *env.observation_space.shape), dtype=torch.uint8, device=config.device)  # type: ignore[misc]
+    if teacher(frame).shape[1] == len(env.action_meanings):
+        return env
+    env.close()
+    return AtariVecEnv(config.game, config.play.n_envs, full_action_space=True, **options)
+
+
+def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, generation: int) -> PolicyDistillation:
+    """The untrained student of ``generation``, watching ``env``."""
+    return PolicyDistillation(
+        "CnnPolicy",
+        env,
+        teacher,
+        learning_rate=LinearSchedule(config.student.learning_rate, 0.0, 1.0),
+        buffer_size=config.play.replay_steps,
+        learning_starts=config.play.warmup_steps,
+        batch_size=config.student.batch_size,
+        samples_per_step=config.student.samples_per_step,
+        train_freq=config.play.train_freq,
+        objective=config.student.objective,
+        temperature=config.student.temperature,
+        exploration_rate=config.teacher.epsilon,
+        size=None if config.student.size == SAME_SIZE else config.student.size,
+        precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        generation=generation,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def remove_recordings(out: Path) -> None:
+    """Remove the recordings of all lessons of the run folder ``out``."""
+    with disk_errors(out / "recordings", "remove"):
+        if (out / "recordings").is_dir():
+            shutil.rmtree(out / "recordings")
+
+
+class Lesson:
+    """The student of ``generation`` learns from ``teacher``.
+
+    Args:
+        config: resolved.
+        teacher: who plays.
+        generation: of the student.
+        run: gets the metrics; its folder gets the recording of the play.
+        score_curve: the score of a student at a step, for its curve.
+
+    Attributes:
+        model: the student.
+        seconds: of learning and of the curve so far, in all processes.
+        curve_seconds: those of the curve alone.
+    """
+
+    def __init__(
+        self, config: AtariConfig, teacher: Teacher, generation: int, run: Run, score_curve: ScoreCurve
+    ) -> None:
+        self.config, self.generation, self.run, self.score_curve = config, generation, run, score_curve
+        self.role = f"generation_{generation}"
+        self.env = make_env(config, teacher, generation)
+        self.model = make_student(config, teacher, self.env, generation)
+        self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
+        folder = run.out / "recordings" / self.role
+        self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
+        self.began = run.position()
+        self.next_curve, self.scored_at = 0, -1
+        self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
+        self._loaded = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the lesson began, without the time between two processes."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` needs; the play since the last time is written beside. Between two rounds only."""
+        return {
+            "generation": self.generation,
+            "began": self.began,
+            "recording": self.recording.state(),
+            "model": self.model.state(),
+            "next_curve": self.next_curve,
+            "scored_at": self.scored_at,
+            "seconds": self.seconds,
+            "curve_seconds": self.curve_seconds,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`, in a new lesson.
+
+        Raises:
+            UserError: the emulator is another one.
+            DamagedSegment: the recording is damaged. Then this lesson must not be used.
+        """
+        self.began, self.next_curve, self.scored_at = state["began"], state["next_curve"], state["scored_at"]
+        played = state["model"]["counters"]["num_timesteps"]
+        with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
+            self.model.continue_play(self._play_again(state["recording"], bar))
+        self.model.load_state(state["model"])
+        self.curve_seconds = state["curve_seconds"]
+        self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
+
+    def _play_again(self, state: Mapping[str, Any], bar: Progress) -> Any:
+        def play_again(take: Any) -> Any:
+            def counted(observations: Any, scores: Any, starts: Any) -> None:
+                take(observations, scores, starts)
+                bar.advance(self.env.num_envs)
+
+            return self.recording.play_again(state, counted)
+
+        return play_again
+
+    def learn(self, save: Callable[[], None]) -> PolicyDistillation:
+        """Learn, from the beginning or from where the loaded state stands, to the end; the student.
+
+        Args:
+            save: called between two rounds, when :meth:`state` can be asked for. It may raise to stop the lesson.
+        """
+        steps, done = self.config.play.steps, self.model.num_timesteps
+        with self.run.progress(f"generation {self.generation} learns", steps, "steps", done) as bar:
+            self.model.learn(steps - done, _Watch(self, bar, save), reset_num_timesteps=not self._loaded)
+        self.env.close()
+        return self.model
+
+    def score(self) -> None:
+        """A point of the student's curve, once for each step."""
+        if self.scored_at == self.model.num_timesteps:
+            return
+        started = time.perf_counter()
+        score = self.score_curve(self.model, self.model.num_timesteps)
+        self.curve_seconds += time.perf_counter() - started
+        self.run.log(self.role, self.model.num_timesteps, {"eval/mean_reward": score})
+        self.scored_at = self.model.num_timesteps
+
+
+class _RunWriter(KVWriter):
+    """Stable-Baselines3's records go to the run: clock values apart, since metrics must not depend on the machine."""
+
+    def __init__(self, run: Run, role: str) -> None:
+        self.run, self.role = run, role
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        values = {key: float(value) for key, value in key_values.items() if "tensorboard" not in key_excluded[key]}
+        clock = {key: value for key, value in values.items() if key.startswith("time/")}
+        self.run.log(self.role, step, {key: value for key, value in values.items() if key not in clock})
+        self.run.log_timing(self.role, step, clock)
+
+    def close(self) -> None:
+        """The run closes its own files."""
+
+
+class _Watch(BaseCallback):
+    """Records the play, moves the progress bar, scores the student for its curve, and saves between two rounds."""
+
+    model: PolicyDistillation
+
+    def __init__(self, lesson: Lesson, bar: Progress, save: Callable[[], None]) -> None:
+        super().__init__()
+        self.lesson, self.bar, self.save = lesson, bar, save
+
+    def _on_step(self) -> bool:
+        step = self.locals
+        observations = self.model._last_obs
+        assert isinstance(observations, np.ndarray)
+        self.lesson.recording.add(step["actions"], step["scores"], observations, step["rewards"], step["dones"])
+        self.bar.advance(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_start(self) -> None:
+        every = self.lesson.config.evaluation.curve_every_steps
+        if every and self.model.num_timesteps >= self.lesson.next_curve:
+            self.lesson.score()
+            self.lesson.next_curve += every
+        self.save()
+
+    def _on_training_end(self) -> None:
+        if self.lesson.config.evaluation.curve_every_steps:
+            self.lesson.score()

@@ -1,0 +1,366 @@
+"""A run that was stopped, or killed, at any moment goes on and ends bit for bit like one that never was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import agents.atari
+import agents.distillation
+import agents.domain
+import agents.lesson
+from agents.atari import AtariVecEnv
+from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
+from agents.distillation import PolicyDistillation
+from agents.domain import AtariDomain, open_teacher
+from agents.evaluation import Evaluation
+from agents.networks import SIZES, build_network
+from agents.plan import require_room
+from agents.sb3_zip import read_agent, write_dqn_zip
+from agents.teachers import Teacher, as_teacher
+from polydistill.checkpoint import CheckpointConfig
+from polydistill.errors import Interrupted, UserError
+from polydistill.interruption import StopSignals
+from polydistill.lineage import Lineage, LineageConfig
+from polydistill.tracking import Run
+from tests.torture.power import Power, PowerLossError
+
+CONFIG = AtariConfig(
+    device="cpu",
+    threads=1,
+    precision="float32",
+    student=StudentConfig(size="net3", batch_size=8, samples_per_step=1.0),
+    play=PlayConfig(steps=200, replay_steps=96, warmup_steps=20, n_envs=2, train_freq=5),
+    evaluation=EvaluationConfig(episodes=2, curve_every_steps=60, curve_episodes=1),
+    lineage=LineageConfig(generations=2),
+    checkpoint=CheckpointConfig(every_seconds=1e9, every_steps=40),
+)
+
+
+def evaluate_quickly(agent: Any, game: str, *, episodes: int, seed: int, on_step: Any, **options: Any) -> Evaluation:
+    """Scores that depend on the weights and the seed, in the place of games that would take most of a test's time."""
+    frames = torch.randint(256, (episodes, 4, 84, 84), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    for games in range(3):
+        on_step(games)
+    scores = agent(frames).sum(dim=1).numpy().astype(np.float64)
+    return Evaluation(scores, np.ones(episodes, dtype=np.int64), 0.5, 0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_sticky_games() -> Iterator[None]:
+    """Games of 40 steps, so that a short run has many starts, and sticky actions, whose chance lies in the emulator."""
+    sticky = {"max_frames": 160, "repeat_action_probability": 0.25, "noop_max": 5}
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agents.lesson, "AtariVecEnv", partial(AtariVecEnv, **sticky))
+        patch.setattr(agents.domain, "evaluate", evaluate_quickly)
+        patch.setattr(agents.distillation, "INITIAL_STATES", 32)
+        yield
+    torch.set_num_threads(before)
+
+
+def make_teacher(n_actions: int = 6) -> Teacher:
+    torch.manual_seed(0)
+    return as_teacher(build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), n_actions, SIZES["net3"]))
+
+
+class Killed(Exception):
+    """As a SIGKILL: nothing is saved on the way out."""
+
+
+class StopAt(StopSignals):
+    """Asked for the ``at``-th time whether to stop: a signal, or (``kill``) the end without a word."""
+
+    def __init__(self, at: int, kill: bool = False) -> None:
+        super().__init__()
+        self.left, self.kill = at, kill
+
+    def raise_if_received(self, how_to_go_on: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed if self.kill else Interrupted(signal.SIGTERM, how_to_go_on)
+
+
+def distill(out: Path, stop: StopSignals | None = None, config: AtariConfig = CONFIG, teacher: Any = None) -> None:
+    """What the script does."""
+    with Run.open(out, config, kind="atari", command="-", may_grow=("lineage.generations",)) as run:
+        if run.summary is None:
+            domain = AtariDomain(config, teacher or make_teacher(), run, stop)
+            for generation in Lineage(domain, config.lineage, domain.resume()):
+                domain.keep(generation)
+            domain.finish()
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """All that must be equal: weights, metrics, summary and events, without what the clock decides."""
+    summary = json.loads((out / "summary.json").read_text())
+    events = {}
+    for role in sorted(path.name for path in (out / "tb").iterdir()):
+        accumulator = EventAccumulator(str(out / "tb" / role), size_guidance={"scalars": 0})
+        accumulator.Reload()
+        for tag in accumulator.Tags()["scalars"]:
+            points = [(event.step, event.value) for event in accumulator.Scalars(tag)]
+            events[role, tag] = [step for step, _ in points] if tag.startswith("time/") else points
+    weights = {path.name: read_agent(path).weights for path in sorted(out.glob("*.zip"))}
+    return {
+        "summary": {k: v for k, v in summary.items() if k not in {"wall_seconds", "seconds", "throughput", "command"}},
+        "rates": sorted(summary["throughput"]),
+        "metrics": (out / "metrics.jsonl").read_text().splitlines(),
+        "events": events,
+        "weights": {name: {k: v.numpy().tobytes() for k, v in tensors.items()} for name, tensors in weights.items()},
+    }
+
+
+def assert_same_outcome(out: Path, expected: dict[str, Any]) -> None:
+    found = outcome(out)
+    for part, value in expected.items():
+        assert found[part] == value, part
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of the run that is never stopped."""
+    out = tmp_path_factory.mktemp("never") / "stopped"
+    distill(out)
+    return outcome(out)
+
+
+# while the teacher plays (1), at the start of generation 1 (4 scored, 7 before it plays), in the warm-up (11, games
+# have just begun anew), at a point of the curve (14), while it learns (27), in its last round and after (34, 37), while
+# it is scored for the table (41), and so on in generation 2
+@pytest.mark.parametrize("at", [1, 4, 7, 11, 14, 27, 34, 37, 41, 60, 75, 77])
+def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
+    tmp_path: Path, expected: dict[str, Any], at: int
+) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(at))
+    assert not (tmp_path / "run" / "summary.json").exists()
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
+    stopped = 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        try:
+            distill(tmp_path / "run", StopAt(4))  # three rounds or so in each process
+        except Interrupted:
+            stopped += 1
+    assert stopped >= 20
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("at", [9, 24, 48, 58, 74])
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expected: dict[str, Any], at: int) -> None:
+    """What was played, learned and logged after the checkpoint is done again, and stands in no file twice."""
+    with pytest.raises(Killed):
+        distill(tmp_path / "run", StopAt(at, kill=True))
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_run_survives_losses_of_power_at_any_touch_of_the_disk(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, losses = random.Random(3), 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        with monkeypatch.context() as patch:
+            Power(tmp_path / "run", rng.randrange(70), rng).connect(patch)
+            try:
+                distill(tmp_path / "run")
+            except PowerLossError:
+                losses += 1
+    assert losses >= 8
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def segments(out: Path) -> list[Path]:
+    return sorted((out / "recordings").rglob("*.segment"))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
+def test_with_a_damaged_segment_the_generation_starts_over_and_ends_the_same(
+    tmp_path: Path, expected: dict[str, Any], damage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(67))
+    damaged = next(path for path in segments(tmp_path / "run") if path.parent.name == "generation_2")
+    damage(damaged)
+    capsys.readouterr()
+    distill(tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "starts over" in line]
+    what = "missing" if damage is Path.unlink else "damaged"
+    assert said == [f"{damaged} is {what}: generation 2 starts over"]
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_one_line(
+    tmp_path: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(30))
+    flip_a_bit(max((tmp_path / "run" / "checkpoints").iterdir()))
+    distill(tmp_path / "run")
+    assert sum("a checkpoint is damaged" in line for line in capsys.readouterr().err.splitlines()) == 1
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_students_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(60))
+    network = build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"])
+    write_dqn_zip(tmp_path / "run" / "generation_1.zip", network)
+    with pytest.raises(UserError, match="generation 1 is not what it was when it was finished"):
+        distill(tmp_path / "run")
+
+
+def test_a_finished_lineage_can_grow_and_ends_like_one_that_was_longer_from_the_start(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    distill(tmp_path / "run", config=dataclasses.replace(CONFIG, lineage=LineageConfig(generations=1)))
+    assert {path.name for path in (tmp_path / "run").glob("*.zip")} == {"student.zip"}
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_second_process_is_refused_and_the_recordings_go_when_the_run_ends(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(20))
+    assert segments(tmp_path / "run")
+    with (
+        Run.open(tmp_path / "run", CONFIG, kind="atari", command="-", may_grow=("lineage.generations",)),
+        pytest.raises(UserError, match=r"another process .* is working in"),
+    ):
+        distill(tmp_path / "run")
+    distill(tmp_path / "run")
+    assert not (tmp_path / "run" / "recordings").exists()
+
+
+def test_other_games_than_those_recorded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(agents.atari, "version", lambda name: "9.9.9")
+        with pytest.raises(UserError, match=r"the games were played with ale_py \S+, here it is 9\.9\.9"):
+            distill(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        step = AtariVecEnv.step
+        patch.setattr(AtariVecEnv, "step", lambda self, actions: step(self, 5 - actions))
+        with pytest.raises(UserError, match="the games do not show again what they showed"):
+            distill(tmp_path / "run")
+
+
+def test_a_failure_leaves_the_student_before_it_and_the_batch(tmp_path: Path) -> None:
+    """The teacher is fine in the warm-up and gives no numbers later; the last checkpoints stay."""
+    calls = 0
+
+    def turns_bad(frames: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += len(frames) == 2
+        return torch.full((len(frames), 6), float("nan") if calls > 50 else 0.0)
+
+    with pytest.raises(FloatingPointError) as stopped:
+        distill(tmp_path / "run", teacher=as_teacher(turns_bad))
+    path = tmp_path / "run" / "generation_1_failure.pt"
+    assert re.fullmatch(
+        rf"the teacher's scores are not finite: generation 1 at step \d+; .* are in {re.escape(str(path))}",
+        str(stopped.value),
+    )
+    kept = torch.load(path, weights_only=True)
+    assert kept["batch"]["observations"].shape == (2, 4, 84, 84)
+    assert kept["batch"]["targets"].isnan().all()
+    assert kept["state"]["counters"]["_n_updates"] > 0
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_a_state_of_other_settings_or_of_another_replay_is_refused(tmp_path: Path) -> None:
+    env = AtariVecEnv("pong", 2, seed=0, n_threads=1)
+    make = partial(PolicyDistillation, "CnnPolicy", env, make_teacher(), size="net3", device="cpu", seed=0)
+    state = make(train_freq=4).learn(8).state()
+    with pytest.raises(ValueError, match=r"the state is of a student with temperature 0\.01, this one has 0\.1"):
+        make(train_freq=4, temperature=0.1).load_state(state)
+    with pytest.raises(ValueError, match="the replay must be filled before"):
+        make(train_freq=4).load_state(state)
+
+
+def test_a_state_decides_the_future_and_holds_no_reference(tmp_path: Path) -> None:
+    """Of any environment: games and replay are shared, all else comes out of the state."""
+    env = AtariVecEnv("pong", 2, seed=0, n_threads=1)
+    options = {"size": "net3", "device": "cpu", "seed": 0, "train_freq": 4, "learning_starts": 8, "batch_size": 8}
+    model = PolicyDistillation("CnnPolicy", env, make_teacher(), **options).learn(40)
+    model._current_progress_remaining = 0.5  # in the midst of learning
+    state = model.state()
+    torch.save(state, tmp_path / "state.pt")
+    model.train(5, 8)
+    loaded = PolicyDistillation("CnnPolicy", env, make_teacher(), **options)
+    loaded.replay = model.replay
+    loaded.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(state["weights"]["q_net.0.weight"], loaded.student.state_dict()["q_net.0.weight"])
+    assert not torch.equal(state["weights"]["q_net.0.weight"], model.student.state_dict()["q_net.0.weight"])
+    loaded.set_logger(model.logger)
+    loaded.train(5, 8)
+    for name, weight in model.student.state_dict().items():
+        assert torch.equal(weight, loaded.student.state_dict()[name]), name
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 zips of 8 MB, 3 checkpoints of 12 bytes per weight, twice 200 steps of 25 bytes, 2 MB of curves."""
+    weights = sum(parameter.numel() for parameter in make_teacher().network.parameters())  # type: ignore[union-attr]
+    needed = 2 * 8_000_000 + 3 * 12 * weights + 2 * 200 * 25 + 2_000_000
+    (tmp_path / "old.zip").write_bytes(bytes(1000))
+    free = needed - 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
+    require_room(CONFIG, make_teacher(), tmp_path)
+    free -= 1
+    message = rf"the run needs about {(needed - 1000) / 1e6:,.0f} MB more in .*, where {free / 1e6:,.0f} MB are free"
+    with pytest.raises(UserError, match=message):
+        require_room(CONFIG, make_teacher(), tmp_path)
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout"])
+def test_a_teacher_of_all_18_actions_teaches_a_student_of_18(tmp_path: Path, game: str) -> None:
+    write_dqn_zip(tmp_path / "teacher.zip", make_teacher(18).network)  # type: ignore[arg-type]
+    config = dataclasses.replace(CONFIG, game=game, teacher=TeacherConfig(path=str(tmp_path / "teacher.zip")))
+    teacher = open_teacher(config)
+    env = agents.lesson.make_env(config, teacher, 1)
+    assert env.action_meanings == [action.name for action in ale_py.Action]
+    assert agents.lesson.make_student(config, teacher, env, 1).student.action_space.n == 18
+    own = agents.lesson.make_env(config, make_teacher({"pong": 6, "breakout": 4}[game]), 1)
+    assert len(own.action_meanings) == {"pong": 6, "breakout": 4}[game]
+
+
+def test_a_lineage_of_18_actions_goes_on_too(tmp_path: Path) -> None:
+    for name, stops in (("whole", []), ("stopped", [20, 12])):
+        for at in stops:
+            with pytest.raises(Interrupted):
+                distill(tmp_path / name, StopAt(at), teacher=make_teacher(18))
+        distill(tmp_path / name, teacher=make_teacher(18))
+    assert read_agent(tmp_path / "whole" / "student.zip").weights["q_net.q_net.0.weight"].shape[0] == 18
+    assert_same_outcome(tmp_path / "stopped", outcome(tmp_path / "whole"))
