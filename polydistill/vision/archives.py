@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polydistill.disk import disk_errors
 from polydistill.errors import UserError
 
 SIDE = 32
@@ -89,7 +90,8 @@ def read_release(name: str, root: Path, *, official: bool = True) -> tuple[Rows,
         UserError: nothing there, or it is truncated, damaged, or not what it should be.
     """
     release = RELEASES[name]
-    files = _read_files(release, root, official)
+    with disk_errors(root, "read"):  # a folder that may not be searched
+        files = _read_files(release, root, official)
     train, test = (
         decode_rows(release, [(file, files[file]) for file in names], official=official)
         for names in (release.train, release.test)

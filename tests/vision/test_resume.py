@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -315,29 +316,46 @@ def test_a_disk_that_turns_read_only_is_one_line_and_the_run_goes_on_afterwards(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
-    tmp_path: Path, straight: Straight
-) -> None:
-    config, expected = straight("last")
-    with pytest.raises(Interrupted):
-        go_on(config, tmp_path / "run", StopAfter(10))
-    folder, user = tmp_path / "run" / "checkpoints", os.geteuid()
-    folder.chmod(0o500)
-    if user == 0:  # whom no mode keeps out
-        for parent in (tmp_path, *tmp_path.parents[:2]):
-            parent.chmod(parent.stat().st_mode | 0o711)
-        for path in (tmp_path / "run").rglob("*"):
+@contextlib.contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """As a user whom modes keep out, to whom ``folder`` belongs."""
+    user = os.geteuid()
+    if user == 0:
+        for path in (folder, *folder.rglob("*")):
             os.chown(path, 65534, -1)
-        os.chown(tmp_path / "run", 65534, -1)
+        for parent in folder.parents[:3]:
+            parent.chmod(parent.stat().st_mode | 0o011)
         os.seteuid(65534)
     try:
-        with pytest.raises(UserError, match=r"^cannot write .*checkpoints.*: Permission denied$"):
-            go_on(config, tmp_path / "run")
+        yield
     finally:
         os.seteuid(user)
-    folder.chmod(0o700)
-    go_on(config, tmp_path / "run")
-    assert_same_run(expected, tmp_path / "run", PRODUCTS)
+
+
+def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
+    tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, expected = straight("last")
+    out, images = tmp_path / "run", load_images(config.data)
+    with pytest.raises(Interrupted):
+        go_on(config, out, StopAfter(10))
+    (out / "checkpoints").chmod(0o500)
+    with monkeypatch.context() as patch, as_nobody(out):
+        patch.setitem(globals(), "load_images", lambda data: images)
+        with pytest.raises(UserError, match=r"^cannot write .*checkpoint: Permission denied$"):
+            go_on(config, out)
+    (out / "checkpoints").chmod(0o700)
+    go_on(config, out)
+    assert_same_run(expected, out, PRODUCTS)
+
+
+def test_data_without_permission_is_one_line(tmp_path: Path, straight: Straight, made_up_cifar10: Path) -> None:
+    config, _ = straight("last")
+    shutil.copytree(made_up_cifar10, tmp_path / "data")
+    (tmp_path / "data").chmod(0)
+    locked = dataclasses.replace(config.data, root=str(tmp_path / "data"))
+    with as_nobody(tmp_path / "data"), pytest.raises(UserError, match=r"^cannot read .*data: Permission denied$"):
+        load_images(locked)
 
 
 # ---- a loss that is not finite -----------------------------------------------------------------------------------
