@@ -355,8 +355,7 @@ class PolicyDistillation(BaseAlgorithm):
                 :meth:`agents.recording.Recording.play_again`.
         """
         self.replay = self._make_replay()
-        self._last_obs, self._starts = play_again(self.replay.add)
-        self._last_episode_starts = self._starts
+        self._last_obs, self._last_episode_starts = play_again(self.replay.add)
 
     def dump_logs(self) -> None:
         """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""

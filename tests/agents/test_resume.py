@@ -140,10 +140,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(out)
 
 
-# while the teacher plays (1), at the start of generation 1 (4 scored, 7 before it plays), in the warm-up (11, games
-# have just begun anew), at a point of the curve (14), while it learns (27), in its last round and after (34, 37), while
-# it is scored for the table (41), and so on in generation 2
-@pytest.mark.parametrize("at", [1, 4, 7, 11, 14, 27, 34, 37, 41, 60, 75, 77])
+# while the teacher plays (1), at the start of generation 1 (4), in the warm-up (8), at a point of the curve (14), just
+# after games have begun anew (18), while it learns (27), in its last round and after (34, 37), while it is scored for
+# the table (41), and so on in generation 2
+@pytest.mark.parametrize("at", [1, 4, 8, 14, 18, 27, 34, 37, 41, 60, 75, 77])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     tmp_path: Path, expected: dict[str, Any], at: int
 ) -> None:
