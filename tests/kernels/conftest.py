@@ -50,9 +50,7 @@ def tiles(request, monkeypatch) -> str:
     if request.param == "streamed":
         monkeypatch.setattr(launch, "LARGEST_TILE_BYTES", 0)
         monkeypatch.setattr(launch, "STREAMED_TILE", 8)
-    launch.plan_tiles.cache_clear()
-    yield request.param
-    launch.plan_tiles.cache_clear()
+    return request.param
 
 
 @pytest.fixture

@@ -223,3 +223,27 @@ def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:
     members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
     assert_no_worse_than_plain("ban", inputs._replace(teacher=members), {})
     assert launches == []
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [math.nan, INF])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_score_that_is_not_finite_is_not_hidden(device, tiles, name, value, side) -> None:
+    """Wherever the plain loss or gradient is not finite, so is the fused one: a GradScaler must see it."""
+    inputs = make_inputs((3, 20), device)
+    getattr(inputs, side)[1, 5] = value
+    options = with_permutation(name, {}, (3, 20), device)
+    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
+    for ours, theirs in zip(fused, plain, strict=True):
+        of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]
+        assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy
+def test_what_is_no_permutation_reads_nothing_foreign(device, tiles) -> None:
+    inputs = make_inputs((2, 20), device)
+    permutation = torch.arange(19, device=device).expand(2, 19).clone()
+    permutation[0, 3], permutation[1, 4] = 400_000, -5
+    loss, _ = compute("dkpp", inputs, {"permutation": permutation}, "triton")
+    assert loss.isnan().all()

@@ -7,7 +7,7 @@ from polydistill.kernels.device.diagnostics import measure_softmax
 from polydistill.kernels.device.rows import divide
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def confidence_kernel(
     teacher_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     confidence_ptr,  # (rows,) out, float32

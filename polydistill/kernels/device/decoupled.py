@@ -16,14 +16,24 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
-from polydistill.kernels.device.rows import LOWEST, divide, exponentiate, find_kept, find_maximum, load_tile, log_sum
+from polydistill.kernels.device.rows import (
+    LOWEST,
+    at_least,
+    at_most,
+    divide,
+    exponentiate,
+    find_kept,
+    find_maximum,
+    load_tile,
+    log_sum,
+)
 
 
 @triton.jit
 def log_sigmoid(x):
     """ln(1 / (1 + exp(-x))), at least LOWEST."""
-    size = tl.minimum(tl.abs(x), 100.0)
-    return tl.maximum(tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-size)), LOWEST)
+    size = at_most(tl.abs(x), 100.0)
+    return at_least(at_most(x, 0.0) - tl.log(1.0 + tl.exp(-size)), LOWEST)
 
 
 @triton.jit
@@ -32,10 +42,10 @@ def split(scores, of_label, keep, others, scale):
     maximum = find_maximum(scores, others)
     total = tl.sum(exponentiate(scores, maximum, scale, others), axis=1)
     margin = (of_label - maximum) * scale - log_sum(total)
-    return tl.where(total > 0, margin, -LOWEST), maximum, total
+    return tl.where(total == 0, -LOWEST, margin), maximum, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def decoupled_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     teacher_ptr,  # (rows, cols) in, the same
@@ -102,13 +112,13 @@ def decoupled_kernel(
     log_q_label, log_q_rest = log_sigmoid(z_margin), log_sigmoid(-z_margin)
     p_label, p_rest = tl.exp(log_p_label), tl.exp(log_p_rest)
     q_label, q_rest = tl.exp(log_q_label), tl.exp(log_q_rest)
-    target_term = tl.where(p_label > 0, p_label * (log_p_label - log_q_label), 0.0)
-    target_term += tl.where(p_rest > 0, p_rest * (log_p_rest - log_q_rest), 0.0)
+    target_term = tl.where(p_label == 0, 0.0, p_label * (log_p_label - log_q_label))
+    target_term += tl.where(p_rest == 0, 0.0, p_rest * (log_p_rest - log_q_rest))
     p = divide(exponentiate(t, t_max, scale, t_others), t_sum[:, None])
     q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
     log_p = tl.where(t_others, (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
     log_q = (z - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
-    other_term = tl.sum(tl.where(p > 0, p * (log_p - log_q), 0.0), axis=1)
+    other_term = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
     plain_max = find_maximum(z, keep)
     plain_sum = tl.sum(exponentiate(z, plain_max, 1.0, keep), axis=1)
     if LOSS:
@@ -118,7 +128,7 @@ def decoupled_kernel(
     if GRADIENT:
         # of two numbers close to 1, the difference of what is left
         off = tl.where(p_label > 0.5, p_rest - q_rest, q_label - p_label)[:, None]
-        known_others = tl.where(t_sum > 0, beta, 0.0)[:, None]
+        known_others = tl.where(t_sum == 0, 0.0, beta)[:, None]
         soft = tl.where(is_label, alpha * off, known_others * (q - p) - alpha * off * q)
         plain = divide(exponentiate(z, plain_max, 1.0, keep), plain_sum[:, None])
         gradient = temperature * soft + label_weight * (plain - tl.where(is_label, 1.0, 0.0))

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from polydistill.kernels.device.rows import (
     LOWEST,
+    at_least,
     divide,
     exponentiate,
     find_best,
@@ -110,8 +111,8 @@ def diagnose(
         q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
         p = divide(exponentiate(t, t_max, scale, keep & (t != float("-inf"))), t_sum[:, None])
         log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
-        log_p = tl.maximum((t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], LOWEST)
-        kl += tl.sum(tl.where(p > 0, p * (log_p - log_q), 0.0), axis=1)
+        log_p = at_least((t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], LOWEST)
+        kl += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
         p_star += tl.sum(tl.where(is_star, p, 0.0), axis=1)
         p_others += tl.sum(tl.where(is_star, 0.0, p), axis=1)
         q_others += tl.sum(tl.where(is_star, 0.0, q), axis=1)

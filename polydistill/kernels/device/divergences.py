@@ -14,6 +14,8 @@ import triton.language as tl
 from polydistill.kernels.device.diagnostics import diagnose, measure_softmax
 from polydistill.kernels.device.rows import (
     LOWEST,
+    at_least,
+    at_most,
     divide,
     exponentiate,
     find_kept,
@@ -30,22 +32,22 @@ def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD: tl.const
     q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
     log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
     excluded = t == float("-inf")
-    log_p = tl.where(excluded, LOWEST, tl.maximum((t - t_max[:, None]) * t_scale - log_sum(t_sum)[:, None], LOWEST))
+    log_p = tl.where(excluded, LOWEST, at_least((t - t_max[:, None]) * t_scale - log_sum(t_sum)[:, None], LOWEST))
     if JSD:
         p = divide(exponentiate(t, t_max, t_scale, keep & (t != float("-inf"))), t_sum[:, None])
         # ln m = ln q + ln(1 - beta) + ln(1 + beta p / ((1 - beta) q)), from the greater of both sides
-        high = tl.maximum(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
-        low = tl.minimum(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
-        log_m = high + tl.log(1.0 + tl.exp(tl.maximum(low - high, -100.0)))
+        high = at_least(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+        low = at_most(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+        log_m = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
         r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)
-        added = tl.where(keep & (p > 0), beta * p * (log_p - log_m), 0.0)
+        added = tl.where(keep & (p != 0), beta * p * (log_p - log_m), 0.0)
     else:
         r = tl.where(keep, log_q - log_p, 0.0)
         added = tl.zeros_like(q)
     return q, r, added
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def divergence_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     teacher_ptr,  # (MEMBERS, rows, cols) in, the same
@@ -107,10 +109,10 @@ def divergence_kernel(
         t_max = find_maximum(t, t_keep)
         t_sum = tl.sum(exponentiate(t, t_max, t_scale, t_keep), axis=1)
         q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-        mean_r = tl.sum(tl.where(q > 0, q * r, 0.0), axis=1)
+        mean_r = tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
         loss = mean_r + tl.sum(added, axis=1)
         if GRADIENT:
-            gradient = upstream[:, None] * tl.where(q > 0, q * (r - mean_r[:, None]), 0.0)
+            gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
             exists = row_exists[:, None] & (cols < n_cols)[None, :]
             tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
     else:
@@ -130,7 +132,7 @@ def divergence_kernel(
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
             t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
             q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-            mean_r += tl.sum(tl.where(q > 0, q * r, 0.0), axis=1)
+            mean_r += tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
             loss += tl.sum(added, axis=1)
         loss += mean_r
         if GRADIENT:
@@ -140,7 +142,7 @@ def divergence_kernel(
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
                 t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
                 q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-                gradient = upstream[:, None] * tl.where(q > 0, q * (r - mean_r[:, None]), 0.0)
+                gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
                 exists = row_exists[:, None] & (cols < n_cols)[None, :]
                 tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
     if LOSS:

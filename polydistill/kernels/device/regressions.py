@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
-from polydistill.kernels.device.rows import find_kept, load_tile
+from polydistill.kernels.device.rows import at_least, at_most, find_kept, load_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def regression_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     teacher_ptr,  # (rows, cols) in, the same
@@ -70,7 +70,7 @@ def regression_kernel(
         if HUBER:
             size = tl.abs(d)
             loss += tl.sum(tl.where(size <= delta, 0.5 * d * d, delta * (size - 0.5 * delta)), axis=1)
-            gradient = tl.minimum(tl.maximum(d, -delta), delta)
+            gradient = at_most(at_least(d, -delta), delta)
         else:
             loss += tl.sum(d * d, axis=1)
             gradient = 2.0 * d

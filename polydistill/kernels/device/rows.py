@@ -2,13 +2,27 @@
 
 A tile is ``(ROWS, COLS)``; what is known of a row is ``(ROWS,)``. The contract: computation is in float32. ``keep``
 says which places of a tile count (a column that exists, of a class that stays); the exponential of any other is 0. A
-row of which nothing counts has maximum 0 and sum 0, which :func:`log_sum` and :func:`divide` turn into 0: no NaN.
+row of which nothing counts has maximum 0 and sum 0, which :func:`log_sum` and :func:`divide` turn into 0: no NaN. But a
+NaN that is there stays: a score that is not finite makes loss and gradient of its row not finite, so that a
+``GradScaler`` or a check of the loss sees it. Hence ``at_most``, and comparisons with 0 instead of "not above 0".
 """
 
 import triton
 import triton.language as tl
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: the logarithm of a probability that is 0
+
+
+@triton.jit
+def at_most(x, bound):
+    """The smaller of both, or NaN; ``tl.minimum`` alone gives the number."""
+    return tl.minimum(x, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def at_least(x, bound):
+    """The greater of both, or NaN."""
+    return tl.maximum(x, bound, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -51,31 +65,31 @@ def find_maximum(scores, keep):
 @triton.jit
 def exponentiate(scores, maximum, scale, keep):
     """``exp((score - maximum) * scale)``; 0 for what does not count, which may be above the maximum."""
-    return tl.where(keep, tl.exp(tl.minimum((scores - maximum[:, None]) * scale, 0.0)), 0.0)
+    return tl.where(keep, tl.exp(at_most((scores - maximum[:, None]) * scale, 0.0)), 0.0)
 
 
 @triton.jit
 def merge_maxima(maximum, total, other_maximum, other_total):
     """The maximum of two parts of a row; one whose sum is 0 has no say, since nothing in it counts."""
-    merged = tl.where(other_total > 0, other_maximum, maximum)
-    return tl.where((total > 0) & (other_total > 0), tl.maximum(maximum, other_maximum), merged)
+    merged = tl.where(other_total == 0, maximum, other_maximum)
+    return tl.where((total == 0) | (other_total == 0), merged, at_least(maximum, other_maximum))
 
 
 @triton.jit
 def rescale(total, maximum, new_maximum, scale):
     """A sum of ``exp((score - maximum) * scale)`` as one of ``exp((score - new_maximum) * scale)``."""
-    return tl.where(total > 0, total * tl.exp(tl.minimum((maximum - new_maximum) * scale, 0.0)), 0.0)
+    return tl.where(total == 0, 0.0, total * tl.exp(at_most((maximum - new_maximum) * scale, 0.0)))
 
 
 @triton.jit
 def log_sum(total):
-    return tl.where(total > 0, tl.log(tl.where(total > 0, total, 1.0)), 0.0)
+    return tl.log(tl.where(total == 0, 1.0, total))
 
 
 @triton.jit
 def divide(part, total):
     """``part / total``, 0 where the total is."""
-    return tl.where(total > 0, part / tl.where(total > 0, total, 1.0), 0.0)
+    return tl.where(total == 0, 0.0, part / tl.where(total == 0, 1.0, total))
 
 
 @triton.jit
@@ -92,14 +106,15 @@ def load_ensemble(
 ):
     """ln of the mean of the members' ``softmax(t / T)``, one tile for the row; -inf where all exclude the class."""
     mean = tl.full(keep.shape, LOWEST, tl.float32)
-    for member in tl.static_range(MEMBERS):
-        scores = load_tile(ptr + member * member_stride, rows, cols, row_stride, col_stride, keep)
+    for _ in tl.static_range(MEMBERS):
+        scores = load_tile(ptr, rows, cols, row_stride, col_stride, keep)
         kept = keep & (scores != float("-inf"))
         maximum = find_maximum(scores, kept)
         total = tl.sum(exponentiate(scores, maximum, scale, kept), axis=1)
         log_p = tl.where(kept, (scores - maximum[:, None]) * scale - log_sum(total)[:, None], LOWEST)
-        high, low = tl.maximum(mean, log_p), tl.minimum(mean, log_p)
-        mean = high + tl.log(1.0 + tl.exp(tl.maximum(low - high, -100.0)))
+        high, low = at_least(mean, log_p), at_most(mean, log_p)
+        mean = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
+        ptr += member_stride  # step by step: a product with the member's number could leave 32 bits
     # a class that all exclude has gained at most ln MEMBERS, which LOWEST does not feel
     return tl.where(mean <= LOWEST, float("-inf"), mean - tl.log(MEMBERS + 0.0))
 

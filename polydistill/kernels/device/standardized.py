@@ -31,7 +31,7 @@ def standardize(scores, keep):
     return centred, largest * tl.sqrt(tl.sum(unit * unit, axis=1) / freedom), freedom
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def standardized_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     teacher_ptr,  # (rows, cols) in, the same
@@ -101,14 +101,14 @@ def standardized_kernel(
     if LOSS:
         log_p = tl.where(t_keep, (t_scaled - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
         log_q = (z_scaled - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
-        loss = tl.sum(tl.where(p > 0, p * (log_p - log_q), 0.0), axis=1) * (teacher_weight * temperature * temperature)
+        loss = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1) * (teacher_weight * temperature * temperature)
         if LABEL:
             known = row_exists & (label >= 0) & (label < n_cols)  # any other label makes the loss NaN
             z_label = tl.load(student_ptr + rows * student_row + label * student_col, mask=known, other=float("nan"))
             loss -= label_weight * (z_label.to(tl.float32) - plain_max - log_sum(plain_sum))
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
-        g = tl.where((t_sum > 0)[:, None], teacher_weight * temperature * (q - p), 0.0)
+        g = tl.where((t_sum == 0)[:, None], 0.0, teacher_weight * temperature * (q - p))
         width = z_deviation + EPSILON
         slope = divide(tl.sum(g * z_centred, axis=1), width * width * freedom * z_deviation)
         gradient = (g - (tl.sum(g, axis=1) / n_cols)[:, None]) / width[:, None] - z_centred * slope[:, None]

@@ -49,6 +49,7 @@ def load_teacher(
     permutation_col,
     teacher_member,
     t_scale,
+    n_cols,
     keep,
     SOFT: tl.constexpr,
     MEMBERS: tl.constexpr,
@@ -63,7 +64,9 @@ def load_teacher(
         source = tl.load(order, mask=keep & ~own, other=0)
         source = tl.where(own, label[:, None], source + (source >= label[:, None]))
         places = teacher_ptr + rows[:, None] * teacher_row + source * teacher_col
-        t = tl.load(places, mask=keep, other=0.0).to(tl.float32)
+        inside = keep & (source >= 0) & (source < n_cols)  # what is no permutation makes NaN
+        t = tl.load(places, mask=inside, other=float("nan")).to(tl.float32)
+        t = tl.where(keep, t, 0.0)
     else:
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
     if SOFT == REST:
@@ -88,7 +91,7 @@ def measure_target(z, z_max, z_scale, t, t_keep, t_scale, KL: tl.constexpr):
     difference = -(z - z_max[:, None]) * z_scale
     if KL:
         difference += tl.where(t_keep, (t - maximum[:, None]) * t_scale, 0.0)
-    return maximum, tl.sum(e, axis=1), tl.sum(tl.where(e > 0, e * difference, 0.0), axis=1)
+    return maximum, tl.sum(e, axis=1), tl.sum(tl.where(e == 0, 0.0, e * difference), axis=1)
 
 
 @triton.jit
@@ -127,7 +130,7 @@ def gradient_tile(
     return gradient
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def target_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
     teacher_ptr,  # (MEMBERS, rows, cols) in, the same
@@ -196,7 +199,7 @@ def target_kernel(
         if SOFT:
             t, t_keep = load_teacher(
                 teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, MEMBERS,
+                permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, MEMBERS,
             )  # fmt: skip
             if MEMBERS > 1:
                 t_scale = 1.0  # what the members give is tempered
@@ -211,24 +214,24 @@ def target_kernel(
             part_max, part_sum, part_plain, part_total = measure_student(z, keep, z_scale, TEMPERED)
             new_max = merge_maxima(z_max, z_sum, part_max, part_sum)
             n_after = tl.minimum(n_cols - start, COLS)
-            z_total += tl.where(z_sum > 0, (z_max - new_max) * start, 0.0)
-            z_total += tl.where(part_sum > 0, part_total + (part_max - new_max) * n_after, 0.0)
+            z_total += tl.where(z_sum == 0, 0.0, (z_max - new_max) * start)
+            z_total += tl.where(part_sum == 0, 0.0, part_total + (part_max - new_max) * n_after)
             if SOFT:
                 t, t_keep = load_teacher(
                     teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                    permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, 1,
+                    permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, 1,
                 )  # fmt: skip
                 part_t_max, part_t_sum, part_cross = measure_target(z, new_max, z_scale, t, t_keep, t_scale, KL)
                 new_t_max = merge_maxima(t_max, t_sum, part_t_max, part_t_sum)
                 # earlier addends were taken less the old maxima; both sums then shrink with exp(t / T_t)
-                cross += tl.where(z_sum > 0, t_sum * (new_max - z_max) * z_scale, 0.0)
+                cross += tl.where(z_sum == 0, 0.0, t_sum * (new_max - z_max) * z_scale)
                 if KL:
-                    cross += tl.where(t_sum > 0, t_sum * (t_max - new_t_max) * t_scale, 0.0)
-                    part_cross += tl.where(part_t_sum > 0, part_t_sum * (part_t_max - new_t_max) * t_scale, 0.0)
+                    cross += tl.where(t_sum == 0, 0.0, t_sum * (t_max - new_t_max) * t_scale)
+                    part_cross += tl.where(part_t_sum == 0, 0.0, part_t_sum * (part_t_max - new_t_max) * t_scale)
                 old_factor = rescale(tl.full((ROWS,), 1.0, tl.float32), t_max, new_t_max, t_scale)
                 part_factor = rescale(tl.full((ROWS,), 1.0, tl.float32), part_t_max, new_t_max, t_scale)
-                cross = tl.where(t_sum > 0, cross * old_factor, 0.0)
-                cross += tl.where(part_t_sum > 0, part_cross * part_factor, 0.0)
+                cross = tl.where(t_sum == 0, 0.0, cross * old_factor)
+                cross += tl.where(part_t_sum == 0, 0.0, part_cross * part_factor)
                 t_sum = rescale(t_sum, t_max, new_t_max, t_scale)
                 t_sum += rescale(part_t_sum, part_t_max, new_t_max, t_scale)
                 t_max = new_t_max
@@ -244,24 +247,24 @@ def target_kernel(
     b = tl.full((ROWS,), 0.0, tl.float32) + label_weight
     if SOFT == REST:
         b = tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
-        b = tl.where(t_sum > 0, b, 1.0)  # nothing is left beside the label
+        b = tl.where(t_sum == 0, 1.0, b)  # nothing is left beside the label
         a = 1.0 - b
     elif SOFT:
-        a = tl.where(t_sum > 0, a, 0.0)  # the teacher leaves no class
+        a = tl.where(t_sum == 0, 0.0, a)  # the teacher leaves no class
     if LOSS:
         loss = tl.zeros((ROWS,), tl.float32)
         if SOFT:
             divergence = divide(cross, t_sum) + log_sum(z_sum)
             if KL:
                 divergence -= log_sum(t_sum)
-            loss += a * tl.where(t_sum > 0, divergence, 0.0)
+            loss += a * tl.where(t_sum == 0, 0.0, divergence)
         if LABEL:
             known = row_exists & (label >= 0) & (label < n_cols)  # any other label makes the loss NaN
             z_label = tl.load(
                 student_ptr + rows * student_row + label * student_col, mask=known, other=float("nan")
             ).to(tl.float32)
             log_q = (1.0 - smoothing) * (z_label - z_max) + smoothing / n_cols * z_total - log_sum(z_plain_sum)
-            loss -= b * tl.where(z_sum > 0, log_q, 0.0)
+            loss -= b * tl.where(z_sum == 0, 0.0, log_q)
         if HAS_VALUES and SOFT != REST:
             loss *= tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
         tl.store(loss_ptr + rows, loss, mask=row_exists)
@@ -289,7 +292,7 @@ def target_kernel(
                 if SOFT:
                     t, t_keep = load_teacher(
                         teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                        permutation_row, permutation_col, teacher_member, t_scale, keep, SOFT, 1,
+                        permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, 1,
                     )  # fmt: skip
                 gradient = gradient_tile(
                     z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
