@@ -3,7 +3,8 @@
 Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L, the backward pass u dL/dz from
 the scores themselves: nothing of the size of the scores is kept, and a bfloat16 gradient is rounded once.
 
-The contract: only the student's side has a gradient, and only a first one. ``vmap`` joins its dimension to the rows.
+The contract: only the student's side has a gradient, and only a first one, in reverse mode. ``torch.func.vmap`` joins
+its dimension to the rows; the older one behind ``torch.autograd.grad(is_grads_batched=True)`` does not know how.
 While compiling, the operators of :mod:`polydistill.kernels.operators` take their place.
 """
 
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
-from polydistill.kernels.operators import N_TENSORS, compute_gradient, compute_loss
+from polydistill.kernels.operators import compute_gradient, compute_loss
+
+N_TENSORS = len(Rows._fields)
 
 
 @dataclass
@@ -98,9 +101,7 @@ def fused_loss(
         None if values is None else values.reshape(-1),
     )
     loss: Tensor
-    if torch.compiler.is_compiling():
-        loss, _ = torch.ops.polydistill.loss(kind, list(numbers), 0.0, *rows)
-    elif _asked.extras is None:
+    if torch.compiler.is_compiling() or _asked.extras is None:
         loss, _ = _Loss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
     else:
         loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
@@ -110,11 +111,7 @@ def fused_loss(
 def confidence(teacher: Tensor) -> Tensor:
     """``max softmax(teacher)``, ``(..., batch)`` float32, of ``(..., batch, classes)`` scores; no gradient."""
     rows = teacher.detach().reshape(-1, teacher.shape[-1])
-    found: Tensor
-    if torch.compiler.is_compiling():
-        found = torch.ops.polydistill.confidence(rows)
-    else:
-        found = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
+    found: Tensor = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
     return found.view(teacher.shape[:-1])
 
 
@@ -173,6 +170,8 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.ops.polydistill.loss(kind, list(numbers), temperature, *rows)
         return compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
 
     @staticmethod
@@ -185,7 +184,9 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
         gradient = None
-        if upstream is not None:
+        if torch.compiler.is_compiling():  # the compiler does not follow a function inside another's backward pass
+            gradient = torch.ops.polydistill.gradient(ctx.kind, list(ctx.numbers), upstream, *ctx.saved_tensors)
+        elif upstream is not None:
             gradient = _Gradient.apply(ctx.kind, ctx.numbers, upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
         return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
@@ -228,6 +229,8 @@ class _Confidence(torch.autograd.Function):
 
     @staticmethod
     def forward(teacher: Tensor) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.ops.polydistill.confidence(teacher)
         return launch_confidence(teacher)
 
     @staticmethod

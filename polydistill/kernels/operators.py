@@ -1,6 +1,7 @@
 """The kernels as custom operators, which ``torch.compile`` takes as they are, and does not look into.
 
-The contract: the same values as :mod:`polydistill.kernels.autograd` launches without this detour, and a first gradient.
+The contract: the same values as :mod:`polydistill.kernels.autograd` launches without this detour. Their gradient is
+:class:`polydistill.kernels.autograd._Loss`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
-
-N_TENSORS = len(Rows._fields)
 
 
 def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -72,19 +71,6 @@ def _gradient_operator(
 @_gradient_operator.register_fake
 def _(kind: Any, numbers: Any, upstream: Tensor, student: Tensor, *rest: Any) -> Tensor:
     return torch.empty(student.shape, dtype=student.dtype, device=student.device)
-
-
-def _save_for_backward(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.kind, ctx.numbers, _, *rows = inputs
-    ctx.save_for_backward(*rows)
-
-
-def _backward(ctx: Any, upstream: Tensor, _: Any) -> Any:
-    gradient = torch.ops.polydistill.gradient(ctx.kind, ctx.numbers, upstream, *ctx.saved_tensors)
-    return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
-
-
-_loss_operator.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 @torch.library.custom_op("polydistill::confidence", mutates_args=())

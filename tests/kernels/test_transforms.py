@@ -160,6 +160,19 @@ def test_autocast_changes_no_digit(device, name) -> None:
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does
+@pytest.mark.parametrize("name", ["ban", "policy_kl", "cwtm"])
+def test_compiled_func_grad_is_func_grad(device, name) -> None:
+    inputs = make_inputs((3, 5), device)
+    torch._dynamo.reset()
+
+    def weighted(student):
+        return (OBJECTIVES[name](student, inputs.teacher, inputs.labels) * inputs.weights).sum()
+
+    found = torch.compile(grad(weighted), fullgraph=True, backend="aot_eager")(inputs.student)
+    torch.testing.assert_close(found, grad(weighted)(inputs.student))
+
+
 def test_float64_and_rows_too_long_are_computed_plainly(device, launches) -> None:
     inputs = make_inputs((2, 5), device)
     compute("ban", inputs, {}, "triton", torch.float64)
