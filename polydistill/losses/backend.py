@@ -27,7 +27,7 @@ _chosen: Backend = "auto"
 
 
 class use_backend:
-    """Choose how losses are computed, for good, or for as long as a ``with`` block lasts.
+    """Choose how losses are computed, for good, or as long as a ``with`` block lasts; for all threads of the process.
 
     Args:
         name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels

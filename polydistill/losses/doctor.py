@@ -4,8 +4,8 @@ Each check is a fault found in public code: a loss divided by the classes, or no
 in training mode, or inside the graph; a student that is its teacher; a temperature at which the targets say nothing but
 the label, or nothing at all; a term that has no say in the gradient.
 
-The contract: neither network is changed, nor its mode, nor its gradients; no random number is drawn. Waits for the
-device, many times.
+The contract: neither network is changed, nor its mode, nor its gradients; modules are looked at in evaluation mode, so
+that they draw no random numbers. Waits for the device, many times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polydistill.losses.examinations import (
     SILENT,
@@ -88,7 +88,7 @@ def doctor(
         the findings and the share of each term in the gradient.
 
     Raises:
-        ValueError: an unknown objective or option.
+        ValueError: an unknown objective or option, or a network that gives no scores.
 
     Example:
         >>> linear = torch.nn.Linear(3, 2)
@@ -99,10 +99,16 @@ def doctor(
     findings = [*examine_networks(student, teacher)]
     with modes_kept(student, teacher), torch.enable_grad():
         scores, targets = student(inputs), teacher(inputs)
+    for name, found in (("student", scores), ("teacher", targets)):
+        if not isinstance(found, Tensor) or found.dim() < 2 or not found.numel():
+            what = (
+                f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            )
+            raise ValueError(f"the {name} must give scores (batch, classes) for at least one sample, got {what}")
     title = f"{objective}, {len(scores)} samples of {scores.shape[-1]} classes on {scores.device}, "
     title += describe_backend(scores)
-    if targets.requires_grad:
-        findings.append(Finding("wrong", "the teacher is in the graph: call it under torch.no_grad()"))
+    if targets.requires_grad and not isinstance(teacher, nn.Module):  # a module may well be called under no_grad
+        findings.append(Finding("wrong", "the teacher's scores have a graph: call it under torch.no_grad()"))
     scores, targets = scores.detach(), targets.detach()
     faults = examine_scores(named, scores, targets, labels, options)
     findings += faults

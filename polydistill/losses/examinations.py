@@ -1,6 +1,6 @@
 """What :func:`~polydistill.losses.doctor.doctor` looks at, one examination per function.
 
-The contract: neither network is changed, nor its mode, nor its gradients; no random number is drawn.
+The contract: neither network is changed, nor its mode, nor its gradients.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from polydistill.losses.checks import accept_pair, inspect_values, promote
 from polydistill.losses.gradients import gradient_shares
 from polydistill.losses.objectives import Objective
 from polydistill.losses.one_pass import value_and_grad
+from polydistill.losses.probabilities import teacher_log_probabilities
 from polydistill.losses.teachers import propose_temperature
 
 Level = Literal["wrong", "suspicious", "fine"]
@@ -27,6 +28,7 @@ LossFunction = Callable[[Tensor, "Tensor | None", "Tensor | None"], Tensor]
 SATURATED, FLAT = 0.999, 0.99  # mean of max p; mean entropy over ln n
 SILENT = 0.01  # a term with less of the gradient than this has no say
 FLOAT16_LIMIT = 60_000.0
+TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are, hence the T^2
 
 # what is set to 0 to leave one term of the objective over
 TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
@@ -72,7 +74,8 @@ def examine_networks(student: ScoreFunction, teacher: ScoreFunction) -> Iterator
             "wrong", f"the teacher is in training mode ({training[0]}): its batch statistics move; say teacher.eval()"
         )
     if any(parameter.requires_grad for parameter in teacher.parameters()) and student is not teacher:
-        yield Finding("suspicious", "the teacher's weights ask for gradients: say teacher.requires_grad_(False)")
+        text = "the teacher's weights ask for gradients: say teacher.requires_grad_(False), and call it under no_grad"
+        yield Finding("suspicious", text)
     if not isinstance(student, nn.Module):
         return
     mine = {p.untyped_storage().data_ptr(): name for name, p in student.named_parameters() if p.numel()}
@@ -133,10 +136,11 @@ def examine_targets(
     objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any]
 ) -> Iterator[Finding]:
     """Whether the teacher's softmax still says something at its temperature."""
-    if "teacher" not in objective.takes or objective.scores == "teacher" or objective.name == "policy_nll":
+    untempered = objective.scores == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
+    if "teacher" not in objective.takes or untempered:
         return
     temperature = _temperature(objective, options)
-    p = (promote(targets) / temperature).softmax(dim=-1)
+    p = teacher_log_probabilities(promote(targets), options.get("mask"), temperature).exp()
     n_classes = p.shape[-1]
     confidence = float(p.amax(dim=-1).mean())
     entropy = float(torch.special.entr(p).sum(dim=-1).mean()) / math.log(max(n_classes, 2))
@@ -205,7 +209,7 @@ def weigh_terms(
         return {term: norm / total for term, norm in norms.items()} if total else {}
     if "teacher" not in objective.takes or objective.scores == "teacher":
         return {}
-    temperature = _temperature(objective, options) if objective.tempered else 1.0
+    temperature = 1.0 if objective.name == "logit_standardized_kd" else _temperature(objective, options)
     share = float(gradient_shares(scores, targets, labels, temperature=temperature).label_share.mean())
     return {"label or best class": share, "dark knowledge": 1.0 - share}
 
@@ -235,23 +239,32 @@ def compare_loss(
             "wrong", f"your loss is another one: its gradient has cosine {cosine:.3f} with {objective.name}'s"
         )
     scale = float((expected * gradient).sum() / expected.square().sum())
-    return _explain_scale(scale, loss.dim() == 0, scores.shape[0], scores.shape[-1], _temperature(objective, options))
+    squared = _temperature(objective, options) ** 2 if objective.name in TEMPERED_TWICE else 1.0
+    return _explain_scale(scale, loss.dim() == 0, scores.shape[0], scores.shape[-1], squared)
 
 
-def _explain_scale(scale: float, reduced: bool, batch: int, classes: int, temperature: float) -> Finding:
-    """Name the factor between a loss and the objective: of the batch's mean, or of each sample."""
-    right = 1.0 / batch if reduced else 1.0
-    ratio = scale / right
-    known: list[tuple[float, Level, str]] = [
-        (1.0, "fine", "your loss is the objective" + (", averaged over the batch" if reduced else ", per sample")),
-        (float(batch), "wrong", f"your loss is summed over the batch: {batch} times too large"),
-        (1.0 / classes, "wrong", f"your loss is averaged over the classes too: {classes} times too small"),
-        (temperature**-2, "wrong", f"your loss lacks T^2 = {temperature**2:g}"),
-        (temperature**2, "wrong", f"your loss has a T^2 = {temperature**2:g} that does not belong there"),
-        (temperature**-2 / classes, "wrong", f"your loss lacks T^2 and is averaged over the {classes} classes"),
-        (temperature**-2 * batch, "wrong", "your loss lacks T^2 and is summed over the batch"),
-    ]
-    for factor, level, text in known:
-        if math.isclose(ratio, factor, rel_tol=0.01):
-            return Finding(level, text)
+def _explain_scale(scale: float, reduced: bool, batch: int, classes: int, squared: float) -> Finding:
+    """Name the factor between a loss and the objective: of the batch's mean, or of each sample.
+
+    ``squared`` is T^2 where both sides are tempered, and 1 otherwise. Factors may be equal by chance: all are named.
+    """
+    ratio = scale / (1.0 / batch if reduced else 1.0)
+    if math.isclose(ratio, 1.0, rel_tol=0.01):
+        return Finding(
+            "fine", "your loss is the objective" + (", averaged over the batch" if reduced else ", per sample")
+        )
+    faults = {
+        f"is summed over the batch: {batch} times too large": float(batch),
+        f"is averaged over the classes too: {classes} times too small": 1.0 / classes,
+    }
+    if squared != 1.0:
+        faults |= {
+            f"lacks T^2 = {squared:g}": 1.0 / squared,
+            f"has a T^2 = {squared:g} too many": squared,
+            f"lacks T^2 and is averaged over the {classes} classes": 1.0 / squared / classes,
+            "lacks T^2 and is summed over the batch": batch / squared,
+        }
+    named = [text for text, factor in faults.items() if math.isclose(ratio, factor, rel_tol=0.01)]
+    if named:
+        return Finding("wrong", "your loss " + ", or ".join(named))
     return Finding("suspicious", f"your loss is {ratio:.4g} times the objective: a weight, if that is meant")

@@ -45,7 +45,8 @@ def value_and_grad(
 
     .. math:: L_s, \quad \frac{\partial}{\partial z} \sum_s w_s L_s
 
-    Pass the gradient on with ``scores.backward(gradient)``. For the mean over the batch the weights are 1 / batch.
+    Not to be compiled or mapped. Pass the gradient on with ``scores.backward(gradient)``. For the mean over the batch the
+    weights are 1 / batch.
 
     Args:
         name: of the objective, in ``OBJECTIVES``.
@@ -57,6 +58,7 @@ def value_and_grad(
         options: of the objective.
 
     Raises:
+        RuntimeError: under torch.compile.
         ValueError: an unknown name, a shape or device that does not fit, or what the objective raises.
         TypeError: weights of another type, or what the objective raises.
 
@@ -65,6 +67,8 @@ def value_and_grad(
         >>> value_and_grad("ban", student, teacher, row_weights=torch.tensor([0.5])).gradient.tolist()
         [[-0.25, 0.25]]
     """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("value_and_grad cannot be compiled: compile the loss itself, or call this outside")
     objective = get_objective(name)
     accept_single(student)
     weights = _check_weights(student, row_weights)
