@@ -64,7 +64,7 @@ def accept_pair(
         raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
-    return student, teacher.detach()
+    return student, teacher.detach() if teacher.requires_grad else teacher
 
 
 def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
