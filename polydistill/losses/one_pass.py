@@ -45,8 +45,8 @@ def value_and_grad(
 
     .. math:: L_s, \quad \frac{\partial}{\partial z} \sum_s w_s L_s
 
-    Not to be compiled or mapped. Pass the gradient on with ``scores.backward(gradient)``. For the mean over the batch the
-    weights are 1 / batch.
+    Not to be compiled or mapped. Pass the gradient on with ``scores.backward(gradient)``. For the mean over the batch
+    the weights are 1 / batch.
 
     Args:
         name: of the objective, in ``OBJECTIVES``.
