@@ -130,3 +130,14 @@ def test_losses_are_means_of_nothing(make_batch) -> None:
         twice = objective(*(torch.cat([x, x]) for x in batch), **{k: torch.cat([v, v]) for k, v in options.items()})
         torch.testing.assert_close(twice, torch.cat([once, once]), msg=name)
         assert not math.isclose(once[0].item(), once[1].item())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_plain_formula_compiles_without_a_graph_break(make_batch, name) -> None:
+    objective, batch = OBJECTIVES[name], make_batch(4, 6, dtype=torch.float32)
+    options = batch.options(name)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *b: objective(*b, **options).sum(), fullgraph=True, backend="aot_eager")
+    found, expected = compiled(*batch), objective(*batch, **options).sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, batch.student)[0] for loss in (found, expected)))
