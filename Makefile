@@ -34,7 +34,7 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-torture: torture-files torture-runs  ## everything below named torture: under 45 minutes
+torture: torture-files torture-runs  ## hostile files, and runs killed at random moments
 
 torture-runs: $(INSTALLED)  ## runs killed at random moments end bit for bit the same; ARGS="cifar" for one script
 	$(BIN)/python tests/torture/torture_runs.py $(ARGS)
