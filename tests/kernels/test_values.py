@@ -54,8 +54,8 @@ def compute(name, inputs, options, backend, dtype=None):
 def assert_no_worse_than_plain(name, inputs, options):
     """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
 
-    Slack: of the loss 4e-6 of its size or of 1, of the gradient a unit in the last place of its largest entry, which is
-    how far the interpreter's truncation to bfloat16 is off (the chip rounds).
+    Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made of
+    differences of logarithms, and in half precision a unit in the last place of the largest entry, which is how far the interpreter's truncation to bfloat16 is off (the chip rounds).
     """
     truth = compute(name, inputs, options, "torch", torch.float64)
     plain = compute(name, inputs, options, "torch")
@@ -63,7 +63,7 @@ def assert_no_worse_than_plain(name, inputs, options):
     dtype = inputs.student.dtype
     slacks = (4e-6, max(torch.finfo(dtype).eps, 2e-6))
     for what, exact, eager, ours, slack in zip(("loss", "gradient"), truth, plain, fused, slacks, strict=True):
-        scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-6) if exact.numel() else 1.0
+        scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-2) if exact.numel() else 1.0
         worst, allowed = (ours - exact).abs(), (eager - exact).abs().amax() if exact.numel() else 0.0
         assert ours.isfinite().all(), f"{what} of {name}: {ours}"
         assert (worst <= allowed + slack * scale).all(), f"{what} of {name}: off by {worst.max()}, eager by {allowed}"
