@@ -54,8 +54,9 @@ def compute(name, inputs, options, backend, dtype=None):
 def assert_no_worse_than_plain(name, inputs, options):
     """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
 
-    Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made of
-    differences of logarithms, and in half precision a unit in the last place of the largest entry, which is how far the interpreter's truncation to bfloat16 is off (the chip rounds).
+    Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made
+    of differences of logarithms; in half precision a unit in the last place of the largest entry, which is how far the
+    interpreter's truncation to bfloat16 is off (the chip rounds).
     """
     truth = compute(name, inputs, options, "torch", torch.float64)
     plain = compute(name, inputs, options, "torch")
