@@ -19,7 +19,7 @@ N_DIAGNOSTICS = 5
 TILE = 2048  # places of a tile of several short rows
 LARGEST_TILE_BYTES = 32 * 1024  # of one side's scores, for a row held in registers: 16,384 classes in bfloat16
 LARGEST_TILE = 32 * 1024  # classes: what the kernels without a loop can do
-STREAMED_TILE = 8192  # places of a tile where a row takes several; with 16 warps nothing spills (sm_90, ptxas)
+STREAMED_TILE = 8192  # places of a tile where a row takes several; not tuned on a GPU yet
 
 
 class Kind(NamedTuple):

@@ -24,8 +24,11 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
+    load_of_label,
+    load_rows,
     load_tile,
     log_sum,
+    store_gradient,
 )
 
 
@@ -89,18 +92,14 @@ def decoupled_kernel(
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = rows < n_rows
-    upstream = tl.full((ROWS,), 1.0, tl.float32)
-    if HAS_UPSTREAM:
-        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     cols = tl.arange(0, COLS)
     keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
     z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
     t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
     label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
-    known = row_exists & (label >= 0) & (label < n_cols)  # any other label makes the loss NaN
-    z_label = tl.load(student_ptr + rows * student_row + label * student_col, mask=known, other=float("nan"))
-    z_label = z_label.to(tl.float32)
-    t_label = tl.load(teacher_ptr + rows * teacher_row + label * teacher_col, mask=known, other=0.0).to(tl.float32)
+    z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
+    t_label = load_of_label(teacher_ptr, rows, label, n_rows, n_cols, teacher_row, teacher_col)
     is_label = cols[None, :] == label[:, None]
     others = keep & ~is_label
     t_others = others & (t != float("-inf"))
@@ -132,9 +131,7 @@ def decoupled_kernel(
         soft = tl.where(is_label, alpha * off, known_others * (q - p) - alpha * off * q)
         plain = divide(exponentiate(z, plain_max, 1.0, keep), plain_sum[:, None])
         gradient = temperature * soft + label_weight * (plain - tl.where(is_label, 1.0, 0.0))
-        exists = row_exists[:, None] & (cols < n_cols)[None, :]
-        places = gradient_ptr + rows[:, None] * n_cols + cols[None, :]
-        tl.store(places, upstream[:, None] * gradient, mask=exists)
+        store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,

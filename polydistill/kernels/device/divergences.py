@@ -21,8 +21,10 @@ from polydistill.kernels.device.rows import (
     find_kept,
     find_maximum,
     load_ensemble,
+    load_rows,
     load_tile,
     log_sum,
+    store_gradient,
 )
 
 
@@ -90,10 +92,7 @@ def divergence_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    row_exists = rows < n_rows
-    upstream = tl.full((ROWS,), 1.0, tl.float32)
-    if HAS_UPSTREAM:
-        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     if WHOLE:
         cols = tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
@@ -113,8 +112,7 @@ def divergence_kernel(
         loss = mean_r + tl.sum(added, axis=1)
         if GRADIENT:
             gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
-            exists = row_exists[:, None] & (cols < n_cols)[None, :]
-            tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+            store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     else:
         z_max, z_sum = measure_softmax(
             student_ptr, mask_ptr, rows, n_rows, n_cols, student_row, student_col, mask_row, mask_col, 1.0,
@@ -143,10 +141,9 @@ def divergence_kernel(
                 t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
                 q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
                 gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
-                exists = row_exists[:, None] & (cols < n_cols)[None, :]
-                tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+                store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if LOSS:
-        tl.store(loss_ptr + rows, loss, mask=row_exists)
+        tl.store(loss_ptr + rows, loss, mask=rows < n_rows)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
-from polydistill.kernels.device.rows import at_least, at_most, find_kept, load_tile
+from polydistill.kernels.device.rows import at_least, at_most, find_kept, load_rows, load_tile, store_gradient
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -56,10 +56,7 @@ def regression_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    row_exists = rows < n_rows
-    upstream = tl.full((ROWS,), 1.0, tl.float32)
-    if HAS_UPSTREAM:
-        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     loss = tl.zeros((ROWS,), tl.float32)
     for start in range(0, n_cols, COLS):
         cols = start + tl.arange(0, COLS)
@@ -75,11 +72,9 @@ def regression_kernel(
             loss += tl.sum(d * d, axis=1)
             gradient = 2.0 * d
         if GRADIENT:
-            exists = row_exists[:, None] & (cols < n_cols)[None, :]
-            places = gradient_ptr + rows[:, None] * n_cols + cols[None, :]
-            tl.store(places, upstream[:, None] * gradient, mask=exists)
+            store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if LOSS:
-        tl.store(loss_ptr + rows, loss, mask=row_exists)
+        tl.store(loss_ptr + rows, loss, mask=rows < n_rows)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,

@@ -38,6 +38,29 @@ def load_tile(
 
 
 @triton.jit
+def load_rows(ptr, rows, n_rows, stride, GIVEN: tl.constexpr):
+    """A number of each row as float32; 1 where none is given."""
+    if GIVEN:
+        return tl.load(ptr + rows * stride, mask=rows < n_rows, other=0.0).to(tl.float32)
+    else:
+        return tl.full(rows.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def load_of_label(ptr, rows, label, n_rows, n_cols, row_stride, col_stride):
+    """The score of each row's label; NaN for a label that is none, which makes the loss NaN."""
+    known = (rows < n_rows) & (label >= 0) & (label < n_cols)
+    return tl.load(ptr + rows * row_stride + label * col_stride, mask=known, other=float("nan")).to(tl.float32)
+
+
+@triton.jit
+def store_gradient(ptr, gradient, rows, cols, n_rows, n_cols):
+    """A tile of the gradient, whose rows lie one after another."""
+    exists = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    tl.store(ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+
+
+@triton.jit
 def find_kept(
     mask_ptr,  # (rows, cols) bool, True: the class leaves; not read unless HAS_MASK
     rows,

@@ -14,7 +14,17 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
-from polydistill.kernels.device.rows import divide, exponentiate, find_kept, find_maximum, load_tile, log_sum
+from polydistill.kernels.device.rows import (
+    divide,
+    exponentiate,
+    find_kept,
+    find_maximum,
+    load_of_label,
+    load_rows,
+    load_tile,
+    log_sum,
+    store_gradient,
+)
 
 EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
 
@@ -75,9 +85,7 @@ def standardized_kernel(
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = rows < n_rows
-    upstream = tl.full((ROWS,), 1.0, tl.float32)
-    if HAS_UPSTREAM:
-        upstream = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
+    upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     cols = tl.arange(0, COLS)
     keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
     z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -103,9 +111,8 @@ def standardized_kernel(
         log_q = (z_scaled - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
         loss = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1) * (teacher_weight * temperature * temperature)
         if LABEL:
-            known = row_exists & (label >= 0) & (label < n_cols)  # any other label makes the loss NaN
-            z_label = tl.load(student_ptr + rows * student_row + label * student_col, mask=known, other=float("nan"))
-            loss -= label_weight * (z_label.to(tl.float32) - plain_max - log_sum(plain_sum))
+            z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
+            loss -= label_weight * (z_label - plain_max - log_sum(plain_sum))
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
         g = tl.where((t_sum == 0)[:, None], 0.0, teacher_weight * temperature * (q - p))
@@ -115,9 +122,7 @@ def standardized_kernel(
         if LABEL:
             target = tl.where(cols[None, :] == label[:, None], 1.0, 0.0)
             gradient += label_weight * (divide(plain, plain_sum[:, None]) - target)
-        exists = row_exists[:, None] & (cols < n_cols)[None, :]
-        places = gradient_ptr + rows[:, None] * n_cols + cols[None, :]
-        tl.store(places, upstream[:, None] * gradient, mask=exists)
+        store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,

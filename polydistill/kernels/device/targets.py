@@ -21,10 +21,13 @@ from polydistill.kernels.device.rows import (
     find_kept,
     find_maximum,
     load_ensemble,
+    load_of_label,
+    load_rows,
     load_tile,
     log_sum,
     merge_maxima,
     rescale,
+    store_gradient,
 )
 
 # SOFT, 0 for none
@@ -259,21 +262,14 @@ def target_kernel(
                 divergence -= log_sum(t_sum)
             loss += a * tl.where(t_sum == 0, 0.0, divergence)
         if LABEL:
-            known = row_exists & (label >= 0) & (label < n_cols)  # any other label makes the loss NaN
-            z_label = tl.load(
-                student_ptr + rows * student_row + label * student_col, mask=known, other=float("nan")
-            ).to(tl.float32)
+            z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
             log_q = (1.0 - smoothing) * (z_label - z_max) + smoothing / n_cols * z_total - log_sum(z_plain_sum)
             loss -= b * tl.where(z_sum == 0, 0.0, log_q)
-        if HAS_VALUES and SOFT != REST:
-            loss *= tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
+        loss *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
-        factor = tl.full((ROWS,), 1.0, tl.float32)
-        if HAS_UPSTREAM:
-            factor = tl.load(upstream_ptr + rows * upstream_row, mask=row_exists, other=0.0).to(tl.float32)
-        if HAS_VALUES and SOFT != REST:
-            factor *= tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
+        factor = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
+        factor *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         a *= factor
         b *= factor
         if WHOLE:
@@ -281,8 +277,7 @@ def target_kernel(
                 z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
                 z_scale, t_scale, SOFT, LABEL, TEMPERED,
             )  # fmt: skip
-            exists = row_exists[:, None] & (cols < n_cols)[None, :]
-            tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+            store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
         else:
             for start in range(0, n_cols, COLS):
                 cols = start + tl.arange(0, COLS)
@@ -298,8 +293,7 @@ def target_kernel(
                     z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
                     z_scale, t_scale, SOFT, LABEL, TEMPERED,
                 )  # fmt: skip
-                exists = row_exists[:, None] & (cols < n_cols)[None, :]
-                tl.store(gradient_ptr + rows[:, None] * n_cols + cols[None, :], gradient, mask=exists)
+                store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
