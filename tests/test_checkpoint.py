@@ -18,6 +18,7 @@ import torch
 from polydistill import checkpoint, disk
 from polydistill.checkpoint import CheckpointConfig, Checkpoints, Pace, to_plain
 from polydistill.errors import UserError
+from tests.torture.disks import small_file_system
 
 STATE = {"weights": torch.arange(6.0).reshape(2, 3), "step": 7, "names": ["a", None, True], "nested": {"x": {1: 0.5}}}
 
@@ -307,17 +308,8 @@ def test_a_limit_on_the_size_of_files_is_one_line(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(words, capture_output=True)
-    except OSError:
-        done = None
-    if done is None or done.returncode:
-        pytest.skip("this user may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_one_line_and_going_on_needs_only_room(small_disk: Path) -> None:

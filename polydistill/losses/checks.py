@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 FULL_PRECISION = (torch.float32, torch.float64)
+FLOATING = (*FULL_PRECISION, torch.bfloat16, torch.float16)  # others are floating, too, and take a closer look
 
 
 def accept_single(scores: Tensor, name: str = "student") -> Tensor:
@@ -42,7 +43,13 @@ def promote(scores: Tensor) -> Tensor:
 
 
 def accept_pair(
-    student: Tensor, teacher: Tensor, name: str = "teacher", *, members: bool = False
+    student: Tensor,
+    teacher: Tensor,
+    name: str = "teacher",
+    *,
+    members: bool = False,
+    mask: Tensor | None = None,
+    check_values: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scores of both sides, the teacher's detached.
 
@@ -51,11 +58,33 @@ def accept_pair(
         teacher: the same shape, type and device. Detached.
         name: what the caller's signature calls the teacher's scores.
         members: the teacher may be an ensemble, with a dimension of members before the others.
+        mask: see :func:`check_mask`.
+        check_values: see :func:`inspect_values`.
 
     Raises:
         TypeError: not tensors of floats, or of different types.
         ValueError: the shapes or devices differ, or are none of these.
     """
+    if not _are_a_plain_pair(student, teacher):
+        _check_pair(student, teacher, name, members)
+    if mask is not None:
+        check_mask(student, mask)
+    if check_values:
+        inspect_values(student, teacher, mask=mask, name=name)
+    return student, teacher.detach() if teacher.requires_grad else teacher
+
+
+def _are_a_plain_pair(student: object, teacher: object) -> bool:
+    """Whether nothing is wrong with these two, which are of one shape: the usual case, in as few questions as can be,
+    since for few scores each of them takes a hundredth of the loss's time."""
+    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+        return False
+    dtype, shape = student.dtype, student.shape
+    same = teacher.dtype is dtype and teacher.shape == shape and teacher.device == student.device
+    return same and dtype in FLOATING and 2 <= len(shape) <= 3 and shape[-1] > 0
+
+
+def _check_pair(student: Tensor, teacher: Tensor, name: str, members: bool) -> None:
     accept_single(student)
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
         raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
@@ -64,7 +93,6 @@ def accept_pair(
         raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
-    return student, teacher.detach() if teacher.requires_grad else teacher
 
 
 def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
@@ -110,7 +138,8 @@ def check_positive(name: str, value: float) -> None:
         TypeError: not a number (a tensor would have to be read, which stalls a GPU).
         ValueError: out of range.
     """
-    _check_number(name, value)
+    if type(value) is not float:  # which is seen at once; asking Real takes longer than many a tensor operation
+        _check_number(name, value)
     if not 0.0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
@@ -179,7 +208,7 @@ def _require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
 
 def _check_number(name: str, value: object) -> None:
     if type(value) is float:
-        return  # asking Real takes longer than most tensor operations on a small batch
+        return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_describe(value)}")
 

@@ -12,10 +12,10 @@ is in at least float32, and a class whose teacher score is -inf has p = 0.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_labels,
     accept_pair,
@@ -27,7 +27,8 @@ from polydistill.losses.checks import (
     promote,
 )
 from polydistill.losses.probabilities import (
-    join_members,
+    add_label_term,
+    ensemble_log_probabilities,
     kl_divergence,
     label_cross_entropy,
     soft_cross_entropy,
@@ -102,8 +103,12 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
         inspect_values(student, teacher)
     if uses_kernels(student, "soft", teacher):
         return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
-    teacher, _ = join_members(student, promote(teacher))
-    return soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(promote(student)))
+    return by_rows(_ban, student, teacher, None, None)
+
+
+def _ban(student: Tensor, teacher: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    teacher = ensemble_log_probabilities(teacher) if teacher.dim() > student.dim() else promote(teacher)
+    return soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(student))
 
 
 def ban_l(
@@ -151,9 +156,19 @@ def ban_l(
     if uses_kernels(student, "soft_label", teacher):
         numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
         return fused_loss("soft_label", numbers, student, teacher, labels)
-    student, (teacher, _) = promote(student), join_members(student, promote(teacher))
-    soft = soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(student))
-    return torch.add(soft * teacher_weight, label_cross_entropy(student, labels), alpha=label_weight)
+    return by_rows(_ban_l, student, teacher, labels, None, label_weight, teacher_weight)
+
+
+def _ban_l(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    label_weight: float,
+    teacher_weight: float,
+) -> Tensor:
+    soft = _ban(student, teacher) * teacher_weight
+    return add_label_term(soft, promote(student), labels, label_weight)
 
 
 def hinton_kd(
@@ -208,10 +223,18 @@ def hinton_kd(
     if uses_kernels(student, kind, teacher):
         numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
         return fused_loss(kind, numbers, student, teacher, labels)
-    student, (teacher, t) = promote(student), join_members(student, promote(teacher), temperature=temperature)
-    log_p = teacher_log_probabilities(teacher, temperature=t)
+    return by_rows(_hinton_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
+
+
+def _hinton_kd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    label_weight: float,
+    teacher_weight: float,
+) -> Tensor:
+    log_p = teacher_log_probabilities(teacher, None, temperature, ensemble=teacher.dim() > student.dim())
     soft = kl_divergence(log_p, student_log_probabilities(student, temperature=temperature))
-    soft = soft * (teacher_weight * temperature**2)
-    if labels is None:
-        return soft
-    return torch.add(soft, label_cross_entropy(student, labels), alpha=label_weight)
+    return add_label_term(soft * (teacher_weight * temperature**2), promote(student), labels, label_weight)

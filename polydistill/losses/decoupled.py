@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
-from polydistill.losses.probabilities import find_classes, kl_divergence, label_cross_entropy, lowest
+from polydistill.losses.probabilities import add_label_term, find_classes, kl_divergence, lowest
 
 
 class _Split(NamedTuple):
@@ -79,13 +80,27 @@ def dkd(
         inspect_values(student, teacher, labels)
     if uses_kernels(student, "decoupled"):
         return fused_loss("decoupled", (temperature, label_weight, alpha, beta), student, teacher, labels)
+    return by_rows(_dkd, student, teacher, labels, None, temperature, label_weight, alpha, beta)
+
+
+def _dkd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    label_weight: float,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    assert labels is not None
     student, teacher = promote(student), promote(teacher)
     target = find_classes(labels, student.shape[-1])
     of_student = _split(student / temperature, labels, target)
     of_teacher = _split(teacher / temperature, labels, target)
     soft = alpha * kl_divergence(of_teacher.log_split.clamp(min=lowest(teacher)), of_student.log_split)
     soft = soft + beta * _rest_divergence(of_teacher.log_rest, of_student.log_rest, target)
-    return torch.add(soft * temperature**2, label_cross_entropy(student, labels), alpha=label_weight)
+    return add_label_term(soft * temperature**2, student, labels, label_weight)
 
 
 def _split(scores: Tensor, labels: Tensor, target: Tensor) -> _Split:

@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_pair,
     check_fraction,
-    check_mask,
     check_positive,
-    inspect_values,
-    promote,
 )
 from polydistill.losses.probabilities import (
-    join_members,
     kl_divergence,
     student_log_probabilities,
     teacher_log_probabilities,
@@ -69,15 +66,21 @@ def reverse_kl(
         >>> reverse_kl(student, torch.zeros(1, 2)).item()
         0.6931471824645996
     """
-    student, teacher = _accept(student, teacher, temperature, mask, check_values)
+    student, teacher = accept_pair(student, teacher, members=True, mask=mask, check_values=check_values)
+    check_positive("temperature", temperature)
     if check_values:
         excluded = teacher == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
     if uses_kernels(student, "reverse_kl", teacher):
         return fused_loss("reverse_kl", (1.0 / temperature, 0.5), student, teacher, mask=mask)
-    student, (teacher, temperature) = promote(student), join_members(student, promote(teacher), mask, temperature)
-    log_p = teacher_log_probabilities(teacher, mask, temperature)
+    return by_rows(_reverse_kl, student, teacher, None, mask, temperature)
+
+
+def _reverse_kl(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float
+) -> Tensor:
+    log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     return kl_divergence(student_log_probabilities(student, mask), log_p)
 
 
@@ -118,23 +121,17 @@ def jsd(
         0.6931471824645996
     """
     check_fraction("beta", beta, ends=False)
-    student, teacher = _accept(student, teacher, temperature, mask, check_values)
+    student, teacher = accept_pair(student, teacher, members=True, mask=mask, check_values=check_values)
+    check_positive("temperature", temperature)
     if uses_kernels(student, "jsd", teacher):
         return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
-    student, (teacher, temperature) = promote(student), join_members(student, promote(teacher), mask, temperature)
-    log_p = teacher_log_probabilities(teacher, mask, temperature)
+    return by_rows(_jsd, student, teacher, None, mask, temperature, beta)
+
+
+def _jsd(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float, beta: float
+) -> Tensor:
+    log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     log_q = student_log_probabilities(student, mask)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     return beta * kl_divergence(log_p, log_m) + (1.0 - beta) * kl_divergence(log_q, log_m)
-
-
-def _accept(
-    student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None, check_values: bool
-) -> tuple[Tensor, Tensor]:
-    student, teacher = accept_pair(student, teacher, members=True)
-    check_positive("temperature", temperature)
-    if mask is not None:
-        check_mask(student, mask)
-    if check_values:
-        inspect_values(student, teacher, mask=mask)
-    return student, teacher

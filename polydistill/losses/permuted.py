@@ -55,7 +55,7 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
     if uses_kernels(student, "permuted"):
         return fused_loss("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher, permutation=permutation)
     target = _permute_others(promote(teacher).softmax(dim=-1), teacher.argmax(dim=-1), permutation)
-    return soft_cross_entropy(target, student_log_probabilities(promote(student)))
+    return soft_cross_entropy(target, student_log_probabilities(student))
 
 
 def draw_permutation(n_samples: int, n_classes: int, *, generator: torch.Generator) -> Tensor:

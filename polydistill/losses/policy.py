@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
-from polydistill.losses.checks import accept_pair, check_mask, check_positive, inspect_values, promote
+from polydistill.losses.blocks import by_rows
+from polydistill.losses.checks import accept_pair, check_positive, promote
 from polydistill.losses.probabilities import (
     drop_classes,
-    join_members,
     kl_divergence,
     label_cross_entropy,
     student_log_probabilities,
@@ -60,13 +60,19 @@ def policy_kl(
         >>> policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()  # teacher sure, student not: ln 2
         0.6931471824645996
     """
-    student, teacher_q = _accept(student, teacher_q, mask, check_values, members=True)
+    student, teacher_q = accept_pair(
+        student, teacher_q, "teacher_q", members=True, mask=mask, check_values=check_values
+    )
     check_positive("temperature", temperature)
     if uses_kernels(student, "kl", teacher_q):
         return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
-    student, teacher_q = promote(student), promote(teacher_q)
-    teacher_q, temperature = join_members(student, teacher_q, mask, temperature)
-    log_p = teacher_log_probabilities(teacher_q, mask, temperature)
+    return by_rows(_policy_kl, student, teacher_q, None, mask, temperature)
+
+
+def _policy_kl(
+    student: Tensor, teacher_q: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float
+) -> Tensor:
+    log_p = teacher_log_probabilities(teacher_q, mask, temperature, ensemble=teacher_q.dim() > student.dim())
     return kl_divergence(log_p, student_log_probabilities(student, mask))
 
 
@@ -95,7 +101,7 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         >>> policy_nll(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]])).item()  # one of four: ln 4
         1.3862943649291992
     """
-    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     if uses_kernels(student, "best"):
         return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
     greedy = drop_classes(promote(teacher_q), mask).argmax(dim=-1)
@@ -127,7 +133,7 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         >>> policy_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])).item()
         25.0
     """
-    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     if uses_kernels(student, "mse"):
         return fused_loss("mse", (1.0,), student, teacher_q, mask=mask)
     return _differences(student, teacher_q, mask).square().sum(dim=-1)
@@ -168,24 +174,13 @@ def policy_huber(
         2.625
     """
     check_positive("delta", delta)
-    student, teacher_q = _accept(student, teacher_q, mask, check_values)
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     if uses_kernels(student, "huber"):
         return fused_loss("huber", (delta,), student, teacher_q, mask=mask)
     differences = _differences(student, teacher_q, mask)
     return F.huber_loss(
         differences, differences.new_zeros(()).expand_as(differences), reduction="none", delta=delta
     ).sum(dim=-1)
-
-
-def _accept(
-    student: Tensor, teacher_q: Tensor, mask: Tensor | None, check_values: bool, *, members: bool = False
-) -> tuple[Tensor, Tensor]:
-    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", members=members)
-    if mask is not None:
-        check_mask(student, mask)
-    if check_values:
-        inspect_values(student, teacher_q, mask=mask, name="teacher_q")
-    return student, teacher_q
 
 
 def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None) -> Tensor:

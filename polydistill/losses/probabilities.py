@@ -34,38 +34,51 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """``log softmax(z / T)``, ``(batch, classes)``; finite. Gradient flows."""
-    scores = student if temperature == 1.0 else student / temperature
-    return drop_classes(scores, mask).log_softmax(-1)
+    """``log softmax(z / T)``, ``(batch, classes)``, in at least float32; finite. Gradient flows."""
+    scores = _temper(student, mask, temperature)
+    return scores.log_softmax(-1)
 
 
-def teacher_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """``log softmax(t / T)``, ``(batch, classes)``, held above -inf."""
-    scores = teacher if temperature == 1.0 else teacher / temperature
-    # in place: the result of log_softmax is ours alone. Not clamp_, which vmap does one row after the other
-    return drop_classes(scores, mask).log_softmax(-1).clamp_min_(lowest(scores))
+def teacher_log_probabilities(
+    teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0, *, ensemble: bool = False
+) -> Tensor:
+    """``log softmax(t / T)``, ``(batch, classes)``, in at least float32, held above -inf.
+
+    Of an ensemble, with its dimension of members first, it is the log of the mean of its members' softmaxes.
+    """
+    if ensemble:
+        log_p = ensemble_log_probabilities(teacher, mask, temperature)
+    else:
+        log_p = _temper(teacher, mask, temperature).log_softmax(-1)
+    # in place: it is ours alone. Not clamp_, which vmap does one row after the other
+    return log_p.clamp_min_(_LOWEST[log_p.dtype])
 
 
-def join_members(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0
-) -> tuple[Tensor, float]:
-    """The teacher and its temperature; of an ensemble, ln of the mean of ``softmax(t / T)``, and 1.
+def ensemble_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """The log of the mean of ``softmax(t / T)`` over the members, the first dimension; -inf where all exclude a class.
 
     One member is looked at after the other, so that nothing of the ensemble's size is made.
     """
-    if teacher.dim() == student.dim():
-        return teacher, temperature
-    total = drop_classes(teacher[0] / temperature, mask).log_softmax(-1)
+    total = _temper(teacher[0], mask, temperature).log_softmax(-1)
     for member in teacher[1:]:
-        total = torch.logaddexp(total, drop_classes(member / temperature, mask).log_softmax(-1))
-    return total - math.log(len(teacher)), 1.0
+        total = torch.logaddexp(total, _temper(member, mask, temperature).log_softmax(-1))
+    return total - math.log(len(teacher))
+
+
+def _temper(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+    """What the softmax is taken of."""
+    if scores.dtype not in _LOWEST:
+        scores = scores.float()
+    if temperature != 1.0:
+        scores = scores / temperature
+    return scores if mask is None else drop_classes(scores, mask)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows through both.
 
-    exp2 and not exp: on a CPU exp takes a hundred times longer where it underflows, as sharpened targets mostly do. For
-    few numbers one operation is better than two: the softmax of log-probabilities is the probabilities.
+    exp2 and not exp: on a CPU exp takes ten times as long where it underflows, as sharpened targets mostly do. For few
+    numbers one operation is better than two: the softmax of log-probabilities is the probabilities.
     """
     p = log_p.softmax(-1) if log_p.numel() <= FEW else (log_p * LOG2_E).exp2_()
     return (p * (log_p - log_q)).sum(-1)
@@ -83,6 +96,11 @@ def label_cross_entropy(student: Tensor, labels: Tensor, label_smoothing: float 
         scores, labels.flatten(), reduction="none", ignore_index=IGNORE_NO_LABEL, label_smoothing=label_smoothing
     )
     return loss if student.dim() == 2 else loss.view(labels.shape)
+
+
+def add_label_term(soft: Tensor, student: Tensor, labels: Tensor | None, weight: float) -> Tensor:
+    """``soft`` plus ``weight`` times the cross-entropy with the labels, where there are some. ``(batch,)``."""
+    return soft if labels is None else torch.add(soft, label_cross_entropy(student, labels), alpha=weight)
 
 
 def find_classes(labels: Tensor, n_classes: int) -> Tensor:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
 from polydistill.losses.probabilities import (
+    add_label_term,
     kl_divergence,
-    label_cross_entropy,
     student_log_probabilities,
     teacher_log_probabilities,
 )
@@ -74,13 +75,23 @@ def logit_standardized_kd(
     kind = "standardized" if labels is None else "standardized_label"
     if uses_kernels(student, kind):
         return fused_loss(kind, (temperature, label_weight, teacher_weight), student, teacher, labels)
+    return by_rows(_logit_standardized_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
+
+
+def _logit_standardized_kd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    label_weight: float,
+    teacher_weight: float,
+) -> Tensor:
     student, teacher = promote(student), promote(teacher)
     log_p = teacher_log_probabilities(_standardize_finite(teacher), temperature=temperature)
     log_q = student_log_probabilities(_standardize(student), temperature=temperature)
     soft = kl_divergence(log_p, log_q) * (teacher_weight * temperature**2)
-    if labels is None:
-        return soft
-    return torch.add(soft, label_cross_entropy(student, labels), alpha=label_weight)
+    return add_label_term(soft, student, labels, label_weight)
 
 
 def _standardize(scores: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -38,6 +40,7 @@ from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.tracking import Run
+from tests.torture.disks import as_nobody, fill, remount, small_file_system
 from tests.torture.power import Power, PowerLossError
 
 CONFIG = AtariConfig(
@@ -326,6 +329,72 @@ def test_a_state_decides_the_future_and_holds_no_reference(tmp_path: Path) -> No
     loaded.train(5, 8)
     for name, weight in model.student.state_dict().items():
         assert torch.equal(weight, loaded.student.state_dict()[name]), name
+
+
+FILES = ["metrics.jsonl", "events.out.tfevents.generation_1", "*.segment", "*.checkpoint", "generation_1.zip"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("names", FILES)
+def test_what_the_disk_refuses_is_one_line_and_the_run_goes_on_once_it_takes_it(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, names: str, error: int
+) -> None:
+    with monkeypatch.context() as patch:
+        fill(patch, names, 0 if names.endswith(".zip") else 2, error)
+        with pytest.raises(UserError, match=rf"^cannot write .*: {os.strerror(error)}$"):
+            distill(tmp_path / "run")
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_small_file_system_that_fills_up_is_one_line_each_time(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with small_file_system(tmp_path / "disk", "64m") as disk:
+        rng, filling, lines = random.Random(1), disk / "filling", []
+        for _ in range(8):
+            free = shutil.disk_usage(disk).free
+            filling.write_bytes(bytes(max(0, free - rng.randrange(6_000_000))))
+            try:
+                distill(disk / "run")
+            except UserError as error:
+                lines.append(str(error))
+            filling.unlink()
+        assert len(lines) >= 3
+        assert all(re.fullmatch(r"cannot \w+ .*: No space left on device", line) for line in lines), lines
+        distill(disk / "run")
+        assert_same_outcome(disk / "run", expected)
+
+
+def test_a_disk_that_turns_read_only_is_one_line_and_the_run_goes_on_afterwards(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    with small_file_system(tmp_path / "disk", "256m") as disk:
+        with pytest.raises(Interrupted):
+            distill(disk / "run", StopAt(30))
+        remount(disk, "ro")
+        for out in (disk / "run", disk / "other"):
+            with pytest.raises(UserError, match=r"^cannot write .*: Read-only file system$"):
+                distill(out)
+        remount(disk, "rw")
+        distill(disk / "run")
+        assert_same_outcome(disk / "run", expected)
+        remount(disk, "ro")
+        distill(disk / "run")  # finished: it only reads
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "recordings/generation_1"])
+def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
+    tmp_path: Path, expected: dict[str, Any], folder: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill(out, StopAt(20))
+    with as_nobody(out):
+        (out / folder).chmod(0o500)
+        with pytest.raises(UserError, match=r"^cannot write .*: Permission denied$"):
+            distill(out)
+        (out / folder).chmod(0o700)
+    distill(out)
+    assert_same_outcome(out, expected)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_played(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
 import os
 import random
@@ -15,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ import pytest
 import torch
 
 from polydistill.checkpoint import CheckpointConfig, Checkpoints
-from polydistill.disk import GrowingFile
 from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
@@ -33,6 +30,7 @@ from polydistill.vision.data import DataConfig, load_images
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.training import Trainer
+from tests.torture.disks import as_nobody, fill, remount, small_file_system
 from tests.torture.killing import run_killed, start
 from tests.torture.power import Power, PowerLossError
 from tests.torture.same import assert_same_run
@@ -239,27 +237,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
     tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     config, expected = straight("last")
-    append, replace, calls = GrowingFile.append, os.replace, 0
-
-    def full(path: Path) -> bool:
-        nonlocal calls
-        calls += path.name == where
-        return path.name == where and (calls > 4 or path.suffix == ".safetensors")
-
-    def refuse_append(file: GrowingFile, content: bytes) -> None:
-        if full(file.path):
-            append(file, content[: len(content) // 2])  # as much as there was room for
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(file, content)
-
-    def refuse_replace(source: Path, target: Path) -> None:
-        if full(Path(target)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(GrowingFile, "append", refuse_append)
-        patch.setattr(os, "replace", refuse_replace)
+        fill(patch, where, 0 if where.endswith(".safetensors") else 4)
         with pytest.raises(UserError, match=r"cannot write .*: No space left on device$"):
             go_on(config, tmp_path / "run")
     go_on(config, tmp_path / "run")
@@ -268,12 +247,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
 
 def test_a_small_file_system_that_fills_up_is_one_line_each_time(tmp_path: Path, straight: Straight) -> None:
     config, expected = straight("last")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
+    with small_file_system(tmp_path / "disk", "4m") as disk:
         rng, filling, lines = random.Random(2), disk / "filling", []
         for _ in range(6):
             free = shutil.disk_usage(disk).free
@@ -287,49 +261,24 @@ def test_a_small_file_system_that_fills_up_is_one_line_each_time(tmp_path: Path,
         assert all(re.fullmatch(r"cannot \w+ .*: No space left on device", line) for line in lines)
         go_on(config, disk / "run")
         assert_same_run(expected, disk / "run", PRODUCTS)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_disk_that_turns_read_only_is_one_line_and_the_run_goes_on_afterwards(
     tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, expected = straight("last")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
+    with small_file_system(tmp_path / "disk", "64m") as disk:
         with pytest.raises(Interrupted):
             go_on(config, disk / "run", StopAfter(10))
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        remount(disk, "ro")
         for out in (disk / "run", disk / "other"):
             with pytest.raises(UserError, match=r"^cannot write .*: Read-only file system$"):
                 go_on(config, out)
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        remount(disk, "rw")
         go_on(config, disk / "run")
         assert_same_run(expected, disk / "run", PRODUCTS)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        remount(disk, "ro")
         go_on(config, disk / "run")  # finished: it only reads
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-@contextlib.contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """As a user whom modes keep out, to whom ``folder`` belongs."""
-    user = os.geteuid()
-    if user == 0:
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, 65534, -1)
-        for parent in folder.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
