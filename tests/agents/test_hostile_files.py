@@ -32,11 +32,11 @@ STORAGE = object()
 
 
 def refusal(path: Path) -> str:
-    """The one line; within two seconds, and with less than 400 MB more than before."""
+    """The one line; within five seconds, and with less than 400 MB more than before."""
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(UserError) as error:
         rebuild_scores(read_agent(path), path)
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 5.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000, "kilobytes"
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
@@ -238,7 +238,7 @@ def test_a_tuple_whose_hash_would_take_for_ever_is_no_key(tmp_path):
     started = time.process_time()
     with pytest.raises(NotTensors, match="with a key tuple"):
         read_forms(code)
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 2.5
 
 
 def test_a_description_of_a_megabyte_ends_soon():
