@@ -352,7 +352,7 @@ def test_a_small_file_system_that_fills_up_is_one_line_each_time(tmp_path: Path,
         rng, filling, lines = random.Random(1), disk / "filling", []
         for _ in range(8):
             free = shutil.disk_usage(disk).free
-            filling.write_bytes(bytes(max(0, free - rng.randrange(6_000_000))))
+            filling.write_bytes(bytes(max(0, free - rng.randrange(1_000_000))))
             try:
                 distill(disk / "run")
             except UserError as error:
