@@ -105,9 +105,7 @@ def uniform_confidence(
         >>> uniform_confidence(student, teacher).tolist()
         [125.0, 125.0]
     """
-    student, teacher = accept_pair(student, teacher)
-    if check_values:
-        inspect_values(student, teacher)
+    student, teacher = accept_pair(student, teacher, check_values=check_values)
     if uses_kernels(student, "rest"):
         confidence = fused_confidence(teacher)
         shares = _batch_mean(confidence, group).expand_as(confidence)

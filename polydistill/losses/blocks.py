@@ -38,9 +38,9 @@ def by_rows(
     Returns:
         ``(..., batch)``.
     """
-    split: Callable[..., tuple[Tensor, ...]] = Tensor.split
     if student.numel() <= BLOCK or student.device.type != "cpu" or torch.compiler.is_compiling():
         return formula(student, teacher, labels, mask, *options)
+    split: Callable[..., tuple[Tensor, ...]] = Tensor.split  # torch leaves its type open
     n_rows = max(1, BLOCK * student.shape[-2] // student.numel())
     parts = zip(
         split(student, n_rows, -2),

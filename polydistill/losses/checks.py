@@ -138,8 +138,7 @@ def check_positive(name: str, value: float) -> None:
         TypeError: not a number (a tensor would have to be read, which stalls a GPU).
         ValueError: out of range.
     """
-    if type(value) is not float:  # which is seen at once; asking Real takes longer than many a tensor operation
-        _check_number(name, value)
+    _check_number(name, value)
     if not 0.0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
@@ -208,7 +207,7 @@ def _require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
 
 def _check_number(name: str, value: object) -> None:
     if type(value) is float:
-        return
+        return  # asking Real takes longer than most tensor operations on a small batch
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_describe(value)}")
 

@@ -98,9 +98,7 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
         >>> round(ban(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]])).item(), 4)  # the student knows nothing: ln 2
         0.6931
     """
-    student, teacher = accept_pair(student, teacher, members=True)
-    if check_values:
-        inspect_values(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=True, check_values=check_values)
     if uses_kernels(student, "soft", teacher):
         return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
     return by_rows(_ban, student, teacher, None, None)

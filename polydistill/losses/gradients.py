@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, check_mask, check_positive, promote
+from polydistill.losses.checks import accept_labels, accept_pair, check_positive, promote
 from polydistill.losses.probabilities import (
     drop_classes,
     find_classes,
@@ -132,10 +132,8 @@ def diagnostics(
 def _accept(
     student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, mask=mask)
     check_positive("temperature", temperature)
-    if mask is not None:
-        check_mask(student, mask)
     student, teacher = promote(student.detach()), promote(teacher)
     if labels is None:
         labels = drop_classes(teacher, mask).argmax(dim=-1)

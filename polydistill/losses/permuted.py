@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
-from polydistill.losses.checks import accept_pair, inspect_values, promote
+from polydistill.losses.checks import accept_pair, promote
 from polydistill.losses.probabilities import soft_cross_entropy, student_log_probabilities
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of splitmix64, as int64
@@ -48,10 +48,8 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
         >>> round(dkpp(student, teacher, permutation=torch.tensor([[1, 0]])).item(), 3)  # ln 2 + 0.1 * 100, not 0.3
         10.693
     """
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, check_values=check_values)
     _check_permutation(student, permutation, check_values)
-    if check_values:
-        inspect_values(student, teacher)
     if uses_kernels(student, "permuted"):
         return fused_loss("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher, permutation=permutation)
     target = _permute_others(promote(teacher).softmax(dim=-1), teacher.argmax(dim=-1), permutation)

@@ -35,8 +35,7 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(z / T)``, ``(batch, classes)``, in at least float32; finite. Gradient flows."""
-    scores = _temper(student, mask, temperature)
-    return scores.log_softmax(-1)
+    return _temper(student, mask, temperature).log_softmax(-1)
 
 
 def teacher_log_probabilities(

@@ -25,7 +25,6 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.int64: "*i64",
-    torch.bool: "*i1",
 }
 
 
@@ -68,7 +67,9 @@ def compile_kind(kind: str, n_classes: int) -> Any:
             values=torch.empty(512) if kind == "rest" else None,
         )
         numbers = (0.5,) * len(launch.KINDS[kind].numbers)
-        launch.launch(kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512))
+        launch.launch(
+            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512), diagnostics_temperature=0.5
+        )
     finally:
         launch.load_kernel = original
     (one,) = compiled
