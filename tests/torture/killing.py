@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,17 +36,43 @@ class Tally:
     outputs: list[str] = field(default_factory=list)
 
 
+class _Started:
+    """The processes of :func:`start`, for :func:`end_all`: no Ctrl-C arrives in their own sessions."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.processes: list[subprocess.Popen[str]] = []
+        self.over = False
+
+
+_started = _Started()
+
+
 def start(words: Sequence[str], environment: Mapping[str, str], *, errors_apart: bool = False) -> subprocess.Popen[str]:
     """The command in a session of its own, so that what it starts dies with it; its output is one text, or two."""
-    return subprocess.Popen(
-        list(words),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if errors_apart else subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with _started.lock:
+        if _started.over:
+            raise RuntimeError("nothing more is started")
+        process = subprocess.Popen(
+            list(words),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if errors_apart else subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        _started.processes = [one for one in _started.processes if one.poll() is None] + [process]
+    return process
+
+
+def end_all() -> None:
+    """Kill whatever :func:`start` has started, and let it start nothing more: the last act of a process."""
+    with _started.lock:
+        _started.over = True
+        for process in _started.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_writing(out: Path) -> bool:
@@ -110,54 +136,3 @@ def run_killed(
         assert process.returncode == 0, output
         assert "Traceback" not in "".join(tally.outputs), "".join(tally.outputs)
         return tally
-
-
-def torture(
-    name: str,
-    command: Command,
-    folder: Path,
-    compare: Comparison,
-    *,
-    runs: int,
-    kills: int,
-    seed: int = 0,
-    environment: Mapping[str, str] | None = None,
-) -> Tally:
-    """One run that nobody disturbs, then ``runs`` that are killed ``kills`` times each and must end as it did.
-
-    Args:
-        name: for the lines that tell how far it is.
-        command: see :func:`run_killed`; what it computes must not depend on the folder.
-        folder: empty or new; gets ``undisturbed`` and ``killed_<i>``.
-        compare: raises AssertionError unless both folders hold the same.
-        runs: how many.
-        kills: of each.
-        seed: of the moments.
-        environment: what is added to this process's.
-
-    Returns:
-        the sums over the runs.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    undisturbed = run_killed(
-        command, folder / "undisturbed", random.Random(), kills=0, longest_seconds=0, environment=environment
-    )
-    print(f"{name}: undisturbed in {undisturbed.seconds:.0f} s", file=sys.stderr, flush=True)
-    total = Tally()
-    for index in range(runs):
-        out, rng = folder / f"killed_{index}", random.Random(f"{seed} {name} {index}")
-        # about half of a life is lost; lives long enough that all kills fall into the run
-        longest = max(2 * undisturbed.seconds / (kills + 1), 1.0)
-        found = run_killed(command, out, rng, kills=kills, longest_seconds=longest, environment=environment)
-        compare(folder / "undisturbed", out)
-        total.kills += found.kills
-        total.while_writing += found.while_writing
-        total.damaged += found.damaged
-        total.seconds += found.seconds
-        print(
-            f"{name}: run {index + 1} of {runs} survived {found.kills} kills ({found.while_writing} while a file was "
-            f"being written) in {found.seconds:.0f} s, and is the same",
-            file=sys.stderr,
-            flush=True,
-        )
-    return total

@@ -3,29 +3,38 @@
     python tests/torture/torture_runs.py              all scripts: at least 50 kills in at least 10 runs of each
     python tests/torture/torture_runs.py cifar        one of them
 
-Each case is a command, a folder and a comparison; see CASES.
+Each case is a command, a folder and a comparison; see CASES. Runs take one thread each: there is one per core at a
+time.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
+import random
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.torture.killing import Command, Comparison, torture  # noqa: E402
+from tests.torture.killing import Command, Comparison, Tally, end_all, run_killed  # noqa: E402
 from tests.torture.same import assert_same_run  # noqa: E402
 
 
 class Case(NamedTuple):
-    """What is put through it: ``runs`` times, killed ``kills`` times each."""
+    """What is put through it: ``runs`` times, killed ``kills`` times each.
+
+    One case of each script takes float32, and one ``auto``: bfloat16 where the processor has its instructions.
+    """
 
     command: Command
     compare: Comparison
@@ -56,15 +65,8 @@ def atari(*words: str) -> Callable[[Path], list[str]]:
         small = [
             *("--teacher.path", str(teacher), "--play.steps", "5120", "--play.replay_steps", "2560"),
             *("--play.warmup_steps", "800", "--play.n_envs", "8", "--student.batch_size", "32"),
-            *(
-                "--student.samples_per_step",
-                "4",
-                "--evaluation.episodes",
-                "2",
-                "--evaluation.curve_every_steps",
-                "3200",
-            ),
-            *("--evaluation.curve_episodes", "1", "--lineage.generations", "2"),
+            *("--student.samples_per_step", "4", "--lineage.generations", "2", "--evaluation.episodes", "2"),
+            *("--evaluation.curve_every_steps", "3200", "--evaluation.curve_episodes", "1"),
         ]
         return [sys.executable, script, *fixed, *small, *words]
 
@@ -105,9 +107,9 @@ CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safeten
 CASES = {
     "cifar": {
         "last weights, ban": Case(cifar("--training.epochs", "40"), CIFAR_FILES, 5, 6),
-        "best weights, dkpp, bfloat16": Case(
+        "best weights, dkpp": Case(
             cifar(
-                *("--training.epochs", "40", "--evaluation.selection", "best_val", "--precision", "bfloat16"),
+                *("--training.epochs", "40", "--evaluation.selection", "best_val", "--precision", "auto"),
                 *("--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
             ),
             CIFAR_FILES,
@@ -119,9 +121,9 @@ CASES = {
         "policy_kl, a smaller student": Case(
             atari("--precision", "float32", "--student.size", "net3"), assert_same_agents, 5, 8
         ),
-        "policy_mse, bfloat16, machado": Case(
+        "policy_mse, machado": Case(
             atari(
-                *("--precision", "bfloat16", "--student.objective", "policy_mse", "--student.size", "net2"),
+                *("--precision", "auto", "--student.objective", "policy_mse", "--student.size", "net2"),
                 *("--evaluation.protocol", "machado", "--checkpoint.every_steps", "512"),
             ),
             assert_same_agents,
@@ -132,33 +134,81 @@ CASES = {
 }
 
 
+def undisturbed(script: str, name: str, folder: Path) -> float:
+    """The run that nobody disturbs: the seconds that it takes."""
+    command = CASES[script][name].command
+    seconds = run_killed(command, folder / "undisturbed", random.Random(), kills=0, longest_seconds=0.0).seconds
+    print(f"{script}, {name}: undisturbed in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def killed(script: str, name: str, folder: Path, index: int, *, seconds: float, seed: int) -> Tally:
+    """A run that is killed, and must end as the one that took ``seconds`` undisturbed."""
+    case, rng = CASES[script][name], random.Random(f"{seed} {script}, {name} {index}")
+    # about half of a life is lost; lives long enough that all kills fall into the run
+    longest = max(2 * seconds / (case.kills + 1), 1.0)
+    out = folder / f"killed_{index}"
+    found = run_killed(case.command, out, rng, kills=case.kills, longest_seconds=longest)
+    case.compare(folder / "undisturbed", out)
+    shutil.rmtree(out)
+    print(
+        f"{script}, {name}: run {index + 1} of {case.runs} survived {found.kills} kills ({found.while_writing} while "
+        f"a file was being written) in {found.seconds:.0f} s, and is the same",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def torture(scripts: list[str], folder: Path, *, seed: int, jobs: int) -> dict[str, list[Tally]]:
+    """What the runs of each script went through.
+
+    Raises:
+        AssertionError: one ended with an error, or with other files than the undisturbed one.
+    """
+    cases = [(script, name) for script in scripts for name in CASES[script]]
+    folders = {case: folder / case[0] / "".join(filter(str.isalnum, case[1])) for case in cases}
+    for each in folders.values():
+        each.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        seconds = dict(zip(cases, pool.map(lambda case: undisturbed(*case, folders[case]), cases), strict=True))
+        runs = [(case, index) for case in cases for index in range(CASES[case[0]][case[1]].runs)]
+        found = list(
+            pool.map(lambda run: killed(*run[0], folders[run[0]], run[1], seconds=seconds[run[0]], seed=seed), runs)
+        )
+    except BaseException:  # of one of them, or Ctrl-C: the others end too
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_all()
+        raise
+    finally:
+        pool.shutdown()
+    return {
+        script: [tally for ((of, _), _), tally in zip(runs, found, strict=True) if of == script] for script in scripts
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scripts", nargs="*", help=f"of {', '.join(CASES)}; none: all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="where to run; default: a temporary one")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help=f"runs at a time; default: one per core ({cores})")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run in progress is ended too
-    unknown = set(chosen.scripts) - set(CASES)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs in progress are ended too
+    scripts = list(dict.fromkeys(chosen.scripts)) or list(CASES)
+    unknown = set(scripts) - set(CASES)
     if unknown:
         parser.error(f"no script {', '.join(sorted(unknown))}")
-    for script in chosen.scripts or CASES:
-        runs = kills = while_writing = 0
-        seconds = 0.0
-        for name, case in CASES[script].items():
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = (chosen.folder or Path(temporary)) / script / "".join(filter(str.isalnum, name))
-                found = torture(
-                    f"{script}, {name}", case.command, folder, case.compare, runs=case.runs, kills=case.kills,
-                    seed=chosen.seed,
-                )  # fmt: skip
-            runs, kills, while_writing = runs + case.runs, kills + found.kills, while_writing + found.while_writing
-            seconds += found.seconds
-        print(
-            f"{script}: {runs} runs survived {kills} kills, {while_writing} of them while a file was being written, "
-            f"in {seconds / 60:.0f} minutes",
-            flush=True,
-        )
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = torture(scripts, chosen.folder or Path(temporary), seed=chosen.seed, jobs=chosen.jobs)
+    for script, tallies in found.items():
+        kills, while_writing = (sum(getattr(tally, what) for tally in tallies) for what in ("kills", "while_writing"))
+        print(f"{script}: {len(tallies)} runs survived {kills} kills, {while_writing} of them while a file was being "
+              f"written; the shortest took {min(tally.seconds for tally in tallies):.0f} s")  # fmt: skip
+    print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":
