@@ -14,12 +14,13 @@ from torch import nn
 
 from agents.archive import check_file, open_zip, printable, read_member, refusing, shown
 from agents.atari import check_game
+from agents.corner import cut_padding
 from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
 from agents.rebuild import QuantileNetwork
 from agents.sb3_data import full_name
 from agents.sb3_zip import read_agent, read_data, write_dqn_zip
-from agents.teachers.files import WEIGHT_FILES, read_network, split_source
+from agents.teachers.files import WEIGHT_FILES, read_network, read_stored_network, split_source
 from agents.teachers.remote import fetch
 from polydistill.errors import UserError, require_at_least
 
@@ -94,8 +95,11 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
     told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
     try:
-        network, kind = read_network(source)
+        stored, kind = read_stored_network(source)
+        network = cut_padding(stored)
         told += _tell_network(network, kind)
+        if network is not stored:
+            told.append(("stored as", f"{describe_network(stored)}, with channels of zeros"))
     except UserError as error:
         told.append(("network", f"not read: {str(error).removeprefix(f'{path}: ')}"))
     told.append(("steps", _tell_steps(data.get("num_timesteps"))))

@@ -24,8 +24,9 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
 from agents.archive import check_file, open_zip, read_member, refusing
+from agents.corner import embed
 from agents.networks import SIZES, is_nature, size_of
-from agents.rebuild import HIDDEN, QuantileNetwork, rebuild
+from agents.rebuild import QuantileNetwork, rebuild
 from agents.sb3_data import describe
 from agents.tensors import MAX_WEIGHT_BYTES, read_torch
 from polydistill.errors import UserError
@@ -118,8 +119,8 @@ def rebuild_network(agent: AgentFile, path: str | Path) -> QNetwork:
 def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_values", steps: int = 0) -> None:
     """Write ``network`` as a DQN zip that stock Stable-Baselines3 opens, atomically.
 
-    A Nature-CNN narrower than Stable-Baselines3's ``NatureCNN`` is embedded in it: the missing channels get zero
-    weights, stay zero behind each ReLU, and change nothing. Online and target network share one storage.
+    A Nature-CNN narrower than Stable-Baselines3's ``NatureCNN`` is embedded in it (:mod:`agents.corner`). Online and
+    target network share one storage.
 
     Args:
         path: the file to write; replaced if it exists.
@@ -141,7 +142,7 @@ def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_value
     model.n_envs = 1
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that nobody keeps
         model._setup_model()
-    _embed(network, model.q_net)
+    embed(network, model.q_net)
     for target, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
         target.data = online.data
     model.observation_space = _copy_of(space)  # the first one was sampled
@@ -178,17 +179,3 @@ def _copy_of(space: spaces.Box) -> spaces.Box:
     if space.dtype == np.uint8:
         return spaces.Box(0, 255, space.shape, np.uint8)
     return spaces.Box(space.low, space.high, space.shape, space.dtype)
-
-
-@torch.no_grad()
-def _embed(network: QNetwork, wide: QNetwork) -> None:
-    """Copy the weights of ``network`` into the corner of ``wide``; all others become zero."""
-    source = network.state_dict()
-    for name, target in wide.state_dict().items():
-        value = source[name].to("cpu", target.dtype)
-        target.zero_()
-        if name == HIDDEN:  # its columns are (channel, row, column): split them
-            channels = size_of(network).channels[-1]
-            value = value.reshape(value.shape[0], channels, -1)
-            target = target.reshape(target.shape[0], -1, value.shape[2])
-        target[tuple(slice(0, length) for length in value.shape)] = value

@@ -12,6 +12,7 @@ from pathlib import Path
 from stable_baselines3.dqn.policies import QNetwork
 
 from agents.archive import check_file, refusing, shown
+from agents.corner import cut_padding
 from agents.rebuild import QuantileNetwork
 from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_scores
 from agents.teachers.architectures import ARCHITECTURES, rebuild_named
@@ -31,12 +32,20 @@ def split_source(source: str | Path) -> tuple[str, str]:
 def read_network(source: str | Path) -> tuple[QNetwork | QuantileNetwork, str]:
     """The network in a file, in eval mode, and the kind of its scores.
 
+    A narrow Nature-CNN that a zip holds in the corner of a wide one comes in its own widths (:mod:`agents.corner`).
+
     Args:
         source: ``[ARCHITECTURE:]WHERE``, see above.
 
     Raises:
         UserError: the file is missing, damaged, too large, or does not hold a network that is known.
     """
+    network, scores = read_stored_network(source)
+    return cut_padding(network), scores
+
+
+def read_stored_network(source: str | Path) -> tuple[QNetwork | QuantileNetwork, str]:
+    """:func:`read_network`, in the widths that are stored."""
     architecture, where = split_source(source)
     path = fetch(where)
     if path.suffix.lower() not in WEIGHT_FILES:

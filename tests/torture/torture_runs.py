@@ -106,10 +106,10 @@ CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safeten
 
 CASES = {
     "cifar": {
-        "last weights, ban": Case(cifar("--training.epochs", "40"), CIFAR_FILES, 5, 6),
+        "last weights, ban": Case(cifar("--training.epochs", "26"), CIFAR_FILES, 5, 6),
         "best weights, dkpp": Case(
             cifar(
-                *("--training.epochs", "40", "--evaluation.selection", "best_val", "--precision", "auto"),
+                *("--training.epochs", "26", "--evaluation.selection", "best_val", "--precision", "auto"),
                 *("--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
             ),
             CIFAR_FILES,
