@@ -415,7 +415,7 @@ class PolicyDistillation(BaseAlgorithm):
         model._setup_model()
         model.student.load_state_dict(network.state_dict())
         model._loaded_scores = agent.scores
-        model.num_timesteps = int(agent.data.get("num_timesteps", 0))
+        model.num_timesteps = agent.steps or 0
         return model
 
     def predict(

@@ -19,12 +19,14 @@ from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
 from agents.rebuild import QuantileNetwork
 from agents.sb3_data import full_name
-from agents.sb3_zip import read_agent, read_data, write_dqn_zip
+from agents.sb3_zip import AgentFile, read_agent, read_data, write_dqn_zip
 from agents.teachers.files import WEIGHT_FILES, read_network, read_stored_network, split_source
 from agents.teachers.remote import fetch
 from polydistill.errors import UserError, require_at_least
 
 MAX_TEXT_BYTES = 2**16
+MAX_PICKLES = 200  # that are told and looked into; Stable-Baselines3 writes twenty
+SERIALIZED = ":serialized:"
 USUAL = (
     "stable_baselines3.",
     "sb3_contrib.",
@@ -102,7 +104,8 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
             told.append(("stored as", f"{describe_network(stored)}, with channels of zeros"))
     except UserError as error:
         told.append(("network", f"not read: {str(error).removeprefix(f'{path}: ')}"))
-    told.append(("steps", _tell_steps(data.get("num_timesteps"))))
+    steps = AgentFile(data, {}).steps
+    told.append(("steps", "not told" if steps is None else f"{steps:,}"))
     told += _tell_versions(texts) + _tell_pickles(data)
     return [(printable(what), printable(text)) for what, text in told]
 
@@ -118,9 +121,9 @@ def convert_agent(source: str, target: Path) -> None:
     network, kind = read_network(source)
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
     path = fetch(split_source(source)[1])
-    steps = 0 if path.suffix.lower() in WEIGHT_FILES else read_agent(path).data.get("num_timesteps", 0)
+    steps = None if path.suffix.lower() in WEIGHT_FILES else read_agent(path).steps
     try:
-        write_dqn_zip(target, plain, scores=kind, steps=steps if type(steps) is int and steps >= 0 else 0)
+        write_dqn_zip(target, plain, scores=kind, steps=steps or 0)
     except ValueError as error:
         raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
 
@@ -156,10 +159,6 @@ def _tell_space(space: Any) -> str:
     return ", ".join([shown(kind).strip("'"), *details])
 
 
-def _tell_steps(steps: Any) -> str:
-    return f"{steps:,}" if type(steps) is int else "not told"
-
-
 def _tell_versions(texts: Mapping[str, str]) -> list[tuple[str, str]]:
     lines = [line.lstrip("- ") for line in texts.get("system_info.txt", "").splitlines() if line.startswith("- ")]
     version = texts.get("_stable_baselines3_version", "unknown").strip()
@@ -171,11 +170,10 @@ def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     told: list[tuple[str, str]] = []
     odd: dict[str, list[str]] = {}  # global -> fields
     budget = MAX_OPCODES
-    for field, value in data.items():
-        if not isinstance(value, Mapping) or ":serialized:" not in value:
-            continue
+    pickled = [(field, value) for field, value in data.items() if isinstance(value, Mapping) and SERIALIZED in value]
+    for field, value in pickled[:MAX_PICKLES]:
         try:
-            content = base64.b64decode(str(value[":serialized:"]), validate=True)
+            content = base64.b64decode(str(value[SERIALIZED]), validate=True)
         except (binascii.Error, ValueError):
             told.append((f"pickled {shown(field)}", "no base64"))
             continue
@@ -187,6 +185,8 @@ def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in found.names:
             if not name.startswith(USUAL) and name not in ALWAYS_THERE:
                 odd.setdefault(shown(name)[1:-1], []).append(shown(field)[1:-1])
+    if len(pickled) > MAX_PICKLES:
+        told.append(("more pickles", f"{len(pickled) - MAX_PICKLES:,}, which are not looked into"))
     warning = "; ".join(f"{name} in {', '.join(fields[:5])}" for name, fields in list(odd.items())[:20]) or "none"
     return [
         *told,

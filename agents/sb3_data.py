@@ -6,6 +6,7 @@ Only the text is read. What is not known is refused: Tanh taken for ReLU would s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -147,8 +148,8 @@ def _space(given: Any, where: str) -> spaces.Box | None:
     sizes = shape if isinstance(shape, list) else []
     if not sizes or any(type(n) is not int or n < 1 for n in sizes) or len(sizes) > 3 or dtype not in DTYPES:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} and type {shown(dtype)} are not read")
-    if (max(sizes) > MAX_SIDE or sizes[0] > MAX_STACK) if len(sizes) == 3 else np.prod(sizes, dtype=float) > 2**20:
-        raise UserError(f"{where}: observations of shape {sizes} are larger than what is read")
+    if (max(sizes) > MAX_SIDE or sizes[0] > MAX_STACK) if len(sizes) == 3 else math.prod(sizes) > 2**20:
+        raise UserError(f"{where}: observations of shape {shown(str(shape))} are larger than what is read")
     if dtype != "uint8":
         limits: Any = (-np.inf, np.inf) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         return spaces.Box(*limits, tuple(sizes), np.dtype(dtype))  # type: ignore[call-overload, no-any-return]

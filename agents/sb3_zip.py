@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,8 @@ from polydistill.errors import UserError
 from polydistill.tracking import atomic_write
 
 MAX_DATA_BYTES = 16 * 2**20  # as Python objects, brackets take twenty times as much
+MAX_STEPS = 10**15
 SCORE_KINDS = ("q_values", "logits")
-STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")  # beside a zip, or in a folder of its name
 
 
 class AgentFile(NamedTuple):
@@ -47,6 +48,12 @@ class AgentFile(NamedTuple):
     def scores(self) -> str:
         """Kind of the scores: "logits" for PPO, A2C and a student of KL or NLL, "q_values" for all others."""
         return "logits" if "action_net.weight" in self.weights else kind_of(self.data)
+
+    @property
+    def steps(self) -> int | None:
+        """Agent steps that it has learned from; None where ``data`` tells no number that could be true."""
+        steps = self.data.get("num_timesteps")
+        return steps if type(steps) is int and 0 <= steps < MAX_STEPS else None
 
 
 def kind_of(attributes: Mapping[str, Any]) -> str:
@@ -96,12 +103,23 @@ def rebuild_scores(agent: AgentFile, path: str | Path) -> QNetwork | QuantileNet
             known.
     """
     for place in (Path(path).parent, Path(path).with_suffix("")):
-        for name in STATISTICS:
-            if (place / name).exists():
-                raise UserError(
-                    f"{path}: it learned behind VecNormalize ({place / name}), whose statistics are not read"
-                )
-    return rebuild(agent.weights, describe(agent.data, str(path)), str(path))
+        statistics = sorted(file.name for file in place.glob("*.pkl") if is_statistics(file.name))
+        if statistics:
+            raise UserError(
+                f"{path}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not read"
+            )
+    with refusing(path, "agent of Stable-Baselines3"):
+        return rebuild(agent.weights, describe(agent.data, str(path)), str(path))
+
+
+def is_statistics(name: str) -> bool:
+    """Whether a file of that name holds the statistics of a VecNormalize, as the zoo's and CheckpointCallback's do.
+
+    Example:
+        >>> [is_statistics(name) for name in ("vecnormalize.pkl", "rl_model_vecnormalize_40_steps.pkl", "buffer.pkl")]
+        [True, True, False]
+    """
+    return re.fullmatch(r".*vec_?normalize.*\.pkl", name, re.IGNORECASE) is not None
 
 
 def rebuild_network(agent: AgentFile, path: str | Path) -> QNetwork:

@@ -1,13 +1,16 @@
 """SIGTERM and Ctrl-C as a wish: the loop ends its step, saves, and leaves; a second one is obeyed at once.
 
 A signal handler runs between any two instructions, in the middle of a write too. So it only leaves word, and the loop
-asks at a point where everything is in order.
+asks at a point where everything is in order. It does not run before a long call into C returns, such as one that waits
+for another process; so a thread of its own watches for the second signal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Any
@@ -36,17 +39,33 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
+            self._watch(frozenset(self._before))
         return self
 
     def __exit__(self, *error: object) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
+        self._open.close()
+
+    def _watch(self, numbers: frozenset[int]) -> None:
+        """Let a thread hear of each signal at once, and end the process at the second of ``numbers``."""
+        told, tells = socket.socketpair()
+        for end in (told, tells):
+            self._open.callback(end.close)
+        tells.setblocking(False)
+        before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=_leave_at_second, args=(told, numbers), daemon=True)
+        thread.start()
+        self._open.callback(thread.join)
+        self._open.callback(tells.shutdown, socket.SHUT_WR)  # ends the thread
+        self._open.callback(signal.set_wakeup_fd, before)
 
     def raise_if_received(self, how_to_go_on: str) -> None:
         """To be called when all is saved.
@@ -59,7 +78,17 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            os._exit(128 + number)  # not sys.exit: nothing that could wait or fail
+            return  # the thread sees to it
         self.received = signal.Signals(number)
         # not print: the signal may have come in the middle of one
         os.write(2, f"{self.received.name}: ending this step and saving; once more: leave at once\n".encode())
+
+
+def _leave_at_second(told: socket.socket, numbers: frozenset[int]) -> None:
+    """Read the numbers of the signals as they come, until the other end is closed."""
+    seen = 0
+    while numbers_told := told.recv(64):
+        for number in numbers_told:
+            seen += number in numbers
+            if seen > 1:
+                os._exit(128 + number)  # not sys.exit: nothing that could wait or fail

@@ -74,6 +74,30 @@ def test_a_second_signal_is_obeyed_at_once(root: Path, number: signal.Signals, c
     assert (process.returncode, out) == (code, "")
 
 
+IN_C = """
+import hashlib
+from polydistill.interruption import StopSignals
+with StopSignals():
+    print("started", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # many minutes in which no handler of Python's runs
+"""
+
+
+def test_a_second_signal_is_obeyed_inside_a_long_call_too(root: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_C], env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == 143
+
+
 def test_a_signal_that_is_ignored_stays_so(root: Path) -> None:
     process = start(root, 0.05, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as under nohup
     process.send_signal(signal.SIGINT)
@@ -93,6 +117,7 @@ def test_afterwards_the_signals_mean_what_they_did_before() -> None:
         with pytest.raises(Interrupted, match="go on"):
             stop.raise_if_received("go on")
     assert {number: signal.getsignal(number) for number in before} == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_without_a_signal_nothing_is_raised_and_another_thread_is_left_alone() -> None:

@@ -7,6 +7,7 @@ https is only what its checksum says; the Hub's client checks its own. Nothing l
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import urllib.request
@@ -15,12 +16,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agents.archive import MAX_FILE_BYTES
+from agents.sb3_zip import is_statistics
 from polydistill.errors import UserError
-from polydistill.tracking import atomic_write
+from polydistill.tracking import atomic_write, disk_errors
 
 TIMEOUT_SECONDS = 30
 FILES = (".zip", ".safetensors", ".pth", ".pt")
-STATISTICS = ("vec_normalize.pkl", "vecnormalize.pkl")
 
 
 def fetch(where: str) -> Path:
@@ -54,15 +55,25 @@ def _from_hub(where: str) -> Path:
     repository, file = match.groups()
     try:
         names = list_repo_files(repository)
-        if any(Path(name).name in STATISTICS for name in names):
+        if any(is_statistics(Path(name).name) for name in names):
             raise UserError(f"{where}: it learned behind VecNormalize, whose statistics are not read")
         file = file or _choose_file(where, names)
-        size = get_hf_file_metadata(hf_hub_url(repository, file)).size
-        if size is None or size > MAX_FILE_BYTES:
-            raise UserError(f"{where}: {file} has {size} bytes, more than {MAX_FILE_BYTES:,}")
-        return Path(hf_hub_download(repository, file))
+        told = get_hf_file_metadata(hf_hub_url(repository, file))
+        if told.size is None or told.size > MAX_FILE_BYTES:
+            raise UserError(f"{where}: {file} has {told.size} bytes, more than {MAX_FILE_BYTES:,}")
+        path = Path(hf_hub_download(repository, file, revision=told.commit_hash))
+        if not _is_what_was_told(path, told.etag):
+            raise UserError(f"{where}: {file} is not what its checksum says; remove {path} and try again")
+        return path
     except (OSError, ValueError, RuntimeError) as error:  # the client's errors are of these
         raise UserError(f"cannot get {where}: {' '.join(str(error).split())[:160]}") from error
+
+
+def _is_what_was_told(path: Path, etag: str | None) -> bool:
+    """Whether the file has the checksum that the Hub tells: git's of a small file, sha256 of a large one."""
+    content = path.read_bytes()
+    as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return etag in (_sha256(content), as_git)
 
 
 def _choose_file(where: str, names: Iterable[str]) -> str:
@@ -90,13 +101,14 @@ def _from_web(where: str) -> Path:
             if not answer.geturl().startswith("https://"):
                 raise UserError(f"{address} leads to {answer.geturl()[:100]}, which is not https")
             content = answer.read(MAX_FILE_BYTES + 1)
-    except OSError as error:  # urllib's and ssl's errors are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # urllib's and ssl's errors are OSErrors
         raise UserError(f"cannot get {address}: {' '.join(str(error).split())[:160]}") from error
     if len(content) > MAX_FILE_BYTES:
         raise UserError(f"{address} has more than {MAX_FILE_BYTES:,} bytes")
     if _sha256(content) != expected:
         raise UserError(f"{address} is not what its checksum says: its sha256 is {_sha256(content)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, content)
     return path
 

@@ -31,7 +31,7 @@ SCHEMA = 1
 # What an unfinished run without a checkpoint leaves, and a fresh start removes.
 PARTIAL = (
     *("metrics.jsonl", "timing.jsonl", "tb"),
-    *("student.zip", "generation_*.safetensors", "generation_*.json", "generation_*_failure.pt"),
+    *("student.zip", "generation_*.zip", "generation_*.safetensors", "generation_*.json", "generation_*_failure.pt"),
 )
 
 

@@ -344,10 +344,13 @@ def test_quantiles_that_are_not_those_of_the_outputs_are_refused(quantiles, tmp_
             {":type:": "<class 'gymnasium.spaces.box.Box'>", "_shape": [-6], "dtype": "int8"},
             "shape",
         ),
-        (
-            "observation_space",
-            {":type:": "<class 'gymnasium.spaces.box.Box'>", "_shape": [10**9], "dtype": "int8"},
-            "larger",
+        *(
+            (
+                "observation_space",
+                {":type:": "<class 'gymnasium.spaces.box.Box'>", "_shape": sizes, "dtype": "int8"},
+                "larger",
+            )
+            for sizes in ([10**9], [10**309], [10**4000] * 3)  # more than a float, and than a line, holds
         ),
         (
             "observation_space",
@@ -386,7 +389,9 @@ def test_agents_that_learned_behind_vecnormalize_are_refused(tmp_path):
     rebuild_scores(read_agent(tmp_path / "plain.zip"), tmp_path / "plain.zip")
 
 
-@pytest.mark.parametrize("place", ["vecnormalize.pkl", "vec_normalize.pkl", "dqn/vecnormalize.pkl"])
+@pytest.mark.parametrize(
+    "place", ["vecnormalize.pkl", "vec_normalize.pkl", "dqn/vecnormalize.pkl", "rl_model_vecnormalize_40_steps.pkl"]
+)
 def test_statistics_of_vecnormalize_beside_a_zip_are_noticed(tmp_path, place):
     make_model("DQN", VECTORS).save(tmp_path / "dqn.zip")
     rebuild_scores(read_agent(tmp_path / "dqn.zip"), tmp_path / "dqn.zip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import http.server
 import importlib.util
 import io
@@ -105,6 +106,20 @@ def test_a_file_over_the_bound_and_a_broken_line_are_one_line(web, monkeypatch):
     assert "cannot get https://example.org/a.zip: " in refusal(f"https://example.org/a.zip#sha256={SHA256}")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [http.client.IncompleteRead(b"x"), http.client.InvalidURL("port"), http.client.BadStatusLine("?"), OSError()],
+)
+def test_whatever_the_web_does_wrong_is_one_line(web, error):
+    web["content"] = error
+    assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith("cannot get https://example.org/a.zip: ")
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(web, tmp_path):
+    (tmp_path / "cache").write_bytes(b"a file where a folder should be")
+    assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith(f"cannot write {tmp_path / 'cache'}")
+
+
 # ------------------------------------------------------------------ hf://
 
 NEEDS_HUB = pytest.mark.skipif(
@@ -123,6 +138,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
     commit: ClassVar[str] = "0123456789abcdef0123456789abcdef01234567"
     asked: ClassVar[list[str]] = []
+    etags: ClassVar[dict[str, str]] = {}  # other ones than the sha256 of the file
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path}")
@@ -141,7 +157,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         content = self.repositories.get("/".join(parts[:2]), {}).get("/".join(parts[4:]))
         if content is None:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        etag = hashlib.sha256(content).hexdigest()
+        etag = self.etags.get("/".join(parts[:2])) or hashlib.sha256(content).hexdigest()
         return self.answer(200, content, {"X-Repo-Commit": self.commit, "ETag": f'"{etag}"'})
 
     do_HEAD = do_GET
@@ -195,6 +211,15 @@ def test_an_agent_comes_from_the_hub(hub):
     assert path.read_bytes() == AGENT
     assert hub("hf://sb3/dqn-Pong/dqn-Pong.zip") == str(path)
     assert any(line.startswith("GET /sb3/dqn-Pong/resolve/") for line in Hub.asked)
+
+
+@NEEDS_HUB
+def test_a_file_of_the_hub_is_what_its_checksum_says(hub):
+    for name, etag in {"git": hashlib.sha1(b"blob %d\0" % len(AGENT) + AGENT).hexdigest(), "bad": "0" * 64}.items():
+        Hub.repositories[f"sums/{name}"] = {"a.zip": AGENT}
+        Hub.etags[f"sums/{name}"] = etag
+    assert Path(hub("hf://sums/git")).read_bytes() == AGENT
+    assert hub("hf://sums/bad").startswith("error: hf://sums/bad: a.zip is not what its checksum says; remove ")
 
 
 @NEEDS_HUB

@@ -39,7 +39,7 @@ NAMES = [
     "",
     "é/",
 ]
-NUMBERS = [0, -1, 1, 2, 7, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**62, 2**70, 10**30]
+NUMBERS = [0, -1, 1, 2, 7, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**62, 2**70, 10**30, 10**309, 10**4000]
 TEXTS = [
     *("", "\0", "a" * 10_000, "<class 'torch.nn.modules.activation.ReLU'>", "<class 'os.system'>", "NaN", "1e999"),
     *("stable_baselines3.dqn.policies", "sb3_contrib.qrdqn.policies", "stable_baselines3.common.policies", "\ud800"),
