@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
-from agents.evaluation import Evaluation, evaluate, get_protocol
+from agents.evaluation import Evaluation, NonFiniteScoresError, evaluate, get_protocol
 from agents.learning_state import copied
 from agents.lesson import Lesson, remove_recordings
 from agents.networks import Size, size_of
@@ -164,7 +165,8 @@ class AtariDomain:
             line = f"stopped at {where}, and saved: the same command goes on from there"
             raise Interrupted(end.signal, line) from None
         except NonFiniteError as error:
-            path = self._keep_failure(lesson, error)
+            batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
+            path = self._keep_failure(lesson.role, error, lesson.model.state(), batch)
             raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
         self._save(lesson)  # scoring it takes minutes, which may end otherwise
         self.seconds.append(lesson.seconds)
@@ -181,28 +183,28 @@ class AtariDomain:
 
         def score_curve(model: PolicyDistillation, step: int) -> float:
             episodes = self.config.evaluation.curve_episodes
-            return self.play(model.student_scores, episodes, f"curve {step}", generation).mean
+            return self.play(model.student_scores, model.student, episodes, f"curve {step}", generation).mean
 
         state, self._lesson = self._lesson, None
         lesson = Lesson(self.config, teacher, generation, self.run, score_curve)
         if state is None or state["generation"] != generation:
             return lesson
         try:
-            lesson.load(state)
+            lesson.load(state, self._heed_while_played_again)
         except DamagedSegment as error:
             print(f"{error}: generation {generation} starts over", file=sys.stderr)
             self.run.rewind(state["began"])
             return Lesson(self.config, teacher, generation, self.run, score_curve)
         return lesson
 
-    def _keep_failure(self, lesson: Lesson, error: NonFiniteError) -> Path:
-        """Write the student as it was and the offending batch; the file, which loads with ``weights_only=True``."""
-        path = self.run.out / f"{lesson.role}_failure.pt"
-        batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
+    def _heed_while_played_again(self) -> None:
+        self.stop.raise_if_received("stopped while the games were played again: the same command begins there anew")
+
+    def _keep_failure(self, role: str, error: FloatingPointError, state: object, batch: Mapping[str, Any]) -> Path:
+        """Write the state before it and the offending batch; the file, which loads with ``weights_only=True``."""
+        path = self.run.out / f"{role}_failure.pt"
         buffer = io.BytesIO()
-        torch.save(
-            to_plain({"error": str(error), "state": lesson.model.state(), "batch": copied(batch, "cpu")}), buffer
-        )
+        torch.save(to_plain({"error": str(error), "state": state, "batch": copied(dict(batch), "cpu")}), buffer)
         atomic_write(path, buffer.getbuffer())
         return path
 
@@ -211,7 +213,7 @@ class AtariDomain:
         settings = self.config.evaluation
         who = "the teacher" if generation == 0 else f"generation {generation}"
         with self.run.progress(f"{who} plays", settings.episodes, "games") as bar:
-            result = self.play(member, settings.episodes, "evaluation", generation, teacher, bar)
+            result = self.play(member, member.network, settings.episodes, "evaluation", generation, teacher, bar)
         self.seconds[-1] += result.seconds
         if generation == 0:
             for step in (0, self.config.play.steps):  # a level line beside the students' curves
@@ -234,30 +236,43 @@ class AtariDomain:
     def play(
         self,
         member: ScoreFunction,
+        network: nn.Module | None,
         episodes: int,
         stream: str,
         generation: int,
         teacher: Teacher | None = None,
         bar: Progress | None = None,
     ) -> Evaluation:
-        """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement."""
+        """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement.
+
+        Raises:
+            FloatingPointError: scores are not finite; the weights of ``network`` and the states are in a file.
+        """
 
         def on_step(games: int) -> None:
             self.stop.raise_if_received("stopped while games were scored: the same command goes on before them")
             if bar is not None:
                 bar.advance(games - bar.done)
 
-        return evaluate(
-            member,
-            self.config.game,
-            protocol=self.config.evaluation.protocol,
-            episodes=episodes,
-            seed=derive_seed(self.config.seed, stream, generation),
-            n_threads=self.config.threads,
-            device=self.device,
-            reference=teacher,
-            on_step=on_step,
-        )
+        try:
+            return evaluate(
+                member,
+                self.config.game,
+                protocol=self.config.evaluation.protocol,
+                episodes=episodes,
+                seed=derive_seed(self.config.seed, stream, generation),
+                n_threads=self.config.threads,
+                device=self.device,
+                reference=teacher,
+                on_step=on_step,
+            )
+        except NonFiniteScoresError as error:
+            batch = {"observations": error.observations, "scores": error.scores}
+            state = None if network is None else copied(network.state_dict(), "cpu")
+            path = self._keep_failure(f"generation_{generation}", error, state, batch)
+            who = f"generation {generation} ({self.objective})" if generation else "the teacher"
+            text = f"{error}: {who}, {stream}; its weights and what it saw are in {path}"
+            raise FloatingPointError(text) from error
 
     def _metrics(self, result: Evaluation, first: NDArray[np.float64] | None) -> dict[str, Any]:
         game, row = self.config.game, reference(self.config.game)

@@ -115,6 +115,19 @@ class Evaluation(NamedTuple):
         return bootstrap_interval(self.scores, generator=np.random.default_rng(seed))
 
 
+class NonFiniteScoresError(FloatingPointError):
+    """An agent's best score in some state is not finite: its greedy action would mean nothing.
+
+    Attributes:
+        observations: of the states that were asked for, ``(games, stack, height, width)`` uint8.
+        scores: ``(games, actions)``.
+    """
+
+    def __init__(self, message: str, observations: Tensor, scores: Tensor) -> None:
+        super().__init__(message)
+        self.observations, self.scores = observations, scores
+
+
 def choose_actions(scores: Tensor, epsilon: float, generator: np.random.Generator) -> NDArray[np.int64]:
     """Epsilon-greedy actions, the coin tossed for each row apart; ``(rows,)`` from ``(rows, actions)`` scores."""
     rows, n_actions = scores.shape
@@ -154,6 +167,7 @@ def evaluate(
 
     Raises:
         UserError: unknown game or protocol, or an agent whose actions are not the game's.
+        NonFiniteScoresError: the best score of a state is not finite. (-inf excludes an action, but not all of them.)
         ValueError: no episodes, or a protocol without any source of randomness (every game would be the same).
     """
     rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -197,7 +211,11 @@ def evaluate(
 @torch.no_grad()
 def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
     frames = torch.from_numpy(observations).to(device)
-    return [agent(frames) for agent in agents]
+    asked = [agent(frames) for agent in agents]
+    for scores in asked:
+        if not bool(scores.amax(dim=1).isfinite().all()):
+            raise NonFiniteScoresError("the scores of the agent that plays are not finite", frames, scores)
+    return asked
 
 
 def _make_fitting_env(

@@ -122,8 +122,12 @@ class Lesson:
             "curve_seconds": self.curve_seconds,
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any], on_step: Callable[[], None]) -> None:
         """Go on from :meth:`state`, in a new lesson.
+
+        Args:
+            state: of a lesson with the same arguments.
+            on_step: called after each step that is played again; it may raise to leave.
 
         Raises:
             UserError: the emulator is another one.
@@ -132,16 +136,17 @@ class Lesson:
         self.began, self.next_curve, self.scored_at = state["began"], state["next_curve"], state["scored_at"]
         played = state["model"]["counters"]["num_timesteps"]
         with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
-            self.model.continue_play(self._play_again(state["recording"], bar))
+            self.model.continue_play(self._play_again(state["recording"], bar, on_step))
         self.model.load_state(state["model"])
         self.curve_seconds = state["curve_seconds"]
         self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
 
-    def _play_again(self, state: Mapping[str, Any], bar: Progress) -> Any:
+    def _play_again(self, state: Mapping[str, Any], bar: Progress, on_step: Callable[[], None]) -> Any:
         def play_again(take: Any) -> Any:
             def counted(observations: Any, scores: Any, starts: Any) -> None:
                 take(observations, scores, starts)
                 bar.advance(self.env.num_envs)
+                on_step()
 
             return self.recording.play_again(state, counted)
 

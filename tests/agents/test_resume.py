@@ -30,7 +30,7 @@ from agents.atari import AtariVecEnv
 from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from agents.distillation import PolicyDistillation
 from agents.domain import AtariDomain, open_teacher
-from agents.evaluation import Evaluation
+from agents.evaluation import PROTOCOLS, Evaluation, evaluate
 from agents.networks import SIZES, build_network
 from agents.plan import require_room
 from agents.sb3_zip import read_agent, write_dqn_zip
@@ -87,14 +87,15 @@ class Killed(Exception):
 
 
 class StopAt(StopSignals):
-    """Asked for the ``at``-th time whether to stop: a signal, or (``kill``) the end without a word."""
+    """Asked for the ``at``-th time whether to stop: a signal, or (``kill``) the end without a word. Only what is asked
+    while games are played again (``replaying``), or only the rest, counts."""
 
-    def __init__(self, at: int, kill: bool = False) -> None:
+    def __init__(self, at: int, kill: bool = False, replaying: bool = False) -> None:
         super().__init__()
-        self.left, self.kill = at, kill
+        self.left, self.kill, self.replaying = at, kill, replaying
 
     def raise_if_received(self, how_to_go_on: str) -> None:
-        self.left -= 1
+        self.left -= how_to_go_on.startswith("stopped while the games were played again") == self.replaying
         if self.left == 0:
             raise Killed if self.kill else Interrupted(signal.SIGTERM, how_to_go_on)
 
@@ -165,6 +166,18 @@ def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: 
         except Interrupted:
             stopped += 1
     assert stopped >= 20
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_signal_while_games_are_played_again_is_heeded_at_once(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(27))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    for at in (1, 7):
+        with pytest.raises(Interrupted, match="stopped while the games were played again: the same command"):
+            distill(tmp_path / "run", StopAt(at, replaying=True))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").iterdir()} == before
+    distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
 
 
@@ -299,6 +312,30 @@ def test_a_failure_leaves_the_student_before_it_and_the_batch(tmp_path: Path) ->
     assert kept["batch"]["targets"].isnan().all()
     assert kept["state"]["counters"]["_n_updates"] > 0
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_scores_that_are_not_finite_while_it_plays_leave_the_student_and_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = torch.full((1, 6), float("nan"))
+    short = {"protocol": dataclasses.replace(PROTOCOLS["rusu"], max_frames=160)}
+    monkeypatch.setattr(agents.domain, "evaluate", lambda *given, **options: evaluate(*given, **{**options, **short}))
+    monkeypatch.setattr(PolicyDistillation, "student_scores", lambda self, frames: bad.expand(len(frames), 6))
+    with pytest.raises(FloatingPointError) as stopped:
+        distill(tmp_path / "run")
+    path = tmp_path / "run" / "generation_1_failure.pt"
+    assert re.fullmatch(
+        rf"the scores of the agent that plays are not finite: generation 1 \(policy_kl\), curve \d+; its weights and "
+        rf"what it saw are in {re.escape(str(path))}",
+        str(stopped.value),
+    )
+    kept = torch.load(path, weights_only=True)
+    assert kept["batch"]["observations"].shape[1:] == (4, 84, 84)
+    assert kept["batch"]["scores"].isnan().all()
+    assert "q_net.0.weight" in kept["state"]
+    monkeypatch.undo()
+    distill(tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_state_of_other_settings_or_of_another_replay_is_refused(tmp_path: Path) -> None:
