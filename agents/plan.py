@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from agents.config import AtariConfig
@@ -13,11 +12,11 @@ from agents.rates import measure_rates
 from agents.recording import recorded_bytes
 from agents.replay import FrameReplay
 from agents.teachers import Teacher
-from polydistill.errors import UserError
+from polydistill.disk import require_room
 from polydistill.plain_yaml import dump_yaml, to_mapping
 
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
-CURVES_BYTES = 2_000_000
+ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
 
 
@@ -28,24 +27,18 @@ def disk_bytes(config: AtariConfig, student: PolicyDistillation) -> int:
     n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
     recording = recorded_bytes(config.play.steps, n_actions)
     checkpoint = 3 * 4 * count_parameters(student.student)
-    return config.lineage.generations * (ZIP_BYTES + recording) + 3 * checkpoint + CURVES_BYTES
+    curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
+    return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
 
 
-def require_room(config: AtariConfig, teacher: Teacher, out: Path) -> None:
-    """Refuse to begin, or to go on with, a run that the disk of the folder ``out`` has no room for.
+def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+    """Say what the run takes in its folder ``out``.
 
     Raises:
-        UserError: with what it needs and what there is.
+        UserError: there is no room for it.
     """
     env = make_env(config, teacher, generation=1)
-    needed = disk_bytes(config, make_student(config, teacher, env, generation=1))
-    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    free = shutil.disk_usage(out).free
-    if needed - there > free:
-        raise UserError(
-            f"the run needs about {(needed - there) / 1e6:,.0f} MB more in {out}, where {free / 1e6:,.0f} MB are free; "
-            "make room, and the same command goes on"
-        )
+    require_room(out, disk_bytes(config, make_student(config, teacher, env, generation=1)))
 
 
 def format_plan(config: AtariConfig, teacher: Teacher, out: Path) -> str:

@@ -3,42 +3,51 @@
 Mnih et al. (2015) with three changes that make it several times faster on few cores: several games at once,
 n-step returns (Hessel et al. 2018), and fewer updates of larger batches for the same samples per step.
 
-A run folder holds ``checkpoints/step_<n>.zip`` (Stable-Baselines3 zips with their optimiser; the newest two are kept)
-and, at the end, ``teacher.zip`` with its card ``teacher.json``. That is the last checkpoint: one chosen by its
-training score would be chosen by luck, above all after a restart, when the first games to end are the short ones.
+A run folder holds the last two checkpoints (:mod:`polydistill.checkpoint`) and, at the end, ``teacher.zip`` with its
+card ``teacher.json``. That is the last state: one chosen by its training score would be chosen by luck, above all after
+a restart, when the first games to end are the short ones.
 
-The same command again continues from the newest checkpoint. The replay is not stored (it is gigabytes) but refilled
-by the restored agent's own play before learning goes on, so a continued run is not bit for bit an unbroken one.
+The same command again continues from the newest good checkpoint: weights, optimiser, counters, and the random states
+that Stable-Baselines3 uses. The replay is not stored (it is gigabytes) but refilled by the restored agent's own play
+before learning goes on, so a continued run is not bit for bit an unbroken one.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import safe_mean
 
 from agents.atari import AtariVecEnv, check_game
 from agents.evaluation import evaluate
 from agents.networks import compute_scores
-from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
+from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
+from polydistill.checkpoint import Checkpoints
+from polydistill.disk import is_temporary, require_room
 from polydistill.errors import UserError, require_at_least
+from polydistill.interruption import StopSignals
+from polydistill.lock import LOCK, FolderLock
 from polydistill.plain_yaml import dump_yaml, to_mapping
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, atomic_write, disk_errors, require_same_config
 
-KEPT_CHECKPOINTS = 2  # the newest ones
+COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
+DISK_BYTES = 150_000_000  # three checkpoints of two networks and two moments of Adam, the zip, the curves
 
 
 @dataclass(frozen=True)
@@ -100,43 +109,64 @@ class TeacherTrainingConfig:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 
 
-def open_folder(config: TeacherTrainingConfig, out: Path) -> Path:
-    """Make the run folder, or check that the one that is there belongs to ``config``; its checkpoints' folder.
+def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
+    """Make the run folder, or check that the one that is there belongs to ``config``; the lock on it.
 
     Raises:
-        UserError: it holds another run, or something that is none, or cannot be written.
+        UserError: it holds another run, or something that is none, or cannot be written, or has no room, or another
+            process works in it.
     """
-    checkpoints = out / "checkpoints"
     with disk_errors(out):
-        if out.is_dir() and any(out.iterdir()):
-            if not (out / "config.yaml").is_file():
-                raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
-            require_same_config(out, to_mapping(config), may_grow=("steps",))
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        entries = [entry.name for entry in out.iterdir() if not (is_temporary(entry.name) or entry.name == LOCK)]
+    lock = FolderLock(out)
+    if entries:
+        if "config.yaml" not in entries:
+            raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
+        require_same_config(out, to_mapping(config), may_grow=("steps",))
+    require_room(out, DISK_BYTES)
     atomic_write(out / "config.yaml", dump_yaml(to_mapping(config)).encode())
-    return checkpoints
+    return lock
 
 
-def train_teacher(config: TeacherTrainingConfig, out: Path) -> DQN:
-    """Train, or continue, the teacher of ``config`` in the run folder ``out``; the trained model."""
-    checkpoints = open_folder(config, out)
+def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | None = None) -> DQN:
+    """Train, or continue, the teacher of ``config`` in the run folder ``out``, see :func:`open_folder`; the model.
+
+    Raises:
+        Interrupted: ``stop`` received a signal; what was learned is saved.
+        FloatingPointError: a loss is not finite; the last checkpoint is from before that.
+        UserError: no checkpoint is good, or the disk refused.
+    """
+    stop = StopSignals() if stop is None else stop
+    checkpoints = Checkpoints(out / "checkpoints", kind="teacher")
     if config.threads:
         torch.set_num_threads(config.threads)
     seed = derive_seed(config.seed, "environments of training") % 2**31
     env = AtariVecEnv(config.game, config.n_envs, seed=seed, n_threads=config.threads)
     model = _make_dqn(config, env)
-    model.set_logger(configure(str(out / "tb"), ["tensorboard", "csv"]))
-    newest = max(checkpoints.glob("step_*.zip"), default=None)
-    if newest is not None:
-        _restore(model, newest)
+    model.set_logger(configure(str(out / "tb"), ["tensorboard"]))
+    try:
+        _learn(model, config, checkpoints, stop)
+    finally:
+        model.logger.close()
+        env.close()
+    where = f"step {model.num_timesteps:,}"
+    stop.raise_if_received(f"stopped at {where}, and saved: the same command goes on from there")
+    return model
+
+
+def _learn(model: DQN, config: TeacherTrainingConfig, checkpoints: Checkpoints, stop: StopSignals) -> None:
+    """From the newest good checkpoint, or the beginning, to the last step or a signal."""
+    state = checkpoints.latest()
+    if state is not None:
+        _load_state(model, state)
         if model.num_timesteps < config.steps:
-            _refill(model, config.learning_starts)
+            _refill(model, config.learning_starts, stop)
+            _load_state(model, state)
     with Progress(f"{config.game} teacher", config.steps, "steps", model.num_timesteps) as bar:
         if model.num_timesteps < config.steps:
-            watch = _Watch(checkpoints, config.checkpoint_steps, bar)
+            watch = _Watch(checkpoints, config.checkpoint_steps, bar, stop)
             model.learn(config.steps - model.num_timesteps, watch, log_interval=16, reset_num_timesteps=False)
-    env.close()
-    return model
 
 
 def _make_dqn(config: TeacherTrainingConfig, env: AtariVecEnv) -> DQN:
@@ -169,60 +199,103 @@ def _falling_at_the_end(learning_rate: float, share: float) -> Schedule:
     return lambda remaining: learning_rate * (min(remaining / share, 1.0) if share > 0 else 1.0)
 
 
-def _restore(model: DQN, checkpoint: Path) -> None:
-    """Weights, optimiser and counters of the checkpoint; read without unpickling."""
-    data = read_agent(checkpoint).data
-    _, parameters, _ = load_from_zip_file(checkpoint, device=model.device, load_data=False)
-    model.set_parameters(parameters, device=model.device)
-    model.num_timesteps, model._n_updates = int(data["num_timesteps"]), int(data["_n_updates"])
+def _state(model: DQN) -> dict[str, Any]:
+    """What :func:`_load_state` needs. The generators are those that Stable-Baselines3 draws from."""
+    generators = {"numpy": np.random.get_state(legacy=False), "actions": _actions_generator(model).state}
+    return {
+        "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "counters": {name: getattr(model, name) for name in COUNTERS},
+        "generators": json.dumps(generators, default=lambda array: array.tolist()),
+        "torch": torch.get_rng_state(),
+    }
 
 
-def _refill(model: DQN, steps: int) -> None:
-    """Fill the replay by ``steps`` steps of the restored agent's own play, without learning; its counters stay."""
-    before = model.num_timesteps
+def _load_state(model: DQN, state: Mapping[str, Any]) -> None:
+    model.policy.load_state_dict(state["policy"])
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    for name in COUNTERS:
+        setattr(model, name, state["counters"][name])
+    generators = json.loads(state["generators"])
+    np.random.set_state(generators["numpy"])
+    _actions_generator(model).state = generators["actions"]
+    torch.set_rng_state(state["torch"])
+
+
+def _actions_generator(model: DQN) -> Any:
+    return model.action_space.np_random.bit_generator
+
+
+def _refill(model: DQN, steps: int, stop: StopSignals) -> None:
+    """Fill the replay by ``steps`` steps of the restored agent's own play, without learning."""
     model.gradient_steps = 0
-    model.learn(steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-    model.gradient_steps, model.num_timesteps = 1, before
+    with Progress("the replay is filled again", steps, "steps") as bar:
+        model.learn(steps, _Heed(bar, stop), log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+    model.gradient_steps = 1
+    stop.raise_if_received("stopped while the replay was filled again: the same command begins there anew")
 
 
-class _Watch(BaseCallback):
-    """Moves the progress bar and saves checkpoints."""
+class _Heed(BaseCallback):
+    """Moves the progress bar, and ends the play where a signal asks for it."""
 
-    def __init__(self, folder: Path, every_steps: int, bar: Progress) -> None:
+    def __init__(self, bar: Progress, stop: StopSignals) -> None:
         super().__init__()
-        self.folder, self.every_steps, self.bar, self.saved_at = folder, every_steps, bar, 0
+        self.bar, self.stop = bar, stop
+
+    def _on_step(self) -> bool:
+        self.bar.advance(self.training_env.num_envs, score=self._score())
+        return self.stop.received is None
+
+    def _score(self) -> float:
+        return float(safe_mean([game["r"] for game in self.model.ep_info_buffer or ()]))
+
+
+class _Watch(_Heed):
+    """Saves checkpoints too, and stops where a loss is not finite."""
+
+    def __init__(self, checkpoints: Checkpoints, every_steps: int, bar: Progress, stop: StopSignals) -> None:
+        super().__init__(bar, stop)
+        self.checkpoints, self.every_steps, self.saved_at = checkpoints, every_steps, 0
 
     def _on_training_start(self) -> None:
         self.saved_at = self.num_timesteps
 
     def _on_step(self) -> bool:
-        self.bar.advance(self.training_env.num_envs, score=self._score())
+        loss = self.logger.name_to_value.get("train/loss", 0.0)
+        if not math.isfinite(loss):
+            kept = f"; the checkpoint of step {self.saved_at:,} is kept" if self.checkpoints.paths() else ""
+            raise FloatingPointError(f"the loss of DQN is {loss} at step {self.num_timesteps:,}{kept}")
         if self.num_timesteps - self.saved_at >= self.every_steps:
             self._save()
-        return True
+        return super()._on_step()
 
     def _on_training_end(self) -> None:
         self._save()
 
-    def _score(self) -> float:
-        return float(safe_mean([game["r"] for game in self.model.ep_info_buffer or ()]))
-
     def _save(self) -> None:
-        self.saved_at = self.num_timesteps
-        path = self.folder / f"step_{self.num_timesteps:09d}.zip"
-        with disk_errors(path):
-            temporary = self.folder / "writing.zip"
-            self.model.save(temporary)
-            temporary.replace(path)
-            for old in sorted(self.folder.glob("step_*.zip"))[:-KEPT_CHECKPOINTS]:
-                old.unlink()
+        assert isinstance(self.model, DQN)
+        if self.saved_at != self.num_timesteps:
+            self.checkpoints.save(_state(self.model), self.num_timesteps)
+            self.saved_at = self.num_timesteps
 
 
-def finish_teacher(config: TeacherTrainingConfig, out: Path, command: str) -> dict[str, Any]:
-    """Score the last checkpoint with fresh games, write ``teacher.zip`` and its card ``teacher.json``; the card."""
-    checkpoint = max((out / "checkpoints").glob("step_*.zip"))
-    agent = read_agent(checkpoint)
-    network = rebuild_network(agent, checkpoint)
+def finish_teacher(
+    model: DQN, config: TeacherTrainingConfig, out: Path, command: str, stop: StopSignals | None = None
+) -> dict[str, Any]:
+    """Score the trained ``model`` with fresh games, write ``teacher.zip`` and its card ``teacher.json``; the card.
+
+    Raises:
+        Interrupted: ``stop`` received a signal.
+        UserError: the disk refused.
+    """
+    network = copy.deepcopy(model.q_net)
+    del network.forward  # the faster one of training, see _make_dqn
+    stop = StopSignals() if stop is None else stop
+
+    def on_step(games: int) -> None:
+        stop.raise_if_received("stopped while games were scored: the same command goes on before them")
+        bar.advance(games - bar.done)
+
     with Progress("the teacher plays", config.episodes, "games") as bar:
         result = evaluate(
             as_teacher(network),
@@ -231,16 +304,15 @@ def finish_teacher(config: TeacherTrainingConfig, out: Path, command: str) -> di
             episodes=config.episodes,
             seed=derive_seed(config.seed, "evaluation"),
             n_threads=config.threads,
-            on_step=lambda games: bar.advance(games - bar.done),
+            on_step=on_step,
         )
-    steps = int(agent.data["num_timesteps"])
-    write_dqn_zip(out / "teacher.zip", network, scores="q_values", steps=steps)
+    write_dqn_zip(out / "teacher.zip", network, scores="q_values", steps=model.num_timesteps)
     card = {
         "game": config.game,
         "command": command,
         "config": to_mapping(config),
         "selection": "last",
-        "steps": steps,
+        "steps": model.num_timesteps,
         "sha256": weights_sha256(network.state_dict()),
         "evaluation": {
             "protocol": "rusu",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +80,26 @@ def is_temporary(name: str) -> bool:
         (True, False)
     """
     return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
+
+
+def require_room(folder: Path, n_bytes: int) -> None:
+    """Say in one line on standard error what a run takes in ``folder``, and refuse it where there is no room for it.
+
+    Args:
+        folder: exists; what is in it already counts as taken.
+        n_bytes: of all files in it, at most.
+
+    Raises:
+        UserError: with what it needs and what there is.
+    """
+    missing = n_bytes - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if missing > free:
+        raise UserError(
+            f"the run needs about {missing / 1e6:,.0f} MB more in {folder}, where {free / 1e6:,.0f} MB are free; "
+            "make room, and the same command goes on"
+        )
+    print(f"{folder} takes up to {n_bytes / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free", file=sys.stderr)
 
 
 class GrowingFile:

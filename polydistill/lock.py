@@ -31,7 +31,8 @@ _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
 class FolderLock:
-    """Taken when made; given back by :meth:`release`, when collected, or when the process ends in any way.
+    """Taken when made; given back by :meth:`release`, at the end of a ``with`` block, when collected, or when the
+    process ends in any way.
 
     Args:
         folder: exists.
@@ -60,6 +61,12 @@ class FolderLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
         _held.add(self)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give it back; a second time does nothing."""

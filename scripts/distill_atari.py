@@ -20,7 +20,7 @@ import sys
 from agents.checkup import ExaminedAtariDomain
 from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
-from agents.plan import format_plan, require_room
+from agents.plan import format_plan, require_disk
 from agents.report import format_summary
 from polydistill.config import parse
 from polydistill.errors import run_script
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         StopSignals() as stop,
     ):
         if run.summary is None:
-            require_room(config, teacher, run.out)
+            require_disk(config, teacher, run.out)
             domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run, stop)
             for generation in Lineage(domain, config.lineage, domain.resume()):
                 domain.keep(generation)

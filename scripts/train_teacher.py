@@ -2,7 +2,7 @@
 
     python scripts/train_teacher.py --game pong --out runs/teacher_pong
 
-The same command again continues from the newest checkpoint in the folder. At the end the folder holds teacher.zip,
+The same command again continues from the newest good checkpoint in the folder. At the end the folder holds teacher.zip,
 an ordinary Stable-Baselines3 zip, and teacher.json, its card.
 """
 
@@ -13,9 +13,10 @@ require_own_agents()
 import shlex
 import sys
 
-from agents.teacher_training import TeacherTrainingConfig, finish_teacher, train_teacher
+from agents.teacher_training import TeacherTrainingConfig, finish_teacher, open_folder, train_teacher
 from polydistill.config import parse
 from polydistill.errors import run_script
+from polydistill.interruption import StopSignals
 from polydistill.plain_yaml import dump_yaml, to_mapping
 
 
@@ -28,9 +29,11 @@ def main(argv: list[str] | None = None) -> None:
         gibibytes = config.buffer_size * 2 * 4 * 84 * 84 / 2**30
         print(f"would train for {config.steps:,} steps in {parsed.out}; the replay takes {gibibytes:.1f} GiB of memory")
         return
-    train_teacher(config, parsed.out)
     words = sys.argv[1:] if argv is None else argv
-    card = finish_teacher(config, parsed.out, shlex.join(["python", "scripts/train_teacher.py", *words]))
+    command = shlex.join(["python", "scripts/train_teacher.py", *words])
+    with open_folder(config, parsed.out), StopSignals() as stop:
+        model = train_teacher(config, parsed.out, stop)
+        card = finish_teacher(model, config, parsed.out, command, stop)
     score = card["evaluation"]
     low, high = score["score_ci95"]
     print(f"{parsed.out / 'teacher.zip'}: {score['score_mean']:.2f} ({low:.2f} to {high:.2f}) over {score['episodes']}")

@@ -32,7 +32,7 @@ from agents.distillation import PolicyDistillation
 from agents.domain import AtariDomain, open_teacher
 from agents.evaluation import PROTOCOLS, Evaluation, evaluate
 from agents.networks import SIZES, build_network
-from agents.plan import require_room
+from agents.plan import require_disk
 from agents.sb3_zip import read_agent, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
 from polydistill.checkpoint import CheckpointConfig
@@ -437,17 +437,17 @@ def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
 def test_a_disk_without_room_is_refused_before_anything_is_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2 zips of 8 MB, 3 checkpoints of 12 bytes per weight, twice 200 steps of 25 bytes, 2 MB of curves."""
+    """2 zips of 8 MB, 3 checkpoints of 12 bytes per weight, twice 200 steps of 25 bytes and curves of 21 points."""
     weights = sum(parameter.numel() for parameter in make_teacher().network.parameters())  # type: ignore[union-attr]
-    needed = 2 * 8_000_000 + 3 * 12 * weights + 2 * 200 * 25 + 2_000_000
+    needed = 2 * 8_000_000 + 3 * 12 * weights + 2 * 200 * 25 + 2 * 21 * 1000
     (tmp_path / "old.zip").write_bytes(bytes(1000))
     free = needed - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
-    require_room(CONFIG, make_teacher(), tmp_path)
+    require_disk(CONFIG, make_teacher(), tmp_path)
     free -= 1
     message = rf"the run needs about {(needed - 1000) / 1e6:,.0f} MB more in .*, where {free / 1e6:,.0f} MB are free"
     with pytest.raises(UserError, match=message):
-        require_room(CONFIG, make_teacher(), tmp_path)
+        require_disk(CONFIG, make_teacher(), tmp_path)
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout"])
