@@ -36,7 +36,7 @@ from agents.plan import require_disk
 from agents.sb3_zip import read_agent, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
 from polydistill.checkpoint import CheckpointConfig
-from polydistill.errors import Interrupted, UserError
+from polydistill.errors import Interrupted, UserError, run_script
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.tracking import Run
@@ -156,6 +156,17 @@ def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     assert not (tmp_path / "run" / "summary.json").exists()
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("changes", [{"threads": 2}, {"precision": "bfloat16"}])
+def test_on_two_threads_and_in_bfloat16_a_stop_changes_nothing_either(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, **changes)
+    distill(tmp_path / "whole", config=config)
+    for at in (18, 30):
+        with pytest.raises(Interrupted):
+            distill(tmp_path / "run", StopAt(at), config)
+    distill(tmp_path / "run", config=config)
+    assert_same_outcome(tmp_path / "run", outcome(tmp_path / "whole"))
 
 
 def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
@@ -289,6 +300,41 @@ def test_other_games_than_those_recorded_are_refused(tmp_path: Path, monkeypatch
         patch.setattr(AtariVecEnv, "step", lambda self, actions: step(self, 5 - actions))
         with pytest.raises(UserError, match="the games do not show again what they showed"):
             distill(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("at", "error"),
+    [
+        (3, MemoryError()),
+        (11, RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")),
+        (17, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 MiB.")),
+    ],
+)
+def test_memory_that_is_gone_ends_a_run_in_one_line_and_it_goes_on(
+    tmp_path: Path,
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    at: int,
+    error: Exception,
+) -> None:
+    update, calls = PolicyDistillation.update, 0
+
+    def run_out(model: PolicyDistillation, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise error
+        return update(model, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyDistillation, "update", run_out)
+        with pytest.raises(SystemExit) as end:
+            run_script(distill)(tmp_path / "run")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory: ")
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
 
 
 def test_a_failure_leaves_the_student_before_it_and_the_batch(tmp_path: Path) -> None:
