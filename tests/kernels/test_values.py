@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ from tests.losses.reference import CASES, MASKED, NAMES, case_id
 
 INF = math.inf
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
-LOOPLESS = {"dkd", "logit_standardized_kd"}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Inputs(NamedTuple):
@@ -55,14 +56,14 @@ def assert_no_worse_than_plain(name, inputs, options):
     """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
 
     Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made
-    of differences of logarithms; in half precision a unit in the last place of the largest entry, which is how far the
-    interpreter's truncation to bfloat16 is off (the chip rounds).
+    of differences of logarithms. Half precision needs no more: where the kernel rounds to another neighbour than the
+    plain formula, both are half a unit off. But the interpreter truncates to bfloat16: a whole unit of the largest.
     """
     truth = compute(name, inputs, options, "torch", torch.float64)
     plain = compute(name, inputs, options, "torch")
     fused = compute(name, inputs, options, "triton")
-    dtype = inputs.student.dtype
-    slacks = (4e-6, max(torch.finfo(dtype).eps, 2e-6))
+    truncated = INTERPRETED and inputs.student.dtype is torch.bfloat16
+    slacks = (4e-6, torch.finfo(torch.bfloat16).eps if truncated else 2e-6)
     for what, exact, eager, ours, slack in zip(("loss", "gradient"), truth, plain, fused, slacks, strict=True):
         scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-2) if exact.numel() else 1.0
         worst, allowed = (ours - exact).abs(), (eager - exact).abs().amax() if exact.numel() else 0.0
@@ -164,8 +165,10 @@ def test_strides_do_not_matter(device, tiles, name) -> None:
     loss = OBJECTIVES[name](student, strided.teacher, strided.labels.repeat_interleave(2)[::2], **options)
     (gradient,) = torch.autograd.grad((loss * strided.weights).sum(), student)
     expected = compute(name, packed, options, "triton")
-    assert torch.equal(loss.double(), expected[0])
-    assert torch.equal(gradient.double(), expected[1])
+    exactly = {"rtol": 0.0, "atol": 0.0}  # on a chip the order of a sum depends on the strides
+    for found, packed_one in zip((loss, gradient), expected, strict=True):
+        close = exactly if INTERPRETED else {"rtol": 1e-6, "atol": 1e-6 * float(packed_one.abs().max().clamp(min=1.0))}
+        torch.testing.assert_close(found.detach().double(), packed_one, **close)
 
 
 def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
