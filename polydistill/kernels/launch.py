@@ -158,13 +158,13 @@ def launch(
     )
     if n_rows == 0:
         return results
-    student, *others = (tensor if tensor is None else _within_32_bits(tensor) for tensor in rows)
-    assert student is not None
+    student = _within_32_bits(student)
+    others = [student if tensor is None else _within_32_bits(tensor) for tensor in rows[1:]]
     tiles = plan_tiles(n_rows, n_cols, student.element_size(), chosen.streams)
     constants: dict[str, Any] = dict(chosen.constants)
     if "SOFT" in constants:
         constants["TEMPERED"] = numbers[-1] != 1.0
-    teacher, labels, mask, permutation, values = (student if tensor is None else tensor for tensor in others)
+    teacher, labels, mask, permutation, values = others
     if chosen.streams and chosen.module != "regressions":
         constants["MEMBERS"] = len(teacher) if teacher.dim() == 3 else 1
     kernel = load_kernel(chosen.module, chosen.kernel)

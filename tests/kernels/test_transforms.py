@@ -81,7 +81,7 @@ def assert_diagnosed_as_plainly(name, inputs, options):
         torch.testing.assert_close(ours, wanted, rtol=2e-5, atol=1e-6, msg=lambda text, f=field: f"{f}: {text}")
 
 
-@pytest.mark.parametrize("name", ["ban", "policy_kl", "policy_mse", "jsd", "dkd", "logit_standardized_kd"])
+@pytest.mark.parametrize("name", ["policy_kl", "policy_mse", "dkd"])
 @pytest.mark.parametrize("shape", [(6, 20), (2, 3, 20)], ids=str)
 def test_diagnostics_of_a_teacher_that_excludes_classes(device, tiles, name, shape) -> None:
     """The label's class among them, in one row."""
@@ -91,7 +91,7 @@ def test_diagnostics_of_a_teacher_that_excludes_classes(device, tiles, name, sha
     assert_diagnosed_as_plainly(name, inputs, with_permutation(name, {}, shape, device))
 
 
-@pytest.mark.parametrize("name", ["ban", "policy_kl", "hinton_kd", "dkd"])
+@pytest.mark.parametrize("name", ["policy_kl", "dkd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scale", [2.0, 1e4 / 4])
 def test_diagnostics_in_each_type_and_at_1e4(device, tiles, name, dtype, scale) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polydistill.losses import OBJECTIVES, draw_permutation, use_backend
+from polydistill.losses.backend import fused_confidence
 from tests.losses.reference import CASES, MASKED, NAMES, case_id
 
 INF = math.inf
@@ -72,7 +73,7 @@ def assert_no_worse_than_plain(name, inputs, options):
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-@pytest.mark.parametrize("shape", [(1, 2), (5, 18), (3, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2), (5, 18), (3, 37)], ids=str)
 def test_kernel_is_as_exact_as_the_formula(device, tiles, case, shape) -> None:
     name, options = case
     assert_no_worse_than_plain(name, make_inputs(shape, device), with_permutation(name, options, shape, device))
@@ -80,7 +81,7 @@ def test_kernel_is_as_exact_as_the_formula(device, tiles, case, shape) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_kernel_takes_half_precision(device, case, dtype) -> None:
+def test_kernel_takes_half_precision(device, tiles, case, dtype) -> None:
     name, options = case
     inputs = make_inputs((4, 18), device, dtype=dtype)
     assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
@@ -124,9 +125,19 @@ def test_large_and_small_scores(device, tiles, case, scale) -> None:
     assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_large_scores_in_half_precision(device, tiles, name, dtype) -> None:
+    inputs = make_inputs((4, 18), device, scale=1e4 / 4, dtype=dtype)
+    inputs.student[0, :2] = torch.tensor([1e4, -1e4])
+    inputs.teacher[0, :2] = torch.tensor([-1e4, 1e4])
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (4, 18), device))
+
+
 @pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"])
-def test_smallest_temperature(device, tiles, name) -> None:
-    inputs = make_inputs((4, 18), device)
+@pytest.mark.parametrize("scale", [2.0, 1e4])
+def test_smallest_temperature(device, tiles, name, scale) -> None:
+    inputs = make_inputs((4, 18), device, scale=scale)
     assert_no_worse_than_plain(name, inputs, {"temperature": 1e-3})
 
 
@@ -179,7 +190,7 @@ def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_of_several_students_are_those_of_each(device, name) -> None:
+def test_rows_of_several_students_are_those_of_each(device, whole_tiles, name) -> None:
     """(students, batch, classes) in one call: the same as one call per student."""
     inputs = make_inputs((3, 4, 18), device)
     options = with_permutation(name, {}, (3, 4, 18), device)
@@ -203,7 +214,7 @@ ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
 
 @pytest.mark.parametrize("name", ENSEMBLED)
 @pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
-def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, launches, name, shape) -> None:
+def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, whole_tiles, launches, name, shape) -> None:
     inputs = make_inputs(shape, device)
     members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)).to(device) * 30
     members[0, ..., 4] = members[1, ..., 4] = -INF
@@ -214,12 +225,19 @@ def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, launches, name, 
     assert len(launches) == 2
 
 
-def test_ensemble_with_a_mask(device) -> None:
+def test_ensemble_with_a_mask(device, whole_tiles) -> None:
     inputs = make_inputs((5, 18), device)
     members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device)
     mask = torch.zeros(18, dtype=torch.bool, device=device)
     mask[:5] = True
     assert_no_worse_than_plain("policy_kl", inputs._replace(teacher=members), {"mask": mask, "temperature": 0.1})
+
+
+def test_confidence_is_that_of_each_row(device, tiles) -> None:
+    inputs = make_inputs((6, 20), device)
+    inputs.teacher[1, 3:] = inputs.teacher[4, ::2] = -INF
+    found = fused_confidence(inputs.teacher)
+    torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-6, atol=1e-7)
 
 
 def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:
