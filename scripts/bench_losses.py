@@ -330,7 +330,8 @@ def format_result(rows: list[dict]) -> str:
     table = []
     for key, found in groups.items():
         times = [found[name]["median_us"] if name in found else None for name in names]
-        ratio = f"{found['ours']['median_us'] / found['formula']['median_us']:.2f}" if "ours" in found else None
+        both = "ours" in found and "formula" in found  # a capture may have failed
+        ratio = f"{found['ours']['median_us'] / found['formula']['median_us']:.2f}" if both else None
         shares = [f"{found[name]['of_copy']:.0%}" if name in found else None for name in ("ours", "one pass")]
         table.append([*key, *times, ratio, *shares])
     headers = ["objective", "shape", "type", "work", *names]

@@ -237,7 +237,7 @@ def test_confidence_is_that_of_each_row(device, tiles) -> None:
     inputs = make_inputs((6, 20), device)
     inputs.teacher[1, 3:] = inputs.teacher[4, ::2] = -INF
     found = fused_confidence(inputs.teacher)
-    torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-5, atol=1e-7)
 
 
 def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:

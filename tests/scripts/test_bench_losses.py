@@ -121,6 +121,16 @@ def test_liger_is_never_captured_and_a_failed_capture_costs_its_cell_alone(
     assert capsys.readouterr().out == "formula cannot be captured: operation not permitted when stream is capturing\n"
 
 
+@pytest.mark.parametrize("missing", ["ours", "formula"])
+def test_a_contender_that_is_missing_leaves_its_cells_empty(script: ModuleType, missing) -> None:
+    row = {"objective": "jsd", "shape": "2x3", "type": "float32", "work": "replayed", "median_us": 2.0, "of_copy": 0.5}
+    rows = [row | {"contender": name, "work": "loss"} for name in ("ours", "formula")]
+    rows += [row | {"contender": name} for name in ("ours", "formula") if name != missing]
+    last = script.format_result(rows).splitlines()[-1].strip("| ").split("|")
+    times = {"ours": ["-", "2"], "formula": ["2", "-"]}[missing]
+    assert [cell.strip() for cell in last[4:]] == [*times, "-", "-" if missing == "ours" else "50%", "-"]
+
+
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it loads its compiler
 def test_compiled_losses_are_measured_where_asked_for(script: ModuleType) -> None:
     torch = script.torch
