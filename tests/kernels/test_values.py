@@ -81,7 +81,7 @@ def test_kernel_is_as_exact_as_the_formula(device, tiles, case, shape) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_kernel_takes_half_precision(device, tiles, case, dtype) -> None:
+def test_kernel_takes_half_precision(device, case, dtype) -> None:
     name, options = case
     inputs = make_inputs((4, 18), device, dtype=dtype)
     assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
@@ -127,10 +127,13 @@ def test_large_and_small_scores(device, tiles, case, scale) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_large_scores_in_half_precision(device, tiles, name, dtype) -> None:
-    inputs = make_inputs((4, 18), device, scale=1e4 / 4, dtype=dtype)
-    inputs.student[0, :2] = torch.tensor([1e4, -1e4])
-    inputs.teacher[0, :2] = torch.tensor([-1e4, 1e4])
+@pytest.mark.parametrize(
+    ("tiles", "largest"), [("streamed", 4.0), ("streamed", 1e4), ("four rows", 1e4)], indirect=["tiles"]
+)
+def test_half_precision_in_parts_and_with_large_scores(device, tiles, name, dtype, largest) -> None:
+    inputs = make_inputs((4, 18), device, scale=largest / 4, dtype=dtype)
+    inputs.student[0, :2] = torch.tensor([largest, -largest])
+    inputs.teacher[0, :2] = torch.tensor([-largest, largest])
     assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (4, 18), device))
 
 
