@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     *("torch", "triton", "numpy", "tensorboard", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py"),
-    *("timm", "torchdistill"),  # peers in benchmarks
+    *("timm", "torchdistill", "liger_kernel"),  # peers in benchmarks
 )
 
 

@@ -1,15 +1,22 @@
 """Measure the losses: ours, the eager formula, torch.compile of it, and Liger's kernels where they are installed.
 
     python scripts/bench_losses.py --csv scripts/measurements/losses_cpu.csv
-    python scripts/bench_losses.py --device cuda --csv scripts/measurements/losses_cuda.csv
     python scripts/bench_losses.py --objectives "[hinton_kd]" --shapes "[128x100]" --compile false
+    for o in policy_kl hinton_kd jsd; do python scripts/bench_losses.py --device cuda --objectives "[$o]" \\
+        --rounds 9 --seconds 540 --append true --csv scripts/measurements/losses_cuda.csv; done
 
 All contenders of a shape run in turn, in an order drawn anew each round, and medians are reported. Three works are
 timed: loss and its gradient (of the mean over the batch), the loss alone, and on CUDA the first replayed from a CUDA
 graph, for scores of up to a million: beyond, launches do not count. Where both sides fit into the cache of a GPU, the
-share of the copy's bandwidth may be above 1.
-"one pass" is value_and_grad: loss and gradient without autograd. "of copy" is the share of the bandwidth of a plain
-copy, measured in the same run, counting each input read once and the gradient written once.
+share of the copy's bandwidth may be above 1. Liger's backward pass waits for the device, so it is never replayed.
+"one pass" is value_and_grad: loss and gradient without autograd; "compiled" is torch.compile of the formula, and "ours
+compiled" that of ours. "bytes" counts each input read once and the gradient written once; "of copy" is the share of
+the bandwidth of a plain copy, measured in the same run.
+
+The CSV is written anew after each shape, so that a run which is cut short leaves what it has measured. On CUDA most of
+the time goes into compiling, some ten seconds for each shape and type: hence one call for each objective above. Besides
+torch, Triton and numpy it takes jsonargparse and pyyaml; for a machine without a network, elsewhere
+`pip install --target FOLDER jsonargparse pyyaml`, and there PYTHONPATH=FOLDER.
 """
 
 import csv
@@ -37,9 +44,12 @@ from polydistill.tracking import atomic_write, format_table
 SHAPES = ("32x18", "256x18", "2048x18", "128x100", "1024x100", "8192x100", "1024x1000", "4096x32000", "4096x131072")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OPTIONS = {"policy_kl": {"temperature": 1.0}, "hinton_kd": {"temperature": 4.0}, "jsd": {"temperature": 1.0}}
+CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
+UNCAPTURED = {"liger"}  # its backward pass looks at a value, which a capture does not allow
 CAPTURED_SCORES = 2**20
 COPIES_OF_SCORES = 8  # what a formula holds at once, in float32: both sides, their logarithms, gradients
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Works = dict[tuple[str, str], Callable[[], object]]  # (contender, work) -> what does it once
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,15 @@ class BenchConfig:
         types: float32 and bfloat16.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: as many as there are cores.
-        compile: whether to measure torch.compile of the formula, which takes some seconds per shape to compile.
+        compile: whether to measure torch.compile, of the formula and of ours: some seconds per shape to compile.
         rounds: samples of each contender.
         milliseconds: length of a sample.
+        seconds: after so many no further shape is begun; 0: no limit.
         csv: file for the raw measurements; empty: none.
+        append: keep the rows of the CSV that this run does not measure anew.
     """
 
-    objectives: tuple[str, ...] = ("policy_kl",)
+    objectives: tuple[str, ...] = tuple(OPTIONS)
     shapes: tuple[str, ...] = SHAPES
     types: tuple[str, ...] = ("float32", "bfloat16")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -66,10 +78,13 @@ class BenchConfig:
     compile: bool = True
     rounds: int = 15
     milliseconds: int = 20
+    seconds: int = 0
     csv: str = ""
+    append: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(1, self, "rounds", "milliseconds")
+        require_at_least(0, self, "seconds")
         for name in self.objectives:
             require_choice("objective", name, OPTIONS)
         for name in self.types:
@@ -116,8 +131,8 @@ def liger_losses() -> dict[str, Loss]:
     }
 
 
-def works(objective: str, student: Tensor, teacher: Tensor, labels: Tensor, config: BenchConfig) -> dict:
-    """(contender, work) -> a function that does it once."""
+def works(objective: str, student: Tensor, teacher: Tensor, labels: Tensor, config: BenchConfig) -> Works:
+    """What is timed of an objective and its scores."""
     function, options = OBJECTIVES[objective].function, OPTIONS[objective]
     losses: dict[str, Loss] = {
         "ours": (lambda z, t, y: function(z, t, y, **options))
@@ -127,6 +142,7 @@ def works(objective: str, student: Tensor, teacher: Tensor, labels: Tensor, conf
     }
     if config.compile:
         losses["compiled"] = torch.compile(FORMULAS[objective], dynamic=False)
+        losses["ours compiled"] = torch.compile(losses["ours"], dynamic=False)
     if objective in (liger := liger_losses()):
         losses["liger"] = liger[objective]
     leaf = student.detach().requires_grad_()
@@ -137,7 +153,7 @@ def works(objective: str, student: Tensor, teacher: Tensor, labels: Tensor, conf
 
         return run
 
-    found: dict[tuple[str, str], Callable[[], object]] = {}
+    found: Works = {}
     for name, loss in losses.items():
         found[name, "loss and gradient"] = full(loss)
         found[name, "loss"] = no_grad(loss, student, teacher, labels)
@@ -172,6 +188,19 @@ def capture(run: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+def captured(runs: Works) -> Works:
+    """What can be replayed of loss and gradient; a work whose capture fails is left out."""
+    found: Works = {}
+    for (name, work), run in runs.items():
+        if work == "loss" or name in UNCAPTURED:
+            continue
+        try:
+            found[name, "replayed"] = capture(run)
+        except RuntimeError as error:
+            print(f"{name} cannot be captured: {str(error).splitlines()[0]}")
+    return found
+
+
 def wait(device: torch.device) -> None:
     """Until the device is done."""
     if device.type == "cuda":
@@ -188,7 +217,7 @@ def time_sample(run: Callable[[], object], repeats: int, device: torch.device) -
     return (time.perf_counter() - started) / repeats * 1e6
 
 
-def time_all(runs: dict, config: BenchConfig, device: torch.device) -> dict[tuple[str, str], list[float]]:
+def time_all(runs: Works, config: BenchConfig, device: torch.device) -> dict[tuple[str, str], list[float]]:
     """Microseconds of each work, ``rounds`` samples, in an order drawn anew each round."""
     repeats = {}
     for key, run in runs.items():
@@ -234,8 +263,9 @@ def free_bytes(device: torch.device) -> int:
     return int(words["MemAvailable"].split()[0]) * 1024
 
 
-def measure(config: BenchConfig, device: torch.device) -> Iterator[dict]:
-    """One row per objective, shape, type, contender and work."""
+def measure(config: BenchConfig, device: torch.device) -> Iterator[list[dict]]:
+    """The rows of one objective, shape and type after the other: one per contender and work."""
+    started = time.perf_counter()
     copy = copy_bandwidth(device)
     for objective in config.objectives:
         for shape in config.shapes:
@@ -244,8 +274,11 @@ def measure(config: BenchConfig, device: torch.device) -> Iterator[dict]:
                 print(f"{shape} does not fit into the free memory: left out")
                 continue
             for kind in config.types:
+                if config.seconds and time.perf_counter() - started > config.seconds:
+                    print(f"{config.seconds} s are over: {objective} from {shape} in {kind} on is left out")
+                    return
                 try:
-                    yield from measure_one(objective, (rows, classes), kind, config, device, copy)
+                    yield measure_one(objective, (rows, classes), kind, config, device, copy)
                 except torch.OutOfMemoryError:
                     print(f"{shape} in {kind} does not fit into the memory: left out")
 
@@ -261,7 +294,7 @@ def measure_one(
     labels = torch.randint(shape[1], shape[:1], device=device, generator=generator)
     runs = works(objective, student, teacher, labels, config)
     if device.type == "cuda" and student.numel() <= CAPTURED_SCORES:
-        runs |= {(name, "replayed"): capture(run) for (name, work), run in list(runs.items()) if work != "loss"}
+        runs |= captured(runs)
     found = []
     for (contender, work), times in time_all(runs, config, device).items():
         size = student.numel() * student.element_size() * (2 if work == "loss" else 3)
@@ -277,6 +310,7 @@ def measure_one(
                 "median_us": round(median, 2),
                 "low_us": round(low, 2),
                 "high_us": round(high, 2),
+                "bytes": size,
                 "of_copy": round(size / (median / 1e6) / copy, 4),
                 "peak_bytes": None if work == "replayed" else peak_memory(runs[contender, work], device),
                 "copy_bytes_per_second": round(copy),
@@ -287,18 +321,46 @@ def measure_one(
 
 
 def format_result(rows: list[dict]) -> str:
-    """Medians in microseconds, ours as a ratio to the others, and the share of the copy's bandwidth."""
+    """Medians in microseconds, ours as a ratio to the formula, and the share of the copy's bandwidth."""
     groups: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         groups.setdefault((row["objective"], row["shape"], row["type"], row["work"]), {})[row["contender"]] = row
     present = {row["contender"] for row in rows}
-    names = [name for name in ("ours", "one pass", "formula", "compiled", "liger") if name in present]
+    names = [name for name in CONTENDERS if name in present]
     table = []
     for key, found in groups.items():
         times = [found[name]["median_us"] if name in found else None for name in names]
-        ratio = found["ours"]["median_us"] / found["formula"]["median_us"]
-        table.append([*key, *times, f"{ratio:.2f}", f"{found['ours']['of_copy']:.0%}"])
-    return format_table(["objective", "shape", "type", "work", *names, "ours / formula", "of copy"], table)
+        both = "ours" in found and "formula" in found  # a capture may have failed
+        ratio = f"{found['ours']['median_us'] / found['formula']['median_us']:.2f}" if both else None
+        shares = [f"{found[name]['of_copy']:.0%}" if name in found else None for name in ("ours", "one pass")]
+        table.append([*key, *times, ratio, *shares])
+    headers = ["objective", "shape", "type", "work", *names]
+    return format_table([*headers, "ours / formula", "ours of copy", "one pass of copy"], table)
+
+
+def kept_rows(config: BenchConfig) -> list[dict]:
+    """What the CSV holds already, where it is to be kept."""
+    path = Path(config.csv)
+    if not (config.append and config.csv and path.exists()):
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, kept: list[dict], found: list[dict]) -> None:
+    """All that was found, and what was kept of objectives, shapes and types that were not measured again."""
+
+    def cell(row: dict) -> tuple:
+        return row["objective"], row["shape"], row["type"]
+
+    measured = {cell(row) for row in found}
+    rows = [row for row in kept if cell(row) not in measured] + found
+    columns = dict.fromkeys(name for row in [*found, *rows] for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue().encode())
 
 
 @run_script
@@ -306,16 +368,14 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(BenchConfig, argv, program="bench_losses.py", description=__doc__, default_name=None).config
     kind, threads = resolve_device(config.device), resolve_threads(config.threads)
     device = prepare(kind, threads)
-    found = list(measure(config, device))
+    known = {"device": kind, "threads": threads, **hardware(), **versions(), **git_state_of(git_state())}
+    kept, found = kept_rows(config), []
+    for rows in measure(config, device):
+        found += [row | known for row in rows]
+        if config.csv:
+            write_csv(Path(config.csv), kept, found)
     print(f"{kind}, {threads} threads; microseconds, medians of {config.rounds} samples\n")
     print(format_result(found))
-    if config.csv and found:
-        known = {"device": kind, "threads": threads, **hardware(), **versions(), **git_state_of(git_state())}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*found[0], *known], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | known for row in found)
-        atomic_write(Path(config.csv), text.getvalue().encode())
 
 
 def git_state_of(state: dict | None) -> dict:

@@ -207,22 +207,61 @@ def bench_cifar_table() -> str:
     return format_table(["images/s", "median", "range", "trainer / this"], rows)
 
 
+CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
+
 def losses_table(name: str) -> str:
-    """Medians of bench_losses.py in microseconds."""
-    with open(MEASUREMENTS / name, encoding="utf-8", newline="") as file:
+    """Medians of bench_losses.py in microseconds, with the range of the middle two thirds of the samples."""
+    path = MEASUREMENTS / name
+    if not path.exists():
+        raise UserError(f"no measurement {name} in {MEASUREMENTS.name}/")
+    with open(path, encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     groups: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for line in found:
         key = tuple(line[field] for field in ("objective", "shape", "type", "work"))
         groups.setdefault(key, {})[line["contender"]] = line
     present = {line["contender"] for line in found}
-    contenders = [c for c in ("ours", "one pass", "formula", "compiled", "liger") if c in present]
+    contenders = [c for c in CONTENDERS if c in present]
+    of_copy = [c for c in ("ours", "one pass") if c in present]
+    peaks = [c for c in ("ours", "formula") if any(line["contender"] == c and line["peak_bytes"] for line in found)]
     rows: list[list[str | float | None]] = []
     for key, of in groups.items():
-        times = [float(of[c]["median_us"]) if c in of else None for c in contenders]
-        ratio = float(of["ours"]["median_us"]) / float(of["formula"]["median_us"])
-        rows.append([*key, *times, f"{ratio:.2f}"])
-    return format_table(["objective", "shape", "type", "work", *contenders, "ours / formula"], rows)
+        ours, formula = of.get("ours"), of.get("formula")
+        ratio = f"{float(ours['median_us']) / float(formula['median_us']):.2f}" if ours and formula else None
+        rows.append(
+            [
+                *key,
+                *(spread_text(of[c]) if c in of else None for c in contenders),
+                ratio,
+                f"{moved_bytes(next(iter(of.values()))) / 1e6:,.4g}",
+                *(f"{float(of[c]['of_copy']):.1%}" if c in of else None for c in of_copy),
+                *(f"{int(of[c]['peak_bytes']) / 1e6:,.4g}" if c in of and of[c]["peak_bytes"] else None for c in peaks),
+            ]
+        )
+    headers = ["objective", "shape", "type", "work", *contenders, "ours / formula", "MB"]
+    headers += [f"{c} of copy" for c in of_copy] + [f"{c} peak MB" for c in peaks]
+    return format_table(headers, rows)
+
+
+def spread_text(line: dict[str, str]) -> str:
+    """``median (low-high)``."""
+    median, low, high = (f"{x:,.0f}" if x >= 100 else f"{x:.1f}" for x in times_of(line))
+    return f"{median} ({low}-{high})"
+
+
+def times_of(line: dict[str, str]) -> tuple[float, float, float]:
+    """Median and range in microseconds."""
+    return float(line["median_us"]), float(line["low_us"]), float(line["high_us"])
+
+
+def moved_bytes(line: dict[str, str]) -> int:
+    """Each input read once and the gradient written once; of a file without that column, from shape and type."""
+    if line.get("bytes"):
+        return int(line["bytes"])
+    rows, classes = map(int, line["shape"].split("x"))
+    return rows * classes * ITEM_BYTES[line["type"]] * (2 if line["work"] == "loss" else 3)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -232,6 +271,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet8_short": lambda: study_table("resnet8_short"),
     "bench_cifar": bench_cifar_table,
     "losses_cpu": lambda: losses_table("losses_cpu.csv"),
+    "losses_cuda": lambda: losses_table("losses_cuda.csv"),
 }
 
 

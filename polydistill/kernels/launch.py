@@ -159,12 +159,12 @@ def launch(
     if n_rows == 0:
         return results
     student = _within_32_bits(student)
-    rows = rows._replace(student=student, teacher=None if rows.teacher is None else _within_32_bits(rows.teacher))
+    others = [student if tensor is None else _within_32_bits(tensor) for tensor in rows[1:]]
     tiles = plan_tiles(n_rows, n_cols, student.element_size(), chosen.streams)
     constants: dict[str, Any] = dict(chosen.constants)
     if "SOFT" in constants:
         constants["TEMPERED"] = numbers[-1] != 1.0
-    teacher, labels, mask, permutation, values = (student if tensor is None else tensor for tensor in rows[1:])
+    teacher, labels, mask, permutation, values = others
     if chosen.streams and chosen.module != "regressions":
         constants["MEMBERS"] = len(teacher) if teacher.dim() == 3 else 1
     kernel = load_kernel(chosen.module, chosen.kernel)
@@ -209,6 +209,7 @@ def launch(
 
 def launch_confidence(teacher: Tensor) -> Tensor:
     """``max softmax(teacher)`` of each row, ``(rows,)`` float32."""
+    teacher = _within_32_bits(teacher)
     n_rows, n_cols = teacher.shape
     result = teacher.new_empty(n_rows, dtype=torch.float32)
     if n_rows:
@@ -228,11 +229,14 @@ def launch_confidence(teacher: Tensor) -> Tensor:
     return result
 
 
-def _within_32_bits(scores: Tensor) -> Tensor:
-    """The scores; copied where places in a row are so far apart that their distance needs more than 32 bits."""
-    if (scores.shape[-1] - 1) * scores.stride(-1) < 2**31:
-        return scores
-    return scores.contiguous()
+def _within_32_bits(tensor: Tensor) -> Tensor:
+    """The tensor; copied where places in a row are so far apart that their distance needs more than 32 bits.
+
+    Numbers of rows, which only labels and values have in their last dimension, are 64 bits wide in the kernels.
+    """
+    if tensor.dim() == 1 or (tensor.shape[-1] - 1) * tensor.stride(-1) < 2**31:
+        return tensor
+    return tensor.contiguous()
 
 
 @functools.cache

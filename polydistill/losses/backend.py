@@ -1,12 +1,15 @@
 """The one place that chooses between the plain formulas and the fused kernels.
 
 Contract: the choice is made from the scores' device and type alone. ``"auto"``, the default, takes the kernels for CUDA
-scores where Triton is installed, and the plain formulas for everything else; both give the same values within rounding
-(measured in ``tests/kernels``). Triton is imported at the first launch of a kernel.
+scores where Triton is installed and finds the C compiler that it builds its launchers with, and the plain formulas for
+everything else; both give the same values within rounding (measured in ``tests/kernels``). Triton is imported at the
+first launch of a kernel.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Literal, get_args
@@ -17,13 +20,23 @@ from torch import Tensor
 from polydistill.kernels import Extras, asking_for, fits, fused_loss
 from polydistill.kernels import confidence as fused_confidence
 
-__all__ = ["Extras", "asking_for", "current_backend", "fused_confidence", "fused_loss", "use_backend", "uses_kernels"]
+__all__ = [
+    "Extras",
+    "asking_for",
+    "can_launch",
+    "current_backend",
+    "fused_confidence",
+    "fused_loss",
+    "use_backend",
+    "uses_kernels",
+]
 
 Backend = Literal["auto", "torch", "triton"]
 
 HAS_TRITON = find_spec("triton") is not None
 _FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _chosen: Backend = "auto"
+_can_launch: bool | None = None  # None: not looked yet
 
 
 class use_backend:
@@ -78,8 +91,24 @@ def current_backend() -> Backend:
 
 def uses_kernels(student: Tensor, kind: str, teacher: Tensor | None = None) -> bool:
     """Whether the kernel ``kind`` is to compute a loss of these scores; ``teacher`` where it may be an ensemble."""
-    if _chosen == "torch" or not (student.is_cuda or _chosen == "triton"):
+    if _chosen == "torch" or not (_chosen == "triton" or (student.is_cuda and can_launch())):
         return False
     ensemble = teacher is not None and teacher.dim() > student.dim()
     fitting = fits(kind, student.shape[-1], student.element_size(), ensemble=ensemble)
     return HAS_TRITON and student.dtype in _FUSED_TYPES and fitting
+
+
+def can_launch() -> bool:
+    """Whether Triton is installed and finds a C compiler, where it looks for one: ``CC``, and gcc or clang on PATH.
+
+    Looked up once, with the first CUDA scores. ``torch.compile`` cannot follow that, and its own GPU code needs the
+    compiler just as much: while compiling, what has not been looked up yet is taken to be there.
+    """
+    global _can_launch
+    if _can_launch is None:
+        if torch.compiler.is_compiling():
+            return HAS_TRITON
+        named = os.environ.get("CC")
+        programs = ("gcc", "clang") if named is None else (named,)
+        _can_launch = HAS_TRITON and any(shutil.which(program) for program in programs)
+    return _can_launch

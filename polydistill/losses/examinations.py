@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polydistill.losses.backend import HAS_TRITON, uses_kernels
+from polydistill.losses.backend import HAS_TRITON, can_launch, uses_kernels
 from polydistill.losses.checks import accept_pair, inspect_values, promote
 from polydistill.losses.gradients import gradient_shares
 from polydistill.losses.objectives import Objective
@@ -59,7 +59,10 @@ def describe_backend(scores: Tensor) -> str:
     """What computes the losses of such scores."""
     if uses_kernels(scores, "soft"):
         return "fused kernels"
-    return "plain formulas (Triton is not installed)" if scores.is_cuda and not HAS_TRITON else "plain formulas"
+    if scores.is_cuda and not can_launch():
+        missing = "finds no C compiler: set CC, or install gcc" if HAS_TRITON else "is not installed"
+        return f"plain formulas (Triton {missing})"
+    return "plain formulas"
 
 
 def examine_networks(student: ScoreFunction, teacher: ScoreFunction) -> Iterator[Finding]:

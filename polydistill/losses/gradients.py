@@ -111,7 +111,8 @@ def diagnostics(
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
-        mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides.
+        mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides. In a row that is left
+            without a class all but the agreement is 0.
 
     Raises:
         ValueError: a shape, device or ``temperature`` is out of range.
@@ -123,10 +124,12 @@ def diagnostics(
         (True, 1.0)
     """
     log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask)
-    p = log_p.exp()
+    p, q = log_p.exp(), log_q.exp()
+    if mask is not None:  # where every class leaves, the softmax of equal scores is not 0 by itself
+        p, q = p.masked_fill(mask, 0.0), q.masked_fill(mask, 0.0)
     agreement = drop_classes(promote(student), mask).argmax(dim=-1)
     agreement = agreement == drop_classes(promote(teacher), mask).argmax(dim=-1)
-    return Diagnostics(agreement, p.amax(dim=-1), kl_divergence(log_p, log_q), *_gradient_norms(p, log_q.exp(), labels))
+    return Diagnostics(agreement, p.amax(dim=-1), kl_divergence(log_p, log_q), *_gradient_norms(p, q, labels))
 
 
 def _accept(

@@ -1,6 +1,7 @@
 """Compile the kernels for a GPU where there is none, with the arguments of real launches.
 
     python -m tests.kernels.compiling 1000 131072       rows of so many classes
+    python -m tests.kernels.compiling variants          of other types, with masks and ensembles; and the confidence
 
 Prints ``kind classes bytes`` for each kernel: the size of its machine code. Triton must be imported without its
 interpreter, hence a process of its own.
@@ -8,9 +9,10 @@ interpreter, hence a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -23,7 +25,9 @@ from polydistill.kernels import launch
 CHIP = GPUTarget("cuda", 90, 32)  # H100, H200
 TYPES = {
     torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
     torch.float32: "*fp32",
+    torch.bool: "*i1",
     torch.int64: "*i64",
 }
 
@@ -52,32 +56,76 @@ class Compiler:
         return "fp32" if isinstance(value, float) else "i32"
 
 
-def compile_kind(kind: str, n_classes: int) -> Any:
-    """What a launch for loss, gradient and diagnostics of 512 rows in bfloat16 compiles."""
+class Variant(NamedTuple):
+    """What differs from a launch in bfloat16 with one teacher and no mask."""
+
+    kind: str
+    n_classes: int
+    dtype: torch.dtype = torch.bfloat16
+    members: int = 1
+    masked: bool = False
+
+
+VARIANTS = (
+    Variant("kl", 100, torch.float32, members=3, masked=True),
+    Variant("jsd", 100, members=3),
+    Variant("kl_label", 1),
+    Variant("mse", 100, torch.float16, masked=True),
+)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[Any]]:
+    """While this lasts, a launch compiles instead of running; the list fills with what it compiles."""
     compiled: list[Any] = []
     original = launch.load_kernel
     launch.load_kernel = lambda module, name: Compiler(original(module, name), compiled)
     try:
-        scores = torch.empty(512, n_classes, dtype=torch.bfloat16)
+        yield compiled
+    finally:
+        launch.load_kernel = original
+
+
+def compile_kind(kind: str, n_classes: int, dtype: torch.dtype, members: int, masked: bool) -> Any:
+    """What a launch for loss, gradient and diagnostics of 512 rows compiles; for an ensemble without the last."""
+    with compiling() as compiled:
+        scores = torch.empty(512, n_classes, dtype=dtype)
         rows = launch.Rows(
             scores,
-            torch.empty_like(scores),
+            torch.empty_like(scores) if members == 1 else torch.empty(members, *scores.shape, dtype=dtype),
             labels=torch.empty(512, dtype=torch.int64),
+            mask=torch.empty(512, n_classes, dtype=torch.bool) if masked else None,
             permutation=torch.empty(512, n_classes - 1, dtype=torch.int64) if kind == "permuted" else None,
             values=torch.empty(512) if kind == "rest" else None,
         )
         numbers = (0.5,) * len(launch.KINDS[kind].numbers)
+        temperature = 0.5 if members == 1 else None
         launch.launch(
-            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512), diagnostics_temperature=0.5
-        )
-    finally:
-        launch.load_kernel = original
+            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512),
+            diagnostics_temperature=temperature,
+        )  # fmt: skip
     (one,) = compiled
     return one
 
 
+def compile_confidence(n_classes: int) -> Any:
+    """What a launch of the confidence of 512 rows compiles."""
+    with compiling() as compiled:
+        launch.launch_confidence(torch.empty(512, n_classes, dtype=torch.bfloat16))
+    (one,) = compiled
+    return one
+
+
+def variants_of(words: list[str]) -> list[Variant]:
+    """What the words of the command line ask for, but for the confidence."""
+    if words == ["variants"]:
+        return list(VARIANTS)
+    return [Variant(kind, size) for size in map(int, words) for kind in launch.KINDS if launch.fits(kind, size, 2)]
+
+
 if __name__ == "__main__":
-    for size in map(int, sys.argv[1:]):
-        for name in launch.KINDS:
-            if launch.fits(name, size, 2):
-                print(name, size, len(compile_kind(name, size).asm["cubin"]), flush=True)
+    for variant in variants_of(sys.argv[1:]):
+        code = compile_kind(*variant).asm["cubin"]
+        print(variant.kind, variant.n_classes, len(code), flush=True)
+    for n_classes in (18, 131_072) if sys.argv[1:] == ["variants"] else ():
+        print("confidence", n_classes, len(compile_confidence(n_classes).asm["cubin"]), flush=True)

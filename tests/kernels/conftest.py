@@ -44,13 +44,30 @@ def _fused():
         yield
 
 
-@pytest.fixture(params=["whole rows", "streamed"])
+@pytest.fixture(params=["whole rows", "four rows", "streamed"])
 def tiles(request, monkeypatch) -> str:
-    """Once with the tiles of short rows, once with the loop that long rows take, 8 classes at a time."""
+    """Once with the tiles of short rows, once with four of them in a tile, as batches of hundreds have, once with the
+    loop that long rows take, 8 classes at a time."""
+    if request.param == "four rows":
+        share_tiles(monkeypatch)
     if request.param == "streamed":
         monkeypatch.setattr(launch, "LARGEST_TILE_BYTES", 0)
         monkeypatch.setattr(launch, "STREAMED_TILE", 8)
     return request.param
+
+
+@pytest.fixture(params=["whole rows", "four rows"])
+def whole_tiles(request, monkeypatch) -> str:
+    """The first two of ``tiles``."""
+    if request.param == "four rows":
+        share_tiles(monkeypatch)
+    return request.param
+
+
+def share_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rows to a tile, whatever the size of the batch."""
+    plan = launch.plan_tiles
+    monkeypatch.setattr(launch, "plan_tiles", lambda *shape: plan(*shape)._replace(rows=4))
 
 
 @pytest.fixture

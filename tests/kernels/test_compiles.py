@@ -14,13 +14,25 @@ from polydistill.kernels.launch import KINDS, fits
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("n_classes", [100, 131_072])
-def test_every_kernel_compiles_for_hopper(n_classes: int, tmp_path: Path) -> None:
+def compile_in_a_process(words: list[str], cache: Path) -> list[list[str]]:
+    """Kind, classes and bytes of each kernel."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "tests.kernels.compiling", str(n_classes)]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.kernels.compiling", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     compiled = [line.split() for line in done.stdout.splitlines()]
-    assert [name for name, _, _ in compiled] == [kind for kind in KINDS if fits(kind, n_classes, 2)]
     assert all(int(size) > 1000 for _, _, size in compiled)
+    return compiled
+
+
+@pytest.mark.parametrize("n_classes", [100, 131_072])
+def test_every_kernel_compiles_for_hopper(n_classes: int, tmp_path: Path) -> None:
+    compiled = compile_in_a_process([str(n_classes)], tmp_path)
+    assert [name for name, _, _ in compiled] == [kind for kind in KINDS if fits(kind, n_classes, 2)]
+
+
+def test_masks_ensembles_one_class_and_other_types_compile_for_hopper(tmp_path: Path) -> None:
+    compiled = compile_in_a_process(["variants"], tmp_path)
+    kinds = ["kl 100", "jsd 100", "kl_label 1", "mse 100", "confidence 18", "confidence 131072"]
+    assert [f"{name} {n_classes}" for name, n_classes, _ in compiled] == kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import NamedTuple
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from polydistill.losses import OBJECTIVES, draw_permutation, use_backend
+from polydistill.losses.backend import fused_confidence
 from tests.losses.reference import CASES, MASKED, NAMES, case_id
 
 INF = math.inf
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
-LOOPLESS = {"dkd", "logit_standardized_kd"}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Inputs(NamedTuple):
@@ -55,14 +57,14 @@ def assert_no_worse_than_plain(name, inputs, options):
     """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
 
     Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made
-    of differences of logarithms; in half precision a unit in the last place of the largest entry, which is how far the
-    interpreter's truncation to bfloat16 is off (the chip rounds).
+    of differences of logarithms. Half precision needs no more: where the kernel rounds to another neighbour than the
+    plain formula, both are half a unit off. But the interpreter truncates to bfloat16: a whole unit of the largest.
     """
     truth = compute(name, inputs, options, "torch", torch.float64)
     plain = compute(name, inputs, options, "torch")
     fused = compute(name, inputs, options, "triton")
-    dtype = inputs.student.dtype
-    slacks = (4e-6, max(torch.finfo(dtype).eps, 2e-6))
+    truncated = INTERPRETED and inputs.student.dtype is torch.bfloat16
+    slacks = (4e-6, torch.finfo(torch.bfloat16).eps if truncated else 2e-6)
     for what, exact, eager, ours, slack in zip(("loss", "gradient"), truth, plain, fused, slacks, strict=True):
         scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-2) if exact.numel() else 1.0
         worst, allowed = (ours - exact).abs(), (eager - exact).abs().amax() if exact.numel() else 0.0
@@ -71,7 +73,7 @@ def assert_no_worse_than_plain(name, inputs, options):
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-@pytest.mark.parametrize("shape", [(1, 2), (5, 18), (3, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2), (5, 18), (3, 37)], ids=str)
 def test_kernel_is_as_exact_as_the_formula(device, tiles, case, shape) -> None:
     name, options = case
     assert_no_worse_than_plain(name, make_inputs(shape, device), with_permutation(name, options, shape, device))
@@ -123,9 +125,22 @@ def test_large_and_small_scores(device, tiles, case, scale) -> None:
     assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("tiles", "largest"), [("streamed", 4.0), ("streamed", 1e4), ("four rows", 1e4)], indirect=["tiles"]
+)
+def test_half_precision_in_parts_and_with_large_scores(device, tiles, name, dtype, largest) -> None:
+    inputs = make_inputs((4, 18), device, scale=largest / 4, dtype=dtype)
+    inputs.student[0, :2] = torch.tensor([largest, -largest])
+    inputs.teacher[0, :2] = torch.tensor([-largest, largest])
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (4, 18), device))
+
+
 @pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"])
-def test_smallest_temperature(device, tiles, name) -> None:
-    inputs = make_inputs((4, 18), device)
+@pytest.mark.parametrize("scale", [2.0, 1e4])
+def test_smallest_temperature(device, tiles, name, scale) -> None:
+    inputs = make_inputs((4, 18), device, scale=scale)
     assert_no_worse_than_plain(name, inputs, {"temperature": 1e-3})
 
 
@@ -164,8 +179,10 @@ def test_strides_do_not_matter(device, tiles, name) -> None:
     loss = OBJECTIVES[name](student, strided.teacher, strided.labels.repeat_interleave(2)[::2], **options)
     (gradient,) = torch.autograd.grad((loss * strided.weights).sum(), student)
     expected = compute(name, packed, options, "triton")
-    assert torch.equal(loss.double(), expected[0])
-    assert torch.equal(gradient.double(), expected[1])
+    exactly = {"rtol": 0.0, "atol": 0.0}  # on a chip the order of a sum depends on the strides
+    for found, packed_one in zip((loss, gradient), expected, strict=True):
+        close = exactly if INTERPRETED else {"rtol": 1e-6, "atol": 1e-6 * float(packed_one.abs().max().clamp(min=1.0))}
+        torch.testing.assert_close(found.detach().double(), packed_one, **close)
 
 
 def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
@@ -176,7 +193,7 @@ def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_of_several_students_are_those_of_each(device, name) -> None:
+def test_rows_of_several_students_are_those_of_each(device, whole_tiles, name) -> None:
     """(students, batch, classes) in one call: the same as one call per student."""
     inputs = make_inputs((3, 4, 18), device)
     options = with_permutation(name, {}, (3, 4, 18), device)
@@ -200,7 +217,7 @@ ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
 
 @pytest.mark.parametrize("name", ENSEMBLED)
 @pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
-def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, launches, name, shape) -> None:
+def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, whole_tiles, launches, name, shape) -> None:
     inputs = make_inputs(shape, device)
     members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)).to(device) * 30
     members[0, ..., 4] = members[1, ..., 4] = -INF
@@ -211,12 +228,19 @@ def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, launches, name, 
     assert len(launches) == 2
 
 
-def test_ensemble_with_a_mask(device) -> None:
+def test_ensemble_with_a_mask(device, whole_tiles) -> None:
     inputs = make_inputs((5, 18), device)
     members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device)
     mask = torch.zeros(18, dtype=torch.bool, device=device)
     mask[:5] = True
     assert_no_worse_than_plain("policy_kl", inputs._replace(teacher=members), {"mask": mask, "temperature": 0.1})
+
+
+def test_confidence_is_that_of_each_row(device, tiles) -> None:
+    inputs = make_inputs((6, 20), device)
+    inputs.teacher[1, 3:] = inputs.teacher[4, ::2] = -INF
+    found = fused_confidence(inputs.teacher)
+    torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-5, atol=1e-7)
 
 
 def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:

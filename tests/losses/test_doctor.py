@@ -105,6 +105,31 @@ def scaled(teacher, factor):
     return teacher
 
 
+def constant(value, dtype):
+    """A function from inputs to scores that are all this, or these of each class."""
+    return lambda x: torch.full((len(x), CLASSES), value, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("student_score", "teacher_score", "dtype", "level", "text"),
+    [
+        (20_000.0, 0.0, torch.float16, "suspicious", r"scores up to 2e\+04 in float16, which ends at 65,504"),
+        (0.0, 1e-6, torch.float16, "suspicious", "gradients of the mean vanish in float16"),
+        (1e20, 0.0, torch.float32, "wrong", "the loss is not finite in 32 of 32 samples"),
+        (40_000.0, -40_000.0, torch.float16, "wrong", "the gradient is not finite"),
+        (1.0, 1.0, torch.float32, "wrong", "the gradient is 0 in every sample: nothing will be learned"),
+    ],
+    ids=["range of float16", "vanishes in float16", "loss", "gradient", "no gradient"],
+)
+def test_numbers_that_a_type_cannot_hold_are_found(inputs, student_score, teacher_score, dtype, level, text) -> None:
+    networks = constant(student_score, dtype), constant(teacher_score, dtype)
+    report = doctor(*networks, "policy_mse", inputs)
+    assert any(found == level and re.search(text, said) for found, said in report.findings), str(report)
+    assert report.healthy is (level != "wrong")
+    sound = doctor(constant(1.0, dtype), constant(0.0, dtype), "policy_mse", inputs)
+    assert faults(sound) == []
+
+
 def test_temperature_is_proposed_for_a_policy(student, teacher, inputs) -> None:
     report = doctor(student, scaled(teacher, 100.0), "policy_kl", inputs, temperature=0.01)
     assert any("raise the temperature, for example to" in text for text in faults(report))

@@ -263,6 +263,18 @@ def test_diagnostics_are_what_the_losses_and_shares_say(make_batch) -> None:
     assert not any(value.requires_grad for value in found)
 
 
+def test_diagnostics_of_a_row_without_a_class_are_0_but_for_the_agreement(make_batch) -> None:
+    """A class that leaves has probability 0, in a row where all leave too."""
+    z, t, y = make_batch(3, 4)
+    mask = torch.tensor([[False, True, False, False], [True] * 4, [False] * 4])
+    found = diagnostics(z, t, y, mask=mask)
+    assert [float(field[1]) for field in found] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    kept = diagnostics(z[:1, [0, 2, 3]], t[:1, [0, 2, 3]], mask=None)
+    without_labels = diagnostics(z, t, mask=mask)
+    for ours, theirs in zip(without_labels, kept, strict=True):
+        torch.testing.assert_close(ours[:1], theirs)
+
+
 def test_policy_gradient_stays_finite_where_the_teacher_excludes_actions(make_batch) -> None:
     z, t, _ = make_batch(2, 3)
     t[:, 1] = -math.inf

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polydistill.losses import OBJECTIVES, average_quantiles, ban, mean_of_teachers, policy_kl, propose_temperature
 from tests.losses import reference
@@ -36,17 +38,21 @@ def test_mean_of_one_or_equal_teachers_is_that_teacher(make_batch) -> None:
 
 
 def test_mean_of_teachers_holds_one_member_at_a_time(make_batch) -> None:
-    alive = []
+    """When the next one is made, at most the one before is still there."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
 
     def members():
         for seed in range(4):
-            alive.append(seed)
-            yield make_batch(2, 3, seed=seed).teacher
+            held.append(sum(one() is not None for one in made))
+            member = make_batch(2, 3, seed=seed).teacher.clone()
+            made.append(weakref.ref(member))
+            yield member
+            del member
 
-    iterator = members()
-    assert alive == []
     listed = [make_batch(2, 3, seed=seed).teacher for seed in range(4)]
-    torch.testing.assert_close(mean_of_teachers(iterator), mean_of_teachers(listed))
+    torch.testing.assert_close(mean_of_teachers(members()), mean_of_teachers(listed))
+    assert held == [0, 1, 1, 1]
 
 
 def test_class_excluded_by_one_member_keeps_the_share_of_the_others() -> None:
@@ -189,6 +195,37 @@ def test_ensemble_as_teacher_is_the_mean_of_its_tempered_softmaxes(make_batch, n
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad(loss.sum(), batch.student, retain_graph=True)[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Numbers in the largest tensor that is made, not counting views of ``known``."""
+
+    def __init__(self, known: torch.Tensor) -> None:
+        super().__init__()
+        self.known, self.numbers = known.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != self.known:
+                self.numbers = max(self.numbers, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_nothing_of_an_ensembles_size_is_made(make_batch, name) -> None:
+    batch, teachers = make_batch(5, 7), ensemble(4)
+    with LargestTensor(teachers) as largest:
+        loss = OBJECTIVES[name](batch.student, teachers, batch.labels)
+        torch.autograd.grad(loss.sum(), batch.student)
+    assert largest.numbers == 5 * 7
+
+
+def test_an_ensemble_of_temporary_size_would_be_seen() -> None:
+    teachers = ensemble(4)
+    with LargestTensor(teachers) as largest:
+        teachers.softmax(-1).mean(0)
+    assert largest.numbers == 4 * 5 * 7
 
 
 @pytest.mark.parametrize("name", ENSEMBLED)

@@ -1,0 +1,69 @@
+"""Loss and gradient in one pass, by the plain formulas: what it gives, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polydistill.losses import OBJECTIVES, loss_with_diagnostics, value_and_grad
+from tests.losses.reference import NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_that_of_the_weighted_sum(make_batch, name) -> None:
+    batch = make_batch(4, 6)
+    options = batch.options(name)
+    weights = torch.tensor([0.5, 0.0, 2.0, 1.0], dtype=torch.float64)
+    found = value_and_grad(name, *batch, row_weights=weights, **options)
+    loss = OBJECTIVES[name](*batch, **options)
+    (expected,) = torch.autograd.grad((loss * weights).sum(), batch.student)
+    torch.testing.assert_close(found.loss, loss.detach())
+    torch.testing.assert_close(found.gradient, expected)
+    assert (found.gradient[1] == 0).all()
+    assert found.diagnostics is None
+    assert not found.loss.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        (torch.ones(3), ValueError, r"row_weights must be of shape \(2,\), got \(3,\)"),
+        (torch.ones(2, 1), ValueError, r"row_weights must be of shape \(2,\), got \(2, 1\)"),
+        (torch.ones(()), ValueError, r"row_weights must be of shape \(2,\), got \(\)"),
+        (torch.ones(2, dtype=torch.int64), TypeError, "row_weights must be a floating tensor, got torch.int64"),
+        ([1.0, 1.0], TypeError, r"row_weights must be a floating tensor, got \[1.0, 1.0\]"),
+        (0.5, TypeError, "row_weights must be a floating tensor, got 0.5"),
+        (torch.ones(2, device="meta"), ValueError, "row_weights must be on the student's device cpu, got meta"),
+    ],
+    ids=["length", "column", "one for all", "integers", "list", "number", "device"],
+)
+def test_wrong_weights_are_named(weights, error, text) -> None:
+    with pytest.raises(error, match=text):
+        value_and_grad("ban", torch.zeros(2, 3), torch.ones(2, 3), row_weights=weights)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "teacher" in OBJECTIVES[name].takes])
+def test_missing_teacher_is_named(name) -> None:
+    options = {"permutation": torch.tensor([[0, 1]] * 2)} if OBJECTIVES[name].needs_permutation else {}
+    with pytest.raises(TypeError, match=r"^teacher(_q)? must be of the student's type torch.float32, got None"):
+        value_and_grad(name, torch.zeros(2, 3), None, torch.tensor([0, 1]), **options)
+
+
+def test_diagnostics_without_a_teacher_are_refused() -> None:
+    for function in (lambda *b: value_and_grad(*b, with_diagnostics=True), loss_with_diagnostics):
+        with pytest.raises(ValueError, match="diagnostics compare with a teacher, and cross_entropy was given none"):
+            function("cross_entropy", torch.zeros(2, 3), None, torch.tensor([0, 1]))
+
+
+def test_diagnostics_of_an_ensemble_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"teacher must be of the student's shape \(2, 3\), got \(4, 2, 3\)"):
+        value_and_grad("ban", torch.zeros(2, 3), torch.ones(4, 2, 3), with_diagnostics=True)
+
+
+def test_objective_and_student_are_checked_first() -> None:
+    with pytest.raises(ValueError, match="unknown objective 'bann'"):
+        value_and_grad("bann", torch.zeros(2, 3), torch.ones(2, 3))
+    with pytest.raises(TypeError, match="student must be a floating tensor"):
+        value_and_grad("ban", torch.zeros(2, 3).long(), torch.ones(2, 3))
+    with pytest.raises(ValueError, match="objective ban_l needs labels, got None"):
+        value_and_grad("ban_l", torch.zeros(2, 3), torch.ones(2, 3))

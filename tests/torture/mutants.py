@@ -1,0 +1,231 @@
+"""Plant one bug after the other in the losses and their kernels, and see the named tests turn red.
+
+    python -m tests.torture.mutants                 all of them, some ten minutes
+    python -m tests.torture.mutants sign stride     those of these sorts
+
+Works on a copy of the files that git tracks, in a temporary folder. First the named tests are run on the copy as it is,
+where they must pass. Prints a table; exit code 1 if a bug stays unseen, or if the tests fail without one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from polydistill.tracking import format_table
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PASSED, FAILED = 0, 1  # pytest's exit codes; others say that it did not get as far as a test
+
+
+class Witness(NamedTuple):
+    """A file of tests, and which of them by pytest's ``-k``."""
+
+    file: str
+    select: str
+
+
+class Mutant(NamedTuple):
+    """A bug: in ``path`` the text ``before``, which is there once, becomes ``after``, and ``tests`` must see it."""
+
+    sort: str
+    path: str
+    before: str
+    after: str
+    tests: Witness
+
+
+LOSSES, DEVICE = "polydistill/losses/", "polydistill/kernels/device/"
+VALUES = "tests/kernels/test_values.py"
+FORMULAS = Witness("tests/losses/test_formulas.py", "formula_in_float64 or masked_classes")
+HINTON_KERNEL = Witness(VALUES, "as_exact and hinton_kd")
+DKPP_KERNEL = Witness(VALUES, "as_exact and dkpp")
+JSD_KERNEL = Witness(VALUES, "as_exact and jsd")
+
+MUTANTS = (
+    Mutant("sign", LOSSES + "probabilities.py", "(p * log_q).sum(dim=-1).neg()", "(p * log_q).sum(dim=-1)", FORMULAS),
+    Mutant(
+        "T", LOSSES + "policy.py", "teacher_q, mask, temperature, ensemble", "teacher_q, mask, 1.0, ensemble", FORMULAS
+    ),
+    Mutant(
+        "T^2",
+        LOSSES + "classification.py",
+        "(teacher_weight * temperature**2), promote",
+        "(teacher_weight * temperature), promote",
+        FORMULAS,
+    ),
+    Mutant("T^2", LOSSES + "decoupled.py", "soft * temperature**2", "soft", FORMULAS),
+    Mutant(
+        "mask",
+        LOSSES + "probabilities.py",
+        "return scores if mask is None else drop_classes(scores, mask)",
+        "return scores",
+        FORMULAS,
+    ),
+    Mutant(
+        "reduction",
+        LOSSES + "probabilities.py",
+        "return (p * (log_p - log_q)).sum(-1)",
+        "return (p * (log_p - log_q)).mean(-1)",
+        FORMULAS,
+    ),
+    Mutant(
+        "reduction",
+        LOSSES + "batch_normalized.py",
+        "return values.mean(dim=-1, keepdim=True)",
+        "return values.sum(dim=-1, keepdim=True)",
+        FORMULAS,
+    ),
+    Mutant(
+        "permutation",
+        LOSSES + "permuted.py",
+        "others + (others >= best.unsqueeze(-1))",
+        "others + (others > best.unsqueeze(-1))",
+        FORMULAS,
+    ),
+    Mutant(
+        "detached side",
+        LOSSES + "checks.py",
+        "teacher.detach() if teacher.requires_grad else teacher",
+        "teacher",
+        Witness("tests/losses/test_gradients.py", "teacher_gets_no_gradient"),
+    ),
+    Mutant(
+        "upstream gradient",
+        LOSSES + "one_pass.py",
+        "upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)",
+        "upstream = torch.ones_like(loss)",
+        Witness("tests/losses/test_one_pass.py", "weighted_sum"),
+    ),
+    Mutant(
+        "sign",
+        DEVICE + "targets.py",
+        "gradient += (a * z_scale)[:, None] * (q - p)",
+        "gradient += (a * z_scale)[:, None] * (p - q)",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "T",
+        DEVICE + "targets.py",
+        "gradient += (a * z_scale)[:, None] * (q - p)",
+        "gradient += a[:, None] * (q - p)",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "upstream gradient",
+        DEVICE + "targets.py",
+        "factor = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)",
+        "factor = tl.full((ROWS,), 1.0, tl.float32)",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "padding",
+        DEVICE + "rows.py",
+        "return tl.where(keep, tl.exp(at_most((scores - maximum[:, None]) * scale, 0.0)), 0.0)",
+        "return tl.exp(at_most((scores - maximum[:, None]) * scale, 0.0))",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "mask",
+        DEVICE + "rows.py",
+        "keep = keep & (leaves == 0)",
+        "keep = keep & (leaves >= 0)",
+        Witness(VALUES, "mask_takes_classes_out and policy_kl"),
+    ),
+    Mutant(
+        "stride",
+        DEVICE + "rows.py",
+        "ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=0.0",
+        "ptr + rows[:, None] * row_stride + cols[None, :], mask=keep, other=0.0",
+        Witness(VALUES, "strides and policy_kl"),
+    ),
+    Mutant(
+        "permutation",
+        DEVICE + "targets.py",
+        "source + (source >= label[:, None])",
+        "source + (source > label[:, None])",
+        DKPP_KERNEL,
+    ),
+    Mutant(
+        "reduction",
+        DEVICE + "diagnostics.py",
+        "total = rescale(total, maximum, merged, scale) + rescale(part, part_max, merged, scale)",
+        "total = total + part",
+        JSD_KERNEL,
+    ),
+    Mutant(
+        "padding",
+        "polydistill/kernels/launch.py",
+        "with _on_device(student):\n        kernel[(-(-n_rows // tiles.rows),)](",
+        "with _on_device(student):\n        kernel[(n_rows // tiles.rows,)](",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "weight",
+        DEVICE + "divergences.py",
+        "r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)",
+        "r = tl.where(keep, log_q - log_m, 0.0)",
+        JSD_KERNEL,
+    ),
+)
+
+
+def copy_tracked(folder: Path) -> None:
+    """The files that git tracks, as they are in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+
+
+def run_tests(folder: Path, tests: Witness) -> int:
+    """pytest's exit code for these tests of the copy."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    if tests.file.startswith("tests/kernels/"):
+        environment["TRITON_INTERPRET"] = "1"
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests.file, "-k", tests.select]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True).returncode
+
+
+def judge(folder: Path, mutant: Mutant) -> str:
+    """Plant the bug, run its tests, and take the bug out again."""
+    path = folder / mutant.path
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.before) != 1:
+        return f"the text is there {text.count(mutant.before)} times"
+    path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+    try:
+        code = run_tests(folder, mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    return {PASSED: "UNSEEN", FAILED: "seen"}.get(code, f"pytest ended with {code}")
+
+
+def main(sorts: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not sorts or mutant.sort in sorts]
+    rows: list[list[str | float | None]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_tracked(folder)
+        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+            if (code := run_tests(folder, tests)) != PASSED:
+                print(f"without a bug, pytest {tests.file} -k '{tests.select}' ends with {code}")
+                return 1
+        for number, mutant in enumerate(chosen, start=1):
+            started = time.monotonic()
+            verdict = judge(folder, mutant)
+            rows.append([number, mutant.sort, mutant.path, mutant.before, verdict, round(time.monotonic() - started)])
+            print(f"{number} of {len(chosen)}: {mutant.sort} in {mutant.path}: {verdict}", file=sys.stderr, flush=True)
+    print(format_table(["bug", "sort", "file", "what is changed", "tests", "seconds"], rows))
+    return 0 if rows and all(row[4] == "seen" for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
