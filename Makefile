@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu audit torture torture-files torture-runs bench bench-losses tensorboard clean
+.PHONY: help distill test check test-gpu audit torture torture-files torture-runs mutants bench bench-losses bench-losses-gpu tensorboard clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on PATH; say make PYTHON=/path/to/python" >&2; exit 2; }
@@ -32,7 +32,7 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu tests/kernels tests/vision $(ARGS)
 
 torture: torture-files torture-runs  ## hostile files, and runs killed at random moments
 
@@ -42,8 +42,15 @@ torture-runs: $(INSTALLED)  ## runs killed at random moments end bit for bit the
 bench-losses: $(INSTALLED)  ## measure the losses beside the formulas that one would write
 	$(BIN)/python scripts/bench_losses.py $(ARGS)
 
+bench-losses-gpu: $(INSTALLED)  ## the same on a GPU, into the file that RESULTS.md shows
+	for name in policy_kl hinton_kd jsd; do $(BIN)/python scripts/bench_losses.py --device cuda \
+		--objectives "[$$name]" --rounds 9 --append true --csv scripts/measurements/losses_cuda.csv $(ARGS) || exit 1; done
+
 bench: $(INSTALLED)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
+
+mutants: $(INSTALLED)  ## bugs planted in the losses and kernels, one at a time: each must turn a test red
+	$(BIN)/python -m tests.torture.mutants $(ARGS)
 
 torture-files: $(INSTALLED)  ## 20,000 damaged and hostile teachers' files: each a network or one line
 	$(BIN)/python -m tests.fuzz.torture_files $(ARGS)
