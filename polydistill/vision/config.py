@@ -115,7 +115,7 @@ class CifarConfig:
     Args:
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch; 0: as many as there are cores.
+        threads: processor threads of torch in each process; 0: as many as there are cores for it.
         precision: of convolutions while learning; auto: bfloat16 where the processor computes in it.
         data: which images.
         teacher: generation 0.
