@@ -164,13 +164,14 @@ class ModuleDomain:
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """torch's generators, of the CPU and of the GPUs, seeded while the context lasts, and then as before."""
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = list(range(torch.cuda.device_count())) if in_use else []
     try:
         with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seed)
             yield
     finally:
-        if not gpus:  # a GPU that is used for the first time, here or later, starts from the CPU's seed, as without us
+        if not in_use:  # a GPU that is used for the first time, here or later, starts from the CPU's seed, as without us
             torch.cuda.manual_seed_all(torch.initial_seed())
 
 
