@@ -6,6 +6,7 @@ numbers; what changes from step to step goes in through tensors.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ class StepGraphs:
     ) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
         places = [given.clone() for given in inputs]
         before = [tensor.clone() for tensor in state()]
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current, side = torch.cuda.current_stream(), _side_stream(inputs[0].device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):
@@ -65,7 +66,13 @@ class StepGraphs:
         del before  # the record's own memory may need the room
         graph = torch.cuda.CUDAGraph()
         # thread_local: other threads of this process, as NCCL's watchdog, may ask the device something meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
             step(variant, *places)
         self._pool = graph.pool()
         return graph, places
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which everything is recorded: a stream that has multiplied matrices keeps a workspace for good."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -171,7 +171,9 @@ def _seeded(seed: int) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
     finally:
-        if not in_use:  # a GPU that is used for the first time, here or later, starts from the CPU's seed, as without us
+        if (
+            not in_use
+        ):  # a GPU that is used for the first time, here or later, starts from the CPU's seed, as without us
             torch.cuda.manual_seed_all(torch.initial_seed())
 
 

@@ -107,7 +107,7 @@ def test_the_real_set_has_its_published_counts_and_statistics(real_cifar100: Pat
     assert images.normalization.std == pytest.approx((0.26733, 0.25644, 0.27615), abs=1e-5)
 
 
-def test_the_real_split_is_the_published_one(real_cifar100: Path) -> None:
+def test_the_split_of_the_real_set_is_the_one_of_every_result(real_cifar100: Path) -> None:
     train, _ = read_release("cifar100", real_cifar100)
     held_out = choose_validation(train.labels, 5_000)
     assert (
@@ -299,7 +299,7 @@ def test_the_validation_images_are_fixed_balanced_and_as_many_as_asked() -> None
     held_out = choose_validation(labels, 200)
     assert np.bincount(labels[held_out]).tolist() == [2] * 100
     assert np.array_equal(held_out, choose_validation(labels, 200))
-    # every number that was published with 45,000 training images depends on these very images
+    # results on 45,000 training images of another split would be other results
     held_out = choose_validation(np.repeat(np.arange(100, dtype=np.uint8), 500), 5_000)
     assert (
         hashlib.sha256(np.packbits(held_out).tobytes()).hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from polydistill.vision import graph
 from polydistill.vision.graph import StepGraphs
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.training import Trainer
@@ -20,6 +21,11 @@ from tests.vision.lessons import SHORT, same, tiny, trainer, weights
 
 
 class FakeStream:
+    made = 0
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        FakeStream.made += device is not None
+
     def wait_stream(self, other: FakeStream) -> None:
         assert isinstance(other, FakeStream)
 
@@ -42,6 +48,7 @@ class FakeCuda:
     """Streams and graphs. As on a GPU, what is done while a graph records is kept, not done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph._side_stream.cache_clear()
         self.recording: FakeGraph | None = None
         self.records: list[dict[str, Any]] = []
         fakes = {"Stream": FakeStream, "current_stream": FakeStream, "CUDAGraph": FakeGraph, "graph": self.graph}
@@ -49,9 +56,9 @@ class FakeCuda:
             monkeypatch.setattr(torch.cuda, name, fake)
 
     @contextlib.contextmanager
-    def graph(self, graph: FakeGraph, **options: Any) -> Iterator[None]:
+    def graph(self, record: FakeGraph, **options: Any) -> Iterator[None]:
         self.records.append(options)
-        self.recording = graph
+        self.recording = record
         yield
         self.recording = None
 
@@ -65,13 +72,14 @@ class FakeCuda:
             else:
                 self.recording.kept.append(functools.partial(step, *arguments))
 
-        one._graphs, one._make_step = StepGraphs(), make_or_keep  # type: ignore[method-assign]
+        one._graphs, one._make_step = StepGraphs(), make_or_keep  # type: ignore[assignment, method-assign]
         return one
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    return FakeCuda(monkeypatch)
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    yield FakeCuda(monkeypatch)
+    graph._side_stream.cache_clear()
 
 
 @pytest.mark.parametrize("objective", ["ban", "cwtm", "dkpp"])
@@ -95,15 +103,23 @@ def test_records_share_their_memory_and_other_threads_may_use_the_device_meanwhi
     assert {record["capture_error_mode"] for record in cuda.records} == {"thread_local"}
 
 
+def test_all_trainers_record_on_one_stream(cuda: FakeCuda) -> None:
+    made = FakeStream.made
+    for _ in range(2):
+        list(cuda.capture(trainer()).run())
+    assert FakeStream.made == made + 1
+    assert len({record["stream"] for record in cuda.records}) == 1
+
+
 def test_a_trainer_and_its_graphs_go_without_the_garbage_collector(cuda: FakeCuda) -> None:
     one = trainer()
     one._graphs = StepGraphs()
     next(one.run())
-    graphs = [weakref.ref(graph) for graph, _ in one._graphs._records.values()]
-    assert graphs
+    records = [weakref.ref(record) for record, _ in one._graphs._records.values()]
+    assert records
     gc.disable()
     try:
         del one
-        assert [graph() for graph in graphs] == [None] * len(graphs)
+        assert [record() for record in records] == [None] * len(records)
     finally:
         gc.enable()

@@ -186,9 +186,9 @@ def test_test_batches_in_another_order_each_time_are_refused() -> None:
 
     class Shuffled:
         def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            yield data[next(orders)]  # type: ignore[misc]
+            yield data[next(orders)]
 
-    one = ModuleDomain(build, [data[:]], Shuffled(), epochs=1)  # type: ignore[list-item]
+    one = ModuleDomain(build, [data[:]], Shuffled(), epochs=1)
     with pytest.raises(ValueError, match="must not be shuffled"):
         list(Lineage(one, LineageConfig(1)))
 

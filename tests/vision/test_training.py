@@ -169,7 +169,7 @@ def test_parameters_without_elements_are_not_shared() -> None:
 def test_without_a_compiler_the_process_says_so_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     device._say_once.cache_clear()
     for _ in range(2):  # two generations of two networks
         for report in trainer(config=dataclasses.replace(SHORT, epochs=1, compile=True)).run():
