@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # how torch says it on a CPU and on a GPU; the type is RuntimeError, or derived from it
-NO_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory")
+NO_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory")
 
 
 class UserError(Exception):
@@ -69,8 +69,8 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
             text = str(error)
             if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
                 raise
-            if NO_MEMORY[1] in text:  # how much it wanted, and had; what follows is about torch's allocator
-                text = ". ".join(text.split(". ")[:3]).rstrip(".")
+            if "CUDA" in text:  # how much it wanted, and had; what follows is about torch's allocator
+                text = ". ".join(text.partition("\n")[0].split(". ")[:3]).rstrip(".")
             exit_with_error(UserError(f"out of memory: {text or 'Python could get no more'}; what was saved is kept"))
         except Interrupted as end:
             if str(end):

@@ -19,18 +19,31 @@ GPU_FULL = (
 )
 
 
-def test_a_gpu_whose_memory_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            torch.OutOfMemoryError(GPU_FULL),
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+            "12.38 GiB is free",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            "CUDA error: out of memory",
+        ),
+    ],
+)
+def test_a_gpu_whose_memory_is_full_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: RuntimeError, shown: str
+) -> None:
     @run_script
     def main() -> None:
-        raise torch.OutOfMemoryError(GPU_FULL)
+        raise error
 
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: out of memory: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of "
-        "79.11 GiB of which 12.38 GiB is free; what was saved is kept\n"
-    )
+    assert capsys.readouterr().err == f"error: out of memory: {shown}; what was saved is kept\n"
 
 
 def test_another_error_of_a_gpu_is_a_traceback() -> None:

@@ -50,7 +50,7 @@ class CifarDomain:
         throughput: rates by name, for summary.json.
 
     Raises:
-        UserError: batch norm is to be synchronised between processes on a CPU.
+        UserError: see :meth:`CifarConfig.check_processes`.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class CifarDomain:
         processes: Processes = ALONE,
         stop: StopSignals | None = None,
     ) -> None:
-        if config.training.sync_batchnorm and processes.size > 1 and config.device == "cpu":
-            raise UserError("training.sync_batchnorm works on GPUs only: say --training.sync_batchnorm false")
+        config.check_processes(processes.size)
         self.config, self.images, self.run, self.processes = config, images, run, processes
         self.device = prepare(config.device, config.threads)
         self.normalizer = Normalizer.of(images.normalization, self.device)

@@ -180,3 +180,18 @@ def test_torchrun_runs_the_script_and_one_process_writes(root: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("generation 1, resnet-8") == 1
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_batch_norm_cannot_be_synchronised_on_cpus_and_the_folder_stays_free(root: Path, tmp_path: Path) -> None:
+    words = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *(str(root / "scripts" / "distill_cifar.py"), "--out", str(tmp_path / "run"), "--device", "cpu"),
+        *("--threads", "1", "--training.sync_batchnorm", "true"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert done.stderr.count("error: training.sync_batchnorm works on GPUs only") == 2
+    assert "SyncBatchNorm expected" not in done.stderr
+    assert not (tmp_path / "run").exists()
