@@ -59,6 +59,7 @@ def test_students_of_an_own_module_learn_from_the_teacher_and_are_their_own() ->
     assert [generation.teacher_sha256 for generation in found[1:]] == [found[0].sha256, found[1].sha256]
     assert all(generation.metrics["test_accuracy"] > 0.8 for generation in found)
     assert all(generation.metrics["agreement"] > 0.8 for generation in found[1:])
+    assert all(parameter.grad is None for generation in found for parameter in generation.member.parameters())
     again = list(Lineage(domain(), LineageConfig(2)))
     assert [generation.sha256 for generation in again] == [generation.sha256 for generation in found]
 
