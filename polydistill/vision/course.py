@@ -139,7 +139,7 @@ class Course:
         except torch.OutOfMemoryError as error:  # a smaller batch in training would not help
             raise UserError(
                 f"out of memory on {self.trainer.device} for {lesson} while predicting the validation images, {BATCH} "
-                "at a time; evaluation.every_epochs 0 leaves validation out"
+                "at a time"
             ) from error
         measured = measure(logits, self.validation.labels)
         require_finite(measured, f"{lesson} on the validation images after epoch {report.epochs}")

@@ -36,6 +36,10 @@ class ModuleDomain:
         build_student: makes the modules of the students, where they are another network than generation 0; None:
             ``build`` does.
 
+    Raises:
+        ValueError: fixed permutations are asked for; while training, ``batches`` has none.
+        FloatingPointError: while training, at the end of an epoch in which a loss was not finite.
+
     Example:
         >>> from polydistill.lineage import Lineage, LineageConfig
         >>> data = [(torch.eye(3), torch.arange(3))]
@@ -140,7 +144,7 @@ class ModuleDomain:
 
     def _train(self, lesson: Lesson, generation: int) -> nn.Module:
         with _seeded(derive_seed(self.seed, "initial weights", generation)):
-            student = ((generation and self.build_student) or self.build)()
+            student = self.build_student() if generation and self.build_student else self.build()
         update = Update(student, lesson, self.optimizer(student.parameters()))
         student.train()
         step = 0
@@ -171,9 +175,7 @@ def _seeded(seed: int) -> Iterator[None]:
             torch.manual_seed(seed)
             yield
     finally:
-        if (
-            not in_use
-        ):  # a GPU that is used for the first time, here or later, starts from the CPU's seed, as without us
+        if not in_use:  # what torch.manual_seed leaves a GPU that is used for the first time, here or later
             torch.cuda.manual_seed_all(torch.initial_seed())
 
 

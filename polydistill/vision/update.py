@@ -112,7 +112,7 @@ def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Ten
 
 def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
     devices = [{str(tensor.device) for tensor in _tensors(network)} for network in (student, teacher)]
-    if all(devices) and devices[0] != devices[1]:
+    if all(devices) and devices[0].isdisjoint(devices[1]):
         ours, theirs = (", ".join(sorted(names)) for names in devices)
         raise ValueError(f"the student is on {ours}, its teacher on {theirs}: they must be on the same device")
     if share_weights(student, teacher):
