@@ -5,6 +5,7 @@ Precision, threads and memory format decide the last bits of every number, so th
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -34,9 +35,10 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
 
 def resolve_threads(threads: int) -> int:
-    """The number of threads; 0 stands for as many as this process may use cores."""
+    """The number of threads; 0 stands for as many as this process may use cores, divided among the processes that
+    torchrun has started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads or cores
+    return threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
@@ -59,9 +61,15 @@ def prepare(device: str, threads: int) -> torch.device:
 
 
 def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
-    """``network`` through torch.compile, sharing its weights; without a C++ compiler one line, and as it is."""
+    """``network`` through torch.compile, sharing its weights; without a C++ compiler as it is, which the process says
+    once."""
     named = os.environ.get("CXX", "")
     if device.type == "cpu" and not any(shutil.which(name) for name in (named, *COMPILERS) if name):
-        print("torch.compile needs a C++ compiler on the CPU, and there is none: going on without it", file=sys.stderr)
+        _say_once("torch.compile needs a C++ compiler on the CPU, and there is none: going on without it")
         return network
     return torch.compile(network)  # type: ignore[return-value]
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -14,7 +14,8 @@ from typing import NoReturn, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NO_MEMORY = "DefaultCPUAllocator: "  # how torch begins to say it; the type is RuntimeError
+# how torch says it on a CPU and on a GPU; the type is RuntimeError, or derived from it
+NO_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory")
 
 
 class UserError(Exception):
@@ -65,9 +66,12 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
         except (UserError, FloatingPointError) as error:
             exit_with_error(error)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):
+            text = str(error)
+            if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
                 raise
-            exit_with_error(UserError(f"out of memory: {error or 'Python could get no more'}; what was saved is kept"))
+            if "CUDA" in text:  # how much it wanted, and had; what follows is about torch's allocator
+                text = ". ".join(text.partition("\n")[0].split(". ")[:3]).rstrip(".")
+            exit_with_error(UserError(f"out of memory: {text or 'Python could get no more'}; what was saved is kept"))
         except Interrupted as end:
             if str(end):
                 print(end, file=sys.stderr)

@@ -132,10 +132,18 @@ class Lineage(Generic[Member]):
         taught, learned = self.domain.network(teacher.member), self.domain.network(member)
         if taught is None or learned is None:
             return
-        shared = {p.data_ptr() for p in taught.parameters()} & {p.data_ptr() for p in learned.parameters()}
-        if taught is learned or shared:
+        if share_weights(taught, learned):
             raise RuntimeError(
                 f"generation {generation} shares weights with its teacher: it must be a network of its own"
             )
         if weights_sha256(taught.state_dict()) != teacher.sha256:
             raise RuntimeError(f"the teacher of generation {generation} changed while teaching: it must be frozen")
+
+
+def share_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks are one, or a parameter of one lies where one of the other does.
+
+    A parameter without elements lies nowhere, and is nobody's.
+    """
+    places = [{p.data_ptr() for p in network.parameters() if p.numel()} for network in (first, second)]
+    return first is second or not places[0].isdisjoint(places[1])

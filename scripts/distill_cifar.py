@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     command = shlex.join(["python", "scripts/distill_cifar.py", *words])
     with ExitStack() as stack:
         processes = stack.enter_context(open_processes(config.device))
+        config.check_processes(processes.size)  # before there is a run folder, which would keep what is refused
         run = None
         if processes.rank == 0:
             run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, may_grow=MAY_GROW))

@@ -113,6 +113,16 @@ def test_every_generation_is_handed_out_frozen_and_in_eval_mode():
         assert not any(parameter.requires_grad for parameter in entry.member.parameters())
 
 
+def test_a_parameter_without_elements_is_not_shared():
+    class Odd(TinyDomain):
+        def fresh(self, generation):
+            network = super().fresh(generation)
+            network.nothing = nn.Parameter(torch.empty(0))
+            return network
+
+    assert len(run(Odd(), 1)) == 2
+
+
 def test_a_student_that_is_its_teacher_is_refused():
     class Same(TinyDomain):
         def teach(self, teacher, generation):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
-from polydistill.errors import require_at_least, require_choice
+from polydistill.errors import UserError, require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.vision.data import DataConfig
@@ -115,7 +115,7 @@ class CifarConfig:
     Args:
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch; 0: as many as there are cores.
+        threads: processor threads of torch in each process; 0: as many as there are cores for it.
         precision: of convolutions while learning; auto: bfloat16 where the processor computes in it.
         data: which images.
         teacher: generation 0.
@@ -152,6 +152,15 @@ class CifarConfig:
     def student_network(self) -> str:
         """Architecture of the students."""
         return self.teacher.network if self.student.network == TWIN else self.student.network
+
+    def check_processes(self, size: int) -> None:
+        """Refuse what ``size`` processes cannot do on the device of the config, which is resolved.
+
+        Raises:
+            UserError: batch norm is to be synchronised between processes on a CPU.
+        """
+        if self.training.sync_batchnorm and size > 1 and self.device == "cpu":
+            raise UserError("training.sync_batchnorm works on GPUs only: say --training.sync_batchnorm false")
 
     def resolve(self) -> CifarConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from polydistill.errors import UserError
 from polydistill.tracking import Run
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.data import ImageSet
-from polydistill.vision.evaluation import measure, predict, require_finite
+from polydistill.vision.evaluation import BATCH, measure, predict, require_finite
 from polydistill.vision.training import Report, Trainer
 
 Best = tuple[float, dict[str, Tensor]]
@@ -87,6 +89,8 @@ class Course:
 
         Raises:
             FloatingPointError: the loss, or a score on the validation images, is not finite.
+            UserError: the memory does not suffice for validation.
+            torch.OutOfMemoryError: it does not for a step.
         """
         trainer = self.trainer
         with self.recorder.progress(trainer.config.epochs * len(trainer.data), trainer.samples) as show:
@@ -129,9 +133,19 @@ class Course:
         last = report.epochs == self.trainer.config.epochs
         if not len(self.validation) or not every or (report.epochs % every and not last):
             return
-        measured = measure(predict(student, self.validation, self.trainer.normalizer), self.validation.labels)
         lesson = f"generation {self.trainer.generation} ({self.trainer.lesson.objective})"
+        try:
+            logits = predict(student, self.validation, self.trainer.normalizer)
+        except torch.OutOfMemoryError as error:  # a smaller batch in training would not help
+            raise UserError(
+                f"out of memory on {self.trainer.device} for {lesson} while predicting the validation images, {BATCH} "
+                "at a time"
+            ) from error
+        measured = measure(logits, self.validation.labels)
         require_finite(measured, f"{lesson} on the validation images after epoch {report.epochs}")
         self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
-        if self.config.selection == "best_val" and (self.best is None or measured["accuracy"] > self.best[0]):
-            self.best = measured["accuracy"], {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        if self.config.selection == "best_val":
+            # rank 0 says which is best: last bits may differ between GPUs, and all must keep the same weights
+            accuracy: float = self.trainer.processes.first_says(measured["accuracy"])
+            if self.best is None or accuracy > self.best[0]:
+                self.best = accuracy, {name: tensor.clone() for name, tensor in student.state_dict().items()}

@@ -48,6 +48,9 @@ class CifarDomain:
         generations: finished so far, see :meth:`restore` and :meth:`keep`.
         seconds: wall clock of each generation so far, training and evaluation.
         throughput: rates by name, for summary.json.
+
+    Raises:
+        UserError: see :meth:`CifarConfig.check_processes`.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class CifarDomain:
         processes: Processes = ALONE,
         stop: StopSignals | None = None,
     ) -> None:
+        config.check_processes(processes.size)
         self.config, self.images, self.run, self.processes = config, images, run, processes
         self.device = prepare(config.device, config.threads)
         self.normalizer = Normalizer.of(images.normalization, self.device)
@@ -216,6 +220,7 @@ class CifarDomain:
             raise explain_out_of_memory(self, architecture, lesson, generation)
         self.seconds.append(course.seconds)
         self._note_speed(generation, course.seconds, course.validating_seconds)
+        student.zero_grad(set_to_none=True)  # gradients may lie in the memory of the trainer's CUDA graphs
         self._save(student, architecture, generation, lesson)
         return student
 
@@ -248,12 +253,12 @@ class CifarDomain:
         )
 
     def try_batch(self, architecture: str, lesson: Lesson, generation: int, batch_size: int) -> None:
-        """Two steps with that batch on a student that is thrown away.
+        """Two steps with that batch, recorded where the run's are, on a student that is thrown away.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
-        config = dataclasses.replace(self.config.training, batch_size=batch_size, capture="off", log_every_steps=2)
+        config = dataclasses.replace(self.config.training, batch_size=batch_size, log_every_steps=2)
         next(self.make_trainer(self.make_student(architecture, generation), lesson, generation, config).run())
 
     def _place(self, network: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ Contract: each generation predicts the test images once in a process; everything
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,19 +54,31 @@ class Examiner:
         return {**metrics, "selection": self.config.selection}
 
     def ensembles(self, generations: int) -> list[dict[str, Any]]:
-        """The configured ensembles of a lineage with ``generations`` students: mean of their probabilities."""
-        chosen = self.config.chosen_ensembles(generations)
-        return [{"members": list(members), "metrics": self._measure(list(members))} for members in chosen]
+        """The configured ensembles of a lineage with ``generations`` students: mean of their probabilities.
 
-    def _measure(self, members: list[int]) -> dict[str, Any]:
+        Each is ``members``, ``reference`` and ``metrics``. Agreement and KL are with the generation ``reference``, the
+        teacher of the earliest member; all three are None where that member is generation 0.
+        """
+        found = []
+        for members in self.config.chosen_ensembles(generations):
+            reference = min(members) - 1 if min(members) else None
+            metrics = self._measure(members) | {"agreement": None, "kl": None}
+            if reference is not None:
+                metrics |= compare(self._logits(self._test_logits, members), self._test_logits[reference].double())
+            found.append({"members": list(members), "reference": reference, "metrics": metrics})
+        return found
+
+    def _measure(self, members: Sequence[int]) -> dict[str, Any]:
         """Of one generation, or of the mean probability of several."""
-
-        def logits(of_all: list[Tensor]) -> Tensor:
-            return of_all[members[0]] if len(members) == 1 else ensemble_logits([of_all[member] for member in members])
-
-        measured = measure(logits(self._test_logits), self.images.test.labels)
+        measured = measure(self._logits(self._test_logits, members), self.images.test.labels)
         metrics: dict[str, Any] = {f"test_{name}": value for name, value in measured.items()}
         metrics["val_accuracy"] = None
         if self._val_logits:
-            metrics["val_accuracy"] = measure(logits(self._val_logits), self.images.validation.labels)["accuracy"]
+            logits = self._logits(self._val_logits, members)
+            metrics["val_accuracy"] = measure(logits, self.images.validation.labels)["accuracy"]
         return metrics
+
+    @staticmethod
+    def _logits(of_all: list[Tensor], members: Sequence[int]) -> Tensor:
+        """Of one generation as it gave them; of several the float64 ones of the mean probability."""
+        return of_all[members[0]] if len(members) == 1 else ensemble_logits([of_all[member] for member in members])

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from polydistill.losses import draw_permutation, fix_permutation, get_objective, gradient_shares
-from polydistill.streams import derive_seed, torch_stream
+from polydistill.losses import fix_permutation, get_objective, gradient_shares
+from polydistill.streams import derive_seed
 
 
 class Lesson:
@@ -38,7 +38,7 @@ class Lesson:
         "samples",
         "correct",
         "agreed",
-        "diagnosed",  # parts of batches
+        "diagnosed",  # samples
         "label_share",
         "largest_weight",
         "effective_share",
@@ -55,7 +55,7 @@ class Lesson:
         classes: int | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.classes = classes
+        self.classes, self.group = classes, group
         self.objective, self.teacher, self.seed, self.generation = objective, teacher, seed, generation
         self._function = get_objective(objective)
         if teacher is None and "teacher" in self._function.takes:
@@ -81,20 +81,18 @@ class Lesson:
         """What an objective that permutes classes does with a batch; None for any other.
 
         Args:
-            ids: ``(batch,)`` int64, which training samples these are.
+            ids: ``(batch,)`` int64, which training samples these are; each once, since samples with the same number
+                are permuted alike.
             step: updates before this one.
 
         Returns:
-            ``(batch, classes - 1)`` int64, on the device of ``ids``: a function of (seed, generation, step), or, where
-            permutations are fixed, of (seed, generation, id).
+            ``(batch, classes - 1)`` int64, made on the device of ``ids``: a function of (seed, generation, step, id),
+            or, where permutations are fixed, of (seed, generation, id).
         """
         if not self._function.needs_permutation or self.classes is None:
             return None
-        if self._permutation == "fixed":
-            seed = derive_seed(self.seed, "permutation", self.generation)
-            return fix_permutation(ids, self.classes, seed=seed)
-        generator = torch_stream(self.seed, f"permutation, step {step}", self.generation)
-        return draw_permutation(len(ids), self.classes, generator=generator).to(ids.device)
+        stream = "permutation" if self._permutation == "fixed" else f"permutation, step {step}"
+        return fix_permutation(ids, self.classes, seed=derive_seed(self.seed, stream, self.generation))
 
     def tally(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
         """Sums over this process's part of a batch, ``(len(TALLIED),)`` float64, for :meth:`summarize`.
@@ -103,7 +101,8 @@ class Lesson:
             scores: of the student, detached.
             teacher: scores, or None.
             labels: ``(batch,)`` int64.
-            diagnose: also the gradient's shares and the weights of the samples, which cost more.
+            diagnose: also the gradient's shares and, for cwtm, the weights of the samples in the whole batch, which
+                cost more; every process must have a sample, and with a group two small messages are sent.
         """
         sums = torch.zeros(len(self.TALLIED), dtype=torch.float64, device=scores.device)
         guesses = scores.argmax(dim=1)
@@ -112,14 +111,23 @@ class Lesson:
         if teacher is None:
             return sums
         sums[2] = (guesses == teacher.argmax(dim=1)).sum()
-        if diagnose and len(labels):
-            weights = teacher.softmax(dim=1).amax(dim=1)
-            weights = weights / weights.mean()
-            sums[3] = 1
-            sums[4] = gradient_shares(scores, teacher, labels).label_share.mean()
-            sums[5] = weights.max()
-            sums[6] = 1 / weights.square().mean()
+        if diagnose:
+            sums[3] = len(labels)
+            sums[4] = gradient_shares(scores, teacher, labels).label_share.double().sum()
+            if self.objective == "cwtm":
+                sums[5:] = len(labels) * self._measure_weights(teacher)
         return sums
+
+    def _measure_weights(self, teacher: Tensor) -> Tensor:
+        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``(2,)`` float64."""
+        confidence = teacher.double().softmax(dim=1).amax(dim=1)
+        largest = confidence.max()
+        sums = torch.stack([torch.ones_like(confidence), confidence, confidence.square()]).sum(dim=1)
+        if self.group is not None:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
+            dist.all_reduce(sums, group=self.group)
+        samples, total, squares = sums.unbind()
+        return torch.stack([largest * samples / total, total.square() / (samples * squares)])
 
     def summarize(self, sums: list[float]) -> dict[str, float]:
         """TensorBoard tag -> mean, from summed tallies.

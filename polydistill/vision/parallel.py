@@ -113,13 +113,19 @@ def open_processes(device: str) -> Iterator[Processes]:
 
     Args:
         device: "cpu" (gloo) or "cuda" (NCCL; process i of a machine takes GPU i).
+
+    Raises:
+        UserError: there are more processes than GPUs on this machine.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes()
         return
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        gpu, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if gpu >= there:
+            raise UserError(f"each process needs a GPU of its own, and there are {there}: say --nproc_per_node {there}")
+        torch.cuda.set_device(gpu)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), size)

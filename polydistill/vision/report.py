@@ -16,7 +16,10 @@ HEADERS = (
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """Generations and ensembles, the paper's row beside ours where it has one."""
+    """Generations and ensembles, the paper's row beside ours where it has one.
+
+    Agreement is with the teacher; an ensemble's is that of its earliest member.
+    """
     config = summary["config"]
     teacher = config["teacher"]["network"]
     student = teacher if config["student"]["network"] == TWIN else config["student"]["network"]
@@ -33,7 +36,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
                 f"{metrics['test_nll']:.3f}",
                 f"{metrics['test_ece']:.3f}",
                 _error(metrics["val_accuracy"]),
-                None if metrics["agreement"] is None else f"{metrics['agreement']:.3f}",
+                _agreement(metrics),
                 generation["parameters"],
                 f"{seconds:.0f}",
             ]
@@ -68,10 +71,15 @@ def _ensemble_row(ensemble: Mapping[str, Any], generations: list[Mapping[str, An
         f"{metrics['test_nll']:.3f}",
         f"{metrics['test_ece']:.3f}",
         _error(metrics["val_accuracy"]),
-        None,
+        _agreement(metrics),
         parameters,
         None,
     ]
+
+
+def _agreement(metrics: Mapping[str, Any]) -> str | None:
+    agreement = metrics["agreement"]
+    return None if agreement is None else f"{agreement:.3f}"
 
 
 def _error(accuracy: float | None) -> str | None:

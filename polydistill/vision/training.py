@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polydistill.errors import UserError
 from polydistill.vision.augmentation import INDEX, Normalizer, draw_plan, take_batch
 from polydistill.vision.data import ImageSet
-from polydistill.vision.graph import GraphedStep
+from polydistill.vision.graph import StepGraphs
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig, schedule_rate
@@ -118,7 +118,7 @@ class Trainer:
         self._tally = torch.zeros(len(Lesson.TALLIED), dtype=torch.float64, device=self.device)
         self._plan: tuple[int, Tensor] | None = None
         capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
-        self._step = GraphedStep(self._make_step, self._tensors) if capture else self._make_step
+        self._graphs = StepGraphs() if capture else None
 
     @property
     def samples(self) -> int:
@@ -229,6 +229,12 @@ class Trainer:
             self._plan = (epoch, plan.to(self.device))
         rows = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return rows, self.lesson.draw_permutation(rows[:, INDEX], self.steps)
+
+    def _step(self, diagnose: bool, *inputs: Tensor) -> None:
+        if self._graphs is None:
+            self._make_step(diagnose, *inputs)
+        else:
+            self._graphs.run(self._make_step, self._tensors, diagnose, *inputs)
 
     def _make_step(self, diagnose: bool, batch: Tensor, permutation: Tensor | None = None) -> None:
         """The whole step, from the rows of the plan on; this is what a CUDA graph records."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.device import compile_network
+from polydistill.lineage import share_weights
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig
@@ -31,6 +32,7 @@ class Update:
 
     Raises:
         RuntimeError: student and teacher are one, or share weights.
+        ValueError: they are on different devices.
     """
 
     def __init__(
@@ -109,6 +111,13 @@ def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Ten
 
 
 def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
-    shared = {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
-    if student is teacher or shared:
+    devices = [{str(tensor.device) for tensor in _tensors(network)} for network in (student, teacher)]
+    if all(devices) and devices[0].isdisjoint(devices[1]):
+        ours, theirs = (", ".join(sorted(names)) for names in devices)
+        raise ValueError(f"the student is on {ours}, its teacher on {theirs}: they must be on the same device")
+    if share_weights(student, teacher):
         raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

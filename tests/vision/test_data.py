@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.server
 import io
 import re
 import socket
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,15 @@ def test_the_real_set_has_its_published_counts_and_statistics(real_cifar100: Pat
     assert images.test.labels.bincount().unique().tolist() == [100]
     assert images.normalization.mean == pytest.approx((0.50708, 0.48655, 0.44092), abs=1e-5)
     assert images.normalization.std == pytest.approx((0.26733, 0.25644, 0.27615), abs=1e-5)
+
+
+def test_the_split_of_the_real_set_is_the_one_of_every_result(real_cifar100: Path) -> None:
+    train, _ = read_release("cifar100", real_cifar100)
+    held_out = choose_validation(train.labels, 5_000)
+    assert (
+        hashlib.sha256(np.packbits(held_out).tobytes()).hexdigest()
+        == "79029ca3bd152a4a1c9faef9d79c32bca91ed17a0f11de3fd204d809b288c7cc"
+    )
 
 
 def test_one_flipped_bit_of_the_real_set_is_found(real_cifar100: Path, tmp_path: Path) -> None:
@@ -206,6 +217,50 @@ def test_without_network_one_line_says_which_file_to_put_where(tmp_path: Path, m
         assert part in text
 
 
+def test_a_download_with_the_right_checksum_is_read_and_shows_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_made_up("cifar100", tmp_path, 300, 200)
+    content = {f"{HUNDRED.folder}/{name}": (tmp_path / name).read_bytes() for name in ("train.bin", "test.bin")}
+    served = write_archive(tmp_path / HUNDRED.archive, content).read_bytes()
+    release = HUNDRED._replace(
+        archive_md5=hashlib.md5(served, usedforsecurity=False).hexdigest(),
+        rows_per_file={"train.bin": 300, "test.bin": 200},
+    )
+    asked: list[str] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(served)))
+            self.end_headers()
+            self.wfile.write(served)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setitem(archives.RELEASES, "cifar100", release)
+    monkeypatch.chdir(tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        monkeypatch.setattr(archives, "URL", f"http://127.0.0.1:{server.server_port}/~kriz/")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            first, again = (load_images(DataConfig(validation_images=100)) for _ in range(2))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == ["/~kriz/cifar-100-binary.tar.gz"], "once for both"
+    assert "100%" in capsys.readouterr().err
+    assert (tmp_path / "data" / HUNDRED.archive).read_bytes() == served
+    assert (len(first.train), len(first.validation), len(first.test)) == (200, 100, 200)
+    assert torch.equal(first.train.images, again.train.images)
+    rows = np.frombuffer((tmp_path / "train.bin").read_bytes(), np.uint8).reshape(300, -1)
+    pixels = rows[~choose_validation(rows[:, 1], 100), 2:].reshape(200, 3, 32, 32)
+    assert np.array_equal(first.train.images.permute(0, 3, 1, 2).numpy(), pixels)
+
+
 def test_a_download_with_another_checksum_is_refused_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +299,12 @@ def test_the_validation_images_are_fixed_balanced_and_as_many_as_asked() -> None
     held_out = choose_validation(labels, 200)
     assert np.bincount(labels[held_out]).tolist() == [2] * 100
     assert np.array_equal(held_out, choose_validation(labels, 200))
+    # results on 45,000 training images of another split would be other results
+    held_out = choose_validation(np.repeat(np.arange(100, dtype=np.uint8), 500), 5_000)
+    assert (
+        hashlib.sha256(np.packbits(held_out).tobytes()).hexdigest()
+        == "48e3243993bcc7b0795da5294a3e592bf85ef2140e57020f43235acc963c9f02"
+    )
     for n in (0, 1, 77, 1999):
         assert choose_validation(labels, n).sum() == n
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import re
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.special import rel_entr
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.tracking import Run
-from polydistill.vision import course, examiner, training, update
+from polydistill.vision import classifier, course, examiner, training, update
+from polydistill.vision import domain as domain_module
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
-from polydistill.vision.data import DataConfig, load_images
+from polydistill.vision.data import DataConfig, ImageSet, load_images
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.evaluation import measure, predict
+from polydistill.vision.evaluation import calibration_error, measure, predict
+from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import find_largest_batch
 from polydistill.vision.paper import PAPER, paper_error
+from polydistill.vision.parallel import Processes
 from polydistill.vision.report import format_summary
 from polydistill.vision.schedules import TrainingConfig
 
@@ -79,17 +87,75 @@ def test_each_generation_is_a_network_of_its_own_taught_by_the_one_before(config
     assert [ensemble["members"] for ensemble in summary["ensembles"]] == [[1, 2]]
 
 
+def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[weakref.ref[training.Trainer]] = []
+    make_trainer = CifarDomain.make_trainer
+
+    def watch(self: CifarDomain, *arguments: Any) -> training.Trainer:
+        one = make_trainer(self, *arguments)
+        trainers.append(weakref.ref(one))
+        return one
+
+    monkeypatch.setattr(CifarDomain, "make_trainer", watch)
+    one = CifarDomain(config, load_images(config.data), None)
+    gc.disable()
+    try:
+        student = one.first()
+        assert [trainer() for trainer in trainers] == [None]
+    finally:
+        gc.enable()
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_ensembles_are_the_mean_probability_of_the_generations_in_the_files(
+    config: CifarConfig, tmp_path: Path
+) -> None:
+    chosen = ((1, 2), (2, 1, 0), (3, 2))
+    config = dataclasses.replace(
+        config, evaluation=EvaluationConfig(ensembles=chosen), lineage=LineageConfig(3), seed=1
+    )
+    summary, _ = run_lineage(config, tmp_path)
+    images = load_images(config.data)
+
+    def predict_all(part: ImageSet) -> list[NDArray[np.float64]]:
+        files = [tmp_path / f"generation_{generation}.safetensors" for generation in range(4)]
+        with torch.no_grad():
+            return [load_classifier(file)(part.images).double().softmax(dim=1).numpy() for file in files]
+
+    tested, held_out = predict_all(images.test), predict_all(images.validation)
+    labels = images.test.labels.numpy()
+    for ensemble, members, reference in zip(summary["ensembles"], chosen, (0, None, 1), strict=True):
+        assert ensemble["members"] == list(members)
+        assert ensemble["reference"] == reference
+        mean = np.mean([tested[member] for member in members], axis=0)
+        metrics = ensemble["metrics"]
+        assert metrics["test_accuracy"] == pytest.approx((mean.argmax(1) == labels).mean())
+        assert metrics["test_nll"] == pytest.approx(-np.log(mean[np.arange(100), labels]).mean(), rel=1e-4)
+        assert metrics["test_ece"] == pytest.approx(calibration_error(torch.from_numpy(mean).log(), images.test.labels))
+        validated = np.mean([held_out[member] for member in members], axis=0).argmax(1)
+        assert metrics["val_accuracy"] == pytest.approx((validated == images.validation.labels.numpy()).mean())
+        if reference is None:
+            assert metrics["agreement"] is metrics["kl"] is None
+        else:
+            assert metrics["agreement"] == pytest.approx((mean.argmax(1) == tested[reference].argmax(1)).mean())
+            assert metrics["kl"] == pytest.approx(rel_entr(tested[reference], mean).sum(1).mean(), rel=1e-4)
+    rows = [line for line in format_summary(summary).splitlines() if "ensemble of" in line]
+    for row, ensemble in zip(rows, summary["ensembles"], strict=True):
+        agreement = ensemble["metrics"]["agreement"]
+        assert agreement is None or f" {agreement:.3f} " in row
+
+
 def test_the_files_hold_the_generations_of_the_summary(config: CifarConfig, tmp_path: Path) -> None:
     summary, _ = run_lineage(config, tmp_path)
     images = load_images(config.data)
     for generation in summary["generations"]:
-        classifier = load_classifier(tmp_path / f"generation_{generation['generation']}.safetensors")
-        assert weights_sha256(classifier.network.state_dict()) == generation["sha256"]
-        measured = measure(classifier(images.test.images), images.test.labels)
+        opened = load_classifier(tmp_path / f"generation_{generation['generation']}.safetensors")
+        assert weights_sha256(opened.network.state_dict()) == generation["sha256"]
+        measured = measure(opened(images.test.images), images.test.labels)
         for name in ("accuracy", "nll", "ece"):
             assert generation["metrics"][f"test_{name}"] == pytest.approx(measured[name], abs=1e-6)
-        assert classifier.card["dataset"] == "cifar10"
-        assert classifier.card["generation"] == generation["generation"]
+        assert opened.card["dataset"] == "cifar10"
+        assert opened.card["generation"] == generation["generation"]
 
 
 def test_the_summary_names_the_selection_rule_and_the_images(config: CifarConfig, tmp_path: Path) -> None:
@@ -117,7 +183,10 @@ def test_without_validation_images_there_is_no_validation_accuracy(config: Cifar
     assert summary["data"]["train"]["images"] == 200
 
 
-@pytest.mark.parametrize(("teacher", "student"), [("resnet-8", "densenet-10-4"), ("densenet-10-4", "wrn-10-1")])
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("resnet-8", "densenet-10-4"), ("densenet-10-4", "wrn-10-1"), ("wrn-10-1", "densenet-10-4")],
+)
 def test_students_of_another_architecture_are_named_and_stay_so(
     config: CifarConfig, tmp_path: Path, teacher: str, student: str
 ) -> None:
@@ -164,7 +233,6 @@ def test_every_objective_trains_a_student(
 
 def test_a_classifiers_logits_are_taken_at_temperature_1_by_objectives_made_for_q_values() -> None:
     from polydistill.losses import policy_kl
-    from polydistill.vision.lesson import Lesson
 
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(6, 5, generator=generator) for _ in range(2))
@@ -315,6 +383,125 @@ def test_out_of_memory_is_one_line_with_the_largest_batch_that_fits(
     monkeypatch.setattr(update.Update, "__call__", limited)
     with pytest.raises(UserError, match=r"training\.batch_size 40 for resnet-8; the largest that fits is 24$"):
         run_lineage(config, tmp_path)
+
+
+def test_batches_are_tried_as_the_run_would_make_them(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, capture="on"))
+    one = CifarDomain(config, load_images(config.data), None)
+    made: list[TrainingConfig] = []
+
+    def stop(student: nn.Module, lesson: Lesson, generation: int, schedule: TrainingConfig) -> training.Trainer:
+        made.append(schedule)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(one, "make_trainer", stop)
+    with pytest.raises(torch.OutOfMemoryError):
+        one.try_batch("resnet-8", Lesson("cross_entropy"), 0, 24)
+    assert (made[0].capture, made[0].batch_size) == ("on", 24)
+
+
+def test_out_of_memory_in_validation_does_not_blame_the_batch(
+    config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(course, "predict", fail)
+    with pytest.raises(UserError, match=r"out of memory on cpu for generation 0 .* the validation images") as caught:
+        run_lineage(config, tmp_path)
+    assert "batch_size" not in str(caught.value)
+
+
+# ---- where the networks lie --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_network_lies_in_the_configured_format_and_is_made_after_the_threads_are_set(
+    config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+) -> None:
+    def lies_right(network: nn.Module) -> bool:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
+        return bool(layers) and all(
+            layer.weight.is_contiguous(memory_format=torch.channels_last) is channels_last for layer in layers
+        )
+
+    made: list[str] = []
+    for module, name in ((domain_module, "prepare"), (domain_module, "build_network"), (classifier, "build_network")):
+        original = getattr(module, name)
+
+        def record(*given: Any, name: str = name, original: Any = original, **named: Any) -> Any:
+            made.append(name)
+            return original(*given, **named)
+
+        monkeypatch.setattr(module, name, record)
+    schedule = dataclasses.replace(config.training, channels_last=channels_last)
+    config = dataclasses.replace(config, training=schedule)
+    with Run.open(tmp_path / "a", config, kind="cifar", command="test") as run:
+        one = CifarDomain(config, load_images(config.data), run)
+        for generation in Lineage(one, config.lineage):
+            assert lies_right(generation.member)
+            one.keep(generation)
+            if generation.generation == 0:
+                break
+    assert made[:2] == ["prepare", "build_network"]
+    made.clear()
+    with Run.open(tmp_path / "a", config, kind="cifar", command="test") as run:
+        again = CifarDomain(config, load_images(config.data), run)
+        again.restore()
+        assert lies_right(again.generations[0].member)
+    assert made[:2] == ["prepare", "build_network"]
+    made.clear()
+    path = str(tmp_path / "a" / "generation_0.safetensors")
+    from_file = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", path))
+    assert lies_right(CifarDomain(from_file, load_images(config.data), None).first())
+    assert made[:2] == ["prepare", "build_network"]
+
+
+def test_batch_norm_is_synchronised_between_processes_where_asked_for(config: CifarConfig) -> None:
+    def layers(one: CifarDomain) -> tuple[int, int]:
+        modules = list(one.make_student("resnet-8", 0).modules())
+        synchronised = sum(isinstance(module, nn.SyncBatchNorm) for module in modules)
+        return synchronised, sum(isinstance(module, nn.BatchNorm2d) for module in modules)
+
+    plain = CifarDomain(config, load_images(config.data), None)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, sync_batchnorm=True))
+    asked = CifarDomain(config, load_images(config.data), None)
+    assert layers(asked) == layers(plain) == (0, 7), "one process has nobody to synchronise with"
+    plain.processes = asked.processes = Processes(0, 2)
+    assert layers(plain) == (0, 7)
+    assert layers(asked) == (7, 0)
+    with pytest.raises(UserError, match=r"sync_batchnorm works on GPUs only: say --training\.sync_batchnorm false"):
+        CifarDomain(config, load_images(config.data), None, Processes(0, 2))
+
+
+def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
+    config: CifarConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [0.5, 0.7, 0.6]  # rank 0's accuracies; here the last epoch seems best
+    own = iter([0.5, 0.6, 0.7])
+
+    class SecondOfTwo(Processes):
+        def first_says(self, value: Any) -> Any:
+            return first.pop(0) if isinstance(value, float) else value
+
+    def fake_measure(*arguments: Any) -> dict[str, float]:
+        return {"accuracy": next(own), "nll": 1.0, "ece": 0.1}
+
+    monkeypatch.setattr(course, "measure", fake_measure)
+    config = dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, epochs=3),
+        evaluation=EvaluationConfig(selection="best_val"),
+    )
+    images = load_images(config.data)
+    one = CifarDomain(config, images, None, SecondOfTwo())
+    trainer = one.make_trainer(one.make_student("resnet-8", 0), Lesson("cross_entropy"), 0)
+    way = course.Course(trainer, images.validation, config.evaluation, course.Recorder(None, 0))
+    way.run(training.never, lambda: None)
+    assert way.best is not None
+    assert way.best[0] == 0.7
+    steps = {tensor.item() for name, tensor in way.best[1].items() if name.endswith("num_batches_tracked")}
+    assert steps == {8}, "those of the second epoch of 4 steps"
 
 
 def test_the_largest_batch_is_found_wherever_it_is() -> None:

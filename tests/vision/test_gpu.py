@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
+from polydistill.lineage import Lineage, LineageConfig
 from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.config import CifarConfig, TeacherConfig
 from polydistill.vision.data import DataConfig, load_images
+from polydistill.vision.domain import CifarDomain
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.networks import build_network
 from polydistill.vision.schedules import TrainingConfig
-from polydistill.vision.training import Trainer
+from polydistill.vision.training import Report, Trainer
 
 pytestmark = pytest.mark.gpu
 
+OBJECTIVES = ["ban", "cwtm", "dkpp", "hinton_kd", "uniform_confidence"]
+Capture = Literal["on", "off"]
 
-def make_trainer(objective: str, capture: Literal["on", "off"], *, precision: str = "float32") -> Trainer:
-    images = load_images(DataConfig("cifar10", made_up=100, validation_images=0), "cuda")
+
+def make_trainer(
+    objective: str, capture: Capture, *, precision: str = "float32", log_every_steps: int = 3, images: int = 120
+) -> Trainer:
+    data = load_images(DataConfig("cifar10", made_up=images, validation_images=0), "cuda")
     student, teacher = (
         build_network("wrn-10-1", 10, seed=seed).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
         for seed in (0, 1)
@@ -26,38 +38,79 @@ def make_trainer(objective: str, capture: Literal["on", "off"], *, precision: st
     return Trainer(
         student,
         Lesson(objective, teacher, generation=1, classes=10),
-        images.train,
-        Normalizer.of(images.normalization, "cuda"),
-        TrainingConfig(epochs=3, batch_size=32, learning_rate=0.05, capture=capture, log_every_steps=3),
+        data.train,
+        Normalizer.of(data.normalization, "cuda"),
+        TrainingConfig(epochs=3, batch_size=32, learning_rate=0.05, capture=capture, log_every_steps=log_every_steps),
         seed=0,
         generation=1,
         precision=precision,
     )
 
 
+def floats(trainer: Trainer) -> Tensor:
+    """All weights and running statistics, one after another."""
+    state = trainer.student.state_dict().values()
+    return torch.cat([tensor.double().reshape(-1) for tensor in state if tensor.is_floating_point()])
+
+
+def assert_same_lesson(recorded: list[Report], plain: list[Report]) -> None:
+    """But for the order in which a GPU adds up; of the 24 images of an epoch's last batch two may tip over."""
+    for ours, theirs in zip(recorded, plain, strict=True):
+        assert ours._replace(values={}) == theirs._replace(values={})
+        assert ours.values.keys() == theirs.values.keys()
+        for tag, value in theirs.values.items():
+            counted = tag in ("train/accuracy", "distill/agreement")
+            assert ours.values[tag] == pytest.approx(value, rel=0.05, abs=0.09 if counted else 0.02), tag
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("objective", ["ban", "cwtm", "dkpp", "hinton_kd", "uniform_confidence"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_recorded_step_does_what_the_step_does(objective: str, precision: str) -> None:
     plain, recorded = (make_trainer(objective, capture, precision=precision) for capture in ("off", "on"))
-    for ours, theirs in zip(recorded.run(), plain.run(), strict=True):
-        assert ours.steps == theirs.steps
-        assert ours.values == pytest.approx(theirs.values, rel=0.02, abs=0.02)
-    tolerance = 1e-3 if precision == "float32" else 0.05
-    for name, weight in plain.student.state_dict().items():
-        assert torch.allclose(weight.float(), recorded.student.state_dict()[name].float(), atol=tolerance), name
+    start = floats(plain)
+    assert torch.equal(floats(recorded), start)
+    assert_same_lesson(list(recorded.run()), list(plain.run()))
+    assert recorded._graphs is not None
+    assert plain._graphs is None
+    # a step too many or too few, or a rate that does not follow the schedule, is a tenth of the way or more
+    learned = (floats(plain) - start).norm()
+    assert (floats(recorded) - floats(plain)).norm() < (0.03 if precision == "float32" else 0.08) * learned
+    tracked = [n for name, n in recorded.student.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert {int(n) for n in tracked} == {12}
 
 
-def test_between_two_reports_nothing_waits_for_the_device() -> None:
-    for capture in ("on", "off"):
-        trainer = make_trainer("ban", capture)  # type: ignore[arg-type]
-        next(trainer.run())
-        batch = trainer._plan[1][:32]  # type: ignore[index]
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            trainer._step(False, batch)
-            trainer._step(True, batch)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+@pytest.mark.parametrize("log_every_steps", [1, 2, 50])
+def test_a_lesson_is_recorded_whatever_the_steps_between_reports(log_every_steps: int) -> None:
+    plain, recorded = (make_trainer("ban", capture, log_every_steps=log_every_steps) for capture in ("off", "on"))
+    assert_same_lesson(list(recorded.run()), list(plain.run()))
+
+
+@contextlib.contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype feature")
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("capture", ["on", "off"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_between_two_reports_nothing_waits_for_the_device(objective: str, capture: Capture) -> None:
+    trainer = make_trainer(objective, capture, images=320)  # 10 steps in an epoch
+    next(trainer.run())
+    with waiting_is_an_error():
+        for position in (3, 4, 5):
+            trainer._make_one(position, diagnose=position == 5)
+    assert trainer.steps == 6
+
+
+def test_waiting_is_noticed() -> None:
+    one = torch.ones(1, device="cuda")
+    with waiting_is_an_error(), pytest.raises(RuntimeError, match="synchroniz"):
+        one.item()
 
 
 def test_a_recorded_lesson_goes_on_from_a_state() -> None:
@@ -67,6 +120,30 @@ def test_a_recorded_lesson_goes_on_from_a_state() -> None:
     next(first.run())
     second = make_trainer("ban", "on")
     second.load_state(first.state())
-    rest = list(second.run())
-    assert [report.steps for report in rest] == [report.steps for report in reports[1:]]
-    assert rest[-1].values == pytest.approx(reports[-1].values, rel=0.05, abs=0.05)
+    assert_same_lesson(list(second.run()), reports[1:])
+
+
+def test_a_lineage_with_recorded_steps_gives_the_memory_of_each_generation_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = CifarConfig(
+        device="cuda",
+        precision="float32",
+        data=DataConfig("cifar10", made_up=600, validation_images=40),
+        teacher=TeacherConfig("wrn-10-1"),
+        training=TrainingConfig(epochs=1, batch_size=128, learning_rate=0.05, capture="on", log_every_steps=2),
+        lineage=LineageConfig(3),
+    ).resolve()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back: the domain turns it on
+    domain = CifarDomain(config, load_images(config.data, "cuda"), None)
+    held: list[int] = []
+    used: list[int] = []
+    for generation in Lineage(domain, config.lineage):
+        domain.generations.append(generation)
+        torch.cuda.empty_cache()
+        held.append(torch.cuda.memory_reserved())
+        used.append(torch.cuda.max_memory_reserved() - held[-1])
+        torch.cuda.reset_peak_memory_stats()
+    # weights and predictions of two generations stay, a megabyte; activations and graphs, the most by far, do not
+    assert held[3] - held[1] < used[1] / 2
+    assert domain.generations[3].metrics["kl"] > 0

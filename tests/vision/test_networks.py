@@ -66,6 +66,13 @@ def test_a_fresh_network_neither_fades_nor_explodes(name: str) -> None:
     assert 0.05 < logits.std() < 5
 
 
+def test_building_leaves_the_generators_of_the_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    build_network("resnet-8", 10, seed=1)
+    assert reseeded == []
+
+
 def test_the_seed_decides_the_weights_and_the_global_generator_stays() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

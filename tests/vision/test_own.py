@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.vision import ModuleDomain
+from polydistill.vision.lesson import Lesson
 
 EXAMPLE = re.compile(
     r"^```python\n((?:(?!^```).)*?^from polydistill\.vision import ModuleDomain\n.*?)^```", re.MULTILINE | re.DOTALL
@@ -55,6 +59,7 @@ def test_students_of_an_own_module_learn_from_the_teacher_and_are_their_own() ->
     assert [generation.teacher_sha256 for generation in found[1:]] == [found[0].sha256, found[1].sha256]
     assert all(generation.metrics["test_accuracy"] > 0.8 for generation in found)
     assert all(generation.metrics["agreement"] > 0.8 for generation in found[1:])
+    assert all(parameter.grad is None for generation in found for parameter in generation.member.parameters())
     again = list(Lineage(domain(), LineageConfig(2)))
     assert [generation.sha256 for generation in again] == [generation.sha256 for generation in found]
 
@@ -71,6 +76,122 @@ def test_building_leaves_the_global_generator_alone() -> None:
     one = ModuleDomain(build, [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))], [], epochs=1)
     one.first()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_each_generation_starts_from_weights_of_its_own_and_a_seed_repeats_them() -> None:
+    def initial(seed: int) -> list[torch.Tensor]:
+        built: list[torch.Tensor] = []
+
+        def record() -> nn.Module:
+            module = build()
+            built.append(torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]))
+            return module
+
+        one = ModuleDomain(record, [(torch.zeros(4, 2), torch.arange(4) % 3)] * 2, [], epochs=1, seed=seed)
+        teacher = one.first()
+        for generation in (1, 2):
+            teacher = one.teach(teacher, generation)
+        return built
+
+    first, again, other = initial(0), initial(0), initial(1)
+    assert len(first) == 3
+    assert all(map(torch.equal, first, again))
+    different = [*first, *other]
+    assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in different[:i])
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_building_leaves_the_generators_of_the_gpus_as_they_would_be(
+    monkeypatch: pytest.MonkeyPatch, in_use: bool
+) -> None:
+    gpu = torch.Generator().manual_seed(torch.initial_seed())  # stands for a GPU's
+    torch.rand(3, generator=gpu) if in_use else None
+    before, drawn = gpu.get_state(), []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", gpu.manual_seed)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: gpu.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: gpu.set_state(state))
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: torch.cuda)
+
+    def draw() -> nn.Module:
+        drawn.append(torch.rand(3, generator=gpu))
+        return build()
+
+    for generation in (0, 0, 1):
+        ModuleDomain(draw, [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))], [], epochs=1)._train(
+            Lesson("cross_entropy"), generation
+        )
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]), "a module built on the GPU has weights of its own too"
+    assert torch.equal(gpu.get_state(), before)
+
+
+def test_samples_of_one_label_are_permuted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor | None] = []
+    draw = Lesson.draw_permutation
+
+    def record(self: Lesson, ids: torch.Tensor, step: int) -> torch.Tensor | None:
+        drawn.append(draw(self, ids, step))
+        return drawn[-1]
+
+    monkeypatch.setattr(Lesson, "draw_permutation", record)
+    batches = [(torch.zeros(6, 2), torch.zeros(6, dtype=torch.int64))] * 2
+    one = ModuleDomain(lambda: nn.Linear(2, 20), batches, [], epochs=1, objective="dkpp", classes=20)
+    one.teach(nn.Linear(2, 20), 1)
+    first, second = drawn
+    assert first is not None
+    assert second is not None
+    assert len(torch.unique(torch.cat([first, second]), dim=0)) == 12
+
+
+def test_students_may_be_another_network() -> None:
+    def build_student() -> nn.Module:
+        return nn.Linear(2, 3)
+
+    found = list(Lineage(domain(build_student=build_student), LineageConfig(2)))
+    assert [type(generation.member) for generation in found] == [nn.Sequential, nn.Linear, nn.Linear]
+    assert [generation.parameters for generation in found] == [259, 9, 9]
+
+
+def test_ensembles_are_the_mean_probability_beside_the_teacher_of_the_first_member() -> None:
+    one = domain()
+    found = list(Lineage(one, LineageConfig(3)))
+    data = rings(500, 1)
+    inputs, labels = (tensor.numpy() for tensor in data.tensors)
+    with torch.no_grad():
+        each = [softmax(g.member(torch.from_numpy(inputs)).double().numpy(), axis=1) for g in found]
+    for members, reference in (([1, 2], 0), ([3, 2], 1), ([0, 1, 2], None)):
+        mean = np.mean([each[member] for member in members], axis=0)
+        metrics = one.ensemble(members)
+        assert metrics["test_accuracy"] == pytest.approx((mean.argmax(1) == labels).mean())
+        assert metrics["test_nll"] == pytest.approx(-np.log(mean[np.arange(500), labels]).mean(), rel=1e-5)
+        if reference is None:
+            assert metrics["agreement"] is metrics["kl"] is None
+        else:
+            assert metrics["agreement"] == (mean.argmax(1) == each[reference].argmax(1)).mean()
+            assert metrics["kl"] == pytest.approx(rel_entr(each[reference], mean).sum(1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("members", [[], [1], [1, 1], [0, 2], [-1, 0]])
+def test_an_ensemble_of_others_than_evaluated_generations_is_refused(members: list[int]) -> None:
+    one = domain()
+    list(Lineage(one, LineageConfig(1)))
+    with pytest.raises(ValueError, match=r"at least 2 members, each once, of the generations \[0, 1\]"):
+        one.ensemble(members)
+
+
+def test_test_batches_in_another_order_each_time_are_refused() -> None:
+    data = rings(64, 1)
+    orders = iter([torch.arange(64), torch.arange(64).flip(0)])
+
+    class Shuffled:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            yield data[next(orders)]
+
+    one = ModuleDomain(build, [data[:]], Shuffled(), epochs=1)
+    with pytest.raises(ValueError, match="must not be shuffled"):
+        list(Lineage(one, LineageConfig(1)))
 
 
 def test_a_generator_of_batches_is_refused_when_it_is_empty() -> None:
@@ -91,6 +212,27 @@ def test_a_loss_that_is_not_finite_says_where() -> None:
     batches = [(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))]
     with pytest.raises(FloatingPointError, match="generation 0 is nan at batch 1 of epoch 1"):
         ModuleDomain(build, batches, [], epochs=1).first()
+    good = (torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(FloatingPointError, match="generation 0 is nan at batch 3 of epoch 1"):
+        ModuleDomain(build, [good, good, *batches, good], [], epochs=2).first()
+
+
+def test_within_an_epoch_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__float__", "cpu"):
+        wait = getattr(torch.Tensor, name)
+
+        def record(self: torch.Tensor, *given: object, name: str = name, wait: Any = wait, **named: object) -> object:
+            waits.append(name)
+            return wait(self, *given, **named)
+
+        monkeypatch.setattr(torch.Tensor, name, record)
+    batches = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))] * 5
+    one = ModuleDomain(lambda: nn.Linear(2, 3), batches, [], epochs=2, objective="dkpp", classes=3)
+    teacher = one.first()
+    waits.clear()
+    one.teach(teacher, 1)
+    assert waits == ["tolist", "tolist"], "once at the end of each epoch"
 
 
 def test_an_objective_that_permutes_needs_the_number_of_classes_and_cannot_be_fixed() -> None:

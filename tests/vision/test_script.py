@@ -170,4 +170,4 @@ def test_ensembles_of_any_generations_can_be_asked_for(script: Script, tmp_path:
     assert "ensemble of 0, 1" in done.out
     ensemble = json.loads((tmp_path / "run" / "summary.json").read_text())["ensembles"][0]
     assert ensemble["members"] == [0, 1]
-    assert set(ensemble["metrics"]) == {"test_accuracy", "test_nll", "test_ece", "val_accuracy"}
+    assert set(ensemble["metrics"]) == {"test_accuracy", "test_nll", "test_ece", "val_accuracy", "agreement", "kl"}

@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from polydistill import device
 from polydistill.errors import UserError
-from polydistill.vision.augmentation import Normalizer
-from polydistill.vision.data import ImageSet, Normalization
+from polydistill.vision.augmentation import draw_plan, take_batch
+from polydistill.vision.data import ImageSet
 from polydistill.vision.lesson import Lesson, check_options
 from polydistill.vision.schedules import TrainingConfig, schedule_rate
-from polydistill.vision.training import Trainer
 from polydistill.vision.update import Update, make_optimizer
-
-NORMALIZER = Normalizer.of(Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-SHORT = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.05, log_every_steps=3)
-
-
-def tiny(seed: int = 0, classes: int = 5) -> nn.Sequential:
-    """A network with batch norm that takes a millisecond."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 8, 8, stride=8, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(128, classes),
-        )
-
-
-def image_set(n: int = 70, classes: int = 5) -> ImageSet:
-    """Images whose mean brightness tells the class."""
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(n) % classes
-    noise = torch.randint(0, 60, (n, 32, 32, 3), generator=generator)
-    return ImageSet((noise + 40 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
-
-
-def trainer(lesson: Lesson | None = None, config: TrainingConfig = SHORT, seed: int = 0, **options: Any) -> Trainer:
-    lesson = lesson or Lesson("ban", tiny(seed=9), generation=1)
-    data = options.pop("data", image_set())
-    return Trainer(tiny(), lesson, data, NORMALIZER, config, seed=seed, generation=1, **options)
-
-
-def weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
-
+from tests.vision.lessons import NORMALIZER, SHORT, image_set, same, tiny, trainer, weights
 
 # ---- the schedule ------------------------------------------------------------------------------------------------
 
@@ -181,6 +145,38 @@ def test_under_bfloat16_scores_and_loss_are_float32_and_near_those_of_float32() 
     assert not torch.equal(results[0][0], results[1][0]), "bfloat16 was not used"
 
 
+def test_a_teacher_on_another_device_than_the_student_is_refused() -> None:
+    student = tiny()
+    with pytest.raises(ValueError, match="the student is on cpu, its teacher on meta: they must be on the same device"):
+        Update(student, Lesson("ban", tiny(seed=9).to("meta")), torch.optim.SGD(student.parameters(), 0.1))
+
+
+def test_parameters_without_elements_are_not_shared() -> None:
+    class Odd(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+            self.nothing = nn.Parameter(torch.empty(0))
+
+    student, teacher = Odd(), Odd()
+    assert student.nothing.data_ptr() == teacher.nothing.data_ptr(), "the case that this test is about"
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    Update(student, Lesson("ban", teacher), optimizer)
+    teacher.weight = student.weight
+    with pytest.raises(RuntimeError, match="shares weights"):
+        Update(student, Lesson("ban", teacher), optimizer)
+
+
+def test_without_a_compiler_the_process_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    device._say_once.cache_clear()
+    for _ in range(2):  # two generations of two networks
+        for report in trainer(config=dataclasses.replace(SHORT, epochs=1, compile=True)).run():
+            assert report.values["train/loss"] > 0
+    assert capsys.readouterr().err.count("torch.compile needs a C++ compiler") == 1
+
+
 # ---- the lesson --------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +204,8 @@ def test_fresh_permutations_change_with_the_step_and_fixed_ones_belong_to_the_im
     assert torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 7))
     assert not torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 8))
     assert not torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [3, 4], 7, generation=2))
+    assert torch.equal(draw("fresh", [3, 4], 7), draw("fresh", [4, 3], 7).flip(0)), "whatever the order"
+    assert not torch.equal(*draw("fresh", [3, 4], 7))
     assert torch.equal(draw("fixed", [3, 4], 7), draw("fixed", [4, 3], 8).flip(0))
     assert not torch.equal(*draw("fixed", [3, 4], 7))
     assert not torch.equal(draw("fixed", [3], 7), draw("fixed", [3], 7, generation=2))
@@ -224,6 +222,28 @@ def test_shares_of_the_gradient_are_logged_and_the_weights_for_cwtm() -> None:
             assert ("distill/largest_weight" in values) is (objective == "cwtm")
     assert 1 < reports[-1].values["distill/largest_weight"] < 5
     assert 0 < reports[-1].values["distill/effective_share"] < 1
+
+
+@pytest.mark.parametrize("objective", ["ban", "cwtm"])
+def test_the_logged_shares_and_weights_are_those_of_the_networks_at_that_step(objective: str) -> None:
+    config = TrainingConfig(epochs=1, batch_size=16, learning_rate=0.05, log_every_steps=1)
+    teacher = tiny(seed=9)
+    report = next(trainer(Lesson(objective, teacher, generation=1), config).run())
+    pixels, labels = take_batch(image_set(), draw_plan(70, 0, 1, 0)[:16])
+    with torch.no_grad():
+        q, p = (network(NORMALIZER(pixels)).double().softmax(1).numpy() for network in (tiny().train(), teacher))
+    shares = []
+    for own, taught, label in zip(q, p, labels.tolist(), strict=True):
+        one_hot = np.eye(5)[label]
+        others = taught * (1 - one_hot) / (1 - taught[label])
+        of_label = taught[label] * np.linalg.norm(own - one_hot)
+        shares.append(of_label / (of_label + (1 - taught[label]) * np.linalg.norm(own - others)))
+    assert report.values["distill/label_share"] == pytest.approx(np.mean(shares), rel=1e-4)
+    if objective == "cwtm":
+        relative = p.max(1) / p.max(1).mean()
+        assert report.values["distill/largest_weight"] == pytest.approx(relative.max(), rel=1e-5)
+        effective = relative.sum() ** 2 / (16 * (relative**2).sum())
+        assert report.values["distill/effective_share"] == pytest.approx(effective, rel=1e-5)
 
 
 def test_labels_alone_log_no_distillation() -> None:

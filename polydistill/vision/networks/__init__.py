@@ -88,7 +88,7 @@ def build_network(name: str, classes: int, *, seed: int | None = None) -> nn.Mod
     if seed is None:
         return build(*numbers, classes)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs' generators too
         return build(*numbers, classes)
 
 

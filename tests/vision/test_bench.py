@@ -1,0 +1,40 @@
+"""scripts/bench_cifar.py measures every contender, and its table and its file say the same."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def test_the_benchmark_runs_and_its_table_is_of_its_raw_numbers(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *("--networks", "[resnet-8, wrn-10-1]", "--batch_size", "4", "--rounds", "3", "--steps", "2"),
+        *("--threads", "1", "--device", "cpu", "--precision", "float32", "--json", str(tmp_path / "raw.json")),
+    ]
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(root / "scripts" / "bench_cifar.py"))["main"](words)
+    finally:
+        torch.set_num_threads(threads)
+    raw = json.loads((tmp_path / "raw.json").read_text())
+    assert raw["config"]["precision"] == "float32"
+    assert raw["bfloat16_peak_operations_per_second"] is None
+    found = raw["images_per_second"]
+    assert list(found) == ["resnet-8", "wrn-10-1"]
+    table = capsys.readouterr().out
+    for network, rates in found.items():
+        assert {"trainer", "bare", "float32"} <= rates.keys()
+        assert all(len(values) == 3 and min(values) > 0 for values in rates.values())
+        (line,) = (line for line in table.splitlines() if network in line and "the trainer, loader included" in line)
+        assert f"{min(rates['trainer']):,.0f} to {max(rates['trainer']):,.0f}" in line
+        assert " 1.00 " in line, "the ratio to itself"
+        (line,) = (line for line in table.splitlines() if network in line and "the bare step" in line)
+        ratios = [ours / bare for ours, bare in zip(rates["trainer"], rates["bare"], strict=True)]
+        assert f" {statistics.median(ratios):.2f} " in line
