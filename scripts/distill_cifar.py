@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from polydistill.config import parse
+from polydistill.disk import require_room
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
@@ -26,7 +27,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.parallel import open_processes
-from polydistill.vision.plan import format_plan
+from polydistill.vision.plan import disk_bytes, format_plan
 from polydistill.vision.report import format_summary
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke" / "cifar.yaml"
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
             run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, may_grow=MAY_GROW))
         if not processes.first_says(run is not None and run.summary is not None):
             images = processes.in_turn(lambda: load_images(config.data, config.device))
+            if run is not None:
+                require_room(run.out, disk_bytes(config, len(images.train)))
             domain_class = ExaminedCifarDomain if parsed.doctor else CifarDomain
             domain = domain_class(config, images, run, processes, stack.enter_context(StopSignals()))
             domain.restore()

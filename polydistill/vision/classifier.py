@@ -7,6 +7,7 @@ weights. Contract: opening a file runs no code of the file's, and a file that do
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from polydistill.vision.data import Normalization
 from polydistill.vision.networks import build_network
 
 LARGEST_CARD = 1 << 20  # bytes
+LARGEST_WEIGHTS = 1 << 32
 
 
 class Classifier(nn.Module):
@@ -96,15 +98,16 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     path = Path(path)
     card = _read_card(path.with_suffix(".json"))
     try:
-        weights = load_tensors(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        weights = load_tensors(_read(path, LARGEST_WEIGHTS))
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
     if weights_sha256(weights) != card["sha256"]:
         raise UserError(
             f"{path} does not hold the weights that {path.with_suffix('.json').name} tells of (sha256 differs)"
         )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{path}: its {name} is not finite")
     try:
         with torch.device("meta"):
             network = build_network(card["architecture"], card["classes"])
@@ -117,13 +120,9 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
 
 
 def _read_card(path: Path) -> dict[str, Any]:
+    text = _read(path, LARGEST_CARD, ", the card of the classifier")
     try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_CARD + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}, the card of the classifier: {error.strerror or error}") from error
-    try:
-        card = json.loads(text) if len(text) <= LARGEST_CARD else None
+        card = json.loads(text)
     except (ValueError, RecursionError):
         card = None
     if not isinstance(card, dict):
@@ -132,6 +131,17 @@ def _read_card(path: Path) -> dict[str, Any]:
         if key not in card or not fits(card[key]):
             raise UserError(f"{path} is no card of a classifier: {key} is {card.get(key, 'missing')!r}")
     return card
+
+
+def _read(path: Path, largest: int, what: str = "") -> bytes:
+    """The bytes of a regular file of at most ``largest`` bytes: a pipe would be waited for, without end."""
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode) or state.st_size > largest:
+            raise UserError(f"{path}{what} is no file of at most {largest:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}{what}: {error.strerror or error}") from error
 
 
 def _is_triple(value: Any) -> bool:

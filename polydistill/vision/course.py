@@ -141,8 +141,8 @@ class Course:
                 f"out of memory on {self.trainer.device} for {lesson} while predicting the validation images, {BATCH} "
                 "at a time"
             ) from error
+        require_finite(logits, self.validation, f"{lesson} on the validation images after epoch {report.epochs}")
         measured = measure(logits, self.validation.labels)
-        require_finite(measured, f"{lesson} on the validation images after epoch {report.epochs}")
         self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
         if self.config.selection == "best_val":
             # rank 0 says which is best: last bits may differ between GPUs, and all must keep the same weights

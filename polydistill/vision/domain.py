@@ -24,6 +24,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.continuation import Continuation
 from polydistill.vision.course import Course, Recorder
 from polydistill.vision.data import Images, ImageSet
+from polydistill.vision.evaluation import NonFiniteScoresError
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.failure import save_failure
 from polydistill.vision.lesson import Lesson
@@ -31,7 +32,7 @@ from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig
-from polydistill.vision.training import Trainer
+from polydistill.vision.training import NonFiniteLossError, Trainer
 
 
 class CifarDomain:
@@ -154,7 +155,11 @@ class CifarDomain:
         """The metrics of summary.json; this is the one time that the generation sees the test set."""
         started = time.perf_counter()
         self._examiner.look(member)
-        metrics = self._examiner.report(None if teacher is None else self.objective)
+        try:
+            metrics = self._examiner.report(None if teacher is None else self.objective)
+        except NonFiniteScoresError as error:
+            path = save_failure(self.run, generation, error, member.state_dict())
+            raise FloatingPointError(f"{error}; they, and the weights that gave them, are in {path}") from error
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         Recorder(self.run, generation).log(self.config.training.epochs * len(self.images.train), tested)
         self.seconds[-1] += time.perf_counter() - started
@@ -210,9 +215,12 @@ class CifarDomain:
         out_of_memory = False
         try:
             course.run(self._continuation.due, functools.partial(self._save_within, course))
-        except FloatingPointError as error:
-            path = save_failure(self.run, trainer, error)
+        except NonFiniteLossError as error:
+            path = save_failure(self.run, generation, error, trainer.state())
             raise FloatingPointError(f"{error}; the state before that and the batch are in {path}") from error
+        except NonFiniteScoresError as error:
+            path = save_failure(self.run, generation, error, trainer.state())
+            raise FloatingPointError(f"{error}; they, and the state that gave them, are in {path}") from error
         except torch.OutOfMemoryError:
             out_of_memory = True
         if out_of_memory:  # not inside `except`: the error's traceback keeps the activations of the failed step

@@ -7,8 +7,7 @@ network and set of images, in evaluation mode and float32; everything else is co
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +47,30 @@ def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def require_finite(measured: Mapping[str, float], whose: str) -> None:
-    """Refuse numbers that are not finite, which a table would show as a dash.
+class NonFiniteScoresError(FloatingPointError):
+    """Logits are not finite.
+
+    Attributes:
+        batch: ``rows`` of the images for which they are not, at most 100, with ``images`` (pixels), ``labels`` and
+            ``scores``.
+    """
+
+    def __init__(self, message: str, batch: dict[str, Tensor]) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+def require_finite(logits: Tensor, images: ImageSet, whose: str) -> None:
+    """Refuse ``(images, classes)`` logits that are not finite, which a table would show as a dash.
 
     Raises:
-        FloatingPointError: naming them, and ``whose`` they are.
+        NonFiniteScoresError: saying ``whose`` they are.
     """
-    wrong = [name for name, value in measured.items() if not math.isfinite(value)]
-    if wrong:
-        raise FloatingPointError(f"not finite: the {', '.join(wrong)} of {whose}")
+    rows = logits.isfinite().all(dim=1).logical_not().nonzero().flatten()
+    if len(rows):
+        some = rows[:100]
+        batch = {"rows": some, "images": images.images[some], "labels": images.labels[some], "scores": logits[some]}
+        raise NonFiniteScoresError(f"the scores of {whose} are not finite for {len(rows):,} of {len(images):,}", batch)
 
 
 def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> float:

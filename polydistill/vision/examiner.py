@@ -43,12 +43,11 @@ class Examiner:
             objective: by which the one before taught it; None: it had no teacher.
 
         Raises:
-            FloatingPointError: they are not finite.
+            NonFiniteScoresError: its scores are not finite.
         """
-        metrics = self._measure([len(self._test_logits) - 1])
-        tested = {name: value for name, value in metrics.items() if name.startswith("test_")}
         whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'}) on the test images"
-        require_finite(tested, whose)
+        require_finite(self._test_logits[-1], self.images.test, whose)
+        metrics = self._measure([len(self._test_logits) - 1])
         alone = {"agreement": None, "kl": None}
         metrics |= alone if objective is None else compare(self._test_logits[-1], self._test_logits[-2])
         return {**metrics, "selection": self.config.selection}

@@ -47,7 +47,7 @@ class Processes:
     def sum_(self, values: Tensor) -> Tensor:
         """Replace ``values``, in place, by their sum over the processes."""
         if self.size > 1:
-            with self._peers_needed():
+            with self.peers_needed():
                 dist.all_reduce(values)
         return values
 
@@ -75,7 +75,7 @@ class Processes:
         if self.size == 1:
             return value
         box = [value]
-        with self._peers_needed():
+        with self.peers_needed():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -89,15 +89,21 @@ class Processes:
         return result
 
     def _wait(self) -> None:
-        with self._peers_needed():
+        with self.peers_needed():
             dist.barrier()
 
     @contextlib.contextmanager
-    def _peers_needed(self) -> Iterator[None]:
-        """One line where a process that was to take part is gone: killed, or out of memory."""
+    def peers_needed(self, *, among_others: bool = False) -> Iterator[None]:
+        """One line where a process that was to take part is gone: killed, or out of memory.
+
+        Args:
+            among_others: the block does other things too, whose errors stay as they are.
+        """
         try:
             yield
         except RuntimeError as error:  # gloo's own, and what NCCL's is derived from
+            if among_others and not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
             raise UserError(
                 f"process {self.rank} of {self.size} has lost another, which ended or was killed; what was saved is "
                 "kept, and the same command goes on from there"
@@ -126,7 +132,9 @@ def open_processes(device: str) -> Iterator[Processes]:
         if gpu >= there:
             raise UserError(f"each process needs a GPU of its own, and there are {there}: say --nproc_per_node {there}")
         torch.cuda.set_device(gpu)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    rank = int(os.environ.get("RANK", "0"))
+    with Processes(rank, size).peers_needed():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), size)
     finally:

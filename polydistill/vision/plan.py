@@ -17,6 +17,8 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.networks import build_network
 
 BACKWARD = 2  # a backward pass costs about two forward passes
+REPORT_BYTES = 1_000  # of metrics, timing and events
+SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
 
 
@@ -73,6 +75,24 @@ def measure_rate(device: torch.device, precision: str) -> float:
         return n * operations / run(n)
 
 
+def disk_bytes(config: CifarConfig, images: int) -> int:
+    """Bytes that the run folder takes at most: weights of each generation, checkpoints, curves.
+
+    Args:
+        config: resolved.
+        images: to train on.
+    """
+    classes, generations = config.data.classes, config.lineage.generations
+    teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
+    files = 4 * (teacher.parameters + generations * student.parameters)
+    # weights and momentum, and the best weights so far; two stay while the third is written
+    numbers = 3 if config.evaluation.selection == "best_val" else 2
+    checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
+    per_epoch = -(-images // (config.training.batch_size * config.training.log_every_steps)) + 2
+    curves = (generations + 1) * config.training.epochs * per_epoch * REPORT_BYTES
+    return files + checkpoints + curves + SMALL_FILES_BYTES
+
+
 def format_plan(config: CifarConfig, out: Path) -> str:
     """The config, then what it costs on this machine. Takes a second; reads no data and writes nothing.
 
@@ -94,10 +114,6 @@ def format_plan(config: CifarConfig, out: Path) -> str:
     learning = passes * (generations * (1 + BACKWARD) * student.operations + taught)
     number = 2 if config.precision == "bfloat16" else 4
     memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
-    files = 4 * (teacher.parameters + generations * student.parameters)
-    # weights and momentum, and the best weights so far; two stay while the third is written
-    numbers = 3 if config.evaluation.selection == "best_val" else 2
-    checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
     steps = -(-images // config.training.batch_size) * config.training.epochs
     lines = [
         dump_yaml(to_mapping(config)),
@@ -109,8 +125,7 @@ def format_plan(config: CifarConfig, out: Path) -> str:
         f"time: about {_duration((first + learning) / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution here; "
         "a network may be two or three times slower, or faster",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
-        f"disk: about {files / 1e6:,.1f} MB of weights, up to {checkpoints / 1e6:,.1f} MB of checkpoints, and 1 MB of "
-        "curves per 1,000 reports"
+        f"disk: up to {disk_bytes(config, images) / 1e6:,.1f} MB, of weights, checkpoints and curves"
         + ("" if config.data.root or config.data.made_up else f"; {release.archive} (170 MB) is downloaded into data/"),
     ]
     return "\n".join(lines)

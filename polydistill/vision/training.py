@@ -43,7 +43,7 @@ class Report(NamedTuple):
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss of a step is not finite; the trainer is back in the state before that step.
+    """The loss of a step, or the weights after it, are not finite; the trainer is back in the state before that step.
 
     Attributes:
         batch: what the step was given: ``rows`` of the plan, ``images`` as the network sees them, ``labels``,
@@ -151,16 +151,25 @@ class Trainer:
                 if paused:
                     break
             losses = self.processes.sum_(self._losses[: position + 1 - start].clone()).tolist()
-            self._require_finite(losses, epoch * self.steps_per_epoch + start, first, good)
+            if not (all(map(math.isfinite, losses)) and self._student_is_finite()):
+                raise self._find_nonfinite_step(losses, epoch * self.steps_per_epoch + start, first, good)
             if paused:
                 return
             yield self._report(losses, last == self.steps_per_epoch)
             if pause(self.steps):
                 return
 
-    def _require_finite(self, losses: list[float], start: int, first: int, good: list[Tensor]) -> None:
-        """Go back to just before the first step whose loss is not finite: to the last state that is known to be good,
-        and from there up to that step.
+    def _student_is_finite(self) -> bool:
+        """Whether all weights and running statistics are, in all processes."""
+        floats = [tensor for tensor in self._weights() if tensor.is_floating_point()]
+        wrong = torch.stack([tensor.isfinite().all() for tensor in floats]).logical_not().sum()
+        return not self.processes.sum_(wrong).item()
+
+    def _find_nonfinite_step(
+        self, losses: list[float], start: int, first: int, good: list[Tensor]
+    ) -> NonFiniteLossError:
+        """Go back to just before the first step whose loss, or what it makes of the student, is not finite: to the
+        last state that is known to be good, and from there up to that step.
 
         Args:
             losses: of the steps from ``start`` on.
@@ -168,30 +177,40 @@ class Trainer:
             first: steps done in the state ``good``.
             good: what :meth:`_tensors` were then.
         """
-        wrong = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
-        if not wrong:
-            return
-        for tensor, old in zip(self._tensors(), good, strict=True):
-            tensor.copy_(old)
-        self.steps = first
-        while self.steps < start + wrong[0]:
-            self._make_one(self.steps % self.steps_per_epoch, diagnose=False)
+        end = self.steps
+        known = next((start + index for index, loss in enumerate(losses) if not math.isfinite(loss)), end)
+        self._put_back(first, good)
+        while self.steps < known:
+            before, step = [tensor.clone() for tensor in self._tensors()], self.steps
+            self._make_one(step % self.steps_per_epoch, diagnose=False)
+            if not self._student_is_finite():
+                self._put_back(step, before)
+                break
+        if self.steps == end:  # a GPU may round differently the second time: it was any of these steps, then
+            self._put_back(first, good)
+        loss = losses[self.steps - start]
         epoch, position = divmod(self.steps, self.steps_per_epoch)
         rows, permutation = self._prepare(position)
         images, labels = take_batch(self.data, rows)
         rate = schedule_rate(self.config, self.steps / self.total_steps)
-        raise NonFiniteLossError(
-            f"the loss {self.lesson.objective} of generation {self.generation} is {losses[wrong[0]]} at step "
+        what = f"is {loss}" if not math.isfinite(loss) else "leads to weights that are not finite"
+        return NonFiniteLossError(
+            f"the loss {self.lesson.objective} of generation {self.generation} {what} at step "
             f"{self.steps + 1:,} of {self.total_steps:,} (epoch {epoch + 1}, learning rate {rate:g})",
             {
                 "step": self.steps + 1,
-                "loss": losses[wrong[0]],
+                "loss": loss,
                 "rows": rows,
                 "images": self.normalizer(images),
                 "labels": labels,
                 "permutation": permutation,
             },
         )
+
+    def _put_back(self, steps: int, tensors: list[Tensor]) -> None:
+        for tensor, old in zip(self._tensors(), tensors, strict=True):
+            tensor.copy_(old)
+        self.steps = steps
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain values. Copies."""
@@ -240,10 +259,11 @@ class Trainer:
         """The whole step, from the rows of the plan on; this is what a CUDA graph records."""
         images, labels = take_batch(self.data, self.processes.share(batch))
         permutation = None if permutation is None else self.processes.share(permutation)
-        scores, teacher, loss = self._update(self.normalizer(images), labels, len(batch), permutation)
+        with self.processes.peers_needed(among_others=True):
+            scores, teacher, loss = self._update(self.normalizer(images), labels, len(batch), permutation)
+            self._tally += self.lesson.tally(scores, teacher, labels, diagnose=diagnose)
         self._losses.index_copy_(0, self._cursor, loss.reshape(1).float())
         self._cursor += 1
-        self._tally += self.lesson.tally(scores, teacher, labels, diagnose=diagnose)
 
     def _report(self, losses: list[float], epoch_ends: bool) -> Report:
         tally = self.processes.sum_(self._tally.clone())
@@ -264,5 +284,8 @@ class Trainer:
 
     def _tensors(self) -> list[Tensor]:
         """Every tensor that a step changes."""
-        weights = [parameter.detach() for parameter in self.student.parameters()]
-        return [*weights, *self.student.buffers(), *self._momentum(), *self._since_report()]
+        return [*self._weights(), *self._momentum(), *self._since_report()]
+
+    def _weights(self) -> list[Tensor]:
+        """The student's, and its running statistics."""
+        return [*(parameter.detach() for parameter in self.student.parameters()), *self.student.buffers()]

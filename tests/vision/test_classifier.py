@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -103,4 +104,27 @@ def test_a_card_that_does_not_fit_is_refused(saved: Path, key: str, value: objec
     path = saved.with_suffix(".json")
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(UserError, match=re.escape(message)):
+        load_classifier(saved)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    network = build_network("resnet-8", 7, seed=1)
+    with torch.no_grad():
+        network.get_parameter("fc.weight")[0, 0] = torch.nan
+    save_classifier(tmp_path / "a.safetensors", network, "resnet-8", 7, PIXELS)
+    with pytest.raises(UserError, match=r"a\.safetensors: its fc\.weight is not finite"):
+        load_classifier(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_a_pipe_is_not_waited_for_and_a_file_that_is_too_large_is_not_read(saved: Path, ending: str) -> None:
+    path = saved.with_suffix(ending)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"is no file of at most [\d,]+ bytes"):
+        load_classifier(saved)
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(2**32 + 1)  # a hole, which takes no room
+    with pytest.raises(UserError, match=r"is no file of at most [\d,]+ bytes"):
         load_classifier(saved)

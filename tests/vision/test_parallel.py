@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -195,3 +196,21 @@ def test_batch_norm_cannot_be_synchronised_on_cpus_and_the_folder_stays_free(roo
     assert done.stderr.count("error: training.sync_batchnorm works on GPUs only") == 2
     assert "SyncBatchNorm expected" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+LOST = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711"
+
+
+@pytest.mark.parametrize("error", [RuntimeError(LOST), dist.DistNetworkError("reset"), dist.DistBackendError("NCCL")])
+def test_a_process_that_is_lost_in_the_midst_of_a_step_is_one_line(error: RuntimeError) -> None:
+    with (
+        pytest.raises(UserError, match="process 0 of 2 has lost another"),
+        Processes(0, 2).peers_needed(among_others=True),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_what_else_goes_wrong_in_a_step_stays_as_it_is(error: RuntimeError) -> None:
+    with pytest.raises(type(error), match=str(error)), Processes(0, 2).peers_needed(among_others=True):
+        raise error
