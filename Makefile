@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ONE_EACH := OMP_NUM_THREADS=1 $(BIN)/python  # tests run side by side, one thread each; ARGS="-n 0": one after another
 
 .DEFAULT_GOAL := help
 .PHONY: help distill test check test-gpu audit torture torture-files torture-runs mutants bench bench-losses bench-losses-gpu tensorboard clean
@@ -22,8 +23,8 @@ distill: $(INSTALLED)  ## distil the Pong teacher into its twin, with the result
 	$(BIN)/python scripts/distill_atari.py $(ARGS)
 
 test: $(INSTALLED)  ## all tests but the slow ones; without a GPU its tests are skipped, and kernels are interpreted
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/kernels $(ARGS)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not slow" tests/kernels $(ARGS)
+	$(ONE_EACH) -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
+	TRITON_INTERPRET=1 $(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/kernels $(ARGS)
 
 check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 	$(BIN)/ruff format --check .

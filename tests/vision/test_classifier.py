@@ -110,9 +110,9 @@ def test_a_card_that_does_not_fit_is_refused(saved: Path, key: str, value: objec
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
     network = build_network("resnet-8", 7, seed=1)
     with torch.no_grad():
-        network.get_parameter("fc.weight")[0, 0] = torch.nan
+        next(network.parameters())[0] = torch.nan
     save_classifier(tmp_path / "a.safetensors", network, "resnet-8", 7, PIXELS)
-    with pytest.raises(UserError, match=r"a\.safetensors: its fc\.weight is not finite"):
+    with pytest.raises(UserError, match=r"a\.safetensors: its \S+\.weight is not finite"):
         load_classifier(tmp_path / "a.safetensors")
 
 
