@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from stable_baselines3.common.utils import LinearSchedule, get_system_info, safe
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
+from agents.corner import cut_padding
 from agents.evaluation import choose_actions
 from agents.learning_state import learning_state, load_learning_state, weights_state
 from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
@@ -406,7 +407,7 @@ class PolicyDistillation(BaseAlgorithm):
         if print_system_info:
             get_system_info()
         agent = read_agent(path)
-        network = rebuild_network(agent, path)
+        network = cast(QNetwork, cut_padding(rebuild_network(agent, path)))
         model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)
         if env is None:
             model.observation_space, model.action_space = network.observation_space, network.action_space

@@ -246,7 +246,7 @@ class AtariDomain:
         """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement.
 
         Raises:
-            FloatingPointError: scores are not finite; the weights of ``network`` and the states are in a file.
+            FloatingPointError: scores are not finite; the weights that gave them and the states are in a file.
         """
 
         def on_step(games: int) -> None:
@@ -268,6 +268,8 @@ class AtariDomain:
             )
         except NonFiniteScoresError as error:
             batch = {"observations": error.observations, "scores": error.scores}
+            if error.of_reference and teacher is not None:
+                network = teacher.network
             state = None if network is None else copied(network.state_dict(), "cpu")
             path = self._keep_failure(f"generation_{generation}", error, state, batch)
             who = f"generation {generation} ({self.objective})" if generation else "the teacher"

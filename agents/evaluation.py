@@ -119,13 +119,15 @@ class NonFiniteScoresError(FloatingPointError):
     """An agent's best score in some state is not finite: its greedy action would mean nothing.
 
     Attributes:
+        of_reference: whether it is the reference's.
         observations: of the states that were asked for, ``(games, stack, height, width)`` uint8.
         scores: ``(games, actions)``.
     """
 
-    def __init__(self, message: str, observations: Tensor, scores: Tensor) -> None:
-        super().__init__(message)
-        self.observations, self.scores = observations, scores
+    def __init__(self, of_reference: bool, observations: Tensor, scores: Tensor) -> None:
+        whose = "the teacher that is asked" if of_reference else "the agent that plays"
+        super().__init__(f"the scores of {whose} are not finite")
+        self.of_reference, self.observations, self.scores = of_reference, observations, scores
 
 
 def choose_actions(scores: Tensor, epsilon: float, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -212,9 +214,9 @@ def evaluate(
 def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
     frames = torch.from_numpy(observations).to(device)
     asked = [agent(frames) for agent in agents]
-    for scores in asked:
+    for index, scores in enumerate(asked):
         if not bool(scores.amax(dim=1).isfinite().all()):
-            raise NonFiniteScoresError("the scores of the agent that plays are not finite", frames, scores)
+            raise NonFiniteScoresError(index > 0, frames, scores)
     return asked
 
 

@@ -106,7 +106,8 @@ def rebuild_scores(agent: AgentFile, path: str | Path) -> QNetwork | QuantileNet
         statistics = sorted(file.name for file in place.glob("*.pkl") if is_statistics(file.name))
         if statistics:
             raise UserError(
-                f"{path}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not read"
+                f"{path}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not read; if "
+                "they are another agent's, move the zip elsewhere"
             )
     with refusing(path, "agent of Stable-Baselines3"):
         return rebuild(agent.weights, describe(agent.data, str(path)), str(path))

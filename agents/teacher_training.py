@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -124,6 +124,8 @@ def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
         if "config.yaml" not in entries:
             raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
         require_same_config(out, to_mapping(config), may_grow=("steps",))
+        if any((out / "checkpoints").glob("step_*.zip")):
+            raise UserError(f"{out} was begun by an older version, whose checkpoints are not read; give --out another")
     require_room(out, DISK_BYTES)
     atomic_write(out / "config.yaml", dump_yaml(to_mapping(config)).encode())
     return lock
@@ -134,7 +136,7 @@ def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | 
 
     Raises:
         Interrupted: ``stop`` received a signal; what was learned is saved.
-        FloatingPointError: a loss is not finite; the last checkpoint is from before that.
+        FloatingPointError: a loss or a weight is not finite; the last checkpoint is from before that.
         UserError: no checkpoint is good, or the disk refused.
     """
     stop = StopSignals() if stop is None else stop
@@ -263,8 +265,7 @@ class _Watch(_Heed):
     def _on_step(self) -> bool:
         loss = self.logger.name_to_value.get("train/loss", 0.0)
         if not math.isfinite(loss):
-            kept = f"; the checkpoint of step {self.saved_at:,} is kept" if self.checkpoints.paths() else ""
-            raise FloatingPointError(f"the loss of DQN is {loss} at step {self.num_timesteps:,}{kept}")
+            self._refuse(f"the loss of DQN is {loss}")
         if self.num_timesteps - self.saved_at >= self.every_steps:
             self._save()
         return super()._on_step()
@@ -272,11 +273,16 @@ class _Watch(_Heed):
     def _on_training_end(self) -> None:
         self._save()
 
+    def _refuse(self, what: str) -> NoReturn:
+        kept = f"; the checkpoint of step {self.saved_at:,} is kept" if self.checkpoints.paths() else ""
+        raise FloatingPointError(f"{what} at step {self.num_timesteps:,}{kept}")
+
     def _save(self) -> None:
         assert isinstance(self.model, DQN)
-        if self.saved_at != self.num_timesteps:
-            self.checkpoints.save(_state(self.model), self.num_timesteps)
-            self.saved_at = self.num_timesteps
+        if not all(bool(weight.isfinite().all()) for weight in self.model.policy.parameters()):
+            self._refuse("the weights of DQN are not finite")
+        self.checkpoints.save(_state(self.model), self.num_timesteps)
+        self.saved_at = self.num_timesteps
 
 
 def finish_teacher(
@@ -288,7 +294,7 @@ def finish_teacher(
         Interrupted: ``stop`` received a signal.
         UserError: the disk refused.
     """
-    network = copy.deepcopy(model.q_net)
+    network = copy.deepcopy(model.q_net).cpu()
     del network.forward  # the faster one of training, see _make_dqn
     stop = StopSignals() if stop is None else stop
 

@@ -86,13 +86,14 @@ def require_room(folder: Path, n_bytes: int) -> None:
     """Say in one line on standard error what a run takes in ``folder``, and refuse it where there is no room for it.
 
     Args:
-        folder: exists; what is in it already counts as taken.
+        folder: exists; what is in it already counts as taken, but for what a failure left.
         n_bytes: of all files in it, at most.
 
     Raises:
         UserError: with what it needs and what there is.
     """
-    missing = n_bytes - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    there = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("_failure.pt"))
+    missing = n_bytes - sum(path.stat().st_size for path in there)
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise UserError(

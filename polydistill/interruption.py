@@ -43,10 +43,10 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._receive)
-            self._watch(frozenset(self._before))
+            numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._watch(frozenset(numbers))
+            for number in numbers:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -66,6 +66,8 @@ class StopSignals:
         self._open.callback(thread.join)
         self._open.callback(tells.shutdown, socket.SHUT_WR)  # ends the thread
         self._open.callback(signal.set_wakeup_fd, before)
+        _watching.add(self)
+        self._open.callback(_watching.discard, self)
 
     def raise_if_received(self, how_to_go_on: str) -> None:
         """To be called when all is saved.
@@ -82,6 +84,17 @@ class StopSignals:
         self.received = signal.Signals(number)
         # not print: the signal may have come in the middle of one
         os.write(2, f"{self.received.name}: ending this step and saving; once more: leave at once\n".encode())
+
+
+_watching: set[StopSignals] = set()
+
+
+def _forget_in_child() -> None:
+    if _watching:  # a forked child would tell its parent's thread of its own signals
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _leave_at_second(told: socket.socket, numbers: frozenset[int]) -> None:

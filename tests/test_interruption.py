@@ -98,6 +98,39 @@ def test_a_second_signal_is_obeyed_inside_a_long_call_too(root: Path) -> None:
     assert process.returncode == 143
 
 
+FORKED = """
+import os, sys, time
+from polydistill.interruption import StopSignals
+with StopSignals() as stop:
+    child = os.fork()
+    if not child:
+        print("started", flush=True)
+        while not stop.received:
+            time.sleep(0.01)
+        os._exit(0)
+    while not stop.received:
+        time.sleep(0.01)
+    os.waitpid(child, 0)
+    time.sleep(0.3)  # for a thread that has counted wrongly
+    print("saved", flush=True)
+"""
+
+
+def test_one_signal_to_a_process_and_its_forked_child_is_one_to_each(root: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKED],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "saved\n")
+
+
 def test_a_signal_that_is_ignored_stays_so(root: Path) -> None:
     process = start(root, 0.05, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as under nohup
     process.send_signal(signal.SIGINT)

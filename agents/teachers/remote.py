@@ -1,7 +1,8 @@
 """Teachers from elsewhere: ``hf://org/name[/file]`` from the Hugging Face Hub, ``https://...#sha256=...`` from the web.
 
 Contract: what comes back is the path of a local file, which is then read as any other, without trust. A download by
-https is only what its checksum says; the Hub's client checks its own. Nothing larger than a teacher's bound is taken.
+https is only what its checksum says, one from the Hub what the Hub's says. Nothing larger than a teacher's bound is
+taken.
 """
 
 from __future__ import annotations

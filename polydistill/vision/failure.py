@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,16 @@ def save_failure(
         return "the run folder"
     path = run.out / f"generation_{generation}_failure.pt"
     buffer = io.BytesIO()
-    torch.save(to_plain({"error": str(error), "state": state, "batch": error.batch}), buffer)
+    kept = to_plain({"error": str(error), "state": state, "batch": error.batch})
+    torch.save(_on_cpu(kept), buffer)
     atomic_write(path, buffer.getbuffer())
     return path
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same nesting, with its tensors where every machine can load them."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value

@@ -38,7 +38,8 @@ class ModuleDomain:
 
     Raises:
         ValueError: fixed permutations are asked for; while training, ``batches`` has none.
-        FloatingPointError: while training, at the end of an epoch in which a loss was not finite.
+        FloatingPointError: while training, at the end of an epoch in which a loss was not finite, or at the end of all
+            where a weight is not.
 
     Example:
         >>> from polydistill.lineage import Lineage, LineageConfig
@@ -161,6 +162,11 @@ class ModuleDomain:
                     "DataLoader; a generator is empty after the first"
                 )
             _require_finite(losses, f"the loss {lesson.objective} of generation {generation}", epoch)
+        if not all(bool(parameter.isfinite().all()) for parameter in student.parameters()):
+            raise FloatingPointError(
+                f"the loss {lesson.objective} of generation {generation} leads to weights that are not finite in its "
+                "last step"
+            )
         student.zero_grad(set_to_none=True)
         return student
 

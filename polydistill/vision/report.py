@@ -78,7 +78,7 @@ def _ensemble_row(ensemble: Mapping[str, Any], generations: list[Mapping[str, An
 
 
 def _agreement(metrics: Mapping[str, Any]) -> str | None:
-    agreement = metrics["agreement"]
+    agreement = metrics.get("agreement")
     return None if agreement is None else f"{agreement:.3f}"
 
 

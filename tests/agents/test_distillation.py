@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from agents.distillation import PolicyDistillation
-from agents.networks import SIZES, build_network, compute_scores
+from agents.networks import SIZES, build_network, compute_scores, size_of
 from agents.nonfinite import NonFiniteError
 from agents.teachers import Teacher, as_teacher
 
@@ -305,6 +305,7 @@ def test_load_needs_no_teacher_and_learning_goes_on_with_one(tmp_path: Path) -> 
     model = make().learn(128)
     model.save(tmp_path / "student.zip")
     loaded = PolicyDistillation.load(tmp_path / "student.zip", device="cpu")
+    assert size_of(loaded.student) == size_of(model.student), "not the wide one that it is stored in"
     frames = Squares(8).reset()
     actions, expected = (agent.predict(frames, deterministic=True)[0] for agent in (loaded, model))
     np.testing.assert_array_equal(actions, expected)

@@ -148,6 +148,22 @@ def test_agreement_counts_the_states_that_were_played():
     assert evaluate(always_right, "any", protocol=fake([[3]]), episodes=1).agreement is None
 
 
+@pytest.mark.parametrize("wrong", ["agent", "reference"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused_and_say_whose_they_are(wrong, value):
+    def spoilt(frames):
+        scores = always_right(frames).clone()
+        scores[-1, 0] = value
+        return scores
+
+    agents = {"agent": always_right, "reference": always_right} | {wrong: spoilt}
+    whose = "the agent that plays" if wrong == "agent" else "the teacher that is asked"
+    with pytest.raises(FloatingPointError, match=f"the scores of {whose} are not finite") as refused:
+        evaluate(agents["agent"], "any", protocol=fake([[3]]), episodes=1, reference=agents["reference"])
+    assert refused.value.of_reference == (wrong == "reference")
+    assert refused.value.scores.shape[0] == refused.value.observations.shape[0] > 0
+
+
 def test_progress_is_told_after_each_step():
     told: list[int] = []
     evaluate(always_right, "any", protocol=fake([[3, 1], [2]]), episodes=3, n_envs=2, on_step=told.append)

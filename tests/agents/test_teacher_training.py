@@ -146,6 +146,35 @@ def test_a_loss_that_is_not_finite_ends_it_and_the_checkpoint_before_is_kept(
     assert all(bool(weight.isfinite().all()) for weight in kept["policy"].values())
 
 
+def test_weights_that_the_last_update_makes_infinite_are_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = DQN.train
+
+    def turns_bad(model: DQN, gradient_steps: int, batch_size: int = 100) -> None:
+        learn(model, gradient_steps, batch_size)
+        if model.num_timesteps == 120:
+            with torch.no_grad():
+                next(iter(model.q_net.parameters())).fill_(float("inf"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DQN, "train", turns_bad)
+        words = "the weights of DQN are not finite at step 120; the checkpoint of step 120 is kept"
+        with pytest.raises(FloatingPointError, match=words):
+            train(tmp_path / "a")
+    kept = latest(tmp_path / "a")  # from before that update
+    assert kept["counters"]["num_timesteps"] == 120
+    assert all(bool(weight.isfinite().all()) for weight in kept["policy"].values())
+    assert train(tmp_path / "a").num_timesteps == 120
+
+
+def test_a_folder_of_an_older_version_is_not_started_over(tmp_path: Path) -> None:
+    train(tmp_path / "a")
+    (tmp_path / "a" / "checkpoints" / "step_000000040.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="was begun by an older version, whose checkpoints are not read"):
+        train(tmp_path / "a")
+
+
 def test_the_finished_teacher_is_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = teacher_training.evaluate
     monkeypatch.setattr(

@@ -7,6 +7,7 @@ of them when a file is just being written.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -62,7 +63,7 @@ def start(words: Sequence[str], environment: Mapping[str, str], *, errors_apart:
             text=True,
             start_new_session=True,
         )
-        _started.processes = [one for one in _started.processes if one.poll() is None] + [process]
+        _started.processes = [one for one in _started.processes if one.returncode is None] + [process]
     return process
 
 
@@ -71,7 +72,7 @@ def end_all() -> None:
     with _started.lock:
         _started.over = True
         for process in _started.processes:
-            if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.killpg(process.pid, signal.SIGKILL)
 
 

@@ -543,3 +543,10 @@ def test_the_table_shows_the_papers_row_beside_ours(config: CifarConfig, tmp_pat
     assert re.search(r"generation 1, wrn-28-1 .* ban .* 6\.64 ", text)
     assert re.search(r"ensemble of 0, 1 .* 150,580 ", text)
     assert "one run of 200 epochs" in text
+
+
+def test_a_run_from_before_ensembles_had_agreement_shows_its_table(root: Path) -> None:
+    summary = json.loads((root / "scripts" / "measurements" / "resnet8_short-ban-seed0.json").read_text())
+    for ensemble in summary["ensembles"]:
+        ensemble["metrics"].pop("agreement", None)
+    assert "ensemble of" in format_summary(summary)
