@@ -162,7 +162,7 @@ class ModuleDomain:
                     "DataLoader; a generator is empty after the first"
                 )
             _require_finite(losses, f"the loss {lesson.objective} of generation {generation}", epoch)
-        if not all(bool(parameter.isfinite().all()) for parameter in student.parameters()):
+        if not torch.stack([parameter.isfinite().all() for parameter in student.parameters()]).all():
             raise FloatingPointError(
                 f"the loss {lesson.objective} of generation {generation} leads to weights that are not finite in its "
                 "last step"

@@ -232,7 +232,16 @@ def test_within_an_epoch_nothing_waits_for_the_device(monkeypatch: pytest.Monkey
     teacher = one.first()
     waits.clear()
     one.teach(teacher, 1)
-    assert waits == ["tolist", "tolist"], "once at the end of each epoch"
+    assert waits == ["tolist", "tolist", "__bool__"], "once at the end of each epoch, and of all for the weights"
+
+
+def test_weights_that_the_last_step_makes_infinite_are_refused() -> None:
+    batches = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))]
+    one = ModuleDomain(
+        lambda: nn.Linear(2, 3), batches, batches, epochs=1, optimizer=lambda found: torch.optim.SGD(found, 1e39)
+    )
+    with pytest.raises(FloatingPointError, match="generation 0 leads to weights that are not finite in its last step"):
+        one.first()
 
 
 def test_an_objective_that_permutes_needs_the_number_of_classes_and_cannot_be_fixed() -> None:

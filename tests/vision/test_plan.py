@@ -56,6 +56,7 @@ def test_without_a_compiler_there_is_one_line_and_the_network_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(device_module.shutil, "which", lambda name: None)
+    device_module._say_once.cache_clear()  # another test may have made it say so
     network = nn.Linear(2, 2)
     assert compile_network(network, torch.device("cpu")) is network
     assert capsys.readouterr().err.count("\n") == 1
