@@ -238,7 +238,11 @@ def test_within_an_epoch_nothing_waits_for_the_device(monkeypatch: pytest.Monkey
 def test_weights_that_the_last_step_makes_infinite_are_refused() -> None:
     batches = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))]
     one = ModuleDomain(
-        lambda: nn.Linear(2, 3), batches, batches, epochs=1, optimizer=lambda found: torch.optim.SGD(found, 3e38, weight_decay=100.0)
+        lambda: nn.Linear(2, 3),
+        batches,
+        batches,
+        epochs=1,
+        optimizer=lambda found: torch.optim.SGD(found, 3e38, weight_decay=100.0),
     )
     with pytest.raises(FloatingPointError, match="generation 0 leads to weights that are not finite in its last step"):
         one.first()
