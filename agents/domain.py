@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from torch import nn
 from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
 from agents.evaluation import Evaluation, NonFiniteScoresError, evaluate, get_protocol
-from agents.learning_state import copied
 from agents.lesson import Lesson, remove_recordings
 from agents.networks import Size, size_of
 from agents.nonfinite import NonFiniteError
@@ -27,7 +23,7 @@ from agents.segments import DamagedSegment
 from agents.student_file import read_student
 from agents.teachers import ScoreFunction, Teacher, as_teacher
 from agents.zoo import find_teacher
-from polydistill.checkpoint import Pace, to_plain
+from polydistill.checkpoint import Pace
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
@@ -166,7 +162,7 @@ class AtariDomain:
             raise Interrupted(end.signal, line) from None
         except NonFiniteError as error:
             batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
-            path = self._keep_failure(lesson.role, error, lesson.model.state(), batch)
+            path = self.run.keep_failure(generation, error, lesson.model.state(), batch)
             raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
         self._save(lesson)  # scoring it takes minutes, which may end otherwise
         self.seconds.append(lesson.seconds)
@@ -199,14 +195,6 @@ class AtariDomain:
 
     def _heed_while_played_again(self) -> None:
         self.stop.raise_if_received("stopped while the games were played again: the same command begins there anew")
-
-    def _keep_failure(self, role: str, error: FloatingPointError, state: object, batch: Mapping[str, Any]) -> Path:
-        """Write the state before it and the offending batch; the file, which loads with ``weights_only=True``."""
-        path = self.run.out / f"{role}_failure.pt"
-        buffer = io.BytesIO()
-        torch.save(to_plain({"error": str(error), "state": state, "batch": copied(dict(batch), "cpu")}), buffer)
-        atomic_write(path, buffer.getbuffer())
-        return path
 
     def evaluate(self, member: Teacher, teacher: Teacher | None, generation: int) -> dict[str, Any]:
         """Score ``member`` under the configured protocol; the metrics of summary.json."""
@@ -270,8 +258,8 @@ class AtariDomain:
             batch = {"observations": error.observations, "scores": error.scores}
             if error.of_reference and teacher is not None:
                 network = teacher.network
-            state = None if network is None else copied(network.state_dict(), "cpu")
-            path = self._keep_failure(f"generation_{generation}", error, state, batch)
+            state = None if network is None else network.state_dict()
+            path = self.run.keep_failure(generation, error, state, batch)
             who = f"generation {generation} ({self.objective})" if generation else "the teacher"
             text = f"{error}: {who}, {stream}; its weights and what it saw are in {path}"
             raise FloatingPointError(text) from error

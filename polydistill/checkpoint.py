@@ -206,8 +206,9 @@ class Checkpoints:
         return body
 
 
-def to_plain(value: Any, where: str = "state") -> Any:
-    """A copy of the nesting in which every value comes back when read by ``weights_only``.
+def to_plain(value: Any, where: str = "state", *, device: str | None = None) -> Any:
+    """A copy of the nesting in which every value comes back when read by ``weights_only``; tensors on ``device`` if
+    given.
 
     Numpy's numbers become Python's, its arrays become tensors; a tensor that is a part of another is copied, since
     ``torch.save`` would write all of the other. Tuples become lists.
@@ -221,7 +222,7 @@ def to_plain(value: Any, where: str = "state") -> Any:
     if type(value) in PLAIN:
         return value
     if isinstance(value, torch.Tensor):
-        tensor = value.detach()
+        tensor = value.detach().to(device)
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         return tensor if whole else tensor.clone()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -229,7 +230,7 @@ def to_plain(value: Any, where: str = "state") -> Any:
     if isinstance(value, np.bool_ | np.integer | np.floating):  # numpy's float64 is a float, too
         return value.item()
     if isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
-        return {key: to_plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: to_plain(item, f"{where}.{key}", device=device) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [to_plain(item, f"{where}[{index}]", device=device) for index, item in enumerate(value)]
     raise TypeError(f"{where} is a {type(value).__name__}, which does not come back from a checkpoint")

@@ -34,9 +34,9 @@ main()
 """
 
 
-def start(root: Path, sleep: float, **options: object) -> subprocess.Popen[str]:
+def start(root: Path, code: str, **options: object) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(sleep=sleep)],
+        [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -50,7 +50,7 @@ def start(root: Path, sleep: float, **options: object) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(root: Path, number: signal.Signals, code: int) -> None:
-    process = start(root, 0.05)
+    process = start(root, SCRIPT.format(sleep=0.05))
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == code
@@ -63,7 +63,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(root: Path, number: 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_is_obeyed_at_once(root: Path, number: signal.Signals, code: int) -> None:
-    process = start(root, 30.0)
+    process = start(root, SCRIPT.format(sleep=30.0))
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("SIGTERM: ")
@@ -84,11 +84,7 @@ with StopSignals():
 
 
 def test_a_second_signal_is_obeyed_inside_a_long_call_too(root: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_C], env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    process = start(root, IN_C)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -117,22 +113,16 @@ with StopSignals() as stop:
 
 
 def test_one_signal_to_a_process_and_its_forked_child_is_one_to_each(root: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKED],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    process = start(root, FORKED, start_new_session=True)
     os.killpg(process.pid, signal.SIGTERM)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "saved\n")
 
 
 def test_a_signal_that_is_ignored_stays_so(root: Path) -> None:
-    process = start(root, 0.05, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as under nohup
+    process = start(
+        root, SCRIPT.format(sleep=0.05), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )  # as under nohup
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None

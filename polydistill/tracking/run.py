@@ -10,6 +10,7 @@ doubles. One process at a time: the others are refused. An error of the disk is 
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from polydistill.checkpoint import Checkpoints
+from polydistill.checkpoint import Checkpoints, to_plain
 from polydistill.disk import atomic_write, disk_errors, is_temporary, remove_temporaries, sync_folder
 from polydistill.errors import UserError
 from polydistill.lock import LOCK, FolderLock
@@ -216,6 +217,28 @@ class Run:
     def save(self, state: Mapping[str, Any], step: int) -> Path:
         """Save a checkpoint of ``state`` and the run's position; see :meth:`Checkpoints.save`."""
         return self.checkpoints.save({"state": state, "position": self.position()}, step)
+
+    def keep_failure(self, generation: int, error: FloatingPointError, state: object, batch: Mapping[str, Any]) -> Path:
+        """Write what a number that is not finite leaves behind, ``generation_<k>_failure.pt``; the file.
+
+        ``torch.load(path, weights_only=True)`` gives ``error``, its text, ``state`` and ``batch``, on the CPU.
+
+        Args:
+            generation: k.
+            error: what happened.
+            state: before it: of the training, or the weights.
+            batch: that it happened with.
+
+        Raises:
+            UserError: the disk refused.
+        """
+        import torch
+
+        path = self.out / f"generation_{generation}_failure.pt"
+        buffer = io.BytesIO()
+        torch.save(to_plain({"error": str(error), "state": state, "batch": batch}, device="cpu"), buffer)
+        atomic_write(path, buffer.getbuffer())
+        return path
 
     def resume(self) -> dict[str, Any] | None:
         """The ``state`` of the last good checkpoint, with the run's files cut back to it; None: begin.

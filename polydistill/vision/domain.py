@@ -26,7 +26,6 @@ from polydistill.vision.course import Course, Recorder
 from polydistill.vision.data import Images, ImageSet
 from polydistill.vision.evaluation import NonFiniteScoresError
 from polydistill.vision.examiner import Examiner
-from polydistill.vision.failure import save_failure
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.networks import build_network
@@ -158,7 +157,7 @@ class CifarDomain:
         try:
             metrics = self._examiner.report(None if teacher is None else self.objective)
         except NonFiniteScoresError as error:
-            path = save_failure(self.run, generation, error, member.state_dict())
+            path = self._keep_failure(generation, error, member.state_dict())
             raise FloatingPointError(f"{error}; they, and the weights that gave them, are in {path}") from error
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         Recorder(self.run, generation).log(self.config.training.epochs * len(self.images.train), tested)
@@ -216,10 +215,10 @@ class CifarDomain:
         try:
             course.run(self._continuation.due, functools.partial(self._save_within, course))
         except NonFiniteLossError as error:
-            path = save_failure(self.run, generation, error, trainer.state())
+            path = self._keep_failure(generation, error, trainer.state())
             raise FloatingPointError(f"{error}; the state before that and the batch are in {path}") from error
         except NonFiniteScoresError as error:
-            path = save_failure(self.run, generation, error, trainer.state())
+            path = self._keep_failure(generation, error, trainer.state())
             raise FloatingPointError(f"{error}; they, and the state that gave them, are in {path}") from error
         except torch.OutOfMemoryError:
             out_of_memory = True
@@ -235,6 +234,11 @@ class CifarDomain:
     def _save_within(self, course: Course) -> None:
         trainer = course.trainer
         self._save_state(course, f"in generation {trainer.generation} after step {trainer.steps:,}")
+
+    def _keep_failure(
+        self, generation: int, error: NonFiniteLossError | NonFiniteScoresError, state: dict[str, Any]
+    ) -> Path | str:
+        return "the run folder" if self.run is None else self.run.keep_failure(generation, error, state, error.batch)
 
     def make_student(self, architecture: str, generation: int) -> nn.Module:
         """An untrained network on the device, with initial weights of its own."""
