@@ -24,6 +24,7 @@ from polydistill.losses.checks import (
 )
 from polydistill.losses.probabilities import (
     kl_divergence,
+    probabilities,
     student_log_probabilities,
     teacher_log_probabilities,
 )
@@ -133,5 +134,6 @@ def _jsd(
 ) -> Tensor:
     log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     log_q = student_log_probabilities(student, mask)
-    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    return beta * kl_divergence(log_p, log_m) + (1.0 - beta) * kl_divergence(log_q, log_m)
+    log_m = torch.logaddexp(log_p + (math.log(beta) - math.log1p(-beta)), log_q) + math.log1p(-beta)
+    of_teacher = probabilities(log_p).mul_(-beta) * (log_m - log_p)
+    return torch.addcmul(of_teacher, probabilities(log_q), log_q - log_m, value=1.0 - beta).sum(-1)

@@ -74,13 +74,18 @@ def _temper(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows through both.
+    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows through both."""
+    return (probabilities(log_p) * (log_p - log_q)).sum(-1)
 
-    exp2 and not exp: on a CPU exp takes ten times as long where it underflows, as sharpened targets mostly do. For few
-    numbers one operation is better than two: the softmax of log-probabilities is the probabilities.
+
+def probabilities(log_p: Tensor) -> Tensor:
+    """``exp log_p``, ``(batch, classes)``, a new tensor. Gradient flows.
+
+    Not exp: on a CPU it takes ten times as long where it underflows, as sharpened targets mostly do. The softmax of
+    log-probabilities is the probabilities too, with one operation where exp2 has two, in the backward pass one for
+    three, but each of them takes longer for many numbers.
     """
-    p = log_p.softmax(-1) if log_p.numel() <= FEW else (log_p * LOG2_E).exp2_()
-    return (p * (log_p - log_q)).sum(-1)
+    return log_p.softmax(-1) if log_p.requires_grad or log_p.numel() <= FEW else (log_p * LOG2_E).exp2_()
 
 
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
