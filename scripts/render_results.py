@@ -208,7 +208,6 @@ def bench_cifar_table() -> str:
 
 
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
-ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def losses_table(name: str) -> str:
@@ -228,14 +227,13 @@ def losses_table(name: str) -> str:
     peaks = [c for c in ("ours", "formula") if any(line["contender"] == c and line["peak_bytes"] for line in found)]
     rows: list[list[str | float | None]] = []
     for key, of in groups.items():
-        ours, formula = of.get("ours"), of.get("formula")
-        ratio = f"{float(ours['median_us']) / float(formula['median_us']):.2f}" if ours and formula else None
+        ratio = of.get("ours", {}).get("of_formula")
         rows.append(
             [
                 *key,
                 *(spread_text(of[c]) if c in of else None for c in contenders),
-                ratio,
-                f"{moved_bytes(next(iter(of.values()))) / 1e6:,.4g}",
+                f"{float(ratio):.2f}" if ratio else None,
+                f"{int(next(iter(of.values()))['bytes']) / 1e6:,.4g}",
                 *(f"{float(of[c]['of_copy']):.1%}" if c in of else None for c in of_copy),
                 *(f"{int(of[c]['peak_bytes']) / 1e6:,.4g}" if c in of and of[c]["peak_bytes"] else None for c in peaks),
             ]
@@ -254,14 +252,6 @@ def spread_text(line: dict[str, str]) -> str:
 def times_of(line: dict[str, str]) -> tuple[float, float, float]:
     """Median and range in microseconds."""
     return float(line["median_us"]), float(line["low_us"]), float(line["high_us"])
-
-
-def moved_bytes(line: dict[str, str]) -> int:
-    """Each input read once and the gradient written once; of a file without that column, from shape and type."""
-    if line.get("bytes"):
-        return int(line["bytes"])
-    rows, classes = map(int, line["shape"].split("x"))
-    return rows * classes * ITEM_BYTES[line["type"]] * (2 if line["work"] == "loss" else 3)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -13,8 +13,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 COLUMNS = [
-    *("objective", "shape", "type", "contender", "work", "median_us", "low_us", "high_us", "bytes", "of_copy"),
-    *("peak_bytes", "copy_bytes_per_second", "device", "threads", "cpu", "cores", "gpu"),
+    *("objective", "shape", "type", "contender", "work", "median_us", "low_us", "high_us", "of_formula"),
+    *("bytes", "of_copy", "peak_bytes", "copy_bytes_per_second", "device", "threads", "cpu", "cores", "gpu"),
 ]
 SHORT = ("--rounds", "1", "--milliseconds", "1", "--compile", "false", "--device", "cpu", "--threads", "1")
 
@@ -59,6 +59,9 @@ def test_short_run_measures_every_objective_and_says_what_it_counted(root: Path,
                     assert float(row["low_us"]) <= float(row["median_us"]) <= float(row["high_us"])
                     share = int(row["bytes"]) / float(row["median_us"]) * 1e6 / int(row["copy_bytes_per_second"])
                     assert float(row["of_copy"]) == pytest.approx(share, abs=1e-4, rel=1e-2)
+                    same = next(r for r in cell if (r["contender"], r["work"]) == ("formula", row["work"]))
+                    ratio = float(row["median_us"]) / float(same["median_us"])  # of a single round
+                    assert float(row["of_formula"]) == pytest.approx(ratio, abs=1e-3, rel=1e-2)
     assert "one pass of copy" in done.stdout
 
 
@@ -119,6 +122,18 @@ def test_liger_is_never_captured_and_a_failed_capture_costs_its_cell_alone(
     runs = {(name, work): lambda said=said: said for name, said in names.items()} | {("ours", "loss"): lambda: "no"}
     assert list(script.captured(runs)) == [("ours", "replayed")]
     assert capsys.readouterr().out == "formula cannot be captured: operation not permitted when stream is capturing\n"
+
+
+def test_ratio_to_the_formula_is_taken_round_by_round(script: ModuleType, monkeypatch) -> None:
+    times = {
+        ("formula", "loss"): [1.0, 10.0, 2.0],
+        ("ours", "loss"): [3.0, 20.0, 2.0],
+        ("liger", "replayed"): [1.0] * 3,
+    }
+    monkeypatch.setattr(script, "works", lambda *what: dict.fromkeys(times))
+    monkeypatch.setattr(script, "time_all", lambda runs, config, device: times)
+    rows = script.measure_one("jsd", (2, 3), "float32", script.BenchConfig(), script.torch.device("cpu"), 1.0)
+    assert {row["contender"]: row["of_formula"] for row in rows} == {"formula": 1.0, "ours": 2.0, "liger": None}
 
 
 @pytest.mark.parametrize("missing", ["ours", "formula"])
