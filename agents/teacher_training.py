@@ -15,13 +15,14 @@ before learning goes on, so a continued run is not bit for bit an unbroken one.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from agents.networks import compute_scores
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.checkpoint import Checkpoints
+from polydistill.device import Device, Precision, prepare, resolve_device, resolve_precision, resolve_threads
 from polydistill.disk import is_temporary, require_room
 from polydistill.errors import UserError, require_at_least
 from polydistill.interruption import StopSignals
@@ -59,9 +61,10 @@ class TeacherTrainingConfig:
         steps: agent steps to train for (1 step = 4 frames); may grow when a run is continued.
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch; 0: torch's own choice.
-        precision: of the convolutions and the hidden layer, float32 or bfloat16. The last layer and the weights stay
-            in float32: the gaps between Q-values are smaller than bfloat16's three digits.
+        threads: processor threads of torch and of the emulator; 0: as many as there are cores.
+        precision: of the convolutions and the hidden layer, float32 or bfloat16; auto: bfloat16 where the processor
+            computes in it. The last layer and the weights stay in float32: the gaps between Q-values are smaller than
+            bfloat16's three digits.
         n_envs: games played at once; one update follows each step of all of them.
         learning_rate: of Adam.
         cooldown_steps: over the last so many steps the learning rate falls linearly to zero.
@@ -80,9 +83,9 @@ class TeacherTrainingConfig:
     game: str = "pong"
     steps: int = 1_200_000
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: int = 0
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
     n_envs: int = 8
     learning_rate: float = 2e-4
     cooldown_steps: int = 80_000
@@ -108,6 +111,20 @@ class TeacherTrainingConfig:
         if not 0.0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 
+    def resolve(self) -> TeacherTrainingConfig:
+        """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Raises:
+            UserError: the device is not there.
+        """
+        device = resolve_device(self.device)
+        return dataclasses.replace(
+            self,
+            device=device,
+            threads=resolve_threads(self.threads),
+            precision=resolve_precision(self.precision, device),
+        )
+
 
 def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
     """Make the run folder, or check that the one that is there belongs to ``config``; the lock on it.
@@ -132,7 +149,7 @@ def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
 
 
 def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | None = None) -> DQN:
-    """Train, or continue, the teacher of ``config`` in the run folder ``out``, see :func:`open_folder`; the model.
+    """Train, or continue, the teacher of ``config`` (resolved) in the run folder ``out`` (:func:`open_folder`); the model.
 
     Raises:
         Interrupted: ``stop`` received a signal; what was learned is saved.
@@ -141,8 +158,7 @@ def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | 
     """
     stop = StopSignals() if stop is None else stop
     checkpoints = Checkpoints(out / "checkpoints", kind="teacher")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    prepare(config.device, config.threads)
     seed = derive_seed(config.seed, "environments of training") % 2**31
     env = AtariVecEnv(config.game, config.n_envs, seed=seed, n_threads=config.threads)
     model = _make_dqn(config, env)

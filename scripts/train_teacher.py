@@ -23,7 +23,7 @@ from polydistill.plain_yaml import dump_yaml, to_mapping
 @run_script
 def main(argv: list[str] | None = None) -> None:
     parsed = parse(TeacherTrainingConfig, argv, program="train_teacher.py", description=__doc__, default_name="teacher")
-    config = parsed.config
+    config = parsed.config.resolve()
     if parsed.dry_run:
         print(dump_yaml(to_mapping(config)))
         gibibytes = config.buffer_size * 2 * 4 * 84 * 84 / 2**30

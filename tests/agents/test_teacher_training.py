@@ -48,6 +48,16 @@ class StopAtStep(StopSignals):
         """It is drawn."""
 
 
+def test_precision_threads_and_device_are_resolved_once_for_the_machine(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    found = TeacherTrainingConfig(device="cpu").resolve()
+    assert (found.precision, found.device) == ("float32", "cpu")
+    assert found.threads >= 1
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert TeacherTrainingConfig(device="cpu").resolve().precision == "bfloat16"
+    assert TeacherTrainingConfig(device="cpu", precision="bfloat16", threads=3).resolve().threads == 3
+
+
 def train(out: Path, stop: StopSignals | None = None, config: TeacherTrainingConfig = CONFIG) -> DQN:
     with open_folder(config, out):
         return train_teacher(config, out, stop)
