@@ -149,7 +149,7 @@ def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
 
 
 def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | None = None) -> DQN:
-    """Train, or continue, the teacher of ``config`` (resolved) in the run folder ``out`` (:func:`open_folder`); the model.
+    """Train, or continue, the teacher of ``config``, resolved, in the folder of :func:`open_folder`; the model.
 
     Raises:
         Interrupted: ``stop`` received a signal; what was learned is saved.
