@@ -94,7 +94,7 @@ def _temper(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, of log-probabilities above -inf. Gradient flows through both."""
+    """``sum_i p_i (log p_i - log q_i)``, ``(batch,)``, from log-probabilities above -inf. Gradient flows."""
     return (probabilities(log_p) * (log_p - log_q)).sum(-1)
 
 
