@@ -82,7 +82,8 @@ def fused_loss(
         kind: name in :data:`polydistill.kernels.launch.KINDS`.
         numbers: the kernel's own arguments.
         student: ``(..., batch, classes)`` float32, bfloat16 or float16. Gradient flows.
-        teacher: the same shape and type, with a dimension of members before it for an ensemble, or None.
+        teacher: the same shape, with a dimension of members before it for an ensemble, of the same type or float32; or
+            None.
         labels: ``(..., batch)`` int64, or None.
         mask: bool, broadcasts to the student's shape; True takes the class out.
         permutation: ``(..., batch, classes - 1)`` int64.
@@ -121,7 +122,8 @@ def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, s
     if not extras.with_gradient:
         temperature = extras.diagnostics_temperature or 0.0
         loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
-        extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
+        if temperature:
+            extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
         return loss  # type: ignore[no-any-return]
     weights = None if extras.row_weights is None else extras.row_weights.reshape(-1)
     found = launch(

@@ -6,7 +6,7 @@ c = max p, the teacher's confidence.
 The contract: ``(batch, classes)`` scores in, ``(batch,)`` out, never reduced; the factor of the batch is in each
 value, so that the mean over the batch is the paper's sum. A sample's value depends on the rest of its batch: in
 data-parallel training ``group`` makes that the batch of all processes. The teacher is detached, computation is in at
-least float32, and a class whose teacher score is -inf has p = 0.
+least float32, and a class whose teacher score is -inf has p = 0. An ensemble's p is the mean of its members' softmaxes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from polydistill.losses.backend import fused_confidence, fused_loss, uses_kernel
 from polydistill.losses.checks import accept_labels, accept_pair, inspect_values, promote
 from polydistill.losses.probabilities import (
     find_classes,
+    join_members,
     label_cross_entropy,
     lowest,
     soft_cross_entropy,
@@ -44,7 +45,8 @@ def cwtm(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``.
         group: processes that share the batch (``torch.distributed.group.WORLD`` for all of them), whose sums are
             added up, one all-reduce of two numbers; None: this process's batch is the whole.
@@ -66,6 +68,7 @@ def cwtm(
     labels = accept_labels(student, labels)
     if check_values:
         inspect_values(student, teacher, labels)
+    teacher = join_members(student, teacher)
     if uses_kernels(student, "label"):
         confidence = fused_confidence(teacher)
         weights = confidence / _batch_mean(confidence, group)
@@ -88,7 +91,8 @@ def uniform_confidence(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         group: processes that share the batch, see :func:`cwtm`.
         check_values: also check that scores are finite (waits for the device).
 
@@ -106,6 +110,7 @@ def uniform_confidence(
         [125.0, 125.0]
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
+    teacher = join_members(student, teacher)
     if uses_kernels(student, "rest"):
         confidence = fused_confidence(teacher)
         shares = _batch_mean(confidence, group).expand_as(confidence)

@@ -47,7 +47,7 @@ def accept_pair(
     teacher: Tensor,
     name: str = "teacher",
     *,
-    members: bool = False,
+    members: bool = True,
     mask: Tensor | None = None,
     check_values: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,8 @@ def accept_pair(
         student: ``(batch, classes)`` or ``(students, batch, classes)``, floating.
         teacher: the same shape, type and device. Detached.
         name: what the caller's signature calls the teacher's scores.
-        members: the teacher may be an ensemble, with a dimension of members before the others.
+        members: the teacher may be an ensemble, with a dimension of members before the others. False where the loss
+            looks at the scores themselves: those of an ensemble are no mean of probabilities.
         mask: see :func:`check_mask`.
         check_values: see :func:`inspect_values`.
 
@@ -88,9 +89,12 @@ def _check_pair(student: Tensor, teacher: Tensor, name: str, members: bool) -> N
     accept_single(student)
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
         raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
-    ensemble = members and teacher.dim() == student.dim() + 1 and len(teacher) > 0
-    if (teacher.shape[1:] if ensemble else teacher.shape) != student.shape:
-        raise ValueError(f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}")
+    ensemble = teacher.dim() == student.dim() + 1 and len(teacher) > 0 and teacher.shape[1:] == student.shape
+    if teacher.shape != student.shape and not (ensemble and members):
+        advice = f": average the members' scores yourself, {name}.mean(0)" if ensemble else ""
+        raise ValueError(
+            f"{name} must be of the student's shape {tuple(student.shape)}, got {tuple(teacher.shape)}{advice}"
+        )
     if teacher.device != student.device:
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
 

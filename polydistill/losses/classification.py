@@ -98,7 +98,7 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
         >>> round(ban(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]])).item(), 4)  # the student knows nothing: ln 2
         0.6931
     """
-    student, teacher = accept_pair(student, teacher, members=True, check_values=check_values)
+    student, teacher = accept_pair(student, teacher, check_values=check_values)
     if uses_kernels(student, "soft", teacher):
         return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
     return by_rows(_ban, student, teacher, None, None)
@@ -145,7 +145,7 @@ def ban_l(
         >>> round(ban_l(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item(), 4)  # 2 ln 2
         1.3863
     """
-    student, teacher = accept_pair(student, teacher, members=True)
+    student, teacher = accept_pair(student, teacher)
     labels = accept_labels(student, labels)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
@@ -191,7 +191,7 @@ def hinton_kd(
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
-            whose softmaxes are averaged. Detached.
+            whose tempered softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
@@ -210,7 +210,7 @@ def hinton_kd(
         >>> round(hinton_kd(student, teacher, torch.tensor([0])).item() / 0.6931472, 4)  # 0.1 + 0.9 * 16
         14.5
     """
-    student, teacher = accept_pair(student, teacher, members=True)
+    student, teacher = accept_pair(student, teacher)
     labels = None if labels is None else accept_labels(student, labels)
     check_positive("temperature", temperature)
     check_weight("label_weight", label_weight)

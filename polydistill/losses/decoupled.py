@@ -19,7 +19,7 @@ from torch import Tensor
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
-from polydistill.losses.probabilities import add_label_term, find_classes, kl_divergence, lowest
+from polydistill.losses.probabilities import add_label_term, find_classes, join_members, kl_divergence, lowest
 
 
 class _Split(NamedTuple):
@@ -51,7 +51,8 @@ def dkd(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose tempered softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``.
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
@@ -79,6 +80,7 @@ def dkd(
     if check_values:
         inspect_values(student, teacher, labels)
     if uses_kernels(student, "decoupled"):
+        teacher = join_members(student, teacher, temperature)
         return fused_loss("decoupled", (temperature, label_weight, alpha, beta), student, teacher, labels)
     return by_rows(_dkd, student, teacher, labels, None, temperature, label_weight, alpha, beta)
 
@@ -94,7 +96,7 @@ def _dkd(
     beta: float,
 ) -> Tensor:
     assert labels is not None
-    student, teacher = promote(student), promote(teacher)
+    student, teacher = promote(student), promote(join_members(student, teacher, temperature))
     target = find_classes(labels, student.shape[-1])
     of_student = _split(student / temperature, labels, target)
     of_teacher = _split(teacher / temperature, labels, target)

@@ -23,6 +23,7 @@ from polydistill.losses.checks import (
     check_positive,
 )
 from polydistill.losses.probabilities import (
+    join_members,
     kl_divergence,
     probabilities,
     student_log_probabilities,
@@ -67,10 +68,10 @@ def reverse_kl(
         >>> reverse_kl(student, torch.zeros(1, 2)).item()
         0.6931471824645996
     """
-    student, teacher = accept_pair(student, teacher, members=True, mask=mask, check_values=check_values)
+    student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
     check_positive("temperature", temperature)
     if check_values:
-        excluded = teacher == -math.inf
+        excluded = join_members(student, teacher, mask=mask) == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
     if uses_kernels(student, "reverse_kl", teacher):
@@ -122,7 +123,7 @@ def jsd(
         0.6931471824645996
     """
     check_fraction("beta", beta, ends=False)
-    student, teacher = accept_pair(student, teacher, members=True, mask=mask, check_values=check_values)
+    student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
     check_positive("temperature", temperature)
     if uses_kernels(student, "jsd", teacher):
         return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)

@@ -76,7 +76,7 @@ def doctor(
 
     Args:
         student: module, or function from inputs to scores ``(batch, classes)``.
-        teacher: the same.
+        teacher: the same, or an ensemble, whose scores are ``(members, batch, classes)``.
         objective: name in ``OBJECTIVES``: what is meant to be learned.
         inputs: one batch, as both take it.
         labels: ``(batch,)`` integers, where there are some.

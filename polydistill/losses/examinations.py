@@ -143,7 +143,8 @@ def examine_targets(
     if "teacher" not in objective.takes or untempered:
         return
     temperature = _temperature(objective, options)
-    p = teacher_log_probabilities(promote(targets), options.get("mask"), temperature).exp()
+    ensemble = targets.dim() > scores.dim()
+    p = teacher_log_probabilities(promote(targets), options.get("mask"), temperature, ensemble=ensemble).exp()
     n_classes = p.shape[-1]
     confidence = float(p.amax(dim=-1).mean())
     entropy = float(torch.special.entr(p).sum(dim=-1).mean()) / math.log(max(n_classes, 2))

@@ -23,6 +23,7 @@ from polydistill.losses.checks import accept_labels, accept_pair, check_positive
 from polydistill.losses.probabilities import (
     drop_classes,
     find_classes,
+    join_members,
     kl_divergence,
     student_log_probabilities,
     teacher_log_probabilities,
@@ -48,7 +49,7 @@ class Diagnostics(NamedTuple):
     """How each sample stands between student and teacher, each ``(batch,)``.
 
     Attributes:
-        agreement: bool, both have the same greatest score (the first of equal ones).
+        agreement: bool, both have the same greatest score (the first of equal ones); of an ensemble the greatest p.
         teacher_confidence: max p.
         kl: KL(p || q) in nats.
         label_norm: Euclidean norm of the label's part of the gradient, see :class:`GradientShares`.
@@ -71,7 +72,8 @@ def gradient_shares(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Detached.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose tempered softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
 
@@ -87,7 +89,7 @@ def gradient_shares(
         >>> gradient_shares(torch.zeros(1, 3), teacher).label_share.item()
         1.0
     """
-    log_p, log_q, labels = _accept(student, teacher, labels, temperature)
+    _, log_p, log_q, labels = _accept(student, teacher, labels, temperature)
     label_norm, dark_norm = _gradient_norms(log_p.exp(), log_q.exp(), labels)
     total = label_norm + dark_norm
     share = torch.where(total > 0, label_norm / total, 0.5)
@@ -108,7 +110,8 @@ def diagnostics(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Detached.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose tempered softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides. In a row that is left
@@ -123,27 +126,28 @@ def diagnostics(
         >>> found.agreement.item(), found.teacher_confidence.item()
         (True, 1.0)
     """
-    log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask)
+    teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask)
     p, q = log_p.exp(), log_q.exp()
     if mask is not None:  # where every class leaves, the softmax of equal scores is not 0 by itself
         p, q = p.masked_fill(mask, 0.0), q.masked_fill(mask, 0.0)
     agreement = drop_classes(promote(student), mask).argmax(dim=-1)
-    agreement = agreement == drop_classes(promote(teacher), mask).argmax(dim=-1)
+    agreement = agreement == drop_classes(teacher, mask).argmax(dim=-1)
     return Diagnostics(agreement, p.amax(dim=-1), kl_divergence(log_p, log_q), *_gradient_norms(p, q, labels))
 
 
 def _accept(
     student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(t, ln p, ln q, labels)`` in full precision, an ensemble's t as one teacher's."""
     student, teacher = accept_pair(student, teacher, mask=mask)
     check_positive("temperature", temperature)
-    student, teacher = promote(student.detach()), promote(teacher)
+    student, teacher = promote(student.detach()), promote(join_members(student, teacher, temperature, mask))
     if labels is None:
         labels = drop_classes(teacher, mask).argmax(dim=-1)
     else:
         labels = accept_labels(student, labels)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
-    return log_p, student_log_probabilities(student, mask), labels
+    return teacher, log_p, student_log_probabilities(student, mask), labels
 
 
 def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """A loss together with its gradient, or with what it says of each sample, from one pass over the scores.
 
 The contract: the values are those of the objective, its gradient by autograd, and
-:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all that is asked for.
+:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all that is asked for, but for
+the diagnostics of an ensemble, which are computed plainly.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def value_and_grad(
     Args:
         name: of the objective, in ``OBJECTIVES``.
         student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Taken without its graph.
-        teacher: scores of the same shape, where the objective (or the diagnostics) needs them.
+        teacher: scores of the same shape, where the objective (or the diagnostics) needs them; or an ensemble, with a
+            dimension of members before the others.
         labels: ``(..., batch)`` integers, where the objective needs them.
         row_weights: w, ``(..., batch)``, float32 (float64 for float64 scores); None: 1.
         with_diagnostics: also say how each sample stands; needs the teacher.
@@ -93,7 +95,8 @@ def loss_with_diagnostics(
     Args:
         name: of the objective, in ``OBJECTIVES``.
         student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Gradient flows.
-        teacher: scores of the same shape; also where the objective itself does not look at them. Detached.
+        teacher: scores of the same shape, or an ensemble, with a dimension of members before the others; also where
+            the objective itself does not look at them. Detached.
         labels: ``(..., batch)`` integers, where the objective needs them; where there are some, the gradient is split
             at them, and otherwise at the teacher's maxima.
         options: of the objective.
@@ -130,7 +133,9 @@ def _ask(
         return Extras()
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
-    accept_pair(student, teacher)  # one teacher: an ensemble's diagnostics are those of mean_of_teachers
+    accept_pair(student, teacher)
+    if teacher.dim() > student.dim():  # its mean at the diagnostics' temperature, which need not be the loss's
+        return Extras()
     labels = None if labels is None else accept_labels(student, labels)
     return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher.detach(), labels=labels)
 
@@ -153,7 +158,7 @@ def _found(
     options: dict[str, Any],
 ) -> Diagnostics:
     assert teacher is not None
-    if extras.diagnostics is None:  # the plain formula
+    if extras.diagnostics is None:  # the plain formula, or an ensemble
         temperature = _temperature(objective, options)
         return diagnostics(student, teacher, labels, temperature=temperature, mask=options.get("mask"))
     agreement, *rest = extras.diagnostics.unbind(dim=-1)

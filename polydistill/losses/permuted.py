@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.checks import accept_pair, promote
-from polydistill.losses.probabilities import soft_cross_entropy, student_log_probabilities
+from polydistill.losses.probabilities import join_members, soft_cross_entropy, student_log_probabilities
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of splitmix64, as int64
 
@@ -30,7 +30,8 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
+        teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
+            whose softmaxes are averaged. Detached.
         permutation: ``(batch, classes - 1)`` int64: the i-th of the other classes gets the probability of the
             ``permutation[i]``-th.
         check_values: also check that scores are finite and that rows are permutations (waits for the device).
@@ -50,6 +51,7 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
     _check_permutation(student, permutation, check_values)
+    teacher = join_members(student, teacher)
     if uses_kernels(student, "permuted"):
         return fused_loss("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher, permutation=permutation)
     target = _permute_others(promote(teacher).softmax(dim=-1), teacher.argmax(dim=-1), permutation)

@@ -19,6 +19,7 @@ from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_pair, check_positive, promote
 from polydistill.losses.probabilities import (
     drop_classes,
+    join_members,
     kl_divergence,
     label_cross_entropy,
     student_log_probabilities,
@@ -60,9 +61,7 @@ def policy_kl(
         >>> policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()  # teacher sure, student not: ln 2
         0.6931471824645996
     """
-    student, teacher_q = accept_pair(
-        student, teacher_q, "teacher_q", members=True, mask=mask, check_values=check_values
-    )
+    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     check_positive("temperature", temperature)
     if uses_kernels(student, "kl", teacher_q):
         return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
@@ -82,11 +81,14 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     .. math:: -\ln q_{a^*}, \quad a^* = \arg\max_a Q_a
 
     The limit of :func:`policy_kl` for T to 0 where one action is best (Rusu et al. 2016, section 3.2, "NLL").
-    Of equally good actions the first counts.
+    Of equally good actions the first counts. Of an ensemble a* is the greatest of the mean of softmaxes, at T = 1; the
+    greatest at another temperature is that of ``mean_of_teachers(teachers, temperature=T)``, the greatest mean Q-value
+    that of ``teachers.mean(0)``.
 
     Args:
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
-        teacher_q: ``(batch, actions)`` Q-values; ``-inf`` excludes an action. Detached.
+        teacher_q: ``(batch, actions)`` Q-values; ``-inf`` excludes an action. Or ``(members, batch, actions)``: an
+            ensemble, whose softmaxes over the actions that stay are averaged. Detached.
         mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out.
         check_values: also check that scores are finite and each row keeps an action (waits for the device).
 
@@ -102,6 +104,7 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         1.3862943649291992
     """
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
+    teacher_q = join_members(student, teacher_q, mask=mask)
     if uses_kernels(student, "best"):
         return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
     greedy = drop_classes(promote(teacher_q), mask).argmax(dim=-1)
@@ -114,7 +117,8 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     .. math:: \sum_a (z_a - Q_a)^2
 
     The student keeps the teacher's kind of scores (Rusu et al. 2016, section 3.2, "MSE"). Excluded and masked
-    actions add nothing.
+    actions add nothing. A mean of softmaxes is no Q-value, so an ensemble is refused: average the Q-values,
+    ``teachers.mean(0)``.
 
     Args:
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
@@ -133,7 +137,9 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         >>> policy_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])).item()
         25.0
     """
-    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
+    student, teacher_q = accept_pair(
+        student, teacher_q, "teacher_q", members=False, mask=mask, check_values=check_values
+    )
     if uses_kernels(student, "mse"):
         return fused_loss("mse", (1.0,), student, teacher_q, mask=mask)
     return _differences(student, teacher_q, mask).square().sum(dim=-1)
@@ -153,7 +159,7 @@ def policy_huber(
         h(d) = \begin{cases} d^2 / 2 & |d| \le \delta \\ \delta (|d| - \delta / 2) & |d| > \delta \end{cases}
 
     Not in the paper: :func:`policy_mse` with the bounded gradient with which DQN itself is trained. Note that it
-    is half of :func:`policy_mse` near 0.
+    is half of :func:`policy_mse` near 0. An ensemble is refused here too.
 
     Args:
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows, at most ``delta`` per action.
@@ -174,7 +180,9 @@ def policy_huber(
         2.625
     """
     check_positive("delta", delta)
-    student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
+    student, teacher_q = accept_pair(
+        student, teacher_q, "teacher_q", members=False, mask=mask, check_values=check_values
+    )
     if uses_kernels(student, "huber"):
         return fused_loss("huber", (delta,), student, teacher_q, mask=mask)
     differences = _differences(student, teacher_q, mask)

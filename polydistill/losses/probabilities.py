@@ -53,6 +53,26 @@ def teacher_log_probabilities(
     return log_p.clamp_min_(_LOWEST[log_p.dtype])
 
 
+def join_members(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """An ensemble as one teacher; a teacher that is none stays as it is.
+
+    Its scores are T times the log of the mean of the members' ``softmax(t / T)``, so that tempered by T again they give
+    that mean.
+
+    Args:
+        student: ``(..., batch, classes)``, only its shape counts.
+        teacher: the same shape, or with a dimension of members before the others.
+        temperature: T > 0, of each member.
+        mask: ``(classes,)`` or as ``student``; these classes leave each member's softmax.
+
+    Returns:
+        the teacher; of an ensemble a new tensor as ``student``, in at least float32.
+    """
+    if teacher.dim() == student.dim():
+        return teacher
+    return ensemble_log_probabilities(teacher, mask, temperature) * temperature
+
+
 def ensemble_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """The log of the mean of ``softmax(t / T)`` over the members, the first dimension; -inf where all exclude a class.
 

@@ -43,6 +43,7 @@ def logit_standardized_kd(
 
     Sun et al. 2024, Algorithm 1: the standard deviation is the unbiased one, each side has its own, and T = 2 with
     weight 9 is the published setting. Unchanged by any shift and, up to the 1e-7, by any positive scale of either side.
+    It standardises the scores of one network, so an ensemble is refused: average the scores, ``teachers.mean(0)``.
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows, through mean and deviation too.
@@ -65,7 +66,7 @@ def logit_standardized_kd(
         >>> abs(logit_standardized_kd(3 * scores + 5, scores).item()) < 1e-5  # the same, but for location and scale
         True
     """
-    student, teacher = accept_pair(student, teacher)
+    student, teacher = accept_pair(student, teacher, members=False)
     labels = None if labels is None else accept_labels(student, labels)
     check_positive("temperature", temperature)
     check_weight("label_weight", label_weight)

@@ -57,13 +57,14 @@ class Compiler:
 
 
 class Variant(NamedTuple):
-    """What differs from a launch in bfloat16 with one teacher and no mask."""
+    """What differs from a launch in bfloat16 with one teacher of the same type and no mask."""
 
     kind: str
     n_classes: int
     dtype: torch.dtype = torch.bfloat16
     members: int = 1
     masked: bool = False
+    teacher: torch.dtype | None = None
 
 
 VARIANTS = (
@@ -71,6 +72,10 @@ VARIANTS = (
     Variant("jsd", 100, members=3),
     Variant("kl_label", 1),
     Variant("mse", 100, torch.float16, masked=True),
+    Variant("best", 100, masked=True, teacher=torch.float32),
+    Variant("permuted", 100, teacher=torch.float32),
+    Variant("rest", 100, teacher=torch.float32),
+    Variant("decoupled", 100, teacher=torch.float32),
 )
 
 
@@ -86,13 +91,15 @@ def compiling() -> Iterator[list[Any]]:
         launch.load_kernel = original
 
 
-def compile_kind(kind: str, n_classes: int, dtype: torch.dtype, members: int, masked: bool) -> Any:
+def compile_kind(
+    kind: str, n_classes: int, dtype: torch.dtype, members: int, masked: bool, teacher: torch.dtype | None
+) -> Any:
     """What a launch for loss, gradient and diagnostics of 512 rows compiles; for an ensemble without the last."""
     with compiling() as compiled:
         scores = torch.empty(512, n_classes, dtype=dtype)
         rows = launch.Rows(
             scores,
-            torch.empty_like(scores) if members == 1 else torch.empty(members, *scores.shape, dtype=dtype),
+            torch.empty(scores.shape if members == 1 else (members, *scores.shape), dtype=teacher or dtype),
             labels=torch.empty(512, dtype=torch.int64),
             mask=torch.empty(512, n_classes, dtype=torch.bool) if masked else None,
             permutation=torch.empty(512, n_classes - 1, dtype=torch.int64) if kind == "permuted" else None,

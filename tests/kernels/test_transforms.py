@@ -18,8 +18,9 @@ from polydistill.losses import (
     use_backend,
     value_and_grad,
 )
-from tests.kernels.test_values import Inputs, compute, make_inputs, with_permutation
-from tests.losses.reference import MASKED, NAMES
+from tests.kernels.test_values import Inputs, compute, half_temperature, make_inputs, make_members, with_permutation
+from tests.losses import reference
+from tests.losses.reference import ENSEMBLED, MASKED, NAMES
 
 COUPLED = {"cwtm", "uniform_confidence"}
 
@@ -113,6 +114,31 @@ def test_diagnostics_of_a_row_without_a_class_are_0(device, tiles, name) -> None
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["with the graph", "one pass"])
+@pytest.mark.parametrize("name", ["cross_entropy", *ENSEMBLED])
+def test_diagnostics_of_an_ensemble_are_those_of_its_mean(device, name, how) -> None:
+    """By loops over probabilities in float64; beside the loss and gradient of the kernel."""
+    members = make_members(name, (5, 18), device, scale=3.0)
+    inputs = make_inputs((5, 18), device)._replace(teacher=members)
+    options = with_permutation(name, {} if name == "cross_entropy" else half_temperature(name), (5, 18), device)
+    loss, gradient = compute(name, inputs, options, "triton")
+    student = inputs.student.clone().requires_grad_()
+    if how == "one pass":
+        found = value_and_grad(
+            name, student, members, inputs.labels, row_weights=inputs.weights, with_diagnostics=True, **options
+        )  # fmt: skip
+        ours, own, diagnosed = found
+    else:
+        ours, diagnosed = loss_with_diagnostics(name, student, members, inputs.labels, **options)
+        (own,) = torch.autograd.grad((ours * inputs.weights).sum(), student)
+    torch.testing.assert_close(ours.detach().double(), loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(own.double(), gradient, rtol=1e-6, atol=1e-6)
+    temperature = options.get("temperature", 1.0) if OBJECTIVES[name].tempered else 1.0
+    expected = reference.diagnose(inputs.student.tolist(), members.tolist(), inputs.labels.tolist(), temperature)
+    for field, theirs in zip(diagnosed, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(field.cpu(), torch.tensor(theirs, dtype=field.dtype), rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_diagnostics_come_with_the_graph_of_the_loss(device, launches, name) -> None:
     inputs = make_inputs((4, 18), device)
@@ -188,14 +214,43 @@ def test_vmap_gives_each_student_its_own_teacher(device, name) -> None:
         torch.testing.assert_close(mapped[i].double(), gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_vmap_over_students_shares_an_ensemble(device) -> None:
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_vmap_over_students_shares_an_ensemble_or_gives_each_its_own(device, name) -> None:
     inputs = make_inputs((3, 5), device)
+    options = with_permutation(name, {}, (3, 5), device)
     members = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(7)).to(device)
     students = torch.stack([inputs.student, inputs.student * 2])
-    found = vmap(lambda student: OBJECTIVES["ban"](student, members, None))(students)
-    for i in range(2):
-        expected = compute("ban", inputs._replace(student=students[i], teacher=members), {}, "triton")[0]
-        torch.testing.assert_close(found[i].double(), expected, rtol=1e-5, atol=1e-6)
+    own = torch.stack([members, members.flip(0) * 3], dim=1)
+
+    def weighted(student, teacher):
+        return (OBJECTIVES[name](student, teacher, inputs.labels, **options) * inputs.weights).sum()
+
+    for teachers, dim in ((members, None), (own, 1)):
+        found = vmap(grad(weighted), in_dims=(0, dim))(students, teachers)
+        for i in range(2):
+            teacher = teachers if dim is None else teachers[:, i]
+            _, expected = compute(name, inputs._replace(student=students[i], teacher=teacher), options, "triton")
+            torch.testing.assert_close(found[i].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does
+@pytest.mark.parametrize("name", ["cwtm", "dkpp", "uniform_confidence", "dkd", "policy_nll", "ban"])
+def test_loss_of_an_ensemble_compiles_without_a_graph_break(device, name) -> None:
+    inputs = make_inputs((3, 5), device)
+    inputs = inputs._replace(teacher=torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(7)).to(device))
+    options = with_permutation(name, {}, (3, 5), device)
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="inductor" if device == "cuda" else "aot_eager")
+    def compiled(student, teachers, labels):
+        return OBJECTIVES[name](student * 1.0, teachers, labels, **options)
+
+    student = inputs.student.clone().requires_grad_()
+    loss = compiled(student, inputs.teacher, inputs.labels)
+    (loss * inputs.weights).sum().backward()
+    expected = compute(name, inputs, options, "triton")
+    torch.testing.assert_close(loss.detach().double(), expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(student.grad.double(), expected[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polydistill.losses import OBJECTIVES, draw_permutation, use_backend
 from polydistill.losses.backend import fused_confidence
-from tests.losses.reference import CASES, MASKED, NAMES, case_id
+from tests.losses.reference import CASES, ENSEMBLED, MASKED, NAMES, case_id
 
 INF = math.inf
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -212,28 +212,69 @@ def test_many_rows_and_long_ones(device, name) -> None:
     assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
 
 
-ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
+IN_KERNEL = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")  # which averages the members itself
+JOINED = [name for name in ENSEMBLED if name not in IN_KERNEL]  # the kernel reads the log of the mean
 
 
-@pytest.mark.parametrize("name", ENSEMBLED)
-@pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
-def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, whole_tiles, launches, name, shape) -> None:
-    inputs = make_inputs(shape, device)
-    members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)).to(device) * 30
+def make_members(name, shape, device, *, dtype=torch.float32, scale=30.0):
+    """Three, of which some or all exclude a class."""
+    members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)) * scale
     members[0, ..., 4] = members[1, ..., 4] = -INF
     if name != "reverse_kl":  # infinite there
         members[:, ..., 6] = -INF
-    options = {"temperature": 0.5} if name in {"hinton_kd", "policy_kl", "reverse_kl", "jsd"} else {}
-    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
+    return members.to(device, dtype)
+
+
+def half_temperature(name):
+    return {"temperature": 0.5} if name in {"hinton_kd", "dkd", "policy_kl", "reverse_kl", "jsd"} else {}
+
+
+@pytest.mark.parametrize("name", IN_KERNEL)
+@pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
+def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, whole_tiles, launches, name, shape) -> None:
+    inputs = make_inputs(shape, device)._replace(teacher=make_members(name, shape, device))
+    assert_no_worse_than_plain(name, inputs, half_temperature(name))
     assert len(launches) == 2
 
 
-def test_ensemble_with_a_mask(device, whole_tiles) -> None:
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
+def test_ensemble_of_teachers_is_joined_for_the_kernel(device, tiles, launches, name, shape) -> None:
+    inputs = make_inputs(shape, device)._replace(teacher=make_members(name, shape, device))
+    options = with_permutation(name, half_temperature(name), shape, device)
+    assert_no_worse_than_plain(name, inputs, options)
+    assert len(launches) == (3 if name in {"cwtm", "uniform_confidence"} else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_mean_of_an_ensemble_in_half_precision_stays_in_float32(device, whole_tiles, name, dtype) -> None:
+    """Rounded to the student's type it would be off by more than the plain formula is."""
+    members = make_members(name, (5, 18), device, dtype=dtype, scale=4.0)
+    inputs = make_inputs((5, 18), device, dtype=dtype)._replace(teacher=members)
+    options = with_permutation(name, half_temperature(name), (5, 18), device)
+    assert_no_worse_than_plain(name, inputs, options)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e-3])
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_of_large_and_small_scores(device, whole_tiles, name, scale) -> None:
+    inputs = make_inputs((4, 18), device, scale=scale)
+    members = torch.randn(3, 4, 18, generator=torch.Generator().manual_seed(7)).to(device) * scale
+    options = with_permutation(name, {}, (4, 18), device)
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "policy_nll"])
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_ensemble_with_a_mask(device, whole_tiles, name, broadcast) -> None:
     inputs = make_inputs((5, 18), device)
-    members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device)
-    mask = torch.zeros(18, dtype=torch.bool, device=device)
-    mask[:5] = True
-    assert_no_worse_than_plain("policy_kl", inputs._replace(teacher=members), {"mask": mask, "temperature": 0.1})
+    members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device) * 3
+    mask = torch.zeros((18,) if broadcast else (5, 18), dtype=torch.bool, device=device)
+    mask[..., :5] = True
+    members[0, :, 3] = math.nan  # what leaves may be anything
+    options = {"mask": mask, "temperature": 0.1} if name == "policy_kl" else {"mask": mask}
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
 
 
 def test_confidence_is_that_of_each_row(device, tiles) -> None:
@@ -241,6 +282,14 @@ def test_confidence_is_that_of_each_row(device, tiles) -> None:
     inputs.teacher[1, 3:] = inputs.teacher[4, ::2] = -INF
     found = fused_confidence(inputs.teacher)
     torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["cwtm", "policy_nll"])
+def test_joined_ensemble_of_long_rows_is_streamed(device, launches, name) -> None:
+    inputs = make_inputs((1, 20_000), device)
+    members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), {})
+    assert "target_kernel" in launches
 
 
 def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:

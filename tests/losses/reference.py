@@ -7,6 +7,7 @@ in one is not repeated in the other. Scores of -inf have probability 0; ``leaves
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,41 @@ def per_row(function):
 
 def divide(scores, temperature):
     return [s / temperature for s in scores]
+
+
+def log_mean(members, temperature=1.0, leaves=()):
+    """ln of the mean of the members' softmaxes: ``members[k][s]`` are the scores of member k for sample s."""
+    rows = []
+    for of_sample in zip(*members, strict=True):
+        each = [softmax(divide(scores, temperature), leaves) for scores in of_sample]
+        p = [math.fsum(column) / len(each) for column in zip(*each, strict=True)]
+        rows.append([math.log(x) if x > 0 else -INF for x in p])
+    return rows
+
+
+class Diagnosis(NamedTuple):
+    """Of one sample; see ``polydistill.losses.Diagnostics``."""
+
+    agreement: bool
+    teacher_confidence: float
+    kl: float
+    label_norm: float
+    dark_knowledge_norm: float
+
+
+def diagnose(z, members, y=None, temperature=1.0, leaves=()):
+    """What is to be said of each sample with such an ensemble; ``y`` None: the gradient is split at its maxima."""
+    found = []
+    for s, log_p in enumerate(log_mean(members, temperature, leaves)):
+        log_q = log_softmax(z[s], leaves)
+        p, q = ([math.exp(x) for x in logs] for logs in (log_p, log_q))
+        star = p.index(max(p)) if y is None else int(y[s])
+        others = math.fsum(x for i, x in enumerate(p) if i != star)
+        of_label = [p[star] * (x - (i == star)) for i, x in enumerate(q)]
+        of_others = [others * x - p[i] * (i != star) for i, x in enumerate(q)]
+        agreement = q.index(max(q)) == p.index(max(p))
+        found.append(Diagnosis(agreement, max(p), kl(log_p, log_q), math.hypot(*of_label), math.hypot(*of_others)))
+    return found
 
 
 @per_row
@@ -199,6 +235,8 @@ CASES = [
     ("policy_huber", {"delta": 0.3}),
 ]
 NAMES = list(dict.fromkeys(name for name, _ in CASES))
+ONE_TEACHER = ("logit_standardized_kd", "policy_mse", "policy_huber")  # scores that a mean of softmaxes is not
+ENSEMBLED = [name for name in NAMES if name not in ("cross_entropy", *ONE_TEACHER)]
 MASKED = ("reverse_kl", "jsd", "policy_kl", "policy_nll", "policy_mse", "policy_huber")
 
 

@@ -11,7 +11,7 @@ from polydistill.losses import OBJECTIVES, blocks
 
 ROWS, CLASSES = 11, 6
 IN_BLOCKS = ("ban", "ban_l", "hinton_kd", "dkd", "logit_standardized_kd", "policy_kl", "reverse_kl", "jsd")
-OF_ENSEMBLES = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
+OF_ENSEMBLES = tuple(name for name in IN_BLOCKS if name != "logit_standardized_kd")
 MASKED = ("policy_kl", "reverse_kl", "jsd")
 
 

@@ -22,6 +22,7 @@ rank, store, batch = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 cut = slice(0, 2) if rank == 0 else slice(2, None)  # parts of 2 and 3 samples
 z, t, y = torch.tensor(batch["z"])[cut].requires_grad_(), torch.tensor(batch["t"])[cut], torch.tensor(batch["y"])[cut]
+members = torch.tensor(batch["members"])[:, cut]
 found = {}
 for name in ("cwtm", "uniform_confidence"):
     z.grad = None
@@ -30,6 +31,7 @@ for name in ("cwtm", "uniform_confidence"):
     found[name] = [loss.tolist(), z.grad.tolist()]
     none = OBJECTIVES[name](z[:0] if rank else z, t[:0] if rank else t, y[:0] if rank else y, group=dist.group.WORLD)
     found[name].append(none.tolist())
+    found[name].append(OBJECTIVES[name](z, members, y, group=dist.group.WORLD).tolist())
 dist.destroy_process_group()
 print(json.dumps(found))
 """
@@ -43,12 +45,17 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def found(batch, root: Path, tmp_path_factory: pytest.TempPathFactory):
+def members():
+    return torch.randn((3, 5, 4), generator=torch.Generator().manual_seed(1)) * 2
+
+
+@pytest.fixture(scope="module")
+def found(batch, members, root: Path, tmp_path_factory: pytest.TempPathFactory):
     """What each of two processes finds for its part."""
     z, t, y = batch
     arguments = [
         str(tmp_path_factory.mktemp("store") / "store"),
-        json.dumps({"z": z.tolist(), "t": t.tolist(), "y": y.tolist()}),
+        json.dumps({"z": z.tolist(), "t": t.tolist(), "y": y.tolist(), "members": members.tolist()}),
     ]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return run_both(WORKER, arguments, environment)
@@ -89,6 +96,15 @@ def test_a_process_without_samples_takes_part_and_adds_nothing(batch, found, nam
     alone = OBJECTIVES[name](z[:2], t[:2], y[:2]).detach()
     torch.testing.assert_close(torch.tensor(found[0][name][2]), alone)
     assert found[1][name][2] == []
+
+
+@pytest.mark.parametrize("name", ["cwtm", "uniform_confidence"])
+def test_parts_of_a_batch_taught_by_an_ensemble_have_the_losses_of_the_whole(batch, members, found, name) -> None:
+    z, _, y = batch
+    losses = torch.tensor(found[0][name][3] + found[1][name][3])
+    torch.testing.assert_close(losses, OBJECTIVES[name](z, members, y).detach())
+    alone = OBJECTIVES[name](z[:2], members[:, :2], y[:2]).detach()
+    assert (alone - losses[:2]).abs().max() > 0.01
 
 
 TRAINER = """

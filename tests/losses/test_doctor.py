@@ -194,6 +194,22 @@ def test_scale_of_ones_own_loss_is_explained(student, teacher, inputs, loss_func
     assert re.search(text, said), said
 
 
+def test_ensemble_as_teacher_is_examined_by_its_mean(student, inputs, labels) -> None:
+    """Members sure of different classes: the mean is not, so that the targets are no labels."""
+    sure = torch.eye(CLASSES)[[1, 2]] * 1e3
+    report = doctor(student, lambda x: sure[:, None].expand(2, len(x), CLASSES), "ban", inputs)
+    assert report.healthy
+    assert any("the teacher's best class has 0.5000 on average (entropy 30%" in said for _, said in report.findings)
+    one = doctor(student, lambda x: sure[:1].expand(len(x), CLASSES), "ban", inputs)
+    assert any("the targets are labels" in said for _, said in one.findings)
+
+
+def test_ensemble_is_wrong_for_an_objective_that_looks_at_scores(student, inputs) -> None:
+    report = doctor(student, lambda x: torch.zeros(2, len(x), CLASSES), "policy_mse", inputs)
+    assert report.findings[-1].level == "wrong"
+    assert report.findings[-1].text.endswith("average the members' scores yourself, teacher_q.mean(0)")
+
+
 def test_own_loss_of_the_library_is_the_objective(student, teacher, inputs, labels) -> None:
     report = doctor(student, teacher, "hinton_kd", inputs, labels, loss_function=lambda z, t, y: hinton_kd(z, t, y))
     assert report.findings[-1] == ("fine", "your loss is the objective, per sample")

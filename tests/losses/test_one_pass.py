@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from polydistill.losses import OBJECTIVES, loss_with_diagnostics, value_and_grad
-from tests.losses.reference import NAMES
+from polydistill.losses import OBJECTIVES, gradient_shares, loss_with_diagnostics, value_and_grad
+from tests.losses import reference
+from tests.losses.reference import ENSEMBLED, MASKED, NAMES, ONE_TEACHER
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,9 +58,48 @@ def test_diagnostics_without_a_teacher_are_refused() -> None:
             function("cross_entropy", torch.zeros(2, 3), None, torch.tensor([0, 1]))
 
 
-def test_diagnostics_of_an_ensemble_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"teacher must be of the student's shape \(2, 3\), got \(4, 2, 3\)"):
-        value_and_grad("ban", torch.zeros(2, 3), torch.ones(4, 2, 3), with_diagnostics=True)
+@pytest.mark.parametrize("name", ["cross_entropy", *ENSEMBLED])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_diagnostics_of_an_ensemble_are_those_of_its_mean(make_batch, name, labelled) -> None:
+    """At the objective's temperature where the teacher's side alone has one, at T = 1 otherwise."""
+    objective, batch = OBJECTIVES[name], make_batch(6, 5)
+    if not labelled and "labels" in objective.takes:
+        pytest.skip("takes labels")
+    members = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
+    members[0, 1, 2] = members[1, 1, 2] = -math.inf
+    options = batch.options(name, {"temperature": 0.3} if objective.tempered else {})
+    leaves = ()
+    if name in MASKED:
+        options["mask"], leaves = torch.arange(5) == 3, (3,)
+    labels = (batch.labels % 3) if labelled else None
+    expected = reference.diagnose(
+        batch.student.tolist(), members.tolist(), labels, options.get("temperature", 1.0), leaves
+    )  # fmt: skip
+    loss, found = loss_with_diagnostics(name, batch.student, members, labels, **options)
+    in_one_pass = value_and_grad(name, batch.student, members, labels, with_diagnostics=True, **options)
+    torch.testing.assert_close(loss, objective(batch.student, members, labels, **options))
+    torch.testing.assert_close(in_one_pass.gradient, torch.autograd.grad(loss.sum(), batch.student)[0])
+    assert len({one.agreement for one in expected}) == 2
+    for each in (found, in_one_pass.diagnostics):
+        for ours, theirs in zip(each, zip(*expected, strict=True), strict=True):
+            torch.testing.assert_close(ours, torch.tensor(theirs, dtype=ours.dtype), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_gradient_shares_of_an_ensemble_are_those_of_its_mean(make_batch, labelled) -> None:
+    batch = make_batch(6, 5)
+    members = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
+    labels = batch.labels if labelled else None
+    found = gradient_shares(batch.student, members, labels, temperature=0.3)
+    for s, one in enumerate(reference.diagnose(batch.student.tolist(), members.tolist(), labels, 0.3)):
+        assert found.label_norm[s].item() == pytest.approx(one.label_norm, rel=1e-9)
+        assert found.dark_knowledge_norm[s].item() == pytest.approx(one.dark_knowledge_norm, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ONE_TEACHER)
+def test_diagnostics_do_not_make_an_ensemble_of_a_loss_that_takes_none(name) -> None:
+    with pytest.raises(ValueError, match=r"average the members' scores yourself, teacher(_q)?\.mean\(0\)$"):
+        value_and_grad(name, torch.zeros(2, 3), torch.ones(4, 2, 3), with_diagnostics=True)
 
 
 def test_objective_and_student_are_checked_first() -> None:

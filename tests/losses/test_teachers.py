@@ -11,8 +11,20 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from polydistill.losses import OBJECTIVES, average_quantiles, ban, mean_of_teachers, policy_kl, propose_temperature
+from polydistill.losses import (
+    OBJECTIVES,
+    average_quantiles,
+    ban,
+    diagnostics,
+    gradient_shares,
+    mean_of_teachers,
+    policy_kl,
+    policy_nll,
+    propose_temperature,
+    reverse_kl,
+)
 from tests.losses import reference
+from tests.losses.reference import ENSEMBLED, MASKED, ONE_TEACHER
 
 
 def test_mean_of_teachers_is_the_mean_of_probabilities(make_batch) -> None:
@@ -162,7 +174,8 @@ def test_nothing_to_propose_is_said(scores, options, text) -> None:
         propose_temperature(scores, **options)
 
 
-ENSEMBLED = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")
+TWICE_TEMPERED = ("hinton_kd", "dkd")
+PLAIN_AND_MASKED = [(name, masked) for name in ENSEMBLED for masked in (False, True) if name in MASKED or not masked]
 
 
 def ensemble(members: int = 3, *shape: int) -> torch.Tensor:
@@ -170,31 +183,58 @@ def ensemble(members: int = 3, *shape: int) -> torch.Tensor:
     return torch.randn(members, *(shape or (5, 7)), generator=generator, dtype=torch.float64) * 2
 
 
-@pytest.mark.parametrize("name", ENSEMBLED)
-@pytest.mark.parametrize("masked", [False, True])
+def options_of(batch, name: str) -> dict[str, object]:
+    """With a temperature, where the loss takes one."""
+    tempered = "temperature" in inspect.signature(OBJECTIVES[name].function).parameters
+    return batch.options(name, {"temperature": 0.7} if tempered else {})
+
+
+@pytest.mark.parametrize(("name", "masked"), PLAIN_AND_MASKED)
 def test_ensemble_as_teacher_is_the_mean_of_its_tempered_softmaxes(make_batch, name, masked) -> None:
-    """By probabilities, one member at a time: p = mean of softmax(t_k / T), given as ln p at T = 1."""
+    """p = mean of softmax(t_k / T), by loops over probabilities, is given as ln p at T = 1 to the reference."""
     objective, batch, teachers = OBJECTIVES[name], make_batch(5, 7), ensemble()
     teachers[0, 0, 2] = teachers[1, 0, 2] = -math.inf
-    options = {"temperature": 0.7} if "temperature" in inspect.signature(objective.function).parameters else {}
-    single = {"temperature": 1.0} if objective.tempered else dict(options)
-    if masked and name in ("ban", "ban_l", "hinton_kd"):
-        pytest.skip("takes no mask")
-    kept = torch.ones(7, dtype=torch.bool)
+    if name != "reverse_kl":  # infinite there
+        teachers[:, 1, 4] = -math.inf
+    options = options_of(batch, name)
+    leaves = ()
     if masked:
-        kept[3] = False
-        options["mask"] = single["mask"] = ~kept
+        options["mask"], leaves = torch.arange(7) == 3, (3,)
     temperature = options.get("temperature", 1.0)
-    p = torch.zeros(5, 7, dtype=torch.float64)
-    for member in teachers:
-        e = (member / temperature).exp() * kept
-        p += e / e.sum(1, keepdim=True) / 3
-    log_p = p.log() * (temperature if name == "hinton_kd" else 1.0)  # which tempers both sides
-    expected = objective(batch.student, log_p, batch.labels, **single)
+    log_p = reference.log_mean(teachers.tolist(), temperature, leaves)
+    single = {**options, "temperature": 1.0} if objective.tempered else options
+    scores = torch.tensor(log_p, dtype=torch.float64) * (temperature if name in TWICE_TEMPERED else 1.0)
+    arrays = {key: value.numpy() if torch.is_tensor(value) else value for key, value in single.items()}
+    expected = reference.compute(
+        name, batch.student.detach().numpy(), scores.numpy(), batch.labels.numpy(), **arrays
+    )  # fmt: skip
     found = objective(batch.student, teachers, batch.labels, **options)
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad(loss.sum(), batch.student, retain_graph=True)[0] for loss in (found, expected)]
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    of_one = objective(batch.student, scores, batch.labels, **single)
+    gradients = [torch.autograd.grad(loss.sum(), batch.student, retain_graph=True)[0] for loss in (found, of_one)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in ENSEMBLED if name not in TWICE_TEMPERED])
+def test_ensemble_as_teacher_is_mean_of_teachers(make_batch, name) -> None:
+    batch, teachers = make_batch(5, 7), ensemble()
+    options = options_of(batch, name)
+    temperature = options.pop("temperature", 1.0)
+    found = OBJECTIVES[name](batch.student, teachers, batch.labels, **options_of(batch, name))
+    mean = mean_of_teachers(teachers, temperature=temperature)
+    at_one = {**options, "temperature": 1.0} if OBJECTIVES[name].tempered else options
+    torch.testing.assert_close(found, OBJECTIVES[name](batch.student, mean, batch.labels, **at_one))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_in_half_precision_is_averaged_in_float32(make_batch, name, dtype) -> None:
+    batch, teachers = make_batch(5, 7, dtype=dtype), ensemble().to(dtype)
+    options = options_of(batch, name)
+    found = OBJECTIVES[name](batch.student, teachers, batch.labels, **options)
+    expected = OBJECTIVES[name](batch.student.double(), teachers.double(), batch.labels, **options)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -215,9 +255,18 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("name", ENSEMBLED)
 def test_nothing_of_an_ensembles_size_is_made(make_batch, name) -> None:
     batch, teachers = make_batch(5, 7), ensemble(4)
+    options = batch.options(name)
     with LargestTensor(teachers) as largest:
-        loss = OBJECTIVES[name](batch.student, teachers, batch.labels)
+        loss = OBJECTIVES[name](batch.student, teachers, batch.labels, **options)
         torch.autograd.grad(loss.sum(), batch.student)
+    assert largest.numbers == 5 * 7
+
+
+@pytest.mark.parametrize("look", [diagnostics, gradient_shares])
+def test_diagnostics_make_nothing_of_an_ensembles_size(make_batch, look) -> None:
+    batch, teachers = make_batch(5, 7), ensemble(4)
+    with LargestTensor(teachers) as largest:
+        look(batch.student, teachers, batch.labels, temperature=0.3)
     assert largest.numbers == 5 * 7
 
 
@@ -228,29 +277,140 @@ def test_an_ensemble_of_temporary_size_would_be_seen() -> None:
     assert largest.numbers == 4 * 5 * 7
 
 
+@pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("name", ENSEMBLED)
-def test_ensemble_of_equal_members_is_that_teacher(make_batch, name) -> None:
+def test_ensemble_of_equal_members_is_that_teacher(make_batch, name, members) -> None:
     batch = make_batch(5, 7)
-    once = OBJECTIVES[name](*batch)
-    torch.testing.assert_close(OBJECTIVES[name](batch.student, batch.teacher.expand(4, 5, 7), batch.labels), once)
+    options = options_of(batch, name)
+    once = OBJECTIVES[name](*batch, **options)
+    together = OBJECTIVES[name](batch.student, batch.teacher.expand(members, 5, 7), batch.labels, **options)
+    torch.testing.assert_close(together, once)
 
 
-def test_ensemble_serves_several_students(make_batch) -> None:
+@pytest.mark.parametrize("how", ["one call", "vmap"])
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_each_student_of_several_has_its_own_ensemble(make_batch, name, how) -> None:
     students, teachers = ensemble(2), ensemble(3, 2, 5, 7)
-    together = OBJECTIVES["ban"](students, teachers, None)
-    apart = [OBJECTIVES["ban"](students[i], teachers[:, i], None) for i in range(2)]
+    labels = torch.tensor([[0, 1, 2, 3, 4], [6, 5, 4, 3, 2]])
+    options = options_of(make_batch(5, 7), name)
+    apart = [OBJECTIVES[name](students[i], teachers[:, i], labels[i], **options) for i in range(2)]
+    if how == "vmap":
+        mapped = torch.func.vmap(lambda z, t, y: OBJECTIVES[name](z, t, y, **options), in_dims=(0, 1, 0))
+        together = mapped(students, teachers, labels)
+    else:
+        stacked = {key: torch.stack([v, v]) if torch.is_tensor(v) else v for key, v in options.items()}
+        together = OBJECTIVES[name](students, teachers, labels, **stacked)
     torch.testing.assert_close(together, torch.stack(apart))
 
 
-@pytest.mark.parametrize("name", ["cwtm", "uniform_confidence", "dkd", "logit_standardized_kd", "policy_mse"])
-def test_objective_that_needs_one_teacher_refuses_several(make_batch, name) -> None:
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_vmapped_students_learn_from_one_ensemble(make_batch, name) -> None:
+    batch, teachers = make_batch(5, 7), ensemble()
+    options = options_of(batch, name)
+    students = torch.stack([batch.student.detach(), batch.student.detach().flip(0)])
+
+    def total(z):
+        return OBJECTIVES[name](z, teachers, batch.labels, **options).sum()
+
+    mapped = torch.func.vmap(torch.func.grad(total))(students)
+    torch.testing.assert_close(mapped, torch.stack([torch.func.grad(total)(one) for one in students]))
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_gets_no_gradient_and_nothing_of_it_is_read_back(make_batch, name) -> None:
+    """Tensors on the meta device have no values to be read."""
     batch = make_batch(5, 7)
-    with pytest.raises(ValueError, match=r"must be of the student's shape \(5, 7\), got \(3, 5, 7\)"):
+    options = {key: v.to("meta") if torch.is_tensor(v) else v for key, v in options_of(batch, name).items()}
+    student, teachers = (torch.empty(shape, device="meta", requires_grad=True) for shape in ((5, 7), (3, 5, 7)))
+    OBJECTIVES[name](student, teachers, batch.labels.to("meta"), **options).sum().backward()
+    assert student.grad is not None
+    assert teachers.grad is None
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_of_no_rows_or_of_one_class(make_batch, name) -> None:
+    for shape in ((0, 4), (3, 1)):
+        batch = make_batch(*shape)
+        loss = OBJECTIVES[name](batch.student, ensemble(3, *shape), batch.labels, **options_of(batch, name))
+        loss.sum().backward()
+        assert loss.shape == shape[:1]
+        assert loss.abs().sum() < 1e-12
+        assert batch.student.grad.abs().sum() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["cwtm", "dkpp", "uniform_confidence", "dkd", "policy_nll"])
+def test_loss_of_an_ensemble_compiles_without_a_graph_break(make_batch, name) -> None:
+    batch, teachers = make_batch(4, 6, dtype=torch.float32), ensemble(3, 4, 6).float()
+    options = options_of(batch, name)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda z, t, y: OBJECTIVES[name](z, t, y, **options), fullgraph=True, backend="aot_eager"
+    )  # fmt: skip
+    expected = OBJECTIVES[name](batch.student, teachers, batch.labels, **options)
+    torch.testing.assert_close(compiled(batch.student, teachers, batch.labels), expected)
+
+
+def test_greatest_of_an_ensemble_is_that_of_the_mean_softmax_at_t_1() -> None:
+    """Two fairly sure of class 1 outvote one that is very sure of class 0, whose score is the greatest on average."""
+    teachers = torch.tensor([[[10.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]])
+    student = torch.tensor([[0.0, math.log(3)]])  # q = (1/4, 3/4)
+    assert policy_nll(student, teachers).item() == pytest.approx(math.log(4 / 3))
+    for other in (teachers.mean(0), mean_of_teachers(teachers, temperature=10.0)):
+        assert policy_nll(student, other).item() == pytest.approx(math.log(4))
+
+
+def test_masked_action_leaves_each_member_before_the_mean() -> None:
+    """What a member gives to an action that leaves goes to its others, and may be anything."""
+    teachers = torch.tensor([[[20.0, 5.0, 0.0]], [[math.nan, 0.0, 1.0]]])
+    mask = torch.tensor([True, False, False])
+    student = torch.tensor([[0.0, math.log(3), 0.0]])
+    assert policy_nll(student, teachers, mask=mask).item() == pytest.approx(math.log(4 / 3))
+    found = diagnostics(student, teachers, mask=mask)
+    p = (1 / (1 + math.exp(-5)) + 1 / (1 + math.e)) / 2
+    assert found.teacher_confidence.item() == pytest.approx(p)
+    assert found.agreement.tolist() == [True]
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_values_of_each_member_are_checked_on_request(make_batch, name) -> None:
+    batch, teachers = make_batch(5, 7), ensemble()
+    options = options_of(batch, name)
+    checked = OBJECTIVES[name](batch.student, teachers, batch.labels, check_values=True, **options)
+    assert torch.equal(checked, OBJECTIVES[name](batch.student, teachers, batch.labels, **options))
+    spoilt, silent = teachers.clone(), teachers.clone()
+    spoilt[2, 1, 3], silent[1, 4] = math.nan, -math.inf
+    for wrong, text in ((spoilt, r"finite or -inf, got nan at \[1, 3\]"), (silent, r"leave a class .* at \[4\]")):
+        with pytest.raises(ValueError, match=rf"^teacher(_q)? must (be )?{text}"):
+            OBJECTIVES[name](batch.student, wrong, batch.labels, check_values=True, **options)
+
+
+def test_reverse_kl_refuses_a_class_only_where_every_member_excludes_it() -> None:
+    student, teachers = torch.zeros(1, 3), torch.zeros(2, 1, 3)
+    teachers[0, 0, 1] = -math.inf
+    assert reverse_kl(student, teachers, check_values=True).item() < 1.0
+    teachers[1, 0, 1] = -math.inf
+    with pytest.raises(ValueError, match="teacher must be finite in each class that mask leaves, got -inf"):
+        reverse_kl(student, teachers, check_values=True)
+    reverse_kl(student, teachers, mask=torch.tensor([False, True, False]), check_values=True)
+
+
+@pytest.mark.parametrize("name", ONE_TEACHER)
+def test_objective_that_looks_at_scores_refuses_several_and_says_what_to_do(make_batch, name) -> None:
+    batch = make_batch(5, 7)
+    argument = "teacher_q" if name.startswith("policy") else "teacher"
+    text = (
+        rf"^{argument} must be of the student's shape \(5, 7\), got \(3, 5, 7\): average the members' scores yourself, "
+    )
+    with pytest.raises(ValueError, match=rf"{text}{argument}\.mean\(0\)$"):
         OBJECTIVES[name](batch.student, ensemble(), batch.labels)
+    OBJECTIVES[name](batch.student, ensemble().mean(0), batch.labels)
 
 
-def test_ensemble_without_members_and_members_of_another_shape_are_refused(make_batch) -> None:
+@pytest.mark.parametrize("name", [*ENSEMBLED, *ONE_TEACHER])
+def test_ensemble_without_members_and_members_of_another_shape_are_refused(make_batch, name) -> None:
     batch = make_batch(5, 7)
     for teachers in (ensemble()[:0], ensemble(3, 5, 6), ensemble(2, 3, 5, 7)):
-        with pytest.raises(ValueError, match="teacher must be of the student's shape"):
-            OBJECTIVES["ban"](batch.student, teachers, None)
+        with pytest.raises(
+            ValueError, match=r"^teacher(_q)? must be of the student's shape \(5, 7\), got \([\d, ]+\)$"
+        ):
+            OBJECTIVES[name](batch.student, teachers, batch.labels, **options_of(batch, name))

@@ -71,8 +71,8 @@ MUTANTS = (
     Mutant(
         "reduction",
         LOSSES + "probabilities.py",
-        "return (p * (log_p - log_q)).sum(-1)",
-        "return (p * (log_p - log_q)).mean(-1)",
+        "return (probabilities(log_p) * (log_p - log_q)).sum(-1)",
+        "return (probabilities(log_p) * (log_p - log_q)).mean(-1)",
         FORMULAS,
     ),
     Mutant(

@@ -136,7 +136,7 @@ def gradient_tile(
 @triton.jit(do_not_specialize=["n_rows"])
 def target_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (MEMBERS, rows, cols) in, the same
+    teacher_ptr,  # (MEMBERS, rows, cols) in, the same or float32
     labels_ptr,  # (rows,) in, int64
     mask_ptr,  # (rows, cols) in, bool: True takes the class out
     permutation_ptr,  # (rows, cols - 1) in, int64
