@@ -222,7 +222,7 @@ def test_many_rows_and_long_ones(device, launches, name) -> None:
 
 @pytest.mark.parametrize("tiles", ["streamed"], indirect=True)
 @pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize(("scale", "location"), [(2.0, 0.0), (2.0, 1e4), (1e4, 0.0), (1e-3, 1e4)])
+@pytest.mark.parametrize(("scale", "location"), [(2.0, 0.0), (2.0, -1e4), (1e4, 0.0), (1e-3, 1e4)])
 def test_row_of_many_tiles_of_which_the_last_holds_one_class(device, tiles, name, scale, location) -> None:
     """The greatest scores of either side, and the label, each in the first tile, in the last and in between."""
     places = torch.tensor([[3, 40, 64], [40, 64, 3], [64, 3, 40], [64, 64, 64], [3, 64, 5]])
@@ -252,6 +252,14 @@ def test_deviation_of_0_divides_nothing(device, tiles) -> None:
     inputs.student[0], inputs.student[1] = 3.0, 10_000.0
     inputs.teacher[1], inputs.teacher[2] = 5.0, -7.0
     assert_no_worse_than_plain("logit_standardized_kd", inputs, {})
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("outlier", [1e4, -1e4])
+def test_one_large_score_takes_no_digit_from_the_others(device, tiles, name, outlier) -> None:
+    inputs = make_inputs((4, 36), device, scale=1.0)
+    inputs.student[:, 11], inputs.teacher[:2, 11], inputs.teacher[2:, 30] = outlier, outlier, outlier
+    assert_no_worse_than_plain(name, inputs, {"temperature": 0.01} if name == "logit_standardized_kd" else {})
 
 
 @pytest.mark.parametrize("name", ["dkd", "logit_standardized_kd"])

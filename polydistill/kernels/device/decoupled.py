@@ -132,8 +132,7 @@ def decoupled_kernel(
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
             t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
             others = keep & (cols[None, :] != label[:, None])
-            t_others = others & (t != float("-inf"))
-            t_max, t_sum, z_best, mean = add_to_divergence(t_max, t_sum, z_best, mean, t, t_others, scale, z, scale)
+            t_max, t_sum, z_best, mean = add_to_divergence(t_max, t_sum, z_best, mean, t, others, scale, z, scale)
             z_max, z_sum = add_tile(z_max, z_sum, z, others, scale)
             plain_max, plain_sum = add_tile(plain_max, plain_sum, z, keep, 1.0)
         other_term = conclude_divergence(t_sum, z_best, mean, z_max, z_sum, scale)
@@ -167,7 +166,7 @@ def decoupled_kernel(
                 is_label = cols[None, :] == label[:, None]
                 others = keep & ~is_label
                 q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
-                p = divide(exponentiate(t, t_max, scale, others & (t != float("-inf"))), t_sum[:, None])
+                p = divide(exponentiate(t, t_max, scale, others), t_sum[:, None])
                 gradient = gradient_tile(
                     z, q, p, keep, is_label, off, others_weight, alpha, temperature, plain_max, plain_sum, label_weight
                 )

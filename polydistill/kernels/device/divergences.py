@@ -133,7 +133,7 @@ def divergence_kernel(
                 z_max, z_sum, t_best, mean_r = add_to_divergence(
                     z_max, z_sum, t_best, mean_r, z, keep, 1.0, t, t_scale
                 )  # fmt: skip
-            t_max, t_sum = add_tile(t_max, t_sum, t, keep & (t != float("-inf")), t_scale)
+            t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
         if JSD:
             for start in range(0, n_cols, COLS):
                 cols = start + tl.arange(0, COLS)

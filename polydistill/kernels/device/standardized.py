@@ -10,8 +10,8 @@ s = |c| / sqrt(n - 1), Z = c / (s + 1e-7) and the same for t; q = softmax(Z(z) /
 A class that the teacher excludes (-inf) has no part in its mean and deviation. A row in one tile is read once. A longer
 one is read three times, since no softmax can begin before mean and deviation are known: for the maximum, the mean and
 the deviation of both sides; for the softmaxes of Z and the loss; for the gradient. Nothing is the difference of sums of
-squares: means are taken less the maximum, and the deviations of the parts of a row are joined by the distance of their
-means (Chan et al. 1979).
+squares: the deviations of the parts of a row are joined by the distance of their means (Chan et al. 1979), and means
+have the digits that a float32 leaves, so that neither scores of 1e4 nor one score of 1e4 among small ones lose any.
 """
 
 import triton
@@ -37,37 +37,42 @@ EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
 
 @triton.jit
 def measure_spread(scores, keep):
-    """``(count, maximum, mean less the maximum, |c|)`` of each row of a tile."""
+    """``(count, maximum, mean, rest, |c|)`` of each row of a tile; ``rest`` is what the mean lost when it was rounded."""
     count = tl.sum(keep.to(tl.float32), axis=1)
     maximum = find_maximum(scores, keep)
     below = tl.where(keep, scores - maximum[:, None], 0.0)
-    mean = tl.sum(below, axis=1) / tl.maximum(count, 1.0)
-    centred = tl.where(keep, below - mean[:, None], 0.0)
+    mean = maximum + tl.sum(below, axis=1) / tl.maximum(count, 1.0)
+    distance = tl.where(keep, scores - mean[:, None], 0.0)
+    rest = tl.sum(distance, axis=1) / tl.maximum(count, 1.0)
+    centred = tl.where(keep, distance - rest[:, None], 0.0)
     span = tl.max(-below, axis=1)  # squares of scores of 1e30 would overflow
     unit = divide(centred, span[:, None])
-    return count, maximum, mean, span * tl.sqrt(tl.sum(unit * unit, axis=1))
+    return count, maximum, mean, rest, span * tl.sqrt(tl.sum(unit * unit, axis=1))
 
 
 @triton.jit
-def merge_spreads(count, maximum, mean, norm, part_count, part_maximum, part_mean, part_norm):
+def merge_spreads(count, maximum, mean, rest, norm, part_count, part_maximum, part_mean, part_rest, part_norm):
     """What :func:`measure_spread` says of a row, from what it says of two parts."""
     merged_max = merge_maxima(maximum, count, part_maximum, part_count)
     total = count + part_count
-    mean = tl.where(count == 0, 0.0, mean + (maximum - merged_max))
-    part_mean = tl.where(part_count == 0, 0.0, part_mean + (part_maximum - merged_max))
     share = divide(part_count, total)
-    between = tl.where((count == 0) | (part_count == 0), 0.0, part_mean - mean)
-    merged_mean = tl.where(count == 0, part_mean, mean + between * share)
+    between = (part_mean - mean) + (part_rest - rest)
+    between = tl.where((count == 0) | (part_count == 0), 0.0, between)
+    rest += between * share
+    merged_mean = mean + rest
+    merged_rest = tl.where(count == 0, part_rest, rest - (merged_mean - mean))
+    merged_mean = tl.where(count == 0, part_mean, merged_mean)
     between = tl.abs(between) * tl.sqrt(count * share)
     largest = at_least(at_least(norm, part_norm), between)
     norm, part_norm, between = divide(norm, largest), divide(part_norm, largest), divide(between, largest)
-    return total, merged_max, merged_mean, largest * tl.sqrt(norm * norm + part_norm * part_norm + between * between)
+    merged_norm = largest * tl.sqrt(norm * norm + part_norm * part_norm + between * between)
+    return total, merged_max, merged_mean, merged_rest, merged_norm
 
 
 @triton.jit
-def standardize(scores, keep, maximum, mean, width):
+def standardize(scores, keep, mean, rest, width):
     """``Z`` of a tile, 0 where it does not count; ``width`` is s + 1e-7."""
-    return tl.where(keep, (scores - maximum[:, None]) - mean[:, None], 0.0) / width[:, None]
+    return tl.where(keep, (scores - mean[:, None]) - rest[:, None], 0.0) / width[:, None]
 
 
 @triton.jit
@@ -154,36 +159,36 @@ def standardized_kernel(
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
         t_keep = keep & (t != float("-inf"))
-        z_count, z_max, z_mean, z_norm = measure_spread(z, keep)
-        t_count, t_max, t_mean, t_norm = measure_spread(t, t_keep)
+        z_count, z_max, z_mean, z_rest, z_norm = measure_spread(z, keep)
+        t_count, t_max, t_mean, t_rest, t_norm = measure_spread(t, t_keep)
     else:
         z_count = tl.zeros((ROWS,), tl.float32)
-        z_max, z_mean, z_norm = z_count, z_count, z_count
-        t_count, t_max, t_mean, t_norm = z_count, z_count, z_count, z_count
+        z_max, z_mean, z_rest, z_norm = z_count, z_count, z_count, z_count
+        t_count, t_max, t_mean, t_rest, t_norm = z_count, z_count, z_count, z_count, z_count
         for start in range(0, n_cols, COLS):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
             t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
-            count, maximum, mean, norm = measure_spread(z, keep)
-            z_count, z_max, z_mean, z_norm = merge_spreads(
-                z_count, z_max, z_mean, z_norm, count, maximum, mean, norm
-            )  # fmt: skip
-            count, maximum, mean, norm = measure_spread(t, keep & (t != float("-inf")))
-            t_count, t_max, t_mean, t_norm = merge_spreads(
-                t_count, t_max, t_mean, t_norm, count, maximum, mean, norm
-            )  # fmt: skip
+            count, maximum, mean, rest, norm = measure_spread(z, keep)
+            z_count, z_max, z_mean, z_rest, z_norm = merge_spreads(
+                z_count, z_max, z_mean, z_rest, z_norm, count, maximum, mean, rest, norm
+            )
+            count, maximum, mean, rest, norm = measure_spread(t, keep & (t != float("-inf")))
+            t_count, t_max, t_mean, t_rest, t_norm = merge_spreads(
+                t_count, t_max, t_mean, t_rest, t_norm, count, maximum, mean, rest, norm
+            )
 
     freedom = tl.maximum(z_count - 1.0, 1.0)
     deviation = z_norm / tl.sqrt(freedom)
     z_width = deviation + EPSILON
     t_width = t_norm / tl.sqrt(tl.maximum(t_count - 1.0, 1.0)) + EPSILON
-    z_top, t_top = -z_mean / z_width, -t_mean / t_width  # the greatest Z
+    z_top, t_top = ((z_max - z_mean) - z_rest) / z_width, ((t_max - t_mean) - t_rest) / t_width  # the greatest Z
 
     plain_sum = tl.zeros((ROWS,), tl.float32)
     if WHOLE:
-        z_scaled = standardize(z, keep, z_max, z_mean, z_width)
-        t_scaled = standardize(t, t_keep, t_max, t_mean, t_width)
+        z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+        t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
         q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
         z_sum, t_sum, q_below, p_below, cross = weigh(z_scaled, t_scaled, q, p, z_top, t_top, scale)
         if LABEL:
@@ -196,8 +201,8 @@ def standardized_kernel(
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
             t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
             t_keep = keep & (t != float("-inf"))
-            z_scaled = standardize(z, keep, z_max, z_mean, z_width)
-            t_scaled = standardize(t, t_keep, t_max, t_mean, t_width)
+            z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+            t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
             q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
             part_z, part_t, part_q_below, part_p_below, part_cross = weigh(
                 z_scaled, t_scaled, q, p, z_top, t_top, scale
@@ -234,8 +239,8 @@ def standardized_kernel(
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
                 t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
                 t_keep = keep & (t != float("-inf"))
-                z_scaled = standardize(z, keep, z_max, z_mean, z_width)
-                t_scaled = standardize(t, t_keep, t_max, t_mean, t_width)
+                z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+                t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
                 q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
                 gradient = gradient_tile(
                     z, z_scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, z_width, slope,

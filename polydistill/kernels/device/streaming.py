@@ -24,7 +24,7 @@ from polydistill.kernels.device.rows import (
 
 @triton.jit
 def add_tile(maximum, total, scores, keep, scale):
-    """Maximum and sum of ``exp((score - maximum) * scale)`` of a row, with one more tile."""
+    """Maximum and sum of ``exp((score - maximum) * scale)`` of a row, with one more tile; a -inf adds nothing."""
     greatest = tl.max(tl.where(keep, scores, float("-inf")), axis=1)
     merged = tl.where(total == 0, greatest, at_least(maximum, greatest))
     merged = tl.where(greatest == float("-inf"), maximum, merged)
@@ -58,7 +58,7 @@ def add_to_divergence(
     y,  # (ROWS, COLS)
     y_scale,
 ):
-    """The first four arguments, with one more tile."""
+    """The first four arguments, with one more tile; an x of -inf adds nothing."""
     greatest, place = tl.max(tl.where(x_keep, x, float("-inf")), axis=1, return_indices=True)
     better = (greatest != float("-inf")) & ((x_sum == 0) | (greatest > x_max))
     is_best = tl.arange(0, x.shape[1])[None, :] == place[:, None]
