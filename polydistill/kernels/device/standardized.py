@@ -37,7 +37,7 @@ EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
 
 @triton.jit
 def measure_spread(scores, keep):
-    """``(count, maximum, mean, rest, |c|)`` of each row of a tile; ``rest`` is what the mean lost when it was rounded."""
+    """``(count, maximum, mean, rest, |c|)`` of each row of a tile; ``rest`` is what rounding took from the mean."""
     count = tl.sum(keep.to(tl.float32), axis=1)
     maximum = find_maximum(scores, keep)
     below = tl.where(keep, scores - maximum[:, None], 0.0)
