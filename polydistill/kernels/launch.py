@@ -18,7 +18,6 @@ from torch import Tensor
 N_DIAGNOSTICS = 5
 TILE = 2048  # places of a tile of several short rows
 LARGEST_TILE_BYTES = 32 * 1024  # of one side's scores, for a row held in registers: 16,384 classes in bfloat16
-LARGEST_TILE = 32 * 1024  # classes: what the kernels without a loop can do
 STREAMED_TILE = 8192  # places of a tile where a row takes several; not tuned on a GPU yet
 
 
@@ -29,12 +28,12 @@ class Kind(NamedTuple):
     kernel: str
     numbers: tuple[str, ...]
     constants: Mapping[str, int]
-    streams: bool = True
 
 
 _PLAIN, _PERMUTED, _REST = 1, 2, 3
 _GIVEN, _BEST = 1, 2
 TARGET_NUMBERS = ("teacher_weight", "label_weight", "smoothing", "t_scale", "z_scale")
+STANDARDIZED_NUMBERS = ("temperature", "label_weight", "teacher_weight")
 
 
 def _target(soft: int = 0, label: int = 0, kl: int = 0) -> Kind:
@@ -55,23 +54,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "jsd": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 1}),
         "mse": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 0}),
         "huber": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 1}),
-        "decoupled": Kind(
-            "decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}, streams=False
-        ),
-        "standardized": Kind(
-            "standardized",
-            "standardized_kernel",
-            ("temperature", "label_weight", "teacher_weight"),
-            {"LABEL": 0},
-            streams=False,
-        ),
-        "standardized_label": Kind(
-            "standardized",
-            "standardized_kernel",
-            ("temperature", "label_weight", "teacher_weight"),
-            {"LABEL": 1},
-            streams=False,
-        ),
+        "decoupled": Kind("decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}),
+        "standardized": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 0}),
+        "standardized_label": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 1}),
     }
 )
 
@@ -107,17 +92,15 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def fits(kind: str, n_classes: int, itemsize: int, *, ensemble: bool = False) -> bool:
-    """Whether the kernel can take rows of so many classes: one tile must hold a row, unless it streams."""
-    if ensemble:
-        return plan_tiles(1, n_classes, itemsize, True).whole
-    return KINDS[kind].streams or n_classes <= LARGEST_TILE
+def fits(n_classes: int, itemsize: int, *, ensemble: bool = False) -> bool:
+    """Whether the kernels can take rows of so many classes: of an ensemble, one tile must hold a row."""
+    return not ensemble or plan_tiles(1, n_classes, itemsize).whole
 
 
-def plan_tiles(n_rows: int, n_cols: int, itemsize: int, streams: bool) -> Tiles:
+def plan_tiles(n_rows: int, n_cols: int, itemsize: int) -> Tiles:
     """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
     cols = 1 << max(n_cols - 1, 0).bit_length()
-    if streams and cols * itemsize > LARGEST_TILE_BYTES:
+    if cols * itemsize > LARGEST_TILE_BYTES:
         return Tiles(1, STREAMED_TILE, False, 16)
     busy = 1 << max(-(-n_rows // 128) - 1, 0).bit_length()  # about 128 programs, one for each multiprocessor
     rows = max(1, min(TILE // cols, busy))
@@ -160,13 +143,11 @@ def launch(
         return results
     student = _within_32_bits(student)
     others = [student if tensor is None else _within_32_bits(tensor) for tensor in rows[1:]]
-    tiles = plan_tiles(n_rows, n_cols, student.element_size(), chosen.streams)
+    tiles = plan_tiles(n_rows, n_cols, student.element_size())
     constants: dict[str, Any] = dict(chosen.constants)
     if "SOFT" in constants:
         constants["TEMPERED"] = numbers[-1] != 1.0
     teacher, labels, mask, permutation, values = others
-    if chosen.streams and chosen.module != "regressions":
-        constants["MEMBERS"] = len(teacher) if teacher.dim() == 3 else 1
     kernel = load_kernel(chosen.module, chosen.kernel)
     with _on_device(student):
         kernel[(-(-n_rows // tiles.rows),)](
@@ -191,6 +172,7 @@ def launch(
             1 if upstream is None else upstream.stride(0),
             1.0 / (diagnostics_temperature or 1.0),
             *(float(number) for number in numbers),
+            MEMBERS=len(teacher) if teacher.dim() == 3 else 1,
             HAS_LABELS=rows.labels is not None,
             HAS_MASK=rows.mask is not None,
             HAS_VALUES=rows.values is not None,
@@ -213,7 +195,7 @@ def launch_confidence(teacher: Tensor) -> Tensor:
     n_rows, n_cols = teacher.shape
     result = teacher.new_empty(n_rows, dtype=torch.float32)
     if n_rows:
-        tiles = plan_tiles(n_rows, n_cols, teacher.element_size(), True)
+        tiles = plan_tiles(n_rows, n_cols, teacher.element_size())
         kernel = load_kernel("confidence", "confidence_kernel")
         with _on_device(teacher):
             kernel[(-(-n_rows // tiles.rows),)](

@@ -45,8 +45,7 @@ class use_backend:
     Args:
         name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels
             wherever they can: CUDA scores, and with ``TRITON_INTERPRET=1`` in the environment CPU scores too, slowly.
-            Scores of float64, and rows too long for a tile where the kernel needs the row in one (ensembles,
-            ``dkd``, ``logit_standardized_kd``), are always computed plainly.
+            Scores of float64, and ensembles of rows too long for a tile, are always computed plainly.
 
     Raises:
         ValueError: another name, or "triton" where Triton is not installed.
@@ -94,7 +93,7 @@ def uses_kernels(student: Tensor, kind: str, teacher: Tensor | None = None) -> b
     if _chosen == "torch" or not (_chosen == "triton" or (student.is_cuda and can_launch())):
         return False
     ensemble = teacher is not None and teacher.dim() > student.dim()
-    fitting = fits(kind, student.shape[-1], student.element_size(), ensemble=ensemble)
+    fitting = fits(student.shape[-1], student.element_size(), ensemble=ensemble)
     return HAS_TRITON and student.dtype in _FUSED_TYPES and fitting
 
 

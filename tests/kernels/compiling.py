@@ -127,7 +127,7 @@ def variants_of(words: list[str]) -> list[Variant]:
     """What the words of the command line ask for, but for the confidence."""
     if words == ["variants"]:
         return list(VARIANTS)
-    return [Variant(kind, size) for size in map(int, words) for kind in launch.KINDS if launch.fits(kind, size, 2)]
+    return [Variant(kind, size) for size in map(int, words) for kind in launch.KINDS]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.kernels.launch import KINDS, fits
+from polydistill.kernels.launch import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -29,7 +29,7 @@ def compile_in_a_process(words: list[str], cache: Path) -> list[list[str]]:
 @pytest.mark.parametrize("n_classes", [100, 131_072])
 def test_every_kernel_compiles_for_hopper(n_classes: int, tmp_path: Path) -> None:
     compiled = compile_in_a_process([str(n_classes)], tmp_path)
-    assert [name for name, _, _ in compiled] == [kind for kind in KINDS if fits(kind, n_classes, 2)]
+    assert [name for name, _, _ in compiled] == list(KINDS)
 
 
 def test_masks_ensembles_one_class_and_other_types_compile_for_hopper(tmp_path: Path) -> None:

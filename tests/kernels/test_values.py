@@ -158,10 +158,13 @@ def test_no_rows(device, name, launches) -> None:
     assert gradient.shape == (0, 7)
 
 
-@pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "policy_mse", "policy_huber"])
+@pytest.mark.parametrize(
+    "name", ["policy_kl", "reverse_kl", "jsd", "policy_mse", "policy_huber", "dkd", "logit_standardized_kd"]
+)
 def test_equal_scores_give_0(device, tiles, name) -> None:
     inputs = make_inputs((4, 18), device)
     options = {"temperature": 1.0} if OBJECTIVES[name].tempered else {}
+    options |= {"label_weight": 0.0} if name in {"dkd", "logit_standardized_kd"} else {}
     loss, gradient = compute(name, inputs._replace(teacher=inputs.student), options, "triton")
     assert loss.abs().max() <= (1e-7 if name == "jsd" else 0.0)
     assert gradient.abs().max() <= (1e-7 if name == "jsd" else 0.0)
@@ -185,10 +188,11 @@ def test_strides_do_not_matter(device, tiles, name) -> None:
         torch.testing.assert_close(found.detach().double(), packed_one, **close)
 
 
-def test_label_out_of_range_is_no_silent_zero(device, tiles) -> None:
+@pytest.mark.parametrize("name", ["cross_entropy", "dkd", "logit_standardized_kd"])
+def test_label_out_of_range_is_no_silent_zero(device, tiles, name) -> None:
     inputs = make_inputs((3, 18), device)
     labels = torch.tensor([4, -100, 18], device=device)
-    loss = OBJECTIVES["cross_entropy"](inputs.student, None, labels)
+    loss = OBJECTIVES[name](inputs.student, inputs.teacher, labels)
     assert loss.isfinite().tolist() == [True, False, False]
 
 
@@ -205,11 +209,97 @@ def test_rows_of_several_students_are_those_of_each(device, whole_tiles, name) -
         torch.testing.assert_close(gradient[i], alone[1], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["policy_kl", "cross_entropy", "ban", "jsd", "policy_mse"])
-def test_many_rows_and_long_ones(device, name) -> None:
+LONG = ("reverse_kl", "jsd", "dkd", "logit_standardized_kd")  # whose sums over a row in parts are their own
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "cross_entropy", "ban", "policy_mse", *LONG])
+def test_many_rows_and_long_ones(device, launches, name) -> None:
     """Several programs, the last of them half empty; and the shape from which rows are streamed on the chip."""
     assert_no_worse_than_plain(name, make_inputs((131, 130), device), {})
     assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
+    assert len(launches) == 4
+
+
+@pytest.mark.parametrize("tiles", ["streamed"], indirect=True)
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize(("scale", "location"), [(2.0, 0.0), (2.0, -1e4), (1e4, 0.0), (1e-3, 1e4)])
+def test_row_of_many_tiles_of_which_the_last_holds_one_class(device, tiles, name, scale, location) -> None:
+    """The greatest scores of either side, and the label, each in the first tile, in the last and in between."""
+    places = torch.tensor([[3, 40, 64], [40, 64, 3], [64, 3, 40], [64, 64, 64], [3, 64, 5]])
+    inputs = make_inputs((5, 65), device, scale=scale, seed=3)
+    for scores, place in zip((inputs.student, inputs.teacher), places.t()[:2], strict=True):
+        scores[torch.arange(5), place] += 3.5 * scale
+        scores += location
+    assert_no_worse_than_plain(name, inputs._replace(labels=places[:, 2].to(device)), {})
+
+
+@pytest.mark.parametrize("tiles", ["streamed"], indirect=True)
+@pytest.mark.parametrize("name", ["jsd", "dkd", "logit_standardized_kd"])
+def test_tiles_that_the_teacher_excludes_count_for_nothing(device, tiles, name) -> None:
+    """The first, all but the last, all but one class of the second; at the teacher's greatest score or not."""
+    inputs = make_inputs((6, 25), device)
+    inputs.teacher[:3, 24] += 20.0
+    for row, kept in enumerate((slice(8, 25), slice(24, 25), slice(11, 12)) * 2):
+        scores = inputs.teacher[row, kept].clone()
+        inputs.teacher[row] = -INF
+        inputs.teacher[row, kept] = scores
+    assert_no_worse_than_plain(name, inputs, {})
+
+
+def test_deviation_of_0_divides_nothing(device, tiles) -> None:
+    """The student's scores are equal, the teacher's, or both: what is left is the 1e-7 beside the deviation."""
+    inputs = make_inputs((4, 18), device)
+    inputs.student[0], inputs.student[1] = 3.0, 10_000.0
+    inputs.teacher[1], inputs.teacher[2] = 5.0, -7.0
+    assert_no_worse_than_plain("logit_standardized_kd", inputs, {})
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("outlier", [1e4, -1e4])
+def test_one_large_score_takes_no_digit_from_the_others(device, tiles, name, outlier) -> None:
+    inputs = make_inputs((4, 36), device, scale=1.0)
+    inputs.student[:, 11], inputs.teacher[:2, 11], inputs.teacher[2:, 30] = outlier, outlier, outlier
+    assert_no_worse_than_plain(name, inputs, {"temperature": 0.01} if name == "logit_standardized_kd" else {})
+
+
+@pytest.mark.parametrize("name", ["dkd", "logit_standardized_kd"])
+def test_scores_of_1e30_overflow_no_square(device, tiles, name) -> None:
+    inputs = make_inputs((4, 18), device, scale=1e30)
+    assert_no_worse_than_plain(name, inputs, {})
+
+
+@pytest.mark.parametrize(
+    "excluded", [[2], [20], [4, 9, 20], list(range(8)), list(range(7, 25)), list(range(25))], ids=str
+)
+def test_reverse_kl_counts_what_the_teacher_excludes_with_the_largest_number(device, tiles, excluded) -> None:
+    """Loss and gradient, wherever the student's best class is; not NaN, and no sum of it overflows."""
+    inputs = make_inputs((5, 25), device, scale=1.0)
+    inputs.student[torch.arange(5), torch.tensor([2, 7, 8, 20, 24])] += 6.0
+    inputs.teacher[:, excluded] = -INF
+    loss, gradient = compute("reverse_kl", inputs, {"temperature": 2.0}, "triton")
+    q = inputs.student.double().softmax(1)
+    largest = torch.finfo(torch.float32).max
+    part = q[:, excluded].sum(1)
+    torch.testing.assert_close(loss, part * largest, rtol=2e-6, atol=0.0)
+    r = torch.zeros_like(q)
+    r[:, excluded] = largest
+    expected = q * (r - part[:, None] * largest) * inputs.weights[:, None].double()
+    if len(excluded) == 25:  # one number for all of them has no gradient
+        assert gradient.isfinite().all()
+    else:
+        torch.testing.assert_close(gradient, expected, rtol=2e-5, atol=1e-7 * largest)
+
+
+@pytest.mark.parametrize("location", [0.0, 1e4])
+@pytest.mark.parametrize("temperature", [1.0, 1e-3])
+def test_reverse_kl_of_a_sure_student_has_no_gradient(device, tiles, temperature, location) -> None:
+    """The whole of q in one class: the gradient is 0, though the loss is large and the teacher's best is elsewhere."""
+    inputs = make_inputs((5, 25), device, scale=50.0)
+    inputs.student[torch.arange(5), torch.tensor([2, 7, 8, 20, 24])] = 2000.0
+    inputs = inputs._replace(student=inputs.student + location, teacher=inputs.teacher + location)
+    options = {"temperature": temperature}
+    assert_no_worse_than_plain("reverse_kl", inputs, options)
+    assert (compute("reverse_kl", inputs, options, "triton")[1] == 0).all()
 
 
 IN_KERNEL = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")  # which averages the members itself
@@ -306,7 +396,7 @@ def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:
 def test_score_that_is_not_finite_is_not_hidden(device, tiles, name, value, side) -> None:
     """Wherever the plain loss or gradient is not finite, so is the fused one: a GradScaler must see it."""
     inputs = make_inputs((3, 20), device)
-    getattr(inputs, side)[1, 5] = value
+    getattr(inputs, side)[1, 5] = getattr(inputs, side)[2, 19] = value  # in the first tile and in the last
     options = with_permutation(name, {}, (3, 20), device)
     plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
     for ours, theirs in zip(fused, plain, strict=True):

@@ -154,9 +154,9 @@ MUTANTS = (
     ),
     Mutant(
         "reduction",
-        DEVICE + "diagnostics.py",
-        "total = rescale(total, maximum, merged, scale) + rescale(part, part_max, merged, scale)",
-        "total = total + part",
+        DEVICE + "streaming.py",
+        "return merged, rescale(total, maximum, merged, scale) + tl.sum(",
+        "return merged, total + tl.sum(",
         JSD_KERNEL,
     ),
     Mutant(

@@ -9,7 +9,8 @@ p_y, p_r, p^ the teacher's.
     d loss / d z_i = w q_i(T=1) - alpha T (q_y - p_y) q^_i + beta T (q^_i - p^_i)
 
 With the margin of y over the logsumexp of the others, the split is (sigmoid(margin), sigmoid(-margin)): nothing is
-subtracted from 1. One tile holds the row.
+subtracted from 1. A row in one tile is read once, a longer one twice: for the loss, whose sums are all kept up to date
+from tile to tile (:mod:`~polydistill.kernels.device.streaming`), and for the gradient.
 """
 
 import triton
@@ -30,6 +31,7 @@ from polydistill.kernels.device.rows import (
     log_sum,
     store_gradient,
 )
+from polydistill.kernels.device.streaming import add_tile, add_to_divergence, conclude_divergence
 
 
 @triton.jit
@@ -40,12 +42,17 @@ def log_sigmoid(x):
 
 
 @triton.jit
-def split(scores, of_label, keep, others, scale):
-    """``(margin, maximum, sum of exponentials)``, both of the latter over the other classes."""
-    maximum = find_maximum(scores, others)
-    total = tl.sum(exponentiate(scores, maximum, scale, others), axis=1)
+def find_margin(of_label, maximum, total, scale):
+    """The label's score over the logsumexp of the others, in units of T."""
     margin = (of_label - maximum) * scale - log_sum(total)
-    return tl.where(total == 0, -LOWEST, margin), maximum, total
+    return tl.where(total == 0, -LOWEST, margin)
+
+
+@triton.jit
+def gradient_tile(z, q, p, keep, is_label, off, others_weight, alpha, temperature, plain_max, plain_sum, label_weight):
+    soft = tl.where(is_label, alpha * off, others_weight * (q - p) - alpha * off * q)
+    plain = divide(exponentiate(z, plain_max, 1.0, keep), plain_sum[:, None])
+    return temperature * soft + label_weight * (plain - tl.where(is_label, 1.0, 0.0))
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -79,6 +86,7 @@ def decoupled_kernel(
     label_weight,
     alpha,
     beta,
+    MEMBERS: tl.constexpr,  # always 1
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -86,52 +94,83 @@ def decoupled_kernel(
     LOSS: tl.constexpr,
     GRADIENT: tl.constexpr,
     DIAGNOSTICS: tl.constexpr,
-    WHOLE: tl.constexpr,  # always: one tile holds the row
+    WHOLE: tl.constexpr,  # one tile holds the row, and is read once
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = rows < n_rows
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
-    cols = tl.arange(0, COLS)
-    keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-    z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-    t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
     label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
     z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
     t_label = load_of_label(teacher_ptr, rows, label, n_rows, n_cols, teacher_row, teacher_col)
-    is_label = cols[None, :] == label[:, None]
-    others = keep & ~is_label
-    t_others = others & (t != float("-inf"))
     scale = 1.0 / temperature
 
-    z_margin, z_max, z_sum = split(z, z_label, keep, others, scale)
-    t_margin, t_max, t_sum = split(t, t_label, keep, t_others, scale)
+    # of both sides over the other classes; plain: of the student over all of them, at T = 1
+    if WHOLE:
+        cols = tl.arange(0, COLS)
+        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        is_label = cols[None, :] == label[:, None]
+        others = keep & ~is_label
+        t_others = others & (t != float("-inf"))
+        z_max, t_max, plain_max = find_maximum(z, others), find_maximum(t, t_others), find_maximum(z, keep)
+        q, p = exponentiate(z, z_max, scale, others), exponentiate(t, t_max, scale, t_others)
+        z_sum, t_sum = tl.sum(q, axis=1), tl.sum(p, axis=1)
+        q, p = divide(q, z_sum[:, None]), divide(p, t_sum[:, None])
+        log_p = tl.where(t_others, (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
+        log_q = (z - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
+        other_term = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
+        plain_sum = tl.sum(exponentiate(z, plain_max, 1.0, keep), axis=1)
+    else:
+        z_max = tl.zeros((ROWS,), tl.float32)
+        z_sum, t_max, t_sum, z_best, mean, plain_max, plain_sum = z_max, z_max, z_max, z_max, z_max, z_max, z_max
+        for start in range(0, n_cols, COLS):
+            cols = start + tl.arange(0, COLS)
+            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            others = keep & (cols[None, :] != label[:, None])
+            t_max, t_sum, z_best, mean = add_to_divergence(t_max, t_sum, z_best, mean, t, others, scale, z, scale)
+            z_max, z_sum = add_tile(z_max, z_sum, z, others, scale)
+            plain_max, plain_sum = add_tile(plain_max, plain_sum, z, keep, 1.0)
+        other_term = conclude_divergence(t_sum, z_best, mean, z_max, z_sum, scale)
+
+    z_margin, t_margin = find_margin(z_label, z_max, z_sum, scale), find_margin(t_label, t_max, t_sum, scale)
     log_p_label, log_p_rest = log_sigmoid(t_margin), log_sigmoid(-t_margin)
     log_q_label, log_q_rest = log_sigmoid(z_margin), log_sigmoid(-z_margin)
     p_label, p_rest = tl.exp(log_p_label), tl.exp(log_p_rest)
     q_label, q_rest = tl.exp(log_q_label), tl.exp(log_q_rest)
-    target_term = tl.where(p_label == 0, 0.0, p_label * (log_p_label - log_q_label))
-    target_term += tl.where(p_rest == 0, 0.0, p_rest * (log_p_rest - log_q_rest))
-    p = divide(exponentiate(t, t_max, scale, t_others), t_sum[:, None])
-    q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
-    log_p = tl.where(t_others, (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
-    log_q = (z - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
-    other_term = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
-    plain_max = find_maximum(z, keep)
-    plain_sum = tl.sum(exponentiate(z, plain_max, 1.0, keep), axis=1)
     if LOSS:
+        target_term = tl.where(p_label == 0, 0.0, p_label * (log_p_label - log_q_label))
+        target_term += tl.where(p_rest == 0, 0.0, p_rest * (log_p_rest - log_q_rest))
         loss = temperature * temperature * (alpha * target_term + beta * other_term)
         loss -= label_weight * (z_label - plain_max - log_sum(plain_sum))
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
         # of two numbers close to 1, the difference of what is left
         off = tl.where(p_label > 0.5, p_rest - q_rest, q_label - p_label)[:, None]
-        known_others = tl.where(t_sum == 0, 0.0, beta)[:, None]
-        soft = tl.where(is_label, alpha * off, known_others * (q - p) - alpha * off * q)
-        plain = divide(exponentiate(z, plain_max, 1.0, keep), plain_sum[:, None])
-        gradient = temperature * soft + label_weight * (plain - tl.where(is_label, 1.0, 0.0))
-        store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
+        others_weight = tl.where(t_sum == 0, 0.0, beta)[:, None]
+        if WHOLE:
+            gradient = gradient_tile(
+                z, q, p, keep, is_label, off, others_weight, alpha, temperature, plain_max, plain_sum, label_weight
+            )
+            store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
+        else:
+            for start in range(0, n_cols, COLS):
+                cols = start + tl.arange(0, COLS)
+                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                is_label = cols[None, :] == label[:, None]
+                others = keep & ~is_label
+                q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
+                p = divide(exponentiate(t, t_max, scale, others), t_sum[:, None])
+                gradient = gradient_tile(
+                    z, q, p, keep, is_label, off, others_weight, alpha, temperature, plain_max, plain_sum, label_weight
+                )
+                store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,

@@ -6,12 +6,16 @@ p = softmax(t / T), m = beta p + (1 - beta) q.
     reverse KL: r_i = ln q_i - ln p_i;            loss = sum q r
     JSD:        r_i = (1 - beta) (ln q_i - ln m_i); loss = sum q r + beta sum p (ln p - ln m)
     both:       d loss / d z_i = q_i (r_i - sum q r)
+
+A row in one tile is read once. A longer one is read twice for the reverse KL: its loss comes with the sums of both
+softmaxes (:mod:`~polydistill.kernels.device.streaming`), and what all r_i have in common, the gradient does not need.
+For JSD it is read three times, the second time for the loss: ln m needs both normalised softmaxes in each place.
 """
 
 import triton
 import triton.language as tl
 
-from polydistill.kernels.device.diagnostics import diagnose, measure_softmax
+from polydistill.kernels.device.diagnostics import diagnose
 from polydistill.kernels.device.rows import (
     LOWEST,
     at_least,
@@ -26,6 +30,7 @@ from polydistill.kernels.device.rows import (
     log_sum,
     store_gradient,
 )
+from polydistill.kernels.device.streaming import add_tile, add_to_divergence, compare_to_best, conclude_divergence
 
 
 @triton.jit
@@ -87,7 +92,7 @@ def divergence_kernel(
     LOSS: tl.constexpr,
     GRADIENT: tl.constexpr,
     DIAGNOSTICS: tl.constexpr,
-    WHOLE: tl.constexpr,
+    WHOLE: tl.constexpr,  # one tile holds the row, and is read once
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
@@ -114,32 +119,45 @@ def divergence_kernel(
             gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
             store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     else:
-        z_max, z_sum = measure_softmax(
-            student_ptr, mask_ptr, rows, n_rows, n_cols, student_row, student_col, mask_row, mask_col, 1.0,
-            HAS_MASK, ROWS, COLS,
-        )  # fmt: skip
-        t_max, t_sum = measure_softmax(
-            teacher_ptr, mask_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, mask_row, mask_col, t_scale,
-            HAS_MASK, ROWS, COLS,
-        )  # fmt: skip
-        mean_r = tl.zeros((ROWS,), tl.float32)
-        loss = tl.zeros((ROWS,), tl.float32)
+        # mean_r of the reverse KL: of r less its value in the student's best class
+        z_max = tl.zeros((ROWS,), tl.float32)
+        z_sum, t_max, t_sum, mean_r, loss, t_best = z_max, z_max, z_max, z_max, z_max, z_max
         for start in range(0, n_cols, COLS):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
             t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
-            q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-            mean_r += tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
-            loss += tl.sum(added, axis=1)
-        loss += mean_r
-        if GRADIENT:
+            if JSD:
+                z_max, z_sum = add_tile(z_max, z_sum, z, keep, 1.0)
+            else:
+                z_max, z_sum, t_best, mean_r = add_to_divergence(
+                    z_max, z_sum, t_best, mean_r, z, keep, 1.0, t, t_scale
+                )  # fmt: skip
+            t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
+        if JSD:
             for start in range(0, n_cols, COLS):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
                 t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
                 q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+                mean_r += tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
+                loss += tl.sum(added, axis=1)
+            loss += mean_r
+        else:
+            loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
+            mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
+        if GRADIENT:
+            for start in range(0, n_cols, COLS):
+                cols = start + tl.arange(0, COLS)
+                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                if JSD:
+                    q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+                else:
+                    q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
+                    r = compare_to_best(z, z_max, 1.0, t, t_best, t_scale)
                 gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
                 store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if LOSS:

@@ -44,6 +44,7 @@ def regression_kernel(
     diagnostics_scale,
     delta,
     HUBER: tl.constexpr,
+    MEMBERS: tl.constexpr,  # always 1
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,

@@ -4,10 +4,14 @@ Symbols: z student scores, t teacher scores, y label, T temperature, w and a wei
 s = |c| / sqrt(n - 1), Z = c / (s + 1e-7) and the same for t; q = softmax(Z(z) / T), p = softmax(Z(t) / T).
 
     loss = -w ln softmax(z)_y + a T^2 sum p ln(p / q)
-    g = a T (q - p)
-    d loss / d z_i = w (softmax(z)_i - [i = y]) + (g_i - mean g) / (s + 1e-7) - c_i sum(g c) / ((s + 1e-7)^2 (n - 1) s)
+    g = a T (q - p), which sums to 0
+    d loss / d z_i = w (softmax(z)_i - [i = y]) + g_i / (s + 1e-7) - Z_i sum(g Z) / ((n - 1) s)
 
-A class that the teacher excludes (-inf) has no part in its mean and deviation. One tile holds the row.
+A class that the teacher excludes (-inf) has no part in its mean and deviation. A row in one tile is read once. A longer
+one is read three times, since no softmax can begin before mean and deviation are known: for the maximum, the mean and
+the deviation of both sides; for the softmaxes of Z and the loss; for the gradient. Nothing is the difference of sums of
+squares: the deviations of the parts of a row are joined by the distance of their means (Chan et al. 1979), and means
+have the digits that a float32 leaves, so that neither scores of 1e4 nor one score of 1e4 among small ones lose any.
 """
 
 import triton
@@ -15,6 +19,7 @@ import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
 from polydistill.kernels.device.rows import (
+    at_least,
     divide,
     exponentiate,
     find_kept,
@@ -23,6 +28,7 @@ from polydistill.kernels.device.rows import (
     load_rows,
     load_tile,
     log_sum,
+    merge_maxima,
     store_gradient,
 )
 
@@ -30,15 +36,70 @@ EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
 
 
 @triton.jit
-def standardize(scores, keep):
-    """``(c, s, count - 1)``: centred scores, 0 where they do not count, and their unbiased deviation."""
+def measure_spread(scores, keep):
+    """``(count, maximum, mean, rest, |c|)`` of each row of a tile; ``rest`` is what rounding took from the mean."""
     count = tl.sum(keep.to(tl.float32), axis=1)
-    mean = tl.sum(tl.where(keep, scores, 0.0), axis=1) / tl.maximum(count, 1.0)
-    centred = tl.where(keep, scores - mean[:, None], 0.0)
-    freedom = tl.maximum(count - 1.0, 1.0)
-    largest = tl.max(tl.abs(centred), axis=1)  # squares of scores of 1e30 would overflow
-    unit = divide(centred, largest[:, None])
-    return centred, largest * tl.sqrt(tl.sum(unit * unit, axis=1) / freedom), freedom
+    maximum = find_maximum(scores, keep)
+    below = tl.where(keep, scores - maximum[:, None], 0.0)
+    mean = maximum + tl.sum(below, axis=1) / tl.maximum(count, 1.0)
+    distance = tl.where(keep, scores - mean[:, None], 0.0)
+    rest = tl.sum(distance, axis=1) / tl.maximum(count, 1.0)
+    centred = tl.where(keep, distance - rest[:, None], 0.0)
+    span = tl.max(-below, axis=1)  # squares of scores of 1e30 would overflow
+    unit = divide(centred, span[:, None])
+    return count, maximum, mean, rest, span * tl.sqrt(tl.sum(unit * unit, axis=1))
+
+
+@triton.jit
+def merge_spreads(count, maximum, mean, rest, norm, part_count, part_maximum, part_mean, part_rest, part_norm):
+    """What :func:`measure_spread` says of a row, from what it says of two parts."""
+    merged_max = merge_maxima(maximum, count, part_maximum, part_count)
+    total = count + part_count
+    share = divide(part_count, total)
+    between = (part_mean - mean) + (part_rest - rest)
+    between = tl.where((count == 0) | (part_count == 0), 0.0, between)
+    rest += between * share
+    merged_mean = mean + rest
+    merged_rest = tl.where(count == 0, part_rest, rest - (merged_mean - mean))
+    merged_mean = tl.where(count == 0, part_mean, merged_mean)
+    between = tl.abs(between) * tl.sqrt(count * share)
+    largest = at_least(at_least(norm, part_norm), between)
+    norm, part_norm, between = divide(norm, largest), divide(part_norm, largest), divide(between, largest)
+    merged_norm = largest * tl.sqrt(norm * norm + part_norm * part_norm + between * between)
+    return total, merged_max, merged_mean, merged_rest, merged_norm
+
+
+@triton.jit
+def standardize(scores, keep, mean, rest, width):
+    """``Z`` of a tile, 0 where it does not count; ``width`` is s + 1e-7."""
+    return tl.where(keep, (scores - mean[:, None]) - rest[:, None], 0.0) / width[:, None]
+
+
+@triton.jit
+def weigh(z, t, q, p, z_top, t_top, scale):
+    """Sums over a tile of Z: of q, p, both times Z(z), and p ln(p / q); less their maxima, not yet normalised."""
+    below = z - z_top[:, None]
+    difference = ((t - t_top[:, None]) - below) * scale
+    return (
+        tl.sum(q, axis=1),
+        tl.sum(p, axis=1),
+        tl.sum(q * below, axis=1),
+        tl.sum(p * below, axis=1),
+        tl.sum(tl.where(p == 0, 0.0, p * difference), axis=1),
+    )
+
+
+@triton.jit
+def gradient_tile(
+    z, scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, width, slope, label_weight,
+    LABEL: tl.constexpr,
+):  # fmt: skip
+    g = soft_weight[:, None] * (divide(q, z_sum[:, None]) - divide(p, t_sum[:, None]))
+    gradient = g / width[:, None] - scaled * slope[:, None]
+    if LABEL:
+        plain = divide(exponentiate(z, z_max, 1.0, keep), plain_sum[:, None])
+        gradient += label_weight * (plain - tl.where(cols[None, :] == label[:, None], 1.0, 0.0))
+    return gradient
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -72,6 +133,7 @@ def standardized_kernel(
     label_weight,
     teacher_weight,
     LABEL: tl.constexpr,
+    MEMBERS: tl.constexpr,  # always 1
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -79,50 +141,112 @@ def standardized_kernel(
     LOSS: tl.constexpr,
     GRADIENT: tl.constexpr,
     DIAGNOSTICS: tl.constexpr,
-    WHOLE: tl.constexpr,  # always: one tile holds the row
+    WHOLE: tl.constexpr,  # one tile holds the row, and is read once
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = rows < n_rows
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
-    cols = tl.arange(0, COLS)
-    keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-    z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-    t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
-    t_keep = keep & (t != float("-inf"))
-    z_centred, z_deviation, freedom = standardize(z, keep)
-    t_centred, t_deviation, _ = standardize(t, t_keep)
-    z_scaled = z_centred / (z_deviation + EPSILON)[:, None]
-    t_scaled = t_centred / (t_deviation + EPSILON)[:, None]
     scale = 1.0 / temperature
-    z_max, t_max = find_maximum(z_scaled, keep), find_maximum(t_scaled, t_keep)
-    q, p = exponentiate(z_scaled, z_max, scale, keep), exponentiate(t_scaled, t_max, scale, t_keep)
-    z_sum, t_sum = tl.sum(q, axis=1), tl.sum(p, axis=1)
-    q, p = divide(q, z_sum[:, None]), divide(p, t_sum[:, None])
-    plain_max = find_maximum(z, keep)
-    plain = exponentiate(z, plain_max, 1.0, keep)
-    plain_sum = tl.sum(plain, axis=1)
     label = tl.zeros((ROWS,), tl.int64)
     if LABEL:
         label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
+
+    if WHOLE:
+        cols = tl.arange(0, COLS)
+        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        t_keep = keep & (t != float("-inf"))
+        z_count, z_max, z_mean, z_rest, z_norm = measure_spread(z, keep)
+        t_count, t_max, t_mean, t_rest, t_norm = measure_spread(t, t_keep)
+    else:
+        z_count = tl.zeros((ROWS,), tl.float32)
+        z_max, z_mean, z_rest, z_norm = z_count, z_count, z_count, z_count
+        t_count, t_max, t_mean, t_rest, t_norm = z_count, z_count, z_count, z_count, z_count
+        for start in range(0, n_cols, COLS):
+            cols = start + tl.arange(0, COLS)
+            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            count, maximum, mean, rest, norm = measure_spread(z, keep)
+            z_count, z_max, z_mean, z_rest, z_norm = merge_spreads(
+                z_count, z_max, z_mean, z_rest, z_norm, count, maximum, mean, rest, norm
+            )
+            count, maximum, mean, rest, norm = measure_spread(t, keep & (t != float("-inf")))
+            t_count, t_max, t_mean, t_rest, t_norm = merge_spreads(
+                t_count, t_max, t_mean, t_rest, t_norm, count, maximum, mean, rest, norm
+            )
+
+    freedom = tl.maximum(z_count - 1.0, 1.0)
+    deviation = z_norm / tl.sqrt(freedom)
+    z_width = deviation + EPSILON
+    t_width = t_norm / tl.sqrt(tl.maximum(t_count - 1.0, 1.0)) + EPSILON
+    z_top, t_top = ((z_max - z_mean) - z_rest) / z_width, ((t_max - t_mean) - t_rest) / t_width  # the greatest Z
+
+    plain_sum = tl.zeros((ROWS,), tl.float32)
+    if WHOLE:
+        z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+        t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
+        q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+        z_sum, t_sum, q_below, p_below, cross = weigh(z_scaled, t_scaled, q, p, z_top, t_top, scale)
+        if LABEL:
+            plain_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
+    else:
+        z_sum, t_sum, q_below, p_below, cross = plain_sum, plain_sum, plain_sum, plain_sum, plain_sum
+        for start in range(0, n_cols, COLS):
+            cols = start + tl.arange(0, COLS)
+            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            t_keep = keep & (t != float("-inf"))
+            z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+            t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
+            q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+            part_z, part_t, part_q_below, part_p_below, part_cross = weigh(
+                z_scaled, t_scaled, q, p, z_top, t_top, scale
+            )
+            z_sum += part_z
+            t_sum += part_t
+            q_below += part_q_below
+            p_below += part_p_below
+            cross += part_cross
+            if LABEL:
+                plain_sum += tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
+
     if LOSS:
-        log_p = tl.where(t_keep, (t_scaled - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
-        log_q = (z_scaled - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
-        loss = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1) * (teacher_weight * temperature * temperature)
+        divergence = divide(cross, t_sum) + log_sum(divide(z_sum, t_sum))
+        loss = divergence * (teacher_weight * temperature * temperature)
         if LABEL:
             z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
-            loss -= label_weight * (z_label - plain_max - log_sum(plain_sum))
+            loss -= label_weight * (z_label - z_max - log_sum(plain_sum))
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
-        g = tl.where((t_sum == 0)[:, None], 0.0, teacher_weight * temperature * (q - p))
-        width = z_deviation + EPSILON
-        slope = divide(tl.sum(g * z_centred, axis=1), width * width * freedom * z_deviation)
-        gradient = (g - (tl.sum(g, axis=1) / n_cols)[:, None]) / width[:, None] - z_centred * slope[:, None]
-        if LABEL:
-            target = tl.where(cols[None, :] == label[:, None], 1.0, 0.0)
-            gradient += label_weight * (divide(plain, plain_sum[:, None]) - target)
-        store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
+        soft_weight = tl.where(t_sum == 0, 0.0, teacher_weight * temperature)
+        # sum(g Z) is that of g times the distance of Z from its maximum, since g sums to 0
+        slope = divide(soft_weight * (divide(q_below, z_sum) - divide(p_below, t_sum)), freedom * deviation)
+        if WHOLE:
+            gradient = gradient_tile(
+                z, z_scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, z_width, slope,
+                label_weight, LABEL,
+            )  # fmt: skip
+            store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
+        else:
+            for start in range(0, n_cols, COLS):
+                cols = start + tl.arange(0, COLS)
+                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
+                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
+                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                t_keep = keep & (t != float("-inf"))
+                z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+                t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
+                q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+                gradient = gradient_tile(
+                    z, z_scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, z_width, slope,
+                    label_weight, LABEL,
+                )  # fmt: skip
+                store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
