@@ -92,9 +92,9 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def fits(n_classes: int, itemsize: int, *, ensemble: bool = False) -> bool:
-    """Whether the kernels can take rows of so many classes: of an ensemble, one tile must hold a row."""
-    return not ensemble or plan_tiles(1, n_classes, itemsize).whole
+def averages_members(n_classes: int, itemsize: int) -> bool:
+    """Whether a kernel can average the members of an ensemble, of rows of so many classes: one tile must hold a row."""
+    return plan_tiles(1, n_classes, itemsize).whole
 
 
 def plan_tiles(n_rows: int, n_cols: int, itemsize: int) -> Tiles:

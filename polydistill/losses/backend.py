@@ -17,8 +17,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from polydistill.kernels import Extras, asking_for, fits, fused_loss
+from polydistill.kernels import Extras, asking_for, averages_members, fused_loss
 from polydistill.kernels import confidence as fused_confidence
+from polydistill.losses.probabilities import join_members
 
 __all__ = [
     "Extras",
@@ -27,6 +28,7 @@ __all__ = [
     "current_backend",
     "fused_confidence",
     "fused_loss",
+    "kernel_teacher",
     "use_backend",
     "uses_kernels",
 ]
@@ -45,7 +47,7 @@ class use_backend:
     Args:
         name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels
             wherever they can: CUDA scores, and with ``TRITON_INTERPRET=1`` in the environment CPU scores too, slowly.
-            Scores of float64, and ensembles of rows too long for a tile, are always computed plainly.
+            Scores of float64 are always computed plainly.
 
     Raises:
         ValueError: another name, or "triton" where Triton is not installed.
@@ -88,13 +90,19 @@ def current_backend() -> Backend:
     return _chosen
 
 
-def uses_kernels(student: Tensor, kind: str, teacher: Tensor | None = None) -> bool:
-    """Whether the kernel ``kind`` is to compute a loss of these scores; ``teacher`` where it may be an ensemble."""
+def uses_kernels(student: Tensor) -> bool:
+    """Whether the kernels are to compute a loss of these scores."""
     if _chosen == "torch" or not (_chosen == "triton" or (student.is_cuda and can_launch())):
         return False
-    ensemble = teacher is not None and teacher.dim() > student.dim()
-    fitting = fits(student.shape[-1], student.element_size(), ensemble=ensemble)
-    return HAS_TRITON and student.dtype in _FUSED_TYPES and fitting
+    return HAS_TRITON and student.dtype in _FUSED_TYPES
+
+
+def kernel_teacher(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """The teacher for a kernel that averages the members of an ensemble itself, as it can where a tile holds a row; of
+    longer rows :func:`~polydistill.losses.probabilities.join_members`."""
+    if teacher.dim() == student.dim() or averages_members(student.shape[-1], student.element_size()):
+        return teacher
+    return join_members(student, teacher, temperature, mask)
 
 
 def can_launch() -> bool:

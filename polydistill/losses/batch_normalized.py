@@ -69,7 +69,7 @@ def cwtm(
     if check_values:
         inspect_values(student, teacher, labels)
     teacher = join_members(student, teacher)
-    if uses_kernels(student, "label"):
+    if uses_kernels(student):
         confidence = fused_confidence(teacher)
         weights = confidence / _batch_mean(confidence, group)
         return fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
@@ -111,7 +111,7 @@ def uniform_confidence(
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
     teacher = join_members(student, teacher)
-    if uses_kernels(student, "rest"):
+    if uses_kernels(student):
         confidence = fused_confidence(teacher)
         shares = _batch_mean(confidence, group).expand_as(confidence)
         return fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares)

@@ -57,7 +57,7 @@ class Finding(NamedTuple):
 
 def describe_backend(scores: Tensor) -> str:
     """What computes the losses of such scores."""
-    if uses_kernels(scores, "soft"):
+    if uses_kernels(scores):
         return "fused kernels"
     if scores.is_cuda and not can_launch():
         missing = "finds no C compiler: set CC, or install gcc" if HAS_TRITON else "is not installed"

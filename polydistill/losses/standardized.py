@@ -74,7 +74,7 @@ def logit_standardized_kd(
     if check_values:
         inspect_values(student, teacher, labels)
     kind = "standardized" if labels is None else "standardized_label"
-    if uses_kernels(student, kind):
+    if uses_kernels(student):
         return fused_loss(kind, (temperature, label_weight, teacher_weight), student, teacher, labels)
     return by_rows(_logit_standardized_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
 

@@ -338,7 +338,7 @@ def test_ensemble_of_teachers_is_joined_for_the_kernel(device, tiles, launches, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ENSEMBLED)
-def test_mean_of_an_ensemble_in_half_precision_stays_in_float32(device, whole_tiles, name, dtype) -> None:
+def test_mean_of_an_ensemble_in_half_precision_stays_in_float32(device, tiles, name, dtype) -> None:
     """Rounded to the student's type it would be off by more than the plain formula is."""
     members = make_members(name, (5, 18), device, dtype=dtype, scale=4.0)
     inputs = make_inputs((5, 18), device, dtype=dtype)._replace(teacher=members)
@@ -348,22 +348,22 @@ def test_mean_of_an_ensemble_in_half_precision_stays_in_float32(device, whole_ti
 
 @pytest.mark.parametrize("scale", [1e4, 1e-3])
 @pytest.mark.parametrize("name", ENSEMBLED)
-def test_ensemble_of_large_and_small_scores(device, whole_tiles, name, scale) -> None:
+def test_ensemble_of_large_and_small_scores(device, tiles, name, scale) -> None:
     inputs = make_inputs((4, 18), device, scale=scale)
     members = torch.randn(3, 4, 18, generator=torch.Generator().manual_seed(7)).to(device) * scale
     options = with_permutation(name, {}, (4, 18), device)
     assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
 
 
-@pytest.mark.parametrize("name", ["policy_kl", "policy_nll"])
+@pytest.mark.parametrize("name", ["policy_kl", "policy_nll", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("broadcast", [True, False])
-def test_ensemble_with_a_mask(device, whole_tiles, name, broadcast) -> None:
+def test_ensemble_with_a_mask(device, tiles, name, broadcast) -> None:
     inputs = make_inputs((5, 18), device)
     members = torch.randn(2, 5, 18, generator=torch.Generator().manual_seed(7)).to(device) * 3
     mask = torch.zeros((18,) if broadcast else (5, 18), dtype=torch.bool, device=device)
     mask[..., :5] = True
     members[0, :, 3] = math.nan  # what leaves may be anything
-    options = {"mask": mask, "temperature": 0.1} if name == "policy_kl" else {"mask": mask}
+    options = {"mask": mask} if name == "policy_nll" else {"mask": mask, "temperature": 0.1}
     assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
 
 
@@ -374,19 +374,12 @@ def test_confidence_is_that_of_each_row(device, tiles) -> None:
     torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cwtm", "policy_nll"])
-def test_joined_ensemble_of_long_rows_is_streamed(device, launches, name) -> None:
+@pytest.mark.parametrize("name", ["cwtm", "policy_nll", *IN_KERNEL])
+def test_ensemble_of_long_rows_is_joined_and_streamed(device, launches, name) -> None:
     inputs = make_inputs((1, 20_000), device)
     members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
-    assert_no_worse_than_plain(name, inputs._replace(teacher=members), {})
-    assert "target_kernel" in launches
-
-
-def test_ensemble_of_long_rows_is_computed_plainly(device, launches) -> None:
-    inputs = make_inputs((1, 20_000), device)
-    members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
-    assert_no_worse_than_plain("ban", inputs._replace(teacher=members), {})
-    assert launches == []
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), half_temperature(name))
+    assert len(launches) == (3 if name == "cwtm" else 2)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy

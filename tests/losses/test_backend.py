@@ -36,16 +36,16 @@ def on_cuda(dtype=torch.float32):
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_cuda_scores_go_to_the_kernels_where_there_is_a_compiler(programs, compiler) -> None:
     programs.append(compiler)
-    assert uses_kernels(on_cuda(), "kl")
+    assert uses_kernels(on_cuda())
     assert describe_backend(on_cuda()) == "fused kernels"
-    assert not uses_kernels(torch.zeros(2, 3), "kl")
-    assert not uses_kernels(on_cuda(torch.float64), "kl")
+    assert not uses_kernels(torch.zeros(2, 3))
+    assert not uses_kernels(on_cuda(torch.float64))
 
 
 @needs_triton
 def test_cuda_scores_stay_with_the_formulas_where_there_is_no_compiler(programs) -> None:
     programs.append("cc")  # which Triton does not try
-    assert not uses_kernels(on_cuda(), "kl")
+    assert not uses_kernels(on_cuda())
     assert describe_backend(on_cuda()) == "plain formulas (Triton finds no C compiler: set CC, or install gcc)"
 
 
@@ -63,9 +63,9 @@ def test_compiler_named_by_cc_is_the_only_one_that_counts(programs, monkeypatch,
 @needs_triton
 def test_kernels_chosen_by_hand_go_on_to_triton_which_says_what_is_missing(programs) -> None:
     with use_backend("triton"):
-        assert uses_kernels(on_cuda(), "kl")
+        assert uses_kernels(on_cuda())
     with use_backend("torch"):
-        assert not uses_kernels(on_cuda(), "kl")
+        assert not uses_kernels(on_cuda())
 
 
 @needs_triton
