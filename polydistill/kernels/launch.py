@@ -17,7 +17,7 @@ from torch import Tensor
 
 N_DIAGNOSTICS = 5
 TILE = 2048  # places of a tile of several short rows
-LARGEST_TILE_BYTES = 32 * 1024  # of one side's scores, for a row held in registers: 16,384 classes in bfloat16
+LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflow from the next power of 2 on
 STREAMED_TILE = 8192  # places of a tile where a row takes several; not tuned on a GPU yet
 
 
@@ -92,15 +92,15 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def averages_members(n_classes: int, itemsize: int) -> bool:
+def averages_members(n_classes: int) -> bool:
     """Whether a kernel can average the members of an ensemble, of rows of so many classes: one tile must hold a row."""
-    return plan_tiles(1, n_classes, itemsize).whole
+    return plan_tiles(1, n_classes).whole
 
 
-def plan_tiles(n_rows: int, n_cols: int, itemsize: int) -> Tiles:
+def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
     """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
     cols = 1 << max(n_cols - 1, 0).bit_length()
-    if cols * itemsize > LARGEST_TILE_BYTES:
+    if cols > LARGEST_TILE:
         return Tiles(1, STREAMED_TILE, False, 16)
     busy = 1 << max(-(-n_rows // 128) - 1, 0).bit_length()  # about 128 programs, one for each multiprocessor
     rows = max(1, min(TILE // cols, busy))
@@ -143,7 +143,7 @@ def launch(
         return results
     student = _within_32_bits(student)
     others = [student if tensor is None else _within_32_bits(tensor) for tensor in rows[1:]]
-    tiles = plan_tiles(n_rows, n_cols, student.element_size())
+    tiles = plan_tiles(n_rows, n_cols)
     constants: dict[str, Any] = dict(chosen.constants)
     if "SOFT" in constants:
         constants["TEMPERED"] = numbers[-1] != 1.0
@@ -195,7 +195,7 @@ def launch_confidence(teacher: Tensor) -> Tensor:
     n_rows, n_cols = teacher.shape
     result = teacher.new_empty(n_rows, dtype=torch.float32)
     if n_rows:
-        tiles = plan_tiles(n_rows, n_cols, teacher.element_size())
+        tiles = plan_tiles(n_rows, n_cols)
         kernel = load_kernel("confidence", "confidence_kernel")
         with _on_device(teacher):
             kernel[(-(-n_rows // tiles.rows),)](

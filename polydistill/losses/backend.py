@@ -100,7 +100,7 @@ def uses_kernels(student: Tensor) -> bool:
 def kernel_teacher(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """The teacher for a kernel that averages the members of an ensemble itself, as it can where a tile holds a row; of
     longer rows :func:`~polydistill.losses.probabilities.join_members`."""
-    if teacher.dim() == student.dim() or averages_members(student.shape[-1], student.element_size()):
+    if teacher.dim() == student.dim() or averages_members(student.shape[-1]):
         return teacher
     return join_members(student, teacher, temperature, mask)
 

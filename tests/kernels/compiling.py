@@ -3,14 +3,17 @@
     python -m tests.kernels.compiling 1000 131072       rows of so many classes
     python -m tests.kernels.compiling variants          of other types, with masks and ensembles; and the confidence
 
-Prints ``kind classes bytes`` for each kernel: the size of its machine code. Triton must be imported without its
-interpreter, hence a process of its own.
+Prints ``kind classes registers spilled`` for each kernel: what a thread takes, and the bytes that it keeps in memory
+for want of registers. Triton must be imported without its interpreter, hence a process of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from polydistill.kernels import launch
@@ -47,8 +51,17 @@ class Compiler:
         signature = {
             name: "constexpr" if name in fixed else self._type(arguments[name]) for name in self.kernel.arg_names
         }
-        source = ASTSource(self.kernel, signature, constexprs=fixed)
+        aligned = {
+            (place,): [["tt.divisibility", 16]]
+            for place, name in enumerate(self.kernel.arg_names)
+            if name not in fixed and self._is_aligned(name, arguments[name])
+        }
+        source = ASTSource(self.kernel, signature, constexprs=fixed, attrs=aligned)
         self.compiled.append(triton.compile(source, target=CHIP, options={"num_warps": num_warps}))
+
+    def _is_aligned(self, name: str, value: Any) -> bool:
+        """Whether a launch would tell the compiler that it is divisible by 16, so that it reads several at once."""
+        return isinstance(value, Tensor) or (type(value) is int and value % 16 == 0 and name != "n_rows")
 
     def _type(self, value: Any) -> str:
         if isinstance(value, Tensor):
@@ -123,6 +136,19 @@ def compile_confidence(n_classes: int) -> Any:
     return one
 
 
+def count_registers(compiled: Any) -> tuple[int, int]:
+    """Registers of a thread, and bytes that it stores for want of more."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as source:
+        source.write(compiled.asm["ptx"])
+        source.flush()
+        command = [get_ptxas(CHIP.arch).path, "-v", "--gpu-name=sm_90a", source.name, "-o", "/dev/null"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers, spilled = re.search(r"Used (\d+) registers", report), re.search(r"(\d+) bytes spill stores", report)
+    assert registers is not None
+    assert spilled is not None
+    return int(registers[1]), int(spilled[1])
+
+
 def variants_of(words: list[str]) -> list[Variant]:
     """What the words of the command line ask for, but for the confidence."""
     if words == ["variants"]:
@@ -132,7 +158,6 @@ def variants_of(words: list[str]) -> list[Variant]:
 
 if __name__ == "__main__":
     for variant in variants_of(sys.argv[1:]):
-        code = compile_kind(*variant).asm["cubin"]
-        print(variant.kind, variant.n_classes, len(code), flush=True)
+        print(variant.kind, variant.n_classes, *count_registers(compile_kind(*variant)), flush=True)
     for n_classes in (18, 131_072) if sys.argv[1:] == ["variants"] else ():
-        print("confidence", n_classes, len(compile_confidence(n_classes).asm["cubin"]), flush=True)
+        print("confidence", n_classes, *count_registers(compile_confidence(n_classes)), flush=True)

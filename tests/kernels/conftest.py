@@ -51,7 +51,7 @@ def tiles(request, monkeypatch) -> str:
     if request.param == "four rows":
         share_tiles(monkeypatch)
     if request.param == "streamed":
-        monkeypatch.setattr(launch, "LARGEST_TILE_BYTES", 0)
+        monkeypatch.setattr(launch, "LARGEST_TILE", 0)
         monkeypatch.setattr(launch, "STREAMED_TILE", 8)
     return request.param
 

@@ -27,9 +27,7 @@ def programs(monkeypatch) -> list[str]:
 
 def on_cuda(dtype=torch.float32):
     """What the choice looks at of CUDA scores ``(2, 3)``."""
-    return SimpleNamespace(
-        is_cuda=True, device="cuda:0", dtype=dtype, shape=(2, 3), element_size=lambda: dtype.itemsize, dim=lambda: 2
-    )
+    return SimpleNamespace(is_cuda=True, device="cuda:0", dtype=dtype, shape=(2, 3))
 
 
 @needs_triton
