@@ -137,6 +137,7 @@ def _jsd(
 ) -> Tensor:
     log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     log_q = student_log_probabilities(student, mask)
-    log_m = torch.logaddexp(log_p + (math.log(beta) - math.log1p(-beta)), log_q) + math.log1p(-beta)
+    odds = math.log(beta) - math.log1p(-beta)  # 0 for the default
+    log_m = torch.logaddexp(log_p + odds if odds else log_p, log_q) + math.log1p(-beta)
     of_teacher = probabilities(log_p).mul_(-beta) * (log_m - log_p)
     return torch.addcmul(of_teacher, probabilities(log_q), log_q - log_m, value=1.0 - beta).sum(-1)
