@@ -101,7 +101,7 @@ def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
     """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
     cols = 1 << max(n_cols - 1, 0).bit_length()
     if cols > LARGEST_TILE:
-        return Tiles(1, STREAMED_TILE, False, 16)
+        return Tiles(1, STREAMED_TILE, False, 8)
     busy = 1 << max(-(-n_rows // 128) - 1, 0).bit_length()  # about 128 programs, one for each multiprocessor
     rows = max(1, min(TILE // cols, busy))
     return Tiles(rows, cols, True, min(max(rows * cols // 256, 4), 32))

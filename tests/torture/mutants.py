@@ -106,15 +106,15 @@ MUTANTS = (
     Mutant(
         "sign",
         DEVICE + "targets.py",
-        "gradient += (a * z_scale)[:, None] * (q - p)",
-        "gradient += (a * z_scale)[:, None] * (p - q)",
+        "difference = e - of_teacher * divide(z_sum, t_sum)[:, None]",
+        "difference = of_teacher * divide(z_sum, t_sum)[:, None] - e",
         HINTON_KERNEL,
     ),
     Mutant(
         "T",
         DEVICE + "targets.py",
-        "gradient += (a * z_scale)[:, None] * (q - p)",
-        "gradient += a[:, None] * (q - p)",
+        "(a * z_scale * inverse(z_sum))",
+        "(a * inverse(z_sum))",
         HINTON_KERNEL,
     ),
     Mutant(
@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         "padding",
         DEVICE + "rows.py",
-        "return tl.where(keep, tl.exp(at_most((scores - maximum[:, None]) * scale, 0.0)), 0.0)",
-        "return tl.exp(at_most((scores - maximum[:, None]) * scale, 0.0))",
+        'return tl.load(places, mask=keep, other=float("-inf")).to(tl.float32)',
+        "return tl.load(places, mask=keep, other=0.0).to(tl.float32)",
         HINTON_KERNEL,
     ),
     Mutant(
@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "stride",
         DEVICE + "rows.py",
-        "ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=0.0",
-        "ptr + rows[:, None] * row_stride + cols[None, :], mask=keep, other=0.0",
+        "places = ptr + rows[:, None] * row_stride + cols[None, :] * col_stride",
+        "places = ptr + rows[:, None] * row_stride + cols[None, :]",
         Witness(VALUES, "strides and policy_kl"),
     ),
     Mutant(

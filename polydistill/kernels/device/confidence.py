@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import measure_softmax
-from polydistill.kernels.device.rows import divide
+from polydistill.kernels.device.rows import inverse
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -22,4 +22,4 @@ def confidence_kernel(
     _, total = measure_softmax(
         teacher_ptr, teacher_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, 0, 0, 1.0, False, ROWS, COLS
     )
-    tl.store(confidence_ptr + rows, divide(tl.full((ROWS,), 1.0, tl.float32), total), mask=rows < n_rows)
+    tl.store(confidence_ptr + rows, inverse(total), mask=rows < n_rows)

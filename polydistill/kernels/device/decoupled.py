@@ -126,7 +126,7 @@ def decoupled_kernel(
     else:
         z_max = tl.zeros((ROWS,), tl.float32)
         z_sum, t_max, t_sum, z_best, mean, plain_max, plain_sum = z_max, z_max, z_max, z_max, z_max, z_max, z_max
-        for start in range(0, n_cols, COLS):
+        for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -158,7 +158,7 @@ def decoupled_kernel(
             )
             store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
         else:
-            for start in range(0, n_cols, COLS):
+            for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)

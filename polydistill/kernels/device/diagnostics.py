@@ -19,6 +19,7 @@ from polydistill.kernels.device.rows import (
     find_best,
     find_kept,
     find_maximum,
+    inverse,
     load_tile,
     log_sum,
     merge_maxima,
@@ -45,7 +46,7 @@ def measure_softmax(
     """Maximum and sum of ``exp((score - maximum) * scale)`` of each row; scores of -inf do not count."""
     maximum = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, n_cols, COLS):
+    for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         scores = load_tile(scores_ptr, rows, cols, row_stride, col_stride, keep)
@@ -102,13 +103,13 @@ def diagnose(
     kl = tl.zeros((ROWS,), tl.float32)
     p_star, p_others = kl, kl
     q_others, q_others_squared = kl, kl
-    for start in range(0, n_cols, COLS):
+    for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
         is_star = cols[None, :] == star[:, None]
-        q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
+        q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
         p = divide(exponentiate(t, t_max, scale, keep & (t != float("-inf"))), t_sum[:, None])
         log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
         log_p = at_least((t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], LOWEST)
@@ -118,12 +119,12 @@ def diagnose(
         q_others += tl.sum(tl.where(is_star, 0.0, q), axis=1)
         q_others_squared += tl.sum(tl.where(is_star, 0.0, q * q), axis=1)
     dark = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, n_cols, COLS):
+    for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
-        q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
+        q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
         p = divide(exponentiate(t, t_max, scale, keep & (t != float("-inf"))), t_sum[:, None])
         p = tl.where(cols[None, :] == star[:, None], 0.0, p)
         difference = p_others[:, None] * q - p
@@ -132,7 +133,7 @@ def diagnose(
     out = out_ptr + rows * 5
     exists = rows < n_rows
     tl.store(out, (z_best == t_best).to(tl.float32), mask=exists)
-    tl.store(out + 1, divide(tl.full((ROWS,), 1.0, tl.float32), t_sum), mask=exists)
+    tl.store(out + 1, inverse(t_sum), mask=exists)
     tl.store(out + 2, kl, mask=exists)
     tl.store(out + 3, p_star * tl.sqrt(q_others_squared + q_others * q_others), mask=exists)
     tl.store(out + 4, tl.sqrt(dark), mask=exists)

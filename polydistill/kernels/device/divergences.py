@@ -122,7 +122,7 @@ def divergence_kernel(
         # mean_r of the reverse KL: of r less its value in the student's best class
         z_max = tl.zeros((ROWS,), tl.float32)
         z_sum, t_max, t_sum, mean_r, loss, t_best = z_max, z_max, z_max, z_max, z_max, z_max
-        for start in range(0, n_cols, COLS):
+        for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -135,7 +135,7 @@ def divergence_kernel(
                 )  # fmt: skip
             t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
         if JSD:
-            for start in range(0, n_cols, COLS):
+            for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -148,7 +148,7 @@ def divergence_kernel(
             loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
             mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
         if GRADIENT:
-            for start in range(0, n_cols, COLS):
+            for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)

@@ -59,7 +59,7 @@ def regression_kernel(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     loss = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, n_cols, COLS):
+    for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)

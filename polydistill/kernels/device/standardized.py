@@ -165,7 +165,7 @@ def standardized_kernel(
         z_count = tl.zeros((ROWS,), tl.float32)
         z_max, z_mean, z_rest, z_norm = z_count, z_count, z_count, z_count
         t_count, t_max, t_mean, t_rest, t_norm = z_count, z_count, z_count, z_count, z_count
-        for start in range(0, n_cols, COLS):
+        for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -195,7 +195,7 @@ def standardized_kernel(
             plain_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
     else:
         z_sum, t_sum, q_below, p_below, cross = plain_sum, plain_sum, plain_sum, plain_sum, plain_sum
-        for start in range(0, n_cols, COLS):
+        for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
             z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
@@ -233,7 +233,7 @@ def standardized_kernel(
             )  # fmt: skip
             store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
         else:
-            for start in range(0, n_cols, COLS):
+            for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
                 z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)

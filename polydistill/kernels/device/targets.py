@@ -6,8 +6,9 @@ smoothing; q = softmax(z), q' = softmax(z / T_s), p = softmax(t / T_t), e_y one-
     loss = a * sum_i p_i (ln p_i [KL only] - ln q'_i) - b * sum_i ((1 - eps) e_y + eps / n)_i ln q_i
     d loss / d z = a / T_s * (q' - p) + b * (q - (1 - eps) e_y - eps / n)
 
-Which p and which y is a matter of ``SOFT`` and ``LABEL``. Scores are taken less their row's maximum, so that equal
-scores give exactly 0 and scores of 1e4 lose no digits.
+Which p and which y is a matter of ``SOFT`` and ``LABEL``. Scores are taken less their row's maximum, so that scores of
+1e4 lose no digits; equal scores give exactly 0. A row in one tile is read once, a longer one twice: for its sums, from
+which the loss follows, and for the gradient.
 """
 
 import triton
@@ -15,18 +16,18 @@ import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
 from polydistill.kernels.device.rows import (
+    at_least,
     divide,
-    exponentiate,
     find_best,
     find_kept,
-    find_maximum,
+    inverse,
     load_ensemble,
     load_of_label,
     load_rows,
-    load_tile,
+    load_scores,
     log_sum,
-    merge_maxima,
-    rescale,
+    origin,
+    power,
     store_gradient,
 )
 
@@ -57,7 +58,7 @@ def load_teacher(
     SOFT: tl.constexpr,
     MEMBERS: tl.constexpr,
 ):
-    """The teacher's scores in the places where their probabilities go, and which of them count."""
+    """The teacher's scores in the places where their probabilities go; -inf where there is none."""
     if MEMBERS > 1:
         t = load_ensemble(teacher_ptr, rows, cols, teacher_member, teacher_row, teacher_col, keep, t_scale, MEMBERS)
     elif SOFT == PERMUTED:
@@ -69,32 +70,12 @@ def load_teacher(
         places = teacher_ptr + rows[:, None] * teacher_row + source * teacher_col
         inside = keep & (source >= 0) & (source < n_cols)  # what is no permutation makes NaN
         t = tl.load(places, mask=inside, other=float("nan")).to(tl.float32)
-        t = tl.where(keep, t, 0.0)
+        t = tl.where(keep, t, float("-inf"))
     else:
-        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        t = load_scores(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
     if SOFT == REST:
-        keep = keep & (cols[None, :] != label[:, None])
-    return t, keep & (t != float("-inf"))
-
-
-@triton.jit
-def measure_student(z, keep, scale, TEMPERED: tl.constexpr):
-    """Maximum, sum of exp(z / T_s), sum of exp(z), and sum of z, all less the maximum."""
-    maximum = find_maximum(z, keep)
-    tempered = tl.sum(exponentiate(z, maximum, scale, keep), axis=1)
-    plain = tl.sum(exponentiate(z, maximum, 1.0, keep), axis=1) if TEMPERED else tempered
-    return maximum, tempered, plain, tl.sum(tl.where(keep, z - maximum[:, None], 0.0), axis=1)
-
-
-@triton.jit
-def measure_target(z, z_max, z_scale, t, t_keep, t_scale, KL: tl.constexpr):
-    """Maximum of t, sum of exp(t / T_t), and that sum with each addend times (t / T_t [KL only] - z / T_s)."""
-    maximum = find_maximum(t, t_keep)
-    e = exponentiate(t, maximum, t_scale, t_keep)
-    difference = -(z - z_max[:, None]) * z_scale
-    if KL:
-        difference += tl.where(t_keep, (t - maximum[:, None]) * t_scale, 0.0)
-    return maximum, tl.sum(e, axis=1), tl.sum(tl.where(e == 0, 0.0, e * difference), axis=1)
+        t = tl.where(cols[None, :] == label[:, None], float("-inf"), t)
+    return t
 
 
 @triton.jit
@@ -102,7 +83,6 @@ def gradient_tile(
     z,
     t,
     keep,
-    t_keep,
     cols,
     label,
     z_max,
@@ -119,18 +99,111 @@ def gradient_tile(
     SOFT: tl.constexpr,
     LABEL: tl.constexpr,
     TEMPERED: tl.constexpr,
+    HAS_MASK: tl.constexpr,
 ):
-    q = divide(exponentiate(z, z_max, z_scale, keep), z_sum[:, None])
+    z -= origin(z_max)[:, None]
+    e = power(z, z_scale)
     gradient = tl.zeros_like(z)
     if SOFT:
-        p = divide(exponentiate(t, t_max, t_scale, t_keep), t_sum[:, None])
-        gradient += (a * z_scale)[:, None] * (q - p)
+        of_teacher = power(t - origin(t_max)[:, None], t_scale)
+        difference = e - of_teacher * divide(z_sum, t_sum)[:, None]  # equal scores: quotient 1, difference 0
+        gradient += difference * (a * z_scale * inverse(z_sum))[:, None]
     if LABEL:
         if TEMPERED:
-            q = divide(exponentiate(z, z_max, 1.0, keep), z_plain_sum[:, None])
+            e = power(z, 1.0)
         target = tl.where(cols[None, :] == label[:, None], 1.0 - smoothing, 0.0) + smoothing / n_cols
-        gradient += b[:, None] * tl.where(keep, q - target, 0.0)
+        if HAS_MASK:
+            target = tl.where(keep, target, 0.0)
+        gradient += b[:, None] * (e * inverse(z_plain_sum)[:, None] - target)
     return gradient
+
+
+@triton.jit
+def load_pair(
+    student_ptr,
+    teacher_ptr,
+    mask_ptr,
+    permutation_ptr,
+    rows,
+    cols,
+    label,
+    n_rows,
+    n_cols,
+    student_row,
+    student_col,
+    teacher_member,
+    teacher_row,
+    teacher_col,
+    mask_row,
+    mask_col,
+    permutation_row,
+    permutation_col,
+    t_scale,
+    SOFT: tl.constexpr,
+    MEMBERS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+):
+    """Which places of a tile count, and the scores of both sides there."""
+    keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
+    z = load_scores(student_ptr, rows, cols, student_row, student_col, keep)
+    t = z
+    if SOFT:
+        t = load_teacher(
+            teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col, permutation_row,
+            permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, MEMBERS,
+        )  # fmt: skip
+    return keep, z, t
+
+
+@triton.jit
+def add_tile(
+    z_max,
+    z_sum,
+    z_plain_sum,
+    z_total,
+    t_max,
+    t_sum,
+    cross,
+    z,
+    t,
+    keep,
+    n_before,
+    z_scale,
+    t_scale,
+    SOFT: tl.constexpr,
+    LABEL: tl.constexpr,
+    KL: tl.constexpr,
+    TEMPERED: tl.constexpr,
+):
+    """What is known of each row, with one more tile.
+
+    Maximum of z, sum of exp(z / T_s), sum of exp(z), sum of z; maximum of t, sum of exp(t / T_t), and that sum with
+    each addend times (t - z T_t / T_s), without KL times -z: all less the maxima, which are -inf before the first tile.
+    """
+    new_max = at_least(z_max, tl.max(z, axis=1))
+    shift = z_max - origin(new_max)
+    z -= origin(new_max)[:, None]
+    z_sum = z_sum * power(shift, z_scale) + tl.sum(power(z, z_scale), axis=1)
+    if LABEL:
+        if TEMPERED:
+            z_plain_sum = z_plain_sum * power(shift, 1.0) + tl.sum(power(z, 1.0), axis=1)
+        else:
+            z_plain_sum = z_sum
+        z_total += tl.where(z_max == float("-inf"), 0.0, shift * n_before) + tl.sum(tl.where(keep, z, 0.0), axis=1)
+    if SOFT:
+        new_t_max = at_least(t_max, tl.max(t, axis=1))
+        t_shift = t_max - origin(new_t_max)
+        t -= origin(new_t_max)[:, None]
+        # by how much the other factor of each earlier addend changes, and that of the new ones. For equal temperatures
+        # the quotient is 1, and equal scores give 0 exactly, product and difference in one operation or in two
+        moved = t_shift - shift * (z_scale / t_scale) if KL else -shift
+        difference = t - z * (z_scale / t_scale) if KL else -z
+        e = power(t, t_scale)
+        cross = tl.where(t_sum == 0, 0.0, (cross + t_sum * moved) * power(t_shift, t_scale))
+        cross += tl.sum(tl.where(e == 0, 0.0, e * difference), axis=1)
+        t_sum = t_sum * power(t_shift, t_scale) + tl.sum(e, axis=1)
+        t_max = new_t_max
+    return new_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -183,68 +256,45 @@ def target_kernel(
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = rows < n_rows
-    label = tl.full((ROWS,), -1, tl.int64)
+    label = tl.full((ROWS,), -1, tl.int32)
     if LABEL == GIVEN:
         label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
+        label = tl.where((label >= 0) & (label < n_cols), label, -1).to(tl.int32)  # half the work of 64 bits
     if LABEL == BEST:
         label = find_best(
             teacher_ptr, mask_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, mask_row, mask_col,
             HAS_MASK, ROWS, COLS,
-        ).to(tl.int64)  # fmt: skip
+        )  # fmt: skip
 
+    member_scale = t_scale
+    if MEMBERS > 1:
+        t_scale = 1.0  # what the members give is tempered
+    z_max = tl.full((ROWS,), float("-inf"), tl.float32)
+    z_sum = tl.zeros((ROWS,), tl.float32)
+    t_max, z_plain_sum, z_total, t_sum, cross = z_max, z_sum, z_sum, z_sum, z_sum
     if WHOLE:
         cols = tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        z_max, z_sum, z_plain_sum, z_total = measure_student(z, keep, z_scale, TEMPERED)
-        t, t_keep = z, keep
-        t_max, t_sum, cross = z_max, z_sum, tl.zeros_like(z_sum)
-        if SOFT:
-            t, t_keep = load_teacher(
-                teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, MEMBERS,
-            )  # fmt: skip
-            if MEMBERS > 1:
-                t_scale = 1.0  # what the members give is tempered
-            t_max, t_sum, cross = measure_target(z, z_max, z_scale, t, t_keep, t_scale, KL)
+        keep, z, t = load_pair(
+            student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols, student_row,
+            student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
+            permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+        )  # fmt: skip
+        z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_tile(
+            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, 0, z_scale, t_scale,
+            SOFT, LABEL, KL, TEMPERED,
+        )  # fmt: skip
     else:
-        z_max = tl.zeros((ROWS,), tl.float32)
-        z_sum, z_plain_sum, z_total, t_max, t_sum, cross = z_max, z_max, z_max, z_max, z_max, z_max
-        for start in range(0, n_cols, COLS):
+        for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
-            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-            part_max, part_sum, part_plain, part_total = measure_student(z, keep, z_scale, TEMPERED)
-            new_max = merge_maxima(z_max, z_sum, part_max, part_sum)
-            n_after = tl.minimum(n_cols - start, COLS)
-            z_total += tl.where(z_sum == 0, 0.0, (z_max - new_max) * start)
-            z_total += tl.where(part_sum == 0, 0.0, part_total + (part_max - new_max) * n_after)
-            if SOFT:
-                t, t_keep = load_teacher(
-                    teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                    permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, 1,
-                )  # fmt: skip
-                part_t_max, part_t_sum, part_cross = measure_target(z, new_max, z_scale, t, t_keep, t_scale, KL)
-                new_t_max = merge_maxima(t_max, t_sum, part_t_max, part_t_sum)
-                # earlier addends were taken less the old maxima; both sums then shrink with exp(t / T_t)
-                cross += tl.where(z_sum == 0, 0.0, t_sum * (new_max - z_max) * z_scale)
-                if KL:
-                    cross += tl.where(t_sum == 0, 0.0, t_sum * (t_max - new_t_max) * t_scale)
-                    part_cross += tl.where(part_t_sum == 0, 0.0, part_t_sum * (part_t_max - new_t_max) * t_scale)
-                old_factor = rescale(tl.full((ROWS,), 1.0, tl.float32), t_max, new_t_max, t_scale)
-                part_factor = rescale(tl.full((ROWS,), 1.0, tl.float32), part_t_max, new_t_max, t_scale)
-                cross = tl.where(t_sum == 0, 0.0, cross * old_factor)
-                cross += tl.where(part_t_sum == 0, 0.0, part_cross * part_factor)
-                t_sum = rescale(t_sum, t_max, new_t_max, t_scale)
-                t_sum += rescale(part_t_sum, part_t_max, new_t_max, t_scale)
-                t_max = new_t_max
-            z_sum = rescale(z_sum, z_max, new_max, z_scale) + rescale(part_sum, part_max, new_max, z_scale)
-            if TEMPERED:
-                z_plain_sum = rescale(z_plain_sum, z_max, new_max, 1.0)
-                z_plain_sum += rescale(part_plain, part_max, new_max, 1.0)
-            else:
-                z_plain_sum = z_sum
-            z_max = new_max
+            keep, z, t = load_pair(
+                student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols, student_row,
+                student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
+                permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+            )  # fmt: skip
+            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_tile(
+                z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, start, z_scale, t_scale,
+                SOFT, LABEL, KL, TEMPERED,
+            )  # fmt: skip
 
     a = tl.full((ROWS,), 0.0, tl.float32) + teacher_weight
     b = tl.full((ROWS,), 0.0, tl.float32) + label_weight
@@ -257,13 +307,13 @@ def target_kernel(
     if LOSS:
         loss = tl.zeros((ROWS,), tl.float32)
         if SOFT:
-            divergence = divide(cross, t_sum) + log_sum(z_sum)
+            divergence = divide(cross, t_sum) * (t_scale if KL else z_scale) + log_sum(z_sum)
             if KL:
                 divergence -= log_sum(t_sum)
             loss += a * tl.where(t_sum == 0, 0.0, divergence)
         if LABEL:
             z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
-            log_q = (1.0 - smoothing) * (z_label - z_max) + smoothing / n_cols * z_total - log_sum(z_plain_sum)
+            log_q = (1.0 - smoothing) * (z_label - origin(z_max)) + smoothing / n_cols * z_total - log_sum(z_plain_sum)
             loss -= b * tl.where(z_sum == 0, 0.0, log_q)
         loss *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         tl.store(loss_ptr + rows, loss, mask=row_exists)
@@ -274,24 +324,22 @@ def target_kernel(
         b *= factor
         if WHOLE:
             gradient = gradient_tile(
-                z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
-                z_scale, t_scale, SOFT, LABEL, TEMPERED,
+                z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
+                z_scale, t_scale, SOFT, LABEL, TEMPERED, HAS_MASK,
             )  # fmt: skip
             store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
         else:
-            for start in range(0, n_cols, COLS):
-                cols = start + tl.arange(0, COLS)
-                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-                t, t_keep = z, keep
-                if SOFT:
-                    t, t_keep = load_teacher(
-                        teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col,
-                        permutation_row, permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, 1,
-                    )  # fmt: skip
+            last = (n_cols - 1) // COLS * COLS
+            for start in tl.range(0, n_cols, COLS, num_stages=2):
+                cols = last - start + tl.arange(0, COLS)  # backwards: what was read last may still be in the cache
+                keep, z, t = load_pair(
+                    student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols,
+                    student_row, student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col,
+                    permutation_row, permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+                )  # fmt: skip
                 gradient = gradient_tile(
-                    z, t, keep, t_keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
-                    z_scale, t_scale, SOFT, LABEL, TEMPERED,
+                    z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
+                    z_scale, t_scale, SOFT, LABEL, TEMPERED, HAS_MASK,
                 )  # fmt: skip
                 store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
