@@ -14,6 +14,9 @@ share of the copy's bandwidth may be above 1. Liger's backward pass waits for th
 compiled" that of ours. "bytes" counts each input read once and the gradient written once; "of copy" is the share of
 the bandwidth of a plain copy, measured in the same run.
 
+On Linux the process keeps what its allocator has had of memory: else new pages for large scores, which one contender
+pays for and the next one does not, would decide the ratios.
+
 The CSV is written anew after each shape, so that a run which is cut short leaves what it has measured. On CUDA most of
 the time goes into compiling, some ten seconds for each shape and type: hence one call for each objective above. Besides
 torch, Triton and numpy it takes jsonargparse and pyyaml; for a machine without a network, elsewhere
@@ -21,10 +24,12 @@ torch, Triton and numpy it takes jsonargparse and pyyaml; for a machine without 
 """
 
 import csv
+import ctypes
 import importlib.util
 import io
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +56,7 @@ Q_SCALE = (
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
 UNCAPTURED = {"liger"}  # its backward pass looks at a value, which a capture does not allow
 CAPTURED_SCORES = 2**20
+M_TRIM_THRESHOLD, M_MMAP_MAX, LARGEST_INT = -1, -4, 2**31 - 1  # of glibc's malloc.h
 COPIES_OF_SCORES = 8  # what a formula holds at once, in float32: both sides, their logarithms, gradients
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Works = dict[tuple[str, str], Callable[[], object]]  # (contender, work) -> what does it once
@@ -250,6 +256,16 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
+def keep_memory() -> None:
+    """Let glibc keep what is freed, large tensors too; nothing elsewhere."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+
+
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second that a plain copy of 512 MiB reads and writes, the median of 9."""
     source = torch.ones(2**27, device=device)
@@ -376,6 +392,7 @@ def main(argv: list[str] | None = None) -> None:
     kind, threads = resolve_device(config.device), resolve_threads(config.threads)
     device = prepare(kind, threads)
     known = {"device": kind, "threads": threads, **hardware(), **versions(), **git_state_of(git_state())}
+    keep_memory()
     kept, found = kept_rows(config), []
     for rows in measure(config, device):
         found += [row | known for row in rows]

@@ -23,7 +23,7 @@ def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) ->
     Added up in log space, one member at a time: from a generator, only one member's scores are held beside the sum.
     The softmax of the result is the mean, so further losses take it at T = 1 (Q-values are tempered here). Members that
     are there all at once may be stacked and given to a loss as they are, ``(members, batch, classes)``: each that looks
-    at probabilities averages them itself, at its own temperature.
+    at probabilities averages them itself, at its own temperature (``policy_nll`` at 1).
 
     Args:
         teachers: scores of each member, ``(batch, classes)``, of one type and device; ``-inf`` excludes a class.

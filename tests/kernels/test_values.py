@@ -397,6 +397,36 @@ def test_score_that_is_not_finite_is_not_hidden(device, tiles, name, value, side
         assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"dkd", "logit_standardized_kd"}])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_row_of_minus_infinity_is_not_hidden(device, tiles, name, side) -> None:
+    """Unlike one without a class that a mask leaves, which is finite."""
+    inputs = make_inputs((3, 20), device)
+    getattr(inputs, side)[1] = -INF
+    options = with_permutation(name, {}, (3, 20), device)
+    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
+    for ours, theirs in zip(fused, plain, strict=True):
+        of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]
+        assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"policy_mse", "policy_huber"}])
+@pytest.mark.parametrize("sides", ["student", "teacher", "student teacher"])
+def test_lowest_scores_do_not_overflow(device, tiles, name, sides) -> None:
+    """They fill the first tile, so that the greatest score rises by 3e38 in the next one."""
+    if "student" in sides and (name == "dkpp" or (sides == "student" and name not in {"cross_entropy", "policy_nll"})):
+        pytest.skip("the target has classes that such a student excludes: the loss is 3e38, or more")
+    inputs = make_inputs((2, 20), device)
+    for side in sides.split():
+        getattr(inputs, side)[:, :9] = torch.finfo(torch.float32).min
+    options = with_permutation(name, {}, (2, 20), device)
+    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert (theirs.isfinite() <= ours.isfinite()).all(), (ours, theirs)
+        near = theirs.isfinite() & (theirs.abs() < 1e30)
+        torch.testing.assert_close(ours[near], theirs[near], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy
 def test_what_is_no_permutation_reads_nothing_foreign(device, tiles) -> None:
     inputs = make_inputs((2, 20), device)

@@ -22,4 +22,5 @@ def confidence_kernel(
     _, total = measure_softmax(
         teacher_ptr, teacher_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, 0, 0, 1.0, False, ROWS, COLS
     )
-    tl.store(confidence_ptr + rows, inverse(total), mask=rows < n_rows)
+    confidence = tl.where(total == 0, float("nan"), inverse(total))  # scores of -inf alone are to be seen
+    tl.store(confidence_ptr + rows, confidence, mask=rows < n_rows)

@@ -58,7 +58,7 @@ def gradient_tile(z, q, p, keep, is_label, off, others_weight, alpha, temperatur
 @triton.jit(do_not_specialize=["n_rows"])
 def decoupled_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (rows, cols) in, the same
+    teacher_ptr,  # (rows, cols) in, the same or float32
     labels_ptr,  # (rows,) in, int64
     mask_ptr,  # not read
     permutation_ptr,  # not read

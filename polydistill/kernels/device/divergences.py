@@ -54,10 +54,16 @@ def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD: tl.const
     return q, r, added
 
 
+@triton.jit
+def show_empty(value, z_sum, t_sum):
+    """NaN in a row of which nothing but scores of -inf is there on a side."""
+    return tl.where((z_sum == 0) | (t_sum == 0), float("nan"), value)
+
+
 @triton.jit(do_not_specialize=["n_rows"])
 def divergence_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (MEMBERS, rows, cols) in, the same
+    teacher_ptr,  # (MEMBERS, rows, cols) in, the same or float32
     labels_ptr,  # (rows,) in, int64, for the diagnostics
     mask_ptr,  # (rows, cols) in, bool: True takes the class out
     permutation_ptr,  # not read
@@ -115,6 +121,8 @@ def divergence_kernel(
         q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
         mean_r = tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
         loss = mean_r + tl.sum(added, axis=1)
+        if not HAS_MASK:
+            loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
         if GRADIENT:
             gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
             store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
@@ -147,6 +155,8 @@ def divergence_kernel(
         else:
             loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
             mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
+        if not HAS_MASK:
+            loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
         if GRADIENT:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)

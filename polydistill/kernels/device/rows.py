@@ -2,9 +2,10 @@
 
 A tile is ``(ROWS, COLS)``; what is known of a row is ``(ROWS,)``. The contract: computation is in float32. ``keep``
 says which places of a tile count (a column that exists, of a class that stays); the exponential of any other is 0. A
-row of which nothing counts has maximum 0 and sum 0, which :func:`log_sum`, :func:`divide` and :func:`inverse` turn into
-0: no NaN. But a NaN that is there stays: a score that is not finite makes loss and gradient of its row not finite, so
-that a ``GradScaler`` or a check of the loss sees it. Hence ``at_most``, and comparisons with 0, not "not above 0".
+row of which nothing counts has maximum 0 (or -inf, for which :func:`origin` gives 0) and sum 0, which :func:`log_sum`,
+:func:`divide` and :func:`inverse` turn into 0: no NaN. But a NaN that is there stays: NaN and inf among the scores make
+loss and gradient of their row not finite, so that a ``GradScaler`` or a check of the loss sees it. Hence ``at_most``,
+and comparisons with 0, not "not above 0".
 """
 
 import triton
@@ -134,6 +135,12 @@ def log_sum(total):
 def divide(part, total):
     """``part / total``, 0 where the total is."""
     return tl.where(total == 0, 0.0, part / tl.where(total == 0, 1.0, total))
+
+
+@triton.jit
+def quotient(a, b):
+    """``a / b``, 0 where ``b`` is; exactly 1 where they are equal, which a GPU's quick division does not promise."""
+    return tl.where(a == b, 1.0, divide(a, b))
 
 
 @triton.jit

@@ -7,7 +7,8 @@ smoothing; q = softmax(z), q' = softmax(z / T_s), p = softmax(t / T_t), e_y one-
     d loss / d z = a / T_s * (q' - p) + b * (q - (1 - eps) e_y - eps / n)
 
 Which p and which y is a matter of ``SOFT`` and ``LABEL``. Scores are taken less their row's maximum, so that scores of
-1e4 lose no digits; equal scores give exactly 0. A row in one tile is read once, a longer one twice: for its sums, from
+1e4 lose no digits. Equal scores give exactly 0: where a product and a difference may be joined into one operation, one
+factor is a quotient, which is 1 for them. A row in one tile is read once, a longer one twice: for its sums, from
 which the loss follows, and for the gradient.
 """
 
@@ -28,6 +29,7 @@ from polydistill.kernels.device.rows import (
     log_sum,
     origin,
     power,
+    quotient,
     store_gradient,
 )
 
@@ -106,7 +108,7 @@ def gradient_tile(
     gradient = tl.zeros_like(z)
     if SOFT:
         of_teacher = power(t - origin(t_max)[:, None], t_scale)
-        difference = e - of_teacher * divide(z_sum, t_sum)[:, None]  # equal scores: quotient 1, difference 0
+        difference = e - of_teacher * quotient(z_sum, t_sum)[:, None]
         gradient += difference * (a * z_scale * inverse(z_sum))[:, None]
     if LABEL:
         if TEMPERED:
@@ -194,14 +196,16 @@ def add_tile(
         new_t_max = at_least(t_max, tl.max(t, axis=1))
         t_shift = t_max - origin(new_t_max)
         t -= origin(new_t_max)[:, None]
-        # by how much the other factor of each earlier addend changes, and that of the new ones. For equal temperatures
-        # the quotient is 1, and equal scores give 0 exactly, product and difference in one operation or in two
-        moved = t_shift - shift * (z_scale / t_scale) if KL else -shift
-        difference = t - z * (z_scale / t_scale) if KL else -z
+        # by how much the other factor of each earlier addend changes, and that of the new ones
+        ratio = quotient(z_scale, t_scale)
+        moved = t_shift - shift * ratio if KL else -shift
+        difference = t - z * ratio if KL else -z
         e = power(t, t_scale)
-        cross = tl.where(t_sum == 0, 0.0, (cross + t_sum * moved) * power(t_shift, t_scale))
+        factor = power(t_shift, t_scale)
+        before = t_sum * factor
+        cross = tl.where(before == 0, 0.0, cross * factor + before * moved)
         cross += tl.sum(tl.where(e == 0, 0.0, e * difference), axis=1)
-        t_sum = t_sum * power(t_shift, t_scale) + tl.sum(e, axis=1)
+        t_sum = before + tl.sum(e, axis=1)
         t_max = new_t_max
     return new_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross
 
@@ -300,10 +304,13 @@ def target_kernel(
     b = tl.full((ROWS,), 0.0, tl.float32) + label_weight
     if SOFT == REST:
         b = tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
-        b = tl.where(t_sum == 0, 1.0, b)  # nothing is left beside the label
+        b = tl.where((t_sum == 0) & (b == b), 1.0, b)  # nothing is left beside the label; a NaN stays
         a = 1.0 - b
-    elif SOFT:
-        a = tl.where(t_sum == 0, 0.0, a)  # the teacher leaves no class
+    elif SOFT and HAS_MASK:
+        a = tl.where(t_sum == 0, 0.0, a)  # no class is left
+    if not HAS_MASK:  # a row without a class has none but scores of -inf, and that is to be seen
+        is_empty = (z_sum == 0) | (t_sum == 0) if SOFT and SOFT != REST else z_sum == 0
+        a, b = tl.where(is_empty, float("nan"), a), tl.where(is_empty, float("nan"), b)
     if LOSS:
         loss = tl.zeros((ROWS,), tl.float32)
         if SOFT:
@@ -313,8 +320,9 @@ def target_kernel(
             loss += a * tl.where(t_sum == 0, 0.0, divergence)
         if LABEL:
             z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
-            log_q = (1.0 - smoothing) * (z_label - origin(z_max)) + smoothing / n_cols * z_total - log_sum(z_plain_sum)
-            loss -= b * tl.where(z_sum == 0, 0.0, log_q)
+            log_q = (1.0 - smoothing) * (z_label - origin(z_max)) - log_sum(z_plain_sum)
+            log_q += tl.where(smoothing == 0, 0.0, smoothing / n_cols * z_total)
+            loss -= b * (tl.where(z_sum == 0, 0.0, log_q) if HAS_MASK else log_q)
         loss *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
