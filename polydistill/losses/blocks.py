@@ -12,8 +12,8 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-# scores of a side: four megabytes in float32. For a million scores smaller blocks cost more in operations than they save
-# in the cache, unless the allocator has to fetch new pages; for more, a quarter of it is as good
+# scores of a side: four megabytes in float32. Smaller blocks of a million scores cost more in operations than they save
+# in the cache, unless new pages must be fetched; of more scores a quarter of it is as good
 BLOCK = 2**20
 
 
