@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "sign",
         DEVICE + "targets.py",
-        "difference = e - of_teacher * divide(z_sum, t_sum)[:, None]",
-        "difference = of_teacher * divide(z_sum, t_sum)[:, None] - e",
+        "difference = e - of_teacher * quotient(z_sum, t_sum)[:, None]",
+        "difference = of_teacher * quotient(z_sum, t_sum)[:, None] - e",
         HINTON_KERNEL,
     ),
     Mutant(
