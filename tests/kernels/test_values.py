@@ -268,9 +268,7 @@ def test_scores_of_1e30_overflow_no_square(device, tiles, name) -> None:
     assert_no_worse_than_plain(name, inputs, {})
 
 
-@pytest.mark.parametrize(
-    "excluded", [[2], [20], [4, 9, 20], list(range(8)), list(range(7, 25)), list(range(25))], ids=str
-)
+@pytest.mark.parametrize("excluded", [[2], [20], [4, 9, 20], list(range(8)), list(range(7, 25))], ids=str)
 def test_reverse_kl_counts_what_the_teacher_excludes_with_the_largest_number(device, tiles, excluded) -> None:
     """Loss and gradient, wherever the student's best class is; not NaN, and no sum of it overflows."""
     inputs = make_inputs((5, 25), device, scale=1.0)
@@ -284,10 +282,7 @@ def test_reverse_kl_counts_what_the_teacher_excludes_with_the_largest_number(dev
     r = torch.zeros_like(q)
     r[:, excluded] = largest
     expected = q * (r - part[:, None] * largest) * inputs.weights[:, None].double()
-    if len(excluded) == 25:  # one number for all of them has no gradient
-        assert gradient.isfinite().all()
-    else:
-        torch.testing.assert_close(gradient, expected, rtol=2e-5, atol=1e-7 * largest)
+    torch.testing.assert_close(gradient, expected, rtol=2e-5, atol=1e-7 * largest)
 
 
 @pytest.mark.parametrize("location", [0.0, 1e4])
