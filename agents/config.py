@@ -12,7 +12,7 @@ from agents.atari import check_game
 from agents.evaluation import get_protocol
 from agents.networks import SIZES
 from polydistill.checkpoint import CheckpointConfig
-from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
+from polydistill.device import Device, Precision, resolve_machine
 from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, get_objective
@@ -159,13 +159,7 @@ class AtariConfig:
         Raises:
             UserError: the device is not there.
         """
-        device = resolve_device(self.device)
-        return dataclasses.replace(
-            self,
-            device=device,
-            threads=resolve_threads(self.threads),
-            precision=resolve_precision(self.precision, device),
-        )
+        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
 
 
 @dataclass(frozen=True)

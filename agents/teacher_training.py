@@ -38,7 +38,7 @@ from agents.networks import compute_scores
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.checkpoint import Checkpoints
-from polydistill.device import Device, Precision, prepare, resolve_device, resolve_precision, resolve_threads
+from polydistill.device import Device, Precision, prepare, resolve_machine
 from polydistill.disk import is_temporary, require_room
 from polydistill.errors import UserError, require_at_least
 from polydistill.interruption import StopSignals
@@ -117,13 +117,7 @@ class TeacherTrainingConfig:
         Raises:
             UserError: the device is not there.
         """
-        device = resolve_device(self.device)
-        return dataclasses.replace(
-            self,
-            device=device,
-            threads=resolve_threads(self.threads),
-            precision=resolve_precision(self.precision, device),
-        )
+        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
 
 
 def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:

@@ -9,7 +9,7 @@ import functools
 import os
 import shutil
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -49,6 +49,20 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+
+
+def resolve_machine(device: Device, threads: int, precision: Precision) -> dict[str, Any]:
+    """These three of a config, as this machine understands auto and 0.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    found = resolve_device(device)
+    return {
+        "device": found,
+        "threads": resolve_threads(threads),
+        "precision": resolve_precision(precision, found),
+    }
 
 
 def prepare(device: str, threads: int) -> torch.device:

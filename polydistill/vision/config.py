@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polydistill.checkpoint import CheckpointConfig
-from polydistill.device import Device, Precision, resolve_device, resolve_precision, resolve_threads
+from polydistill.device import Device, Precision, resolve_machine
 from polydistill.errors import UserError, require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
@@ -168,10 +168,4 @@ class CifarConfig:
         Raises:
             UserError: the device is not there.
         """
-        device = resolve_device(self.device)
-        return dataclasses.replace(
-            self,
-            device=device,
-            threads=resolve_threads(self.threads),
-            precision=resolve_precision(self.precision, device),
-        )
+        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))

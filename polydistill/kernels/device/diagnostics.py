@@ -14,17 +14,14 @@ import triton.language as tl
 from polydistill.kernels.device.rows import (
     LOWEST,
     at_least,
-    divide,
     exponentiate,
     find_best,
     find_kept,
-    find_maximum,
     inverse,
     load_tile,
     log_sum,
-    merge_maxima,
-    rescale,
 )
+from polydistill.kernels.device.streaming import add_tile
 
 
 @triton.jit
@@ -50,12 +47,7 @@ def measure_softmax(
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
         scores = load_tile(scores_ptr, rows, cols, row_stride, col_stride, keep)
-        keep = keep & (scores != float("-inf"))
-        part_max = find_maximum(scores, keep)
-        part = tl.sum(exponentiate(scores, part_max, scale, keep), axis=1)
-        merged = merge_maxima(maximum, total, part_max, part)
-        total = rescale(total, maximum, merged, scale) + rescale(part, part_max, merged, scale)
-        maximum = merged
+        maximum, total = add_tile(maximum, total, scores, keep & (scores != float("-inf")), scale)
     return maximum, total
 
 
@@ -110,7 +102,7 @@ def diagnose(
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
         is_star = cols[None, :] == star[:, None]
         q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
-        p = divide(exponentiate(t, t_max, scale, keep & (t != float("-inf"))), t_sum[:, None])
+        p = exponentiate(t, t_max, scale, keep & (t != float("-inf"))) * inverse(t_sum)[:, None]
         log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
         log_p = at_least((t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], LOWEST)
         kl += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
@@ -125,7 +117,7 @@ def diagnose(
         z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
         t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
         q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
-        p = divide(exponentiate(t, t_max, scale, keep & (t != float("-inf"))), t_sum[:, None])
+        p = exponentiate(t, t_max, scale, keep & (t != float("-inf"))) * inverse(t_sum)[:, None]
         p = tl.where(cols[None, :] == star[:, None], 0.0, p)
         difference = p_others[:, None] * q - p
         dark += tl.sum(difference * difference, axis=1)

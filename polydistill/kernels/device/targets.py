@@ -158,7 +158,7 @@ def load_pair(
 
 
 @triton.jit
-def add_tile(
+def add_pair(
     z_max,
     z_sum,
     z_plain_sum,
@@ -283,7 +283,7 @@ def target_kernel(
             student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
             permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
         )  # fmt: skip
-        z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_tile(
+        z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
             z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, 0, z_scale, t_scale,
             SOFT, LABEL, KL, TEMPERED,
         )  # fmt: skip
@@ -295,7 +295,7 @@ def target_kernel(
                 student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
                 permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
             )  # fmt: skip
-            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_tile(
+            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
                 z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, start, z_scale, t_scale,
                 SOFT, LABEL, KL, TEMPERED,
             )  # fmt: skip
