@@ -8,6 +8,5 @@ Triton is imported at the first launch, not before.
 """
 
 from polydistill.kernels.autograd import Extras, asking_for, confidence, fused_loss
-from polydistill.kernels.launch import averages_members
 
-__all__ = ["Extras", "asking_for", "averages_members", "confidence", "fused_loss"]
+__all__ = ["Extras", "asking_for", "confidence", "fused_loss"]

@@ -33,7 +33,7 @@ class Extras:
         with_gradient: compute the gradient along, without autograd.
         row_weights: ``(batch,)`` float32, the upstream gradient for it; None: 1.
         diagnostics_temperature: of the teacher's side; None: no diagnostics.
-        teacher: for diagnostics of a loss that has none.
+        teacher: for diagnostics of a loss that has none; may have a dimension of members first.
         labels: for diagnostics of a loss that has none.
         gradient: as the student's scores.
         diagnostics: ``(..., batch, 5)`` float32.
@@ -109,16 +109,20 @@ def fused_loss(
     return loss.view(student.shape[:-1])
 
 
-def confidence(teacher: Tensor) -> Tensor:
-    """``max softmax(teacher)``, ``(..., batch)`` float32, of ``(..., batch, classes)`` scores; no gradient."""
-    rows = teacher.detach().reshape(-1, teacher.shape[-1])
-    found: Tensor = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
-    return found.view(teacher.shape[:-1])
+def confidence(student: Tensor, teacher: Tensor) -> Tensor:
+    """``max p``, ``(..., batch)`` float32; no gradient.
+
+    Args:
+        student: ``(..., batch, classes)``, only its shape counts.
+        teacher: the same shape, or an ensemble, with a dimension of members before it.
+    """
+    found: Tensor = _Confidence.apply(_rows_of(teacher.detach(), student))  # type: ignore[no-untyped-call]
+    return found.view(student.shape[:-1])
 
 
 def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, student: Tensor) -> Tensor:
     """The loss, and what else was asked for, from one launch."""
-    rows = _complete(rows, extras)
+    rows = _complete(rows, extras, student)
     if not extras.with_gradient:
         temperature = extras.diagnostics_temperature or 0.0
         loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
@@ -143,10 +147,10 @@ def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, s
     return found.loss
 
 
-def _complete(rows: Rows, extras: Extras) -> Rows:
+def _complete(rows: Rows, extras: Extras, student: Tensor) -> Rows:
     """With what the diagnostics need besides the loss."""
     if rows.teacher is None and extras.teacher is not None:
-        rows = rows._replace(teacher=extras.teacher.reshape(rows.student.shape))
+        rows = rows._replace(teacher=_rows_of(extras.teacher, student))
     if rows.labels is None and extras.labels is not None:
         rows = rows._replace(labels=extras.labels.reshape(-1))
     return rows
@@ -227,7 +231,7 @@ class _Gradient(torch.autograd.Function):
 
 
 class _Confidence(torch.autograd.Function):
-    """Teacher's scores ``(rows, classes)`` -> ``(rows,)``; no gradient."""
+    """Teacher's scores ``(rows, classes)`` or ``(members, rows, classes)`` -> ``(rows,)``; no gradient."""
 
     @staticmethod
     def forward(teacher: Tensor) -> Any:

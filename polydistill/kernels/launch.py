@@ -92,11 +92,6 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def averages_members(n_classes: int) -> bool:
-    """Whether a kernel can average the members of an ensemble, of rows of so many classes: one tile must hold a row."""
-    return plan_tiles(1, n_classes).whole
-
-
 def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
     """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
     cols = 1 << max(n_cols - 1, 0).bit_length()
@@ -164,7 +159,7 @@ def launch(
             n_rows,
             n_cols,
             *student.stride(),
-            *(teacher.stride() if teacher.dim() == 3 else (0, *teacher.stride())),
+            *_strides_of(teacher),
             labels.stride(0),
             *mask.stride(),
             *permutation.stride(),
@@ -172,7 +167,7 @@ def launch(
             1 if upstream is None else upstream.stride(0),
             1.0 / (diagnostics_temperature or 1.0),
             *(float(number) for number in numbers),
-            MEMBERS=len(teacher) if teacher.dim() == 3 else 1,
+            MEMBERS=_count_members(teacher),
             HAS_LABELS=rows.labels is not None,
             HAS_MASK=rows.mask is not None,
             HAS_VALUES=rows.values is not None,
@@ -190,9 +185,9 @@ def launch(
 
 
 def launch_confidence(teacher: Tensor) -> Tensor:
-    """``max softmax(teacher)`` of each row, ``(rows,)`` float32."""
+    """``max p`` of each row, ``(rows,)`` float32, of ``(rows, classes)`` or ``(members, rows, classes)`` scores."""
     teacher = _within_32_bits(teacher)
-    n_rows, n_cols = teacher.shape
+    n_rows, n_cols = teacher.shape[-2:]
     result = teacher.new_empty(n_rows, dtype=torch.float32)
     if n_rows:
         tiles = plan_tiles(n_rows, n_cols)
@@ -203,12 +198,22 @@ def launch_confidence(teacher: Tensor) -> Tensor:
                 result,
                 n_rows,
                 n_cols,
-                *teacher.stride(),
+                *_strides_of(teacher),
+                MEMBERS=_count_members(teacher),
                 ROWS=tiles.rows,
                 COLS=tiles.cols,
                 num_warps=tiles.warps,
             )
     return result
+
+
+def _count_members(teacher: Tensor) -> int:
+    return len(teacher) if teacher.dim() == 3 else 1
+
+
+def _strides_of(teacher: Tensor) -> tuple[int, ...]:
+    """From one member to the next, one row to the next, one class to the next."""
+    return teacher.stride() if teacher.dim() == 3 else (0, *teacher.stride())
 
 
 def _within_32_bits(tensor: Tensor) -> Tensor:

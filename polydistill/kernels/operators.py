@@ -80,4 +80,4 @@ def _confidence_operator(teacher: Tensor) -> Tensor:
 
 @_confidence_operator.register_fake
 def _(teacher: Tensor) -> Tensor:
-    return teacher.new_empty(teacher.shape[0], dtype=torch.float32)
+    return teacher.new_empty(teacher.shape[-2], dtype=torch.float32)

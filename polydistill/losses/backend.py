@@ -17,9 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from polydistill.kernels import Extras, asking_for, averages_members, fused_loss
+from polydistill.kernels import Extras, asking_for, fused_loss
 from polydistill.kernels import confidence as fused_confidence
-from polydistill.losses.probabilities import join_members
 
 __all__ = [
     "Extras",
@@ -28,7 +27,6 @@ __all__ = [
     "current_backend",
     "fused_confidence",
     "fused_loss",
-    "kernel_teacher",
     "use_backend",
     "uses_kernels",
 ]
@@ -95,14 +93,6 @@ def uses_kernels(student: Tensor) -> bool:
     if _chosen == "torch" or not (_chosen == "triton" or (student.is_cuda and can_launch())):
         return False
     return HAS_TRITON and student.dtype in _FUSED_TYPES
-
-
-def kernel_teacher(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
-    """The teacher for a kernel that averages the members of an ensemble itself, as it can where a tile holds a row; of
-    longer rows :func:`~polydistill.losses.probabilities.join_members`."""
-    if teacher.dim() == student.dim() or averages_members(student.shape[-1]):
-        return teacher
-    return join_members(student, teacher, temperature, mask)
 
 
 def can_launch() -> bool:

@@ -68,12 +68,11 @@ def cwtm(
     labels = accept_labels(student, labels)
     if check_values:
         inspect_values(student, teacher, labels)
-    teacher = join_members(student, teacher)
     if uses_kernels(student):
-        confidence = fused_confidence(teacher)
+        confidence = fused_confidence(student, teacher)
         weights = confidence / _batch_mean(confidence, group)
         return fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
-    confidence = promote(teacher).softmax(dim=-1).amax(dim=-1)
+    confidence = promote(join_members(student, teacher)).softmax(dim=-1).amax(dim=-1)
     return label_cross_entropy(promote(student), labels) * (confidence / _batch_mean(confidence, group))
 
 
@@ -110,12 +109,11 @@ def uniform_confidence(
         [125.0, 125.0]
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
-    teacher = join_members(student, teacher)
     if uses_kernels(student):
-        confidence = fused_confidence(teacher)
+        confidence = fused_confidence(student, teacher)
         shares = _batch_mean(confidence, group).expand_as(confidence)
         return fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares)
-    student, teacher = promote(student), promote(teacher)
+    student, teacher = promote(student), promote(join_members(student, teacher))
     is_best = find_classes(teacher.argmax(dim=-1), teacher.shape[-1])
     mean_confidence = _batch_mean(teacher.softmax(dim=-1).amax(dim=-1), group).unsqueeze(-1)
     rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=-1)

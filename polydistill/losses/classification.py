@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, kernel_teacher, uses_kernels
+from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_labels,
@@ -100,7 +100,7 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
     if uses_kernels(student):
-        return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, kernel_teacher(student, teacher))
+        return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
     return by_rows(_ban, student, teacher, None, None)
 
 
@@ -153,7 +153,7 @@ def ban_l(
         inspect_values(student, teacher, labels)
     if uses_kernels(student):
         numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
-        return fused_loss("soft_label", numbers, student, kernel_teacher(student, teacher), labels)
+        return fused_loss("soft_label", numbers, student, teacher, labels)
     return by_rows(_ban_l, student, teacher, labels, None, label_weight, teacher_weight)
 
 
@@ -220,7 +220,7 @@ def hinton_kd(
     kind = "kl" if labels is None else "kl_label"
     if uses_kernels(student):
         numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
-        return fused_loss(kind, numbers, student, kernel_teacher(student, teacher, temperature), labels)
+        return fused_loss(kind, numbers, student, teacher, labels)
     return by_rows(_hinton_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
 
 

@@ -80,7 +80,6 @@ def dkd(
     if check_values:
         inspect_values(student, teacher, labels)
     if uses_kernels(student):
-        teacher = join_members(student, teacher, temperature)
         return fused_loss("decoupled", (temperature, label_weight, alpha, beta), student, teacher, labels)
     return by_rows(_dkd, student, teacher, labels, None, temperature, label_weight, alpha, beta)
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, kernel_teacher, uses_kernels
+from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_pair,
@@ -75,7 +75,6 @@ def reverse_kl(
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
     if uses_kernels(student):
-        teacher = kernel_teacher(student, teacher, temperature, mask)
         return fused_loss("reverse_kl", (1.0 / temperature, 0.5), student, teacher, mask=mask)
     return by_rows(_reverse_kl, student, teacher, None, mask, temperature)
 
@@ -127,7 +126,6 @@ def jsd(
     student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
     check_positive("temperature", temperature)
     if uses_kernels(student):
-        teacher = kernel_teacher(student, teacher, temperature, mask)
         return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
     return by_rows(_jsd, student, teacher, None, mask, temperature, beta)
 

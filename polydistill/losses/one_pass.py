@@ -1,8 +1,7 @@
 """A loss together with its gradient, or with what it says of each sample, from one pass over the scores.
 
 The contract: the values are those of the objective, its gradient by autograd, and
-:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all that is asked for, but for
-the diagnostics of an ensemble, which are computed plainly.
+:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all that is asked for.
 """
 
 from __future__ import annotations
@@ -134,8 +133,6 @@ def _ask(
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
     accept_pair(student, teacher)
-    if teacher.dim() > student.dim():  # its mean at the diagnostics' temperature, which need not be the loss's
-        return Extras()
     labels = None if labels is None else accept_labels(student, labels)
     return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher.detach(), labels=labels)
 
@@ -158,7 +155,7 @@ def _found(
     options: dict[str, Any],
 ) -> Diagnostics:
     assert teacher is not None
-    if extras.diagnostics is None:  # the plain formula, or an ensemble
+    if extras.diagnostics is None:  # the plain formula
         temperature = _temperature(objective, options)
         return diagnostics(student, teacher, labels, temperature=temperature, mask=options.get("mask"))
     agreement, *rest = extras.diagnostics.unbind(dim=-1)

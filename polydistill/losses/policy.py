@@ -14,7 +14,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, kernel_teacher, uses_kernels
+from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_pair, check_positive, promote
 from polydistill.losses.probabilities import (
@@ -64,7 +64,6 @@ def policy_kl(
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     check_positive("temperature", temperature)
     if uses_kernels(student):
-        teacher_q = kernel_teacher(student, teacher_q, temperature, mask)
         return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
     return by_rows(_policy_kl, student, teacher_q, None, mask, temperature)
 
@@ -105,9 +104,9 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         1.3862943649291992
     """
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
-    teacher_q = join_members(student, teacher_q, mask=mask)
     if uses_kernels(student):
         return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
+    teacher_q = join_members(student, teacher_q, mask=mask)
     greedy = drop_classes(promote(teacher_q), mask).argmax(dim=-1)
     return label_cross_entropy(drop_classes(promote(student), mask), greedy)
 

@@ -83,6 +83,11 @@ class Variant(NamedTuple):
 VARIANTS = (
     Variant("kl", 100, torch.float32, members=3, masked=True),
     Variant("jsd", 100, members=3),
+    Variant("rest", 100, members=5),
+    Variant("kl", 32_000, members=3),
+    Variant("jsd", 32_000, members=3),
+    Variant("permuted", 32_000, members=3),
+    Variant("decoupled", 32_000, members=3),
     Variant("kl_label", 1),
     Variant("mse", 100, torch.float16, masked=True),
     Variant("best", 100, masked=True, teacher=torch.float32),
@@ -107,7 +112,7 @@ def compiling() -> Iterator[list[Any]]:
 def compile_kind(
     kind: str, n_classes: int, dtype: torch.dtype, members: int, masked: bool, teacher: torch.dtype | None
 ) -> Any:
-    """What a launch for loss, gradient and diagnostics of 512 rows compiles; for an ensemble without the last."""
+    """What a launch for loss, gradient and diagnostics of 512 rows compiles."""
     with compiling() as compiled:
         scores = torch.empty(512, n_classes, dtype=dtype)
         rows = launch.Rows(
@@ -119,19 +124,17 @@ def compile_kind(
             values=torch.empty(512) if kind == "rest" else None,
         )
         numbers = (0.5,) * len(launch.KINDS[kind].numbers)
-        temperature = 0.5 if members == 1 else None
         launch.launch(
-            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512),
-            diagnostics_temperature=temperature,
-        )  # fmt: skip
+            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512), diagnostics_temperature=0.5
+        )
     (one,) = compiled
     return one
 
 
 def compile_confidence(n_classes: int) -> Any:
-    """What a launch of the confidence of 512 rows compiles."""
+    """What a launch of the confidence of 512 rows of an ensemble compiles."""
     with compiling() as compiled:
-        launch.launch_confidence(torch.empty(512, n_classes, dtype=torch.bfloat16))
+        launch.launch_confidence(torch.empty(3, 512, n_classes, dtype=torch.bfloat16))
     (one,) = compiled
     return one
 

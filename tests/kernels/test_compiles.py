@@ -35,6 +35,15 @@ def test_every_kernel_compiles_for_hopper(n_classes: int, tmp_path: Path) -> Non
 
 def test_masks_ensembles_one_class_and_other_types_compile_for_hopper(tmp_path: Path) -> None:
     compiled = compile_in_a_process(["variants"], tmp_path)
-    kinds = ["kl 100", "jsd 100", "kl_label 1", "mse 100", "best 100", "permuted 100", "rest 100", "decoupled 100"]
-    kinds += ["confidence 18", "confidence 131072"]
+    kinds = [
+        "kl 100",
+        "jsd 100",
+        "rest 100",
+        "kl 32000",
+        "jsd 32000",
+        "permuted 32000",
+        "decoupled 32000",
+        "kl_label 1",
+    ]
+    kinds += ["mse 100", "best 100", "permuted 100", "rest 100", "decoupled 100", "confidence 18", "confidence 131072"]
     assert [f"{name} {n_classes}" for name, n_classes, *_ in compiled] == kinds

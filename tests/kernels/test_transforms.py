@@ -115,7 +115,7 @@ def test_diagnostics_of_a_row_without_a_class_are_0(device, tiles, name) -> None
 
 @pytest.mark.parametrize("how", ["with the graph", "one pass"])
 @pytest.mark.parametrize("name", ["cross_entropy", *ENSEMBLED])
-def test_diagnostics_of_an_ensemble_are_those_of_its_mean(device, name, how) -> None:
+def test_diagnostics_of_an_ensemble_are_those_of_its_mean(device, tiles, name, how) -> None:
     """By loops over probabilities in float64; beside the loss and gradient of the kernel."""
     members = make_members(name, (5, 18), device, scale=3.0)
     inputs = make_inputs((5, 18), device)._replace(teacher=members)

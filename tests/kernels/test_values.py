@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polydistill.losses import OBJECTIVES, draw_permutation, use_backend
+from polydistill.losses import OBJECTIVES, draw_permutation, loss_with_diagnostics, use_backend, value_and_grad
 from polydistill.losses.backend import fused_confidence
 from tests.losses.reference import CASES, ENSEMBLED, MASKED, NAMES, case_id
 
@@ -297,10 +297,6 @@ def test_reverse_kl_of_a_sure_student_has_no_gradient(device, tiles, temperature
     assert (compute("reverse_kl", inputs, options, "triton")[1] == 0).all()
 
 
-IN_KERNEL = ("ban", "ban_l", "hinton_kd", "policy_kl", "reverse_kl", "jsd")  # which averages the members itself
-JOINED = [name for name in ENSEMBLED if name not in IN_KERNEL]  # the kernel reads the log of the mean
-
-
 def make_members(name, shape, device, *, dtype=torch.float32, scale=30.0):
     """Three, of which some or all exclude a class."""
     members = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7)) * scale
@@ -310,25 +306,69 @@ def make_members(name, shape, device, *, dtype=torch.float32, scale=30.0):
     return members.to(device, dtype)
 
 
+def n_launches(name):
+    """Of the loss: those that normalise over the batch look at the teacher's confidence first."""
+    return 2 if name in {"cwtm", "uniform_confidence"} else 1
+
+
 def half_temperature(name):
     return {"temperature": 0.5} if name in {"hinton_kd", "dkd", "policy_kl", "reverse_kl", "jsd"} else {}
 
 
-@pytest.mark.parametrize("name", IN_KERNEL)
+@pytest.mark.parametrize("name", ENSEMBLED)
 @pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
-def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, whole_tiles, launches, name, shape) -> None:
+def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, tiles, launches, name, shape) -> None:
     inputs = make_inputs(shape, device)._replace(teacher=make_members(name, shape, device))
-    assert_no_worse_than_plain(name, inputs, half_temperature(name))
-    assert len(launches) == 2
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, half_temperature(name), shape, device))
+    assert len(launches) == n_launches(name) + 1
 
 
-@pytest.mark.parametrize("name", JOINED)
-@pytest.mark.parametrize("shape", [(5, 18), (2, 3, 20)], ids=str)
-def test_ensemble_of_teachers_is_joined_for_the_kernel(device, tiles, launches, name, shape) -> None:
-    inputs = make_inputs(shape, device)._replace(teacher=make_members(name, shape, device))
-    options = with_permutation(name, half_temperature(name), shape, device)
-    assert_no_worse_than_plain(name, inputs, options)
-    assert len(launches) == (3 if name in {"cwtm", "uniform_confidence"} else 2)
+@pytest.mark.parametrize("name", ["cross_entropy", *ENSEMBLED])
+def test_mean_of_an_ensemble_is_never_made(device, tiles, launches, monkeypatch, name) -> None:
+    """Neither for the loss, nor for its gradient, nor for diagnostics, which come with both from one launch."""
+    inputs = make_inputs((5, 18), device)._replace(teacher=make_members(name, (5, 18), device, scale=3.0))
+    options = with_permutation(name, {}, (5, 18), device)
+    expected = value_and_grad(name, *inputs[:3], with_diagnostics=True, **options)
+    launches.clear()
+    monkeypatch.setattr("polydistill.losses.probabilities.ensemble_log_probabilities", None)
+    found = value_and_grad(name, *inputs[:3], with_diagnostics=True, **options)
+    assert len(launches) == n_launches(name)
+    torch.testing.assert_close(tuple(found.diagnostics), tuple(expected.diagnostics), rtol=0.0, atol=0.0)
+    loss_with_diagnostics(name, *inputs[:3], **options)
+    compute(name, inputs, options, "triton")
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+@pytest.mark.parametrize("n_members", [1, 2, 5])
+def test_ensembles_of_other_sizes(device, name, n_members) -> None:
+    inputs = make_inputs((4, 7), device)
+    members = torch.randn(n_members, 4, 7, generator=torch.Generator().manual_seed(7)).to(device) * 3
+    options = with_permutation(name, half_temperature(name), (4, 7), device)
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
+
+
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_of_any_strides(device, name) -> None:
+    inputs = make_inputs((4, 14), device)
+    strided = torch.randn(14, 4, 6, generator=torch.Generator().manual_seed(7)).to(device).permute(2, 1, 0)[::2]
+    options = with_permutation(name, {}, (4, 14), device)
+    found = compute(name, inputs._replace(teacher=strided), options, "triton")
+    expected = compute(name, inputs._replace(teacher=strided.contiguous()), options, "triton")
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")  # the interpreter's numpy
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_member_of_minus_infinity_is_not_hidden(device, tiles, name) -> None:
+    """A network that gives no class a chance has failed, and its ensemble with it."""
+    members = torch.randn(3, 4, 18, generator=torch.Generator().manual_seed(7)).to(device)
+    members[1, 2] = -INF
+    inputs = make_inputs((4, 18), device)._replace(teacher=members)
+    options = with_permutation(name, {}, (4, 18), device)
+    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
+    for ours, theirs in zip(fused, plain, strict=True):
+        of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]
+        assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -365,16 +405,20 @@ def test_ensemble_with_a_mask(device, tiles, name, broadcast) -> None:
 def test_confidence_is_that_of_each_row(device, tiles) -> None:
     inputs = make_inputs((6, 20), device)
     inputs.teacher[1, 3:] = inputs.teacher[4, ::2] = -INF
-    found = fused_confidence(inputs.teacher)
+    found = fused_confidence(inputs.student, inputs.teacher)
     torch.testing.assert_close(found, inputs.teacher.softmax(1).amax(1), rtol=1e-5, atol=1e-7)
+    members = torch.stack([inputs.teacher, inputs.student, inputs.teacher * 3])
+    found = fused_confidence(inputs.student, members)
+    torch.testing.assert_close(found, members.softmax(2).mean(0).amax(1), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cwtm", "policy_nll", *IN_KERNEL])
-def test_ensemble_of_long_rows_is_joined_and_streamed(device, launches, name) -> None:
+@pytest.mark.parametrize("name", ENSEMBLED)
+def test_ensemble_of_long_rows_is_averaged_as_they_are_streamed(device, launches, name) -> None:
     inputs = make_inputs((1, 20_000), device)
     members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
-    assert_no_worse_than_plain(name, inputs._replace(teacher=members), half_temperature(name))
-    assert len(launches) == (3 if name == "cwtm" else 2)
+    options = with_permutation(name, half_temperature(name), (1, 20_000), device)
+    assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
+    assert len(launches) == n_launches(name) + 1
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy
@@ -392,7 +436,7 @@ def test_score_that_is_not_finite_is_not_hidden(device, tiles, name, value, side
         assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"dkd", "logit_standardized_kd"}])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_row_of_minus_infinity_is_not_hidden(device, tiles, name, side) -> None:
     """Unlike one without a class that a mask leaves, which is finite."""

@@ -25,12 +25,11 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
-    load_of_label,
     load_rows,
-    load_tile,
     log_sum,
     store_gradient,
 )
+from polydistill.kernels.device.sides import load_of_label, load_scores, open_teacher
 from polydistill.kernels.device.streaming import add_tile, add_to_divergence, conclude_divergence
 
 
@@ -58,7 +57,7 @@ def gradient_tile(z, q, p, keep, is_label, off, others_weight, alpha, temperatur
 @triton.jit(do_not_specialize=["n_rows"])
 def decoupled_kernel(
     student_ptr,  # (rows, cols) in, float32, bfloat16 or float16
-    teacher_ptr,  # (rows, cols) in, the same or float32
+    teacher_ptr,  # (MEMBERS, rows, cols) in, the same or float32
     labels_ptr,  # (rows,) in, int64
     mask_ptr,  # not read
     permutation_ptr,  # not read
@@ -86,7 +85,7 @@ def decoupled_kernel(
     label_weight,
     alpha,
     beta,
-    MEMBERS: tl.constexpr,  # always 1
+    MEMBERS: tl.constexpr,
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -99,27 +98,32 @@ def decoupled_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
+    all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
+    teacher, t_scale = open_teacher(
+        all_members, mask, rows, n_rows, n_cols, 1.0 / temperature, False, MEMBERS, ROWS, COLS
+    )  # fmt: skip
     row_exists = rows < n_rows
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
-    z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
-    t_label = load_of_label(teacher_ptr, rows, label, n_rows, n_cols, teacher_row, teacher_col)
+    z_label = load_of_label(student, rows, label, n_rows, n_cols, 1)
+    t_label = load_of_label(teacher, rows, label, n_rows, n_cols, MEMBERS)
     scale = 1.0 / temperature
 
     # of both sides over the other classes; plain: of the student over all of them, at T = 1
     if WHOLE:
         cols = tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+        z = load_scores(student, rows, cols, keep, 1)
+        t = load_scores(teacher, rows, cols, keep, MEMBERS)
         is_label = cols[None, :] == label[:, None]
         others = keep & ~is_label
         t_others = others & (t != float("-inf"))
         z_max, t_max, plain_max = find_maximum(z, others), find_maximum(t, t_others), find_maximum(z, keep)
-        q, p = exponentiate(z, z_max, scale, others), exponentiate(t, t_max, scale, t_others)
+        q, p = exponentiate(z, z_max, scale, others), exponentiate(t, t_max, t_scale, t_others)
         z_sum, t_sum = tl.sum(q, axis=1), tl.sum(p, axis=1)
         q, p = divide(q, z_sum[:, None]), divide(p, t_sum[:, None])
-        log_p = tl.where(t_others, (t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], 0.0)
+        log_p = tl.where(t_others, (t - t_max[:, None]) * t_scale - log_sum(t_sum)[:, None], 0.0)
         log_q = (z - z_max[:, None]) * scale - log_sum(z_sum)[:, None]
         other_term = tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
         plain_sum = tl.sum(exponentiate(z, plain_max, 1.0, keep), axis=1)
@@ -128,16 +132,19 @@ def decoupled_kernel(
         z_sum, t_max, t_sum, z_best, mean, plain_max, plain_sum = z_max, z_max, z_max, z_max, z_max, z_max, z_max
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
-            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+            z = load_scores(student, rows, cols, keep, 1)
+            t = load_scores(teacher, rows, cols, keep, MEMBERS)
             others = keep & (cols[None, :] != label[:, None])
-            t_max, t_sum, z_best, mean = add_to_divergence(t_max, t_sum, z_best, mean, t, others, scale, z, scale)
+            t_max, t_sum, z_best, mean = add_to_divergence(t_max, t_sum, z_best, mean, t, others, t_scale, z, scale)
             z_max, z_sum = add_tile(z_max, z_sum, z, others, scale)
             plain_max, plain_sum = add_tile(plain_max, plain_sum, z, keep, 1.0)
         other_term = conclude_divergence(t_sum, z_best, mean, z_max, z_sum, scale)
 
-    z_margin, t_margin = find_margin(z_label, z_max, z_sum, scale), find_margin(t_label, t_max, t_sum, scale)
+    # scores of -inf alone are to be seen
+    is_empty = (plain_sum == 0) | ((t_sum == 0) & (t_label == float("-inf")))
+    upstream = tl.where(is_empty, float("nan"), upstream)
+    z_margin, t_margin = find_margin(z_label, z_max, z_sum, scale), find_margin(t_label, t_max, t_sum, t_scale)
     log_p_label, log_p_rest = log_sigmoid(t_margin), log_sigmoid(-t_margin)
     log_q_label, log_q_rest = log_sigmoid(z_margin), log_sigmoid(-z_margin)
     p_label, p_rest = tl.exp(log_p_label), tl.exp(log_p_rest)
@@ -147,7 +154,7 @@ def decoupled_kernel(
         target_term += tl.where(p_rest == 0, 0.0, p_rest * (log_p_rest - log_q_rest))
         loss = temperature * temperature * (alpha * target_term + beta * other_term)
         loss -= label_weight * (z_label - plain_max - log_sum(plain_sum))
-        tl.store(loss_ptr + rows, loss, mask=row_exists)
+        tl.store(loss_ptr + rows, tl.where(is_empty, float("nan"), loss), mask=row_exists)
     if GRADIENT:
         # of two numbers close to 1, the difference of what is left
         off = tl.where(p_label > 0.5, p_rest - q_rest, q_label - p_label)[:, None]
@@ -160,20 +167,19 @@ def decoupled_kernel(
         else:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
-                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+                z = load_scores(student, rows, cols, keep, 1)
+                t = load_scores(teacher, rows, cols, keep, MEMBERS)
                 is_label = cols[None, :] == label[:, None]
                 others = keep & ~is_label
                 q = divide(exponentiate(z, z_max, scale, others), z_sum[:, None])
-                p = divide(exponentiate(t, t_max, scale, others), t_sum[:, None])
+                p = divide(exponentiate(t, t_max, t_scale, others), t_sum[:, None])
                 gradient = gradient_tile(
                     z, q, p, keep, is_label, off, others_weight, alpha, temperature, plain_max, plain_sum, label_weight
                 )
                 store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
-            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
-            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
-            HAS_LABELS, HAS_MASK, ROWS, COLS,
+            student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
+            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

@@ -24,12 +24,11 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
-    load_ensemble,
     load_rows,
-    load_tile,
     log_sum,
     store_gradient,
 )
+from polydistill.kernels.device.sides import load_scores, open_teacher
 from polydistill.kernels.device.streaming import add_tile, add_to_divergence, compare_to_best, conclude_divergence
 
 
@@ -90,7 +89,7 @@ def divergence_kernel(
     t_scale,  # 1 / T
     beta,
     JSD: tl.constexpr,
-    MEMBERS: tl.constexpr,  # above 1 only if WHOLE
+    MEMBERS: tl.constexpr,
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -103,16 +102,17 @@ def divergence_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
+    all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
+    teacher, t_scale = open_teacher(
+        all_members, mask, rows, n_rows, n_cols, t_scale, HAS_MASK, MEMBERS, ROWS, COLS
+    )  # fmt: skip
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     if WHOLE:
         cols = tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        if MEMBERS > 1:
-            t = load_ensemble(teacher_ptr, rows, cols, teacher_member, teacher_row, teacher_col, keep, t_scale, MEMBERS)
-            t_scale = 1.0  # what the members give is tempered
-        else:
-            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+        z = load_scores(student, rows, cols, keep, 1)
+        t = load_scores(teacher, rows, cols, keep, MEMBERS)
         z_max = find_maximum(z, keep)
         z_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
         t_keep = keep & (t != float("-inf"))
@@ -132,9 +132,9 @@ def divergence_kernel(
         z_sum, t_max, t_sum, mean_r, loss, t_best = z_max, z_max, z_max, z_max, z_max, z_max
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
-            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+            z = load_scores(student, rows, cols, keep, 1)
+            t = load_scores(teacher, rows, cols, keep, MEMBERS)
             if JSD:
                 z_max, z_sum = add_tile(z_max, z_sum, z, keep, 1.0)
             else:
@@ -145,9 +145,9 @@ def divergence_kernel(
         if JSD:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
-                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+                z = load_scores(student, rows, cols, keep, 1)
+                t = load_scores(teacher, rows, cols, keep, MEMBERS)
                 q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
                 mean_r += tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
                 loss += tl.sum(added, axis=1)
@@ -160,9 +160,9 @@ def divergence_kernel(
         if GRADIENT:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
-                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+                z = load_scores(student, rows, cols, keep, 1)
+                t = load_scores(teacher, rows, cols, keep, MEMBERS)
                 if JSD:
                     q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
                 else:
@@ -174,7 +174,6 @@ def divergence_kernel(
         tl.store(loss_ptr + rows, loss, mask=rows < n_rows)
     if DIAGNOSTICS:
         diagnose(
-            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
-            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
-            HAS_LABELS, HAS_MASK, ROWS, COLS,
+            student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
+            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from polydistill.kernels.device.diagnostics import diagnose
-from polydistill.kernels.device.rows import at_least, at_most, find_kept, load_rows, load_tile, store_gradient
+from polydistill.kernels.device.rows import at_least, at_most, find_kept, load_rows, store_gradient
+from polydistill.kernels.device.sides import load_scores
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -57,13 +58,16 @@ def regression_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
+    all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
+    teacher = (teacher_ptr, teacher_row, teacher_col)
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     loss = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+        z = load_scores(student, rows, cols, keep, 1)
+        t = load_scores(teacher, rows, cols, keep, 1)
         d = tl.where(keep & (t != float("-inf")), z - t, 0.0)
         if HUBER:
             size = tl.abs(d)
@@ -78,7 +82,6 @@ def regression_kernel(
         tl.store(loss_ptr + rows, loss, mask=rows < n_rows)
     if DIAGNOSTICS:
         diagnose(
-            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
-            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
-            HAS_LABELS, HAS_MASK, ROWS, COLS,
+            student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
+            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

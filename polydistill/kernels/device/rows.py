@@ -28,38 +28,12 @@ def at_least(x, bound):
 
 
 @triton.jit
-def load_tile(
-    ptr,  # (rows, cols) any float
-    rows,  # (ROWS,) int64
-    cols,  # (COLS,)
-    row_stride,
-    col_stride,
-    keep,  # (ROWS, COLS)
-):
-    return tl.load(ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def load_scores(ptr, rows, cols, row_stride, col_stride, keep):
-    """A tile of scores; -inf where a place does not count, so that its exponential is 0 by itself."""
-    places = ptr + rows[:, None] * row_stride + cols[None, :] * col_stride
-    return tl.load(places, mask=keep, other=float("-inf")).to(tl.float32)
-
-
-@triton.jit
 def load_rows(ptr, rows, n_rows, stride, GIVEN: tl.constexpr):
     """A number of each row as float32; 1 where none is given."""
     if GIVEN:
         return tl.load(ptr + rows * stride, mask=rows < n_rows, other=0.0).to(tl.float32)
     else:
         return tl.full(rows.shape, 1.0, tl.float32)
-
-
-@triton.jit
-def load_of_label(ptr, rows, label, n_rows, n_cols, row_stride, col_stride):
-    """The score of each row's label; NaN for a label that is none, which makes the loss NaN."""
-    known = (rows < n_rows) & (label >= 0) & (label < n_cols)
-    return tl.load(ptr + rows * row_stride + label * col_stride, mask=known, other=float("nan")).to(tl.float32)
 
 
 @triton.jit
@@ -71,18 +45,16 @@ def store_gradient(ptr, gradient, rows, cols, n_rows, n_cols):
 
 @triton.jit
 def find_kept(
-    mask_ptr,  # (rows, cols) bool, True: the class leaves; not read unless HAS_MASK
+    mask,  # (ptr, row stride, column stride) of (rows, cols) bool, True: the class leaves; not read unless HAS_MASK
     rows,
     cols,
     n_rows,
     n_cols,
-    row_stride,
-    col_stride,
     HAS_MASK: tl.constexpr,
 ):
     keep = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
     if HAS_MASK:
-        leaves = tl.load(mask_ptr + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=keep, other=1)
+        leaves = tl.load(mask[0] + rows[:, None] * mask[1] + cols[None, :] * mask[2], mask=keep, other=1)
         keep = keep & (leaves == 0)
     return keep
 
@@ -147,58 +119,3 @@ def quotient(a, b):
 def inverse(total):
     """``1 / total`` of a sum of exponentials, 0 where it is 0: a product with it takes a tenth of a division."""
     return tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
-
-
-@triton.jit
-def load_ensemble(
-    ptr,  # (MEMBERS, rows, cols) any float
-    rows,
-    cols,
-    member_stride,
-    row_stride,
-    col_stride,
-    keep,
-    scale,  # 1 / T of each member
-    MEMBERS: tl.constexpr,
-):
-    """ln of the mean of the members' ``softmax(t / T)``, one tile for the row; -inf where all exclude the class."""
-    mean = tl.full(keep.shape, LOWEST, tl.float32)
-    for _ in tl.static_range(MEMBERS):
-        scores = load_tile(ptr, rows, cols, row_stride, col_stride, keep)
-        kept = keep & (scores != float("-inf"))
-        maximum = find_maximum(scores, kept)
-        total = tl.sum(exponentiate(scores, maximum, scale, kept), axis=1)
-        log_p = tl.where(kept, (scores - maximum[:, None]) * scale - log_sum(total)[:, None], LOWEST)
-        high, low = at_least(mean, log_p), at_most(mean, log_p)
-        mean = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
-        ptr += member_stride  # step by step: a product with the member's number could leave 32 bits
-    # a class that all exclude has gained at most ln MEMBERS, which LOWEST does not feel
-    return tl.where(mean <= LOWEST, float("-inf"), mean - tl.log(MEMBERS + 0.0))
-
-
-@triton.jit
-def find_best(
-    scores_ptr,  # (rows, cols) any float
-    mask_ptr,
-    rows,
-    n_rows,
-    n_cols,
-    row_stride,
-    col_stride,
-    mask_row,
-    mask_col,
-    HAS_MASK: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
-    """The class of the greatest kept score of each row, the first of equal ones; 0 where none is kept."""
-    best = tl.zeros((ROWS,), tl.int32)
-    greatest = tl.full((ROWS,), float("-inf"), tl.float32)
-    for start in tl.range(0, n_cols, COLS, num_stages=2):
-        cols = start + tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-        scores = load_tile(scores_ptr, rows, cols, row_stride, col_stride, keep)
-        found, place = tl.max(tl.where(keep, scores, float("-inf")), axis=1, return_indices=True)
-        best = tl.where(found > greatest, start + place, best)
-        greatest = tl.maximum(found, greatest)
-    return best

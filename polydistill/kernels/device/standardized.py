@@ -24,13 +24,12 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
-    load_of_label,
     load_rows,
-    load_tile,
     log_sum,
     merge_maxima,
     store_gradient,
 )
+from polydistill.kernels.device.sides import load_of_label, load_scores
 
 EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
 
@@ -146,6 +145,9 @@ def standardized_kernel(
     COLS: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
+    all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
+    teacher = (teacher_ptr, teacher_row, teacher_col)
     row_exists = rows < n_rows
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
     scale = 1.0 / temperature
@@ -155,9 +157,9 @@ def standardized_kernel(
 
     if WHOLE:
         cols = tl.arange(0, COLS)
-        keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-        z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-        t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+        z = load_scores(student, rows, cols, keep, 1)
+        t = load_scores(teacher, rows, cols, keep, 1)
         t_keep = keep & (t != float("-inf"))
         z_count, z_max, z_mean, z_rest, z_norm = measure_spread(z, keep)
         t_count, t_max, t_mean, t_rest, t_norm = measure_spread(t, t_keep)
@@ -167,9 +169,9 @@ def standardized_kernel(
         t_count, t_max, t_mean, t_rest, t_norm = z_count, z_count, z_count, z_count, z_count
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
-            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+            z = load_scores(student, rows, cols, keep, 1)
+            t = load_scores(teacher, rows, cols, keep, 1)
             count, maximum, mean, rest, norm = measure_spread(z, keep)
             z_count, z_max, z_mean, z_rest, z_norm = merge_spreads(
                 z_count, z_max, z_mean, z_rest, z_norm, count, maximum, mean, rest, norm
@@ -179,6 +181,7 @@ def standardized_kernel(
                 t_count, t_max, t_mean, t_rest, t_norm, count, maximum, mean, rest, norm
             )
 
+    upstream = tl.where(t_count == 0, float("nan"), upstream)  # scores of -inf alone are to be seen
     freedom = tl.maximum(z_count - 1.0, 1.0)
     deviation = z_norm / tl.sqrt(freedom)
     z_width = deviation + EPSILON
@@ -197,9 +200,9 @@ def standardized_kernel(
         z_sum, t_sum, q_below, p_below, cross = plain_sum, plain_sum, plain_sum, plain_sum, plain_sum
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
-            keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-            z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-            t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+            keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+            z = load_scores(student, rows, cols, keep, 1)
+            t = load_scores(teacher, rows, cols, keep, 1)
             t_keep = keep & (t != float("-inf"))
             z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
             t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
@@ -219,9 +222,9 @@ def standardized_kernel(
         divergence = divide(cross, t_sum) + log_sum(divide(z_sum, t_sum))
         loss = divergence * (teacher_weight * temperature * temperature)
         if LABEL:
-            z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
+            z_label = load_of_label(student, rows, label, n_rows, n_cols, 1)
             loss -= label_weight * (z_label - z_max - log_sum(plain_sum))
-        tl.store(loss_ptr + rows, loss, mask=row_exists)
+        tl.store(loss_ptr + rows, tl.where(t_count == 0, float("nan"), loss), mask=row_exists)
     if GRADIENT:
         soft_weight = tl.where(t_sum == 0, 0.0, teacher_weight * temperature)
         # sum(g Z) is that of g times the distance of Z from its maximum, since g sums to 0
@@ -235,9 +238,9 @@ def standardized_kernel(
         else:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
-                keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, False)
-                z = load_tile(student_ptr, rows, cols, student_row, student_col, keep)
-                t = load_tile(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+                keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
+                z = load_scores(student, rows, cols, keep, 1)
+                t = load_scores(teacher, rows, cols, keep, 1)
                 t_keep = keep & (t != float("-inf"))
                 z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
                 t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
@@ -249,7 +252,6 @@ def standardized_kernel(
                 store_gradient(gradient_ptr, upstream[:, None] * gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
-            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
-            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
-            HAS_LABELS, HAS_MASK, ROWS, COLS,
+            student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
+            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

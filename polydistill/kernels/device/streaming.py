@@ -59,7 +59,8 @@ def add_to_divergence(
     y_scale,
 ):
     """The first four arguments, with one more tile; an x of -inf adds nothing."""
-    greatest, place = tl.max(tl.where(x_keep, x, float("-inf")), axis=1, return_indices=True)
+    known = x_keep & (x == x)  # where a NaN would be in the order is not defined; it stays in the sums
+    greatest, place = tl.max(tl.where(known, x, float("-inf")), axis=1, return_indices=True)
     better = (greatest != float("-inf")) & ((x_sum == 0) | (greatest > x_max))
     is_best = tl.arange(0, x.shape[1])[None, :] == place[:, None]
     new_max = tl.where(better, greatest, x_max)

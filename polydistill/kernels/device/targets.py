@@ -19,19 +19,16 @@ from polydistill.kernels.device.diagnostics import diagnose
 from polydistill.kernels.device.rows import (
     at_least,
     divide,
-    find_best,
     find_kept,
     inverse,
-    load_ensemble,
-    load_of_label,
     load_rows,
-    load_scores,
     log_sum,
     origin,
     power,
     quotient,
     store_gradient,
 )
+from polydistill.kernels.device.sides import find_best, load_at, load_of_label, load_scores, open_teacher
 
 # SOFT, 0 for none
 PLAIN = tl.constexpr(1)
@@ -44,37 +41,28 @@ BEST = tl.constexpr(2)  # the teacher's best class, the first of equal ones
 
 @triton.jit
 def load_teacher(
-    teacher_ptr,
-    permutation_ptr,
+    teacher,
+    permutation,  # (ptr, row stride, column stride)
     rows,
     cols,
     label,
-    teacher_row,
-    teacher_col,
-    permutation_row,
-    permutation_col,
-    teacher_member,
-    t_scale,
     n_cols,
     keep,
     SOFT: tl.constexpr,
     MEMBERS: tl.constexpr,
 ):
     """The teacher's scores in the places where their probabilities go; -inf where there is none."""
-    if MEMBERS > 1:
-        t = load_ensemble(teacher_ptr, rows, cols, teacher_member, teacher_row, teacher_col, keep, t_scale, MEMBERS)
-    elif SOFT == PERMUTED:
+    if SOFT == PERMUTED:
         own = cols[None, :] == label[:, None]
         others = cols[None, :] - (cols[None, :] > label[:, None])  # its number among the others, which is permuted
-        order = permutation_ptr + rows[:, None] * permutation_row + others * permutation_col
+        order = permutation[0] + rows[:, None] * permutation[1] + others * permutation[2]
         source = tl.load(order, mask=keep & ~own, other=0)
         source = tl.where(own, label[:, None], source + (source >= label[:, None]))
-        places = teacher_ptr + rows[:, None] * teacher_row + source * teacher_col
-        inside = keep & (source >= 0) & (source < n_cols)  # what is no permutation makes NaN
-        t = tl.load(places, mask=inside, other=float("nan")).to(tl.float32)
-        t = tl.where(keep, t, float("-inf"))
+        inside = keep & (source >= 0) & (source < n_cols)
+        t = load_at(teacher, rows[:, None], source, inside, MEMBERS)
+        t = tl.where(keep & ~inside, float("nan"), t)  # what is no permutation makes NaN
     else:
-        t = load_scores(teacher_ptr, rows, cols, teacher_row, teacher_col, keep)
+        t = load_scores(teacher, rows, cols, keep, MEMBERS)
     if SOFT == REST:
         t = tl.where(cols[None, :] == label[:, None], float("-inf"), t)
     return t
@@ -122,38 +110,25 @@ def gradient_tile(
 
 @triton.jit
 def load_pair(
-    student_ptr,
-    teacher_ptr,
-    mask_ptr,
-    permutation_ptr,
+    student,
+    teacher,
+    mask,
+    permutation,
     rows,
     cols,
     label,
     n_rows,
     n_cols,
-    student_row,
-    student_col,
-    teacher_member,
-    teacher_row,
-    teacher_col,
-    mask_row,
-    mask_col,
-    permutation_row,
-    permutation_col,
-    t_scale,
     SOFT: tl.constexpr,
     MEMBERS: tl.constexpr,
     HAS_MASK: tl.constexpr,
 ):
     """Which places of a tile count, and the scores of both sides there."""
-    keep = find_kept(mask_ptr, rows, cols, n_rows, n_cols, mask_row, mask_col, HAS_MASK)
-    z = load_scores(student_ptr, rows, cols, student_row, student_col, keep)
+    keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
+    z = load_scores(student, rows, cols, keep, 1)
     t = z
     if SOFT:
-        t = load_teacher(
-            teacher_ptr, permutation_ptr, rows, cols, label, teacher_row, teacher_col, permutation_row,
-            permutation_col, teacher_member, t_scale, n_cols, keep, SOFT, MEMBERS,
-        )  # fmt: skip
+        t = load_teacher(teacher, permutation, rows, cols, label, n_cols, keep, SOFT, MEMBERS)
     return keep, z, t
 
 
@@ -246,7 +221,7 @@ def target_kernel(
     LABEL: tl.constexpr,
     KL: tl.constexpr,
     TEMPERED: tl.constexpr,  # T_s is not 1
-    MEMBERS: tl.constexpr,  # above 1 only if WHOLE
+    MEMBERS: tl.constexpr,
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     HAS_VALUES: tl.constexpr,
@@ -264,24 +239,23 @@ def target_kernel(
     if LABEL == GIVEN:
         label = tl.load(labels_ptr + rows * labels_row, mask=row_exists, other=0)
         label = tl.where((label >= 0) & (label < n_cols), label, -1).to(tl.int32)  # half the work of 64 bits
+    student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
+    permutation = (permutation_ptr, permutation_row, permutation_col)
+    all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
+    OPENED: tl.constexpr = MEMBERS if (SOFT or LABEL == BEST) else 1  # the label's losses look at no teacher
+    teacher, t_scale = open_teacher(
+        all_members, mask, rows, n_rows, n_cols, t_scale, HAS_MASK, OPENED, ROWS, COLS
+    )  # fmt: skip
     if LABEL == BEST:
-        label = find_best(
-            teacher_ptr, mask_ptr, rows, n_rows, n_cols, teacher_row, teacher_col, mask_row, mask_col,
-            HAS_MASK, ROWS, COLS,
-        )  # fmt: skip
+        label = find_best(teacher, mask, rows, n_rows, n_cols, HAS_MASK, MEMBERS, ROWS, COLS)
 
-    member_scale = t_scale
-    if MEMBERS > 1:
-        t_scale = 1.0  # what the members give is tempered
     z_max = tl.full((ROWS,), float("-inf"), tl.float32)
     z_sum = tl.zeros((ROWS,), tl.float32)
     t_max, z_plain_sum, z_total, t_sum, cross = z_max, z_sum, z_sum, z_sum, z_sum
     if WHOLE:
         cols = tl.arange(0, COLS)
         keep, z, t = load_pair(
-            student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols, student_row,
-            student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
-            permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+            student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
         )  # fmt: skip
         z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
             z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, 0, z_scale, t_scale,
@@ -291,9 +265,7 @@ def target_kernel(
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep, z, t = load_pair(
-                student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols, student_row,
-                student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col, permutation_row,
-                permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+                student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
             )  # fmt: skip
             z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
                 z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, start, z_scale, t_scale,
@@ -319,7 +291,7 @@ def target_kernel(
                 divergence -= log_sum(t_sum)
             loss += a * tl.where(t_sum == 0, 0.0, divergence)
         if LABEL:
-            z_label = load_of_label(student_ptr, rows, label, n_rows, n_cols, student_row, student_col)
+            z_label = load_of_label(student, rows, label, n_rows, n_cols, 1)
             log_q = (1.0 - smoothing) * (z_label - origin(z_max)) - log_sum(z_plain_sum)
             log_q += tl.where(smoothing == 0, 0.0, smoothing / n_cols * z_total)
             loss -= b * (tl.where(z_sum == 0, 0.0, log_q) if HAS_MASK else log_q)
@@ -341,9 +313,7 @@ def target_kernel(
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = last - start + tl.arange(0, COLS)  # backwards: what was read last may still be in the cache
                 keep, z, t = load_pair(
-                    student_ptr, teacher_ptr, mask_ptr, permutation_ptr, rows, cols, label, n_rows, n_cols,
-                    student_row, student_col, teacher_member, teacher_row, teacher_col, mask_row, mask_col,
-                    permutation_row, permutation_col, member_scale, SOFT, MEMBERS, HAS_MASK,
+                    student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
                 )  # fmt: skip
                 gradient = gradient_tile(
                     z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
@@ -352,7 +322,6 @@ def target_kernel(
                 store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
-            student_ptr, teacher_ptr, labels_ptr, mask_ptr, diagnostics_ptr, rows, n_rows, n_cols, student_row,
-            student_col, teacher_row, teacher_col, labels_row, mask_row, mask_col, diagnostics_scale,
-            HAS_LABELS, HAS_MASK, ROWS, COLS,
+            student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
+            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip
