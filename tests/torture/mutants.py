@@ -47,6 +47,7 @@ FORMULAS = Witness("tests/losses/test_formulas.py", "formula_in_float64 or maske
 HINTON_KERNEL = Witness(VALUES, "as_exact and hinton_kd")
 DKPP_KERNEL = Witness(VALUES, "as_exact and dkpp")
 JSD_KERNEL = Witness(VALUES, "as_exact and jsd")
+ENSEMBLE_KERNEL = Witness(VALUES, "averaged_in_the_kernel and reverse_kl")
 
 MUTANTS = (
     Mutant("sign", LOSSES + "probabilities.py", "(p * log_q).sum(dim=-1).neg()", "(p * log_q).sum(dim=-1)", FORMULAS),
@@ -126,7 +127,7 @@ MUTANTS = (
     ),
     Mutant(
         "padding",
-        DEVICE + "rows.py",
+        DEVICE + "sides.py",
         'return tl.load(places, mask=keep, other=float("-inf")).to(tl.float32)',
         "return tl.load(places, mask=keep, other=0.0).to(tl.float32)",
         HINTON_KERNEL,
@@ -140,11 +141,14 @@ MUTANTS = (
     ),
     Mutant(
         "stride",
-        DEVICE + "rows.py",
-        "places = ptr + rows[:, None] * row_stride + cols[None, :] * col_stride",
-        "places = ptr + rows[:, None] * row_stride + cols[None, :]",
+        DEVICE + "sides.py",
+        "places = side[0] + rows * side[1] + cols * side[2]",
+        "places = side[0] + rows * side[1] + cols",
         Witness(VALUES, "strides and policy_kl"),
     ),
+    Mutant("stride", DEVICE + "sides.py", "places += side[3]", "places += 0", ENSEMBLE_KERNEL),
+    Mutant("reduction", DEVICE + "sides.py", "total - side[7][:, None])", "total)", ENSEMBLE_KERNEL),
+    Mutant("T", DEVICE + "sides.py", "return side, 1.0", "return side, scale", ENSEMBLE_KERNEL),
     Mutant(
         "permutation",
         DEVICE + "targets.py",
