@@ -139,8 +139,12 @@ def bench_table() -> str:
 
 ARMS = {
     "labels": "student, labels alone (the control)",
-    "ban": "student, BAN: the teacher alone",
-    "ban_l": "student, BAN+L: the teacher and labels",
+    "ban": "BAN: the teacher alone",
+    "uniform_confidence": "uniform confidence: the teacher, equally sure of each image",
+    "dkpp": "DKPP: the teacher, its other classes permuted",
+    "cwtm": "CWTM: labels, weighted by the teacher's confidence",
+    "ban_l": "BAN+L: the teacher and labels",
+    "hinton_kd": "Hinton's: the teacher at T = 4, and labels",
 }
 
 
@@ -159,31 +163,29 @@ def interval_text(values: list[float], form: str) -> str:
 
 
 def study_table(name: str) -> str:
-    """Arms of a study over the same seeds: each student beside the label-only one of its seed."""
+    """Arms of a study: each student beside the label-only one of its seed."""
     arms = {arm: load(f"{name}-{arm}") for arm in ARMS if any(MEASUREMENTS.glob(f"{name}-{arm}-seed*.json"))}
-    metrics = {arm: [run["generations"][1]["metrics"] for run in runs] for arm, runs in arms.items()}
-    teachers = [run["generations"][0]["metrics"] for run in arms["ban"]]
-    seeds = {arm: [run["seed"] for run in runs] for arm, runs in arms.items()}
-    if len({str(s) for s in seeds.values()}) != 1:
-        raise UserError(f"the arms of {name} have different seeds: {seeds}")
+    teachers = {run["seed"]: run["generations"][0]["metrics"] for run in arms["ban"]}
+    metrics = {arm: {run["seed"]: run["generations"][1]["metrics"] for run in runs} for arm, runs in arms.items()}
 
-    def row(who: str, of: list[dict[str, Any]], paired: bool) -> list[str | float | None]:
-        errors = [100 * (1 - m["test_accuracy"]) for m in of]
-        control = [100 * (1 - m["test_accuracy"]) for m in metrics["labels"]]
-        differences = [a - b for a, b in zip(errors, control, strict=True)]
-        agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of):.3f}"
+    def row(who: str, of: dict[int, dict[str, Any]]) -> list[str | float | None]:
+        errors = {seed: 100 * (1 - m["test_accuracy"]) for seed, m in of.items()}
+        control = {seed: 100 * (1 - m["test_accuracy"]) for seed, m in metrics["labels"].items()}
+        if not errors.keys() <= control.keys():
+            raise UserError(f"{name}: {who} has the seeds {sorted(errors)}, the control {sorted(control)}")
+        differences = [error - control[seed] for seed, error in errors.items()]
+        agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of.values()):.3f}"
         return [
             who,
-            interval_text(errors, ".2f"),
-            interval_text(differences, "+.2f") if paired else None,
-            f"{statistics.mean(m['test_nll'] for m in of):.3f}",
-            f"{statistics.mean(m['test_ece'] for m in of):.3f}",
+            interval_text(list(errors.values()), ".2f"),
+            interval_text(differences, "+.2f") if of is not teachers and of is not metrics["labels"] else None,
+            f"{statistics.mean(m['test_nll'] for m in of.values()):.3f}",
+            f"{statistics.mean(m['test_ece'] for m in of.values()):.3f}",
             agreement,
             len(of),
         ]
 
-    rows = [row("teacher, generation 0", teachers, False)]
-    rows += [row(ARMS[arm], of, arm != "labels") for arm, of in metrics.items()]
+    rows = [row("teacher, generation 0", teachers), *(row(ARMS[arm], of) for arm, of in metrics.items())]
     headers = ["who", "test error %", "less the control, points", "test NLL", "test ECE", "agreement", "seeds"]
     return format_table(headers, rows)
 
