@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,9 @@ class _Asked(threading.local):
 
 _asked = _Asked()
 
+# whether torch.func transforms what runs now; without this function of torch, each loss is ready for it
+_are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
 
 @contextlib.contextmanager
 def asking_for(extras: Extras) -> Iterator[Extras]:
@@ -92,21 +95,25 @@ def fused_loss(
     Returns:
         ``(..., batch)`` float32.
     """
+    flat = student.dim() == 2
     classes = student.shape[-1]
     rows = Rows(
-        student.reshape(-1, classes),
+        student if flat else student.reshape(-1, classes),
         None if teacher is None else _rows_of(teacher, student),
         None if labels is None else labels.reshape(-1),
         None if mask is None else _broadcast(mask, student),
         None if permutation is None else permutation.reshape(student.numel() // classes, classes - 1),
         None if values is None else values.reshape(-1),
     )
+    compiling = torch.compiler.is_compiling()
     loss: Tensor
-    if torch.compiler.is_compiling() or _asked.extras is None:
+    if not compiling and _asked.extras is not None:
+        loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
+    elif compiling or _are_transforms_active():
         loss, _ = _Loss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
     else:
-        loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
-    return loss.view(student.shape[:-1])
+        loss, _ = _EagerLoss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
+    return loss if flat else loss.view(student.shape[:-1])
 
 
 def confidence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -116,7 +123,10 @@ def confidence(student: Tensor, teacher: Tensor) -> Tensor:
         student: ``(..., batch, classes)``, only its shape counts.
         teacher: the same shape, or an ensemble, with a dimension of members before it.
     """
-    found: Tensor = _Confidence.apply(_rows_of(teacher.detach(), student))  # type: ignore[no-untyped-call]
+    rows = _rows_of(teacher.detach(), student)
+    if not torch.compiler.is_compiling() and not _are_transforms_active():
+        return launch_confidence(rows).view(student.shape[:-1])
+    found: Tensor = _Confidence.apply(rows)  # type: ignore[no-untyped-call]
     return found.view(student.shape[:-1])
 
 
@@ -125,7 +135,8 @@ def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, s
     rows = _complete(rows, extras, student)
     if not extras.with_gradient:
         temperature = extras.diagnostics_temperature or 0.0
-        loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
+        function = _Loss if _are_transforms_active() else _EagerLoss
+        loss, diagnosed = function.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
         if temperature:
             extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
         return loss  # type: ignore[no-any-return]
@@ -158,6 +169,8 @@ def _complete(rows: Rows, extras: Extras, student: Tensor) -> Rows:
 
 def _rows_of(teacher: Tensor, student: Tensor) -> Tensor:
     """``(rows, classes)``, or ``(members, rows, classes)``."""
+    if student.dim() == 2:
+        return teacher
     if teacher.dim() > student.dim():
         return teacher.reshape(len(teacher), -1, student.shape[-1])
     return teacher.reshape(-1, student.shape[-1])
@@ -202,6 +215,24 @@ class _Loss(torch.autograd.Function):
         loss, diagnosed = _Loss.apply(kind, numbers, temperature, *joined)  # type: ignore[no-untyped-call]
         size = info.batch_size
         return (loss.view(size, -1), diagnosed.view(size, diagnosed.shape[0] // size, N_DIAGNOSTICS)), (0, 0)
+
+
+class _EagerLoss(torch.autograd.Function):
+    """:class:`_Loss` where nothing transforms it: torch takes as long as for several operations to bind the arguments
+    of a function that can be transformed."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
+        output = compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
+        _Loss.setup_context(ctx, (kind, numbers, temperature, *rows), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
+        if torch.is_grad_enabled() or upstream is None:  # create_graph: a second derivative may be asked for
+            return _Loss.backward(ctx, upstream, _)
+        gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors))
+        return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
 
 class _Gradient(torch.autograd.Function):

@@ -1,19 +1,20 @@
 """Which kernel computes what, in tiles of which size; and its launch.
 
-The contract: tensors of rows in, ``(rows, classes)`` with any strides, new tensors out; no wait for the device. Triton
-is imported here, at the first launch. Tile sizes follow from the shape alone, so that no launch is slowed by tuning.
+The contract: tensors of rows in, ``(rows, classes)`` with any strides, new tensors out; no wait for the device. Tile
+sizes follow from the shape alone, so that no launch is slowed by tuning.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
 
 N_DIAGNOSTICS = 5
 TILE = 2048  # places of a tile of several short rows
@@ -126,84 +127,91 @@ def launch(
     Raises:
         RuntimeError: the scores are on the CPU and Triton was imported without its interpreter.
     """
-    student, chosen = rows.student, KINDS[kind]
+    student = rows.student
     n_rows, n_cols = student.shape
     diagnose = diagnostics_temperature is not None
     results = Results(
-        student.new_empty(n_rows, dtype=torch.float32) if loss else None,
+        torch.empty(n_rows, dtype=torch.float32, device=student.device) if loss else None,
         torch.empty((n_rows, n_cols), dtype=student.dtype, device=student.device) if gradient else None,
-        student.new_empty((n_rows, N_DIAGNOSTICS), dtype=torch.float32) if diagnose else None,
+        torch.empty((n_rows, N_DIAGNOSTICS), dtype=torch.float32, device=student.device) if diagnose else None,
     )
     if n_rows == 0:
         return results
     student = _within_32_bits(student)
-    others = [student if tensor is None else _within_32_bits(tensor) for tensor in rows[1:]]
-    tiles = plan_tiles(n_rows, n_cols)
-    constants: dict[str, Any] = dict(chosen.constants)
-    if "SOFT" in constants:
-        constants["TEMPERED"] = numbers[-1] != 1.0
-    teacher, labels, mask, permutation, values = others
-    kernel = load_kernel(chosen.module, chosen.kernel)
+    others = (None if tensor is None else _within_32_bits(tensor) for tensor in rows[1:])
+    given = (student, *others, upstream)
+    tempered = numbers[-1] != 1.0
+    key = (kind, tempered, loss, gradient, diagnose, *map(form, given), student.device.index)
+    prepared = PREPARED.get(key)
+    if prepared is None:
+        prepared = _prepare(kind, given, tempered, loss=loss, gradient=gradient, diagnose=diagnose)
+        remember(key, prepared)
+    # what is not there is not read, nor written: the student stands for it
+    tensors = tuple(student if tensor is None else tensor for tensor in (*given, *results))
     with _on_device(student):
-        kernel[(-(-n_rows // tiles.rows),)](
-            student,
-            teacher,
-            labels,
-            mask,
-            permutation,
-            values,
-            student if upstream is None else upstream,
-            student if results.loss is None else results.loss,
-            student if results.gradient is None else results.gradient,
-            student if results.diagnostics is None else results.diagnostics,
-            n_rows,
-            n_cols,
-            *student.stride(),
-            *_strides_of(teacher),
-            labels.stride(0),
-            *mask.stride(),
-            *permutation.stride(),
-            values.stride(0),
-            1 if upstream is None else upstream.stride(0),
-            1.0 / (diagnostics_temperature or 1.0),
-            *(float(number) for number in numbers),
-            MEMBERS=_count_members(teacher),
-            HAS_LABELS=rows.labels is not None,
-            HAS_MASK=rows.mask is not None,
-            HAS_VALUES=rows.values is not None,
-            HAS_UPSTREAM=upstream is not None,
-            LOSS=loss,
-            GRADIENT=gradient,
-            DIAGNOSTICS=diagnose,
-            WHOLE=tiles.whole,
-            ROWS=tiles.rows,
-            COLS=tiles.cols,
-            num_warps=tiles.warps,
-            **constants,
-        )
+        # never an integer, of which Triton would compile a 1 in
+        prepared(tensors, (1.0 / (diagnostics_temperature or 1.0), *map(float, numbers)))
     return results
+
+
+def _prepare(
+    kind: str,
+    given: tuple[Tensor | None, ...],
+    tempered: bool,
+    *,
+    loss: bool,
+    gradient: bool,
+    diagnose: bool,
+) -> Prepared:
+    """For the tensors that :func:`launch` passes on."""
+    chosen = KINDS[kind]
+    student, teacher, labels, mask, permutation, values, upstream = given
+    assert student is not None
+    n_rows, n_cols = student.shape
+    tiles = plan_tiles(n_rows, n_cols)
+    columns, matrices = (labels, values, upstream), (mask, permutation)
+    of_labels, of_values, of_upstream = (1 if column is None else column.stride(0) for column in columns)
+    of_mask, of_permutation = (student.stride() if matrix is None else matrix.stride() for matrix in matrices)
+    integers = (
+        *(n_rows, n_cols, *student.stride(), *_strides_of(student if teacher is None else teacher), of_labels),
+        *(*of_mask, *of_permutation, of_values, of_upstream),
+    )
+    constants = dict(chosen.constants)
+    if "SOFT" in constants:
+        constants["TEMPERED"] = tempered
+    constants |= {
+        "MEMBERS": 1 if teacher is None else _count_members(teacher),
+        "HAS_LABELS": labels is not None,
+        "HAS_MASK": mask is not None,
+        "HAS_VALUES": values is not None,
+        "HAS_UPSTREAM": upstream is not None,
+        "LOSS": loss,
+        "GRADIENT": gradient,
+        "DIAGNOSTICS": diagnose,
+        "WHOLE": tiles.whole,
+        "ROWS": tiles.rows,
+        "COLS": tiles.cols,
+    }
+    return Prepared(chosen.module, chosen.kernel, -(-n_rows // tiles.rows), integers, constants, tiles.warps)
 
 
 def launch_confidence(teacher: Tensor) -> Tensor:
     """``max p`` of each row, ``(rows,)`` float32, of ``(rows, classes)`` or ``(members, rows, classes)`` scores."""
     teacher = _within_32_bits(teacher)
     n_rows, n_cols = teacher.shape[-2:]
-    result = teacher.new_empty(n_rows, dtype=torch.float32)
+    result = torch.empty(n_rows, dtype=torch.float32, device=teacher.device)
     if n_rows:
-        tiles = plan_tiles(n_rows, n_cols)
-        kernel = load_kernel("confidence", "confidence_kernel")
+        key = ("confidence", form(teacher), teacher.device.index)
+        prepared = PREPARED.get(key)
+        if prepared is None:
+            tiles = plan_tiles(n_rows, n_cols)
+            integers = (n_rows, n_cols, *_strides_of(teacher))
+            constants = {"MEMBERS": _count_members(teacher), "ROWS": tiles.rows, "COLS": tiles.cols}
+            programs = -(-n_rows // tiles.rows)
+            prepared = Prepared("confidence", "confidence_kernel", programs, integers, constants, tiles.warps)
+            remember(key, prepared)
         with _on_device(teacher):
-            kernel[(-(-n_rows // tiles.rows),)](
-                teacher,
-                result,
-                n_rows,
-                n_cols,
-                *_strides_of(teacher),
-                MEMBERS=_count_members(teacher),
-                ROWS=tiles.rows,
-                COLS=tiles.cols,
-                num_warps=tiles.warps,
-            )
+            prepared((teacher, result), ())
     return result
 
 
@@ -226,14 +234,11 @@ def _within_32_bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-@functools.cache
-def load_kernel(module: str, name: str) -> Any:
-    """The kernel; importing it imports Triton."""
-    import importlib
-
-    return getattr(importlib.import_module(f"polydistill.kernels.device.{module}"), name)
+_HERE = contextlib.nullcontext()
 
 
 def _on_device(scores: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be that of the scores."""
-    return torch.cuda.device(scores.device) if scores.is_cuda else contextlib.nullcontext()
+    if not scores.is_cuda or scores.device.index == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(scores.device)

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from polydistill.kernels import launch
+from polydistill.kernels import launch, prepared
 
 CHIP = GPUTarget("cuda", 90, 32)  # H100, H200
 TYPES = {
@@ -101,12 +101,14 @@ VARIANTS = (
 def compiling() -> Iterator[list[Any]]:
     """While this lasts, a launch compiles instead of running; the list fills with what it compiles."""
     compiled: list[Any] = []
-    original = launch.load_kernel
-    launch.load_kernel = lambda module, name: Compiler(original(module, name), compiled)
+    original = prepared.load_kernel
+    prepared.load_kernel = lambda module, name: Compiler(original(module, name), compiled)
+    prepared.PREPARED.clear()
     try:
         yield compiled
     finally:
-        launch.load_kernel = original
+        prepared.load_kernel = original
+        prepared.PREPARED.clear()
 
 
 def compile_kind(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from polydistill.kernels import launch
+from polydistill.kernels import launch, prepared
 from polydistill.losses import use_backend
 from polydistill.losses.backend import HAS_TRITON
 
@@ -72,19 +72,21 @@ def share_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "plan_tiles", lambda *shape: plan(*shape)._replace(rows=4))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_prepared() -> None:
+    """What was prepared for a form of tensors knows nothing of the tiles of a test."""
+    prepared.PREPARED.clear()
+
+
 @pytest.fixture
 def launches(monkeypatch) -> list[str]:
     """Names of the kernels launched."""
     names: list[str] = []
-    load = launch.load_kernel
+    run = prepared.Prepared.__call__
 
-    class Counted:
-        def __init__(self, name: str, kernel: object) -> None:
-            self.name, self.kernel = name, kernel
+    def counted(one: prepared.Prepared, *given: object) -> None:
+        names.append(one.name)
+        run(one, *given)
 
-        def __getitem__(self, grid: object) -> object:
-            names.append(self.name)
-            return self.kernel[grid]
-
-    monkeypatch.setattr(launch, "load_kernel", lambda module, name: Counted(name, load(module, name)))
+    monkeypatch.setattr(prepared.Prepared, "__call__", counted)
     return names

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 import torch
 
-from polydistill.kernels import launch
+from polydistill.kernels import launch, prepared
 
 FAR = 2**30  # two such steps need more than 32 bits
 
@@ -19,7 +21,7 @@ def handed(monkeypatch) -> list[tuple]:
         def __getitem__(self, grid):
             return lambda *arguments, **constants: seen.append(arguments)
 
-    monkeypatch.setattr(launch, "load_kernel", lambda module, name: Kernel())
+    monkeypatch.setattr(prepared, "load_kernel", lambda module, name: Kernel())
     return seen
 
 
@@ -54,3 +56,125 @@ def test_one_row_of_a_mask_for_all_is_not_copied(handed) -> None:
     mask = torch.empty(3, dtype=torch.bool, device="meta").expand(2, 3)
     launch.launch("kl", (1.0, 0.0, 0.0, 1.0, 1.0), launch.Rows(spread(step=2), spread(step=2), mask=mask), loss=True)
     assert handed[0][3].stride() == (0, 1)
+
+
+class Compiled:
+    """Stands for a kernel and for what is compiled of it, as Triton has them on a GPU; writes down how it is run."""
+
+    def __init__(self, real) -> None:
+        self.names, self.first, self.later = real.arg_names, [], []
+
+    def __getitem__(self, grid):
+        return self._compile
+
+    def _compile(self, *arguments, num_warps, **constants):
+        self.first.append(dict(zip(self.names, arguments, strict=False)) | constants)
+        return defaultdict(lambda: self._run)  # by grid
+
+    def _run(self, *arguments):
+        self.later.append(dict(zip(self.names, arguments, strict=True)))
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list[Compiled]:
+    """The kernels that were loaded, one for each form of tensors."""
+    load, kernels = prepared.load_kernel, []
+
+    def stand_in(module, name):
+        kernels.append(Compiled(load(module, name)))
+        return kernels[-1]
+
+    monkeypatch.setattr(prepared, "load_kernel", stand_in)
+    return kernels
+
+
+def make_rows(kind: str, *, seed: int = 0, n_rows: int = 2) -> launch.Rows:
+    """All that a kernel of this kind may read."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn((2, n_rows, 5), generator=generator).unbind()
+    return launch.Rows(
+        student,
+        torch.stack([teacher] * 3) if kind in {"kl", "jsd", "decoupled"} else teacher,
+        torch.randint(5, (n_rows,), generator=generator),
+        torch.zeros(n_rows, 5, dtype=torch.bool) if kind in {"kl", "best", "mse"} else None,
+        torch.arange(4).expand(n_rows, 4) if kind == "permuted" else None,
+        torch.rand(n_rows, generator=generator) if kind == "rest" else None,
+    )
+
+
+@pytest.mark.parametrize("kind", launch.KINDS)
+def test_second_launch_hands_over_all_arguments_in_the_kernels_order(compiled, kind) -> None:
+    """Triton binds those of the first by name; what it compiled takes them by place."""
+    numbers = tuple(float(place + 2) for place in range(len(launch.KINDS[kind].numbers)))
+    for factor, seed in ((1.0, 0), (3.0, 1)):
+        found = launch.launch(
+            kind, tuple(factor * number for number in numbers), make_rows(kind, seed=seed), loss=True, gradient=True,
+            upstream=torch.full((2,), factor), diagnostics_temperature=1.0 / factor,
+        )  # fmt: skip
+    (kernel,) = compiled
+    (first,), (later,) = kernel.first, kernel.later
+    assert list(later) == kernel.names
+    assert set(first) == set(kernel.names)
+    for name in kernel.names:
+        if torch.is_tensor(first[name]):
+            assert first[name].shape == later[name].shape
+        elif name == "diagnostics_scale" or name in launch.KINDS[kind].numbers:
+            assert later[name] == 3.0 * first[name]
+        else:
+            assert later[name] == first[name], name
+    assert later["student_ptr"] is not first["student_ptr"]
+    assert later["loss_ptr"] is found.loss
+    assert later["gradient_ptr"] is found.gradient
+    assert later["diagnostics_ptr"] is found.diagnostics
+
+
+def test_confidence_is_prepared_too(compiled) -> None:
+    for _ in range(2):
+        launch.launch_confidence(torch.randn(3, 2, 5))
+    (kernel,) = compiled
+    assert kernel.first[0] | {"teacher_ptr": 0, "confidence_ptr": 0} == kernel.later[0] | {
+        "teacher_ptr": 0,
+        "confidence_ptr": 0,
+    }
+
+
+def test_what_triton_compiles_anew_is_prepared_anew(compiled) -> None:
+    """Another number of rows, type, stride, alignment, members, a mask, a tempered student, or other results."""
+    numbers = (1.0, 0.0, 0.0, 1.0, 1.0)
+    scores = torch.randn(2, 8)
+    plain = launch.Rows(scores, scores)
+    offset = torch.randn(17)[1:].view(2, 8)
+    assert offset.data_ptr() % 16
+    forms = [
+        plain,
+        plain._replace(student=torch.randn(3, 8), teacher=torch.randn(3, 8)),
+        plain._replace(student=scores.bfloat16()),
+        plain._replace(student=torch.randn(8, 2).t()),
+        plain._replace(student=offset),
+        plain._replace(teacher=torch.randn(2, 2, 8)),
+        plain._replace(teacher=torch.randn(3, 2, 8)),
+        plain._replace(mask=torch.zeros(2, 8, dtype=torch.bool)),
+        plain._replace(mask=torch.zeros(8, dtype=torch.bool).expand(2, 8)),
+    ]
+    for rows in forms * 2:
+        launch.launch("soft", numbers, rows, loss=True)
+    launch.launch("soft", (*numbers[:-1], 0.5), plain, loss=True)
+    launch.launch("soft", numbers, plain, gradient=True)
+    launch.launch("soft", numbers, plain, loss=True, upstream=torch.ones(2))
+    launch.launch("soft", numbers, plain, loss=True, diagnostics_temperature=1.0)
+    assert [len(kernel.first) for kernel in compiled] == [1] * (len(forms) + 4)
+    assert [len(kernel.later) for kernel in compiled] == [1] * len(forms) + [0] * 4
+
+
+def test_integers_among_the_numbers_are_handed_over_as_floats(handed) -> None:
+    """Triton would compile an integer 1 in, for good."""
+    scores = torch.randn(2, 5)
+    launch.launch("kl", (1, 0, 0, 1, 1), launch.Rows(scores, scores), loss=True)
+    assert [type(number) for number in handed[0][-6:]] == [float] * 6
+
+
+def test_no_more_is_prepared_than_memory_is_good_for(compiled, monkeypatch) -> None:
+    monkeypatch.setattr(prepared, "MOST_PREPARED", 3)
+    for n_rows in range(1, 9):
+        launch.launch_confidence(torch.randn(n_rows, 5))
+        assert len(prepared.PREPARED) <= 3
