@@ -95,7 +95,9 @@ def fused_loss(
     Returns:
         ``(..., batch)`` float32.
     """
-    flat = student.dim() == 2
+    compiling = torch.compiler.is_compiling()
+    # while compiling never as they are: torch 2.13 fails where torch.func.grad's own argument is the function's
+    flat = student.dim() == 2 and not compiling
     classes = student.shape[-1]
     rows = Rows(
         student if flat else student.reshape(-1, classes),
@@ -105,7 +107,6 @@ def fused_loss(
         None if permutation is None else permutation.reshape(student.numel() // classes, classes - 1),
         None if values is None else values.reshape(-1),
     )
-    compiling = torch.compiler.is_compiling()
     loss: Tensor
     if not compiling and _asked.extras is not None:
         loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
