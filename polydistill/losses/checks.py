@@ -8,13 +8,15 @@ at them would stall one. Each fault is a ``ValueError`` or ``TypeError`` that na
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 FULL_PRECISION = (torch.float32, torch.float64)
 FLOATING = (*FULL_PRECISION, torch.bfloat16, torch.float16)  # others are floating, too, and take a closer look
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 1e-18, 1e18
 
 
 def accept_single(scores: Tensor, name: str = "student") -> Tensor:
@@ -29,7 +31,7 @@ def accept_single(scores: Tensor, name: str = "student") -> Tensor:
         ValueError: another number of dimensions, or no class.
     """
     if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
-        raise TypeError(f"{name} must be a floating tensor, got {_describe(scores)}")
+        raise TypeError(f"{name} must be a floating tensor, got {describe(scores)}")
     if not 2 <= scores.dim() <= 3 or scores.shape[-1] < 1:
         raise ValueError(
             f"{name} must be of shape (batch, classes) or (students, batch, classes), got {tuple(scores.shape)}"
@@ -72,7 +74,7 @@ def accept_pair(
         check_mask(student, mask)
     if check_values:
         inspect_values(student, teacher, mask=mask, name=name)
-    return student, teacher.detach() if teacher.requires_grad else teacher
+    return student, teacher.detach()  # whatever requires_grad says: a forward-mode tangent does not set it
 
 
 def _are_a_plain_pair(student: object, teacher: object) -> bool:
@@ -85,10 +87,15 @@ def _are_a_plain_pair(student: object, teacher: object) -> bool:
     return same and dtype in FLOATING and 2 <= len(shape) <= 3 and shape[-1] > 0
 
 
-def _check_pair(student: Tensor, teacher: Tensor, name: str, members: bool) -> None:
+def _check_pair(student: Tensor, teacher: object, name: str, members: bool) -> None:
     accept_single(student)
+    if isinstance(teacher, list | tuple):
+        advice = f"stack the members' scores, torch.stack({name}), or give mean_of_teachers({name})"
+        if not members:
+            advice = f"average the members' scores yourself, torch.stack({name}).mean(0)"
+        raise TypeError(f"{name} must be one tensor, got a {type(teacher).__name__} of {len(teacher)}: {advice}")
     if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
-        raise TypeError(f"{name} must be of the student's type {student.dtype}, got {_describe(teacher)}")
+        raise TypeError(f"{name} must be of the student's type {student.dtype}, got {describe(teacher)}")
     ensemble = teacher.dim() == student.dim() + 1 and len(teacher) > 0 and teacher.shape[1:] == student.shape
     if teacher.shape != student.shape and not (ensemble and members):
         advice = f": average the members' scores yourself, {name}.mean(0)" if ensemble else ""
@@ -110,8 +117,7 @@ def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
         TypeError: not a tensor of integers.
         ValueError: another shape or device.
     """
-    if not isinstance(labels, Tensor) or labels.dtype is torch.bool or _is_fractional(labels.dtype):
-        raise TypeError(f"labels must be a tensor of integers, got {_describe(labels)}")
+    check_integers("labels", labels)
     if labels.shape != student.shape[:-1]:
         raise ValueError(f"labels must be of shape {tuple(student.shape[:-1])}, got {tuple(labels.shape)}")
     if labels.device != student.device:
@@ -127,12 +133,49 @@ def check_mask(student: Tensor, mask: Tensor) -> None:
         ValueError: another shape or device.
     """
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
-        raise TypeError(f"mask must be a bool tensor, got {_describe(mask)}")
+        raise TypeError(f"mask must be a bool tensor, got {describe(mask)}")
     if mask.shape != student.shape and mask.shape != student.shape[-1:]:
         allowed = f"{tuple(student.shape)} or {tuple(student.shape[-1:])}"
         raise ValueError(f"mask must be of shape {allowed}, got {tuple(mask.shape)}")
     if mask.device != student.device:
         raise ValueError(f"mask must be on the student's device {student.device}, got {mask.device}")
+
+
+def check_integers(name: str, values: object) -> None:
+    """``values`` is a tensor of integers; bools are none.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(values, Tensor) or values.dtype is torch.bool or _is_fractional(values.dtype):
+        raise TypeError(f"{name} must be a tensor of integers, got {describe(values)}")
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """``value`` is a whole number from ``least`` to ``most``; None: without an upper end.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: out of range.
+    """
+    whole = isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
+    if not whole:
+        raise TypeError(f"{name} must be an integer, got {describe(value)}")
+    if value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+
+
+def check_temperature(value: float) -> None:
+    """``value`` is a number in [1e-18, 1e18]: T^2 and 1 / T are normal float32 numbers.
+
+    Raises:
+        TypeError: not a number (a tensor would have to be read, which stalls a GPU).
+        ValueError: out of range.
+    """
+    _check_number("temperature", value)
+    if not LEAST_TEMPERATURE <= value <= GREATEST_TEMPERATURE:
+        raise ValueError(f"temperature must be from {LEAST_TEMPERATURE:g} to {GREATEST_TEMPERATURE:g}, got {value}")
 
 
 def check_positive(name: str, value: float) -> None:
@@ -191,36 +234,42 @@ def inspect_values(
             inspect_values(student, member, labels, mask=mask, name=name)
         return
     kept = torch.ones_like(student, dtype=torch.bool) if mask is None else ~mask.expand_as(student)
-    _require("mask", kept.any(dim=-1), "must leave a class in each row", ~kept)
-    _require("student", student.isfinite() | ~kept, "must be finite", student)
+    require("mask", kept.any(dim=-1), "must leave a class in each row", ~kept)
+    require("student", student.isfinite() | ~kept, "must be finite", student)
     if teacher is not None:
         excluded = teacher == -math.inf
-        _require(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
-        _require(name, (kept & ~excluded).any(dim=-1), "must leave a class in each row", teacher)
+        require(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
+        require(name, (kept & ~excluded).any(dim=-1), "must leave a class in each row", teacher)
     if labels is not None:
         n_classes = student.shape[-1]
-        _require("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
+        require("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
 
 
-def _require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
+def require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
+    """``good``, one for each of the ``values`` (or of their rows), is True everywhere. Waits for the device.
+
+    Raises:
+        ValueError: naming the argument, the first faulty place and its value.
+    """
     if good.all():
         return
     place = tuple((~good).nonzero()[0].tolist())
     raise ValueError(f"{name} {rule}, got {values[place].tolist()} at {list(place)}")
 
 
+def describe(value: object) -> str:
+    """What an error says of a value of the wrong type."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    return f"{value!r} of type {type(value).__name__}"
+
+
 def _check_number(name: str, value: object) -> None:
     if type(value) is float:
         return  # asking Real takes longer than most tensor operations on a small batch
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {_describe(value)}")
+        raise TypeError(f"{name} must be a number, got {describe(value)}")
 
 
 def _is_fractional(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
-    return f"{value!r} of type {type(value).__name__}"

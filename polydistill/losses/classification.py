@@ -21,7 +21,7 @@ from polydistill.losses.checks import (
     accept_pair,
     accept_single,
     check_fraction,
-    check_positive,
+    check_temperature,
     check_weight,
     inspect_values,
     promote,
@@ -212,7 +212,7 @@ def hinton_kd(
     """
     student, teacher = accept_pair(student, teacher)
     labels = None if labels is None else accept_labels(student, labels)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
     if check_values:

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
+from polydistill.losses.checks import (
+    accept_labels,
+    accept_pair,
+    check_temperature,
+    check_weight,
+    inspect_values,
+    promote,
+)
 from polydistill.losses.probabilities import add_label_term, find_classes, join_members, kl_divergence, lowest
 
 
@@ -74,7 +81,7 @@ def dkd(
     """
     student, teacher = accept_pair(student, teacher)
     labels = accept_labels(student, labels)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     for name, weight in (("label_weight", label_weight), ("alpha", alpha), ("beta", beta)):
         check_weight(name, weight)
     if check_values:

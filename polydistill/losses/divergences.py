@@ -17,11 +17,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
-from polydistill.losses.checks import (
-    accept_pair,
-    check_fraction,
-    check_positive,
-)
+from polydistill.losses.checks import accept_pair, check_fraction, check_temperature
 from polydistill.losses.probabilities import (
     join_members,
     kl_divergence,
@@ -69,7 +65,7 @@ def reverse_kl(
         0.6931471824645996
     """
     student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if check_values:
         excluded = join_members(student, teacher, mask=mask) == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
@@ -124,7 +120,7 @@ def jsd(
     """
     check_fraction("beta", beta, ends=False)
     student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if uses_kernels(student):
         return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
     return by_rows(_jsd, student, teacher, None, mask, temperature, beta)

@@ -14,12 +14,13 @@ The contract: ``(batch, classes)`` scores in, values per sample out, float32 or 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive, promote
+from polydistill.losses.checks import accept_labels, accept_pair, check_temperature, inspect_values, promote
 from polydistill.losses.probabilities import (
     drop_classes,
     find_classes,
@@ -64,7 +65,12 @@ class Diagnostics(NamedTuple):
 
 
 def gradient_shares(
-    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    check_values: bool = False,
 ) -> GradientShares:
     r"""How much of each sample's gradient is the label's, and how much the teacher's dark knowledge.
 
@@ -74,14 +80,16 @@ def gradient_shares(
         student: ``(batch, classes)`` scores, floating, finite. Detached.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. Of a label that is none, what
+            depends on it is NaN.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
+        check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
         the share and the two norms per sample; the mean over samples is the caller's.
 
     Raises:
-        ValueError: a shape, device or ``temperature`` is out of range.
+        ValueError: a shape, device, ``temperature`` or value is out of range.
         TypeError: an argument of another type, or the types of both sides differ.
 
     Example:
@@ -89,10 +97,10 @@ def gradient_shares(
         >>> gradient_shares(torch.zeros(1, 3), teacher).label_share.item()
         1.0
     """
-    _, log_p, log_q, labels = _accept(student, teacher, labels, temperature)
+    _, log_p, log_q, labels = _accept(student, teacher, labels, temperature, None, check_values)
     label_norm, dark_norm = _gradient_norms(log_p.exp(), log_q.exp(), labels)
     total = label_norm + dark_norm
-    share = torch.where(total > 0, label_norm / total, 0.5)
+    share = torch.where(total == 0, 0.5, label_norm / total)  # a NaN stays
     return GradientShares(share, label_norm, dark_norm)
 
 
@@ -103,6 +111,7 @@ def diagnostics(
     *,
     temperature: float = 1.0,
     mask: Tensor | None = None,
+    check_values: bool = False,
 ) -> Diagnostics:
     """Agreement, the teacher's confidence, KL and the gradient's two parts, per sample.
 
@@ -112,13 +121,16 @@ def diagnostics(
         student: ``(batch, classes)`` scores, floating, finite. Detached.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. Of a label that is none, what
+            depends on it is NaN.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides. In a row that is left
             without a class all but the agreement is 0.
+        check_values: also check that scores are finite, labels in range and a class left in each row (waits for the
+            device).
 
     Raises:
-        ValueError: a shape, device or ``temperature`` is out of range.
+        ValueError: a shape, device, ``temperature`` or value is out of range.
         TypeError: an argument of another type, or the types of both sides differ.
 
     Example:
@@ -126,7 +138,7 @@ def diagnostics(
         >>> found.agreement.item(), found.teacher_confidence.item()
         (True, 1.0)
     """
-    teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask)
+    teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask, check_values)
     p, q = log_p.exp(), log_q.exp()
     if mask is not None:  # where every class leaves, the softmax of equal scores is not 0 by itself
         p, q = p.masked_fill(mask, 0.0), q.masked_fill(mask, 0.0)
@@ -136,25 +148,33 @@ def diagnostics(
 
 
 def _accept(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, mask: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    mask: Tensor | None,
+    check_values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(t, ln p, ln q, labels)`` in full precision, an ensemble's t as one teacher's."""
     student, teacher = accept_pair(student, teacher, mask=mask)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
+    labels = None if labels is None else accept_labels(student, labels)
+    if check_values:
+        inspect_values(student, teacher, labels, mask=mask)
     student, teacher = promote(student.detach()), promote(join_members(student, teacher, temperature, mask))
     if labels is None:
         labels = drop_classes(teacher, mask).argmax(dim=-1)
-    else:
-        labels = accept_labels(student, labels)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
     return teacher, log_p, student_log_probabilities(student, mask), labels
 
 
 def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """``|p* (q - e*)|`` and ``|(1 - p*)(q - p~)|``. 1 - p* and 1 - q* are sums of the others: no digits cancel."""
-    target = find_classes(labels, p.shape[-1])
+    n_classes = p.shape[-1]
+    target = find_classes(labels, n_classes)
+    p = p.masked_fill(~target.any(dim=-1, keepdim=True), math.nan)  # a label that is none: NaN, as in the losses
     p_others, q_others = p.masked_fill(target, 0.0), q.masked_fill(target, 0.0)
-    p_label = p.gather(-1, labels.unsqueeze(-1))
+    p_label = p.gather(-1, labels.clamp(0, n_classes - 1).unsqueeze(-1))  # out of bounds, a GPU would be lost
     of_label = torch.where(target, -q_others.sum(dim=-1, keepdim=True), q) * p_label
     of_others = p_others.sum(dim=-1, keepdim=True) * q - p_others
     return torch.linalg.vector_norm(of_label, dim=-1), torch.linalg.vector_norm(of_others, dim=-1)

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from polydistill.losses.backend import Extras, asking_for
-from polydistill.losses.checks import accept_labels, accept_pair, accept_single, check_positive
+from polydistill.losses.checks import (
+    accept_labels,
+    accept_pair,
+    accept_single,
+    check_temperature,
+    inspect_values,
+    require,
+)
 from polydistill.losses.gradients import Diagnostics, diagnostics
 from polydistill.losses.objectives import Objective, get_objective
 
@@ -56,7 +63,8 @@ def value_and_grad(
         labels: ``(..., batch)`` integers, where the objective needs them.
         row_weights: w, ``(..., batch)``, float32 (float64 for float64 scores); None: 1.
         with_diagnostics: also say how each sample stands; needs the teacher.
-        options: of the objective.
+        options: of the objective. Its ``check_values=True`` also looks at the weights, and at what only the diagnostics
+            look at.
 
     Raises:
         RuntimeError: under torch.compile.
@@ -72,7 +80,7 @@ def value_and_grad(
         raise RuntimeError("value_and_grad cannot be compiled: compile the loss itself, or call this outside")
     objective = get_objective(name)
     accept_single(student)
-    weights = _check_weights(student, row_weights)
+    weights = _check_weights(student, row_weights, bool(options.get("check_values")))
     extras = _ask(objective, student, teacher, labels, with_diagnostics, options)
     extras.with_gradient, extras.row_weights = True, weights
     with torch.enable_grad(), asking_for(extras):
@@ -98,7 +106,7 @@ def loss_with_diagnostics(
             the objective itself does not look at them. Detached.
         labels: ``(..., batch)`` integers, where the objective needs them; where there are some, the gradient is split
             at them, and otherwise at the teacher's maxima.
-        options: of the objective.
+        options: of the objective. Its ``check_values=True`` also looks at what only the diagnostics look at.
 
     Returns:
         the loss ``(..., batch)``, and the diagnostics, with the teacher at the objective's temperature where only the
@@ -132,9 +140,11 @@ def _ask(
         return Extras()
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
-    accept_pair(student, teacher)
+    _, teacher = accept_pair(student, teacher, mask=options.get("mask"))
     labels = None if labels is None else accept_labels(student, labels)
-    return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher.detach(), labels=labels)
+    if options.get("check_values"):
+        inspect_values(student, teacher, labels, mask=options.get("mask"))
+    return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher, labels=labels)
 
 
 def _temperature(objective: Objective, options: dict[str, Any]) -> float:
@@ -142,7 +152,7 @@ def _temperature(objective: Objective, options: dict[str, Any]) -> float:
     if not objective.tempered:
         return 1.0
     temperature = options.get("temperature", objective.default("temperature"))
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     return float(temperature)
 
 
@@ -162,7 +172,7 @@ def _found(
     return Diagnostics(agreement > 0.5, *rest)
 
 
-def _check_weights(student: Tensor, weights: Tensor | None) -> Tensor | None:
+def _check_weights(student: Tensor, weights: Tensor | None, check_values: bool) -> Tensor | None:
     if weights is None:
         return None
     if not isinstance(weights, Tensor) or not weights.dtype.is_floating_point:
@@ -171,4 +181,6 @@ def _check_weights(student: Tensor, weights: Tensor | None) -> Tensor | None:
         raise ValueError(f"row_weights must be of shape {tuple(student.shape[:-1])}, got {tuple(weights.shape)}")
     if weights.device != student.device:
         raise ValueError(f"row_weights must be on the student's device {student.device}, got {weights.device}")
+    if check_values:
+        require("row_weights", weights.isfinite(), "must be finite", weights)
     return weights.detach()

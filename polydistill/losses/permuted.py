@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
-from polydistill.losses.checks import accept_pair, promote
+from polydistill.losses.checks import accept_pair, check_integer, check_integers, describe, promote
 from polydistill.losses.probabilities import join_members, soft_cross_entropy, student_log_probabilities
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of splitmix64, as int64
@@ -69,10 +69,18 @@ def draw_permutation(n_samples: int, n_classes: int, *, generator: torch.Generat
     Returns:
         ``(n_samples, n_classes - 1)`` int64.
 
+    Raises:
+        TypeError: a number is no integer, or the generator none of torch's.
+        ValueError: ``n_samples < 0`` or ``n_classes < 1``.
+
     Example:
         >>> draw_permutation(2, 5, generator=torch.Generator().manual_seed(0)).sort(dim=1).values.tolist()
         [[0, 1, 2, 3], [0, 1, 2, 3]]
     """
+    check_integer("n_samples", n_samples, 0)
+    check_integer("n_classes", n_classes, 1)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {describe(generator)}")
     keys = torch.randint(1 << 62, (n_samples, n_classes - 1), generator=generator, device=generator.device)
     return keys.argsort(dim=1)  # 62 bits: two equal keys, which would favour one order, do not happen
 
@@ -89,19 +97,20 @@ def fix_permutation(sample_ids: Tensor, n_classes: int, *, seed: int) -> Tensor:
         ``(batch, n_classes - 1)`` int64, on the device of ``sample_ids``.
 
     Raises:
-        TypeError: the ids are not integers.
-        ValueError: the ids are not of shape ``(batch,)``.
+        TypeError: the ids are no tensor of integers, or a number is no integer.
+        ValueError: the ids are not of shape ``(batch,)``, ``n_classes < 1``, or the seed has more than 64 bits.
 
     Example:
         >>> one = fix_permutation(torch.tensor([7]), 5, seed=0)
         >>> torch.equal(fix_permutation(torch.tensor([3, 7]), 5, seed=0)[1:], one)
         True
     """
-    if sample_ids.dtype.is_floating_point or sample_ids.dtype is torch.bool:
-        raise TypeError(f"sample_ids must be integers, got {sample_ids.dtype}")
+    check_integers("sample_ids", sample_ids)
     if sample_ids.dim() != 1:
         raise ValueError(f"sample_ids must be of shape (batch,), got {tuple(sample_ids.shape)}")
-    start = _mix(torch.full((), _wrap(seed), dtype=torch.int64, device=sample_ids.device))
+    check_integer("n_classes", n_classes, 1)
+    check_integer("seed", seed, -(1 << 63), (1 << 64) - 1)
+    start = _mix(torch.full((), _wrap(int(seed)), dtype=torch.int64, device=sample_ids.device))
     of_sample = _mix(start + _GOLDEN * (sample_ids.long() + 1))
     classes = torch.arange(1, n_classes, device=sample_ids.device)
     return _mix(of_sample.unsqueeze(1) + _GOLDEN * classes).argsort(dim=1)

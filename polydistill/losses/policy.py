@@ -16,7 +16,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
-from polydistill.losses.checks import accept_pair, check_positive, promote
+from polydistill.losses.checks import accept_pair, check_positive, check_temperature, promote
 from polydistill.losses.probabilities import (
     drop_classes,
     join_members,
@@ -46,7 +46,8 @@ def policy_kl(
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
         teacher_q: ``(batch, actions)`` Q-values in clipped-reward units; ``-inf`` excludes an action. Or ``(members,
             batch, actions)``: an ensemble, whose tempered softmaxes are averaged. Detached.
-        temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small.
+        temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small. Every loss
+            and diagnostic takes from 1e-18 to 1e18, so that 1 / T and T^2 fit a float32.
         mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out of both softmaxes.
         check_values: also check that scores are finite and each row keeps an action (waits for the device).
 
@@ -54,7 +55,7 @@ def policy_kl(
         ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0 up to rounding.
 
     Raises:
-        ValueError: the shapes or devices differ or are not 2-D, ``temperature <= 0``, or a value is out of range.
+        ValueError: the shapes or devices differ or are not 2-D, ``temperature`` or a value is out of range.
         TypeError: an argument of another type, or the types of both sides differ.
 
     Example:
@@ -62,7 +63,7 @@ def policy_kl(
         0.6931471824645996
     """
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if uses_kernels(student):
         return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
     return by_rows(_policy_kl, student, teacher_q, None, mask, temperature)

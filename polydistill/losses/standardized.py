@@ -15,7 +15,14 @@ from torch import Tensor
 
 from polydistill.losses.backend import fused_loss, uses_kernels
 from polydistill.losses.blocks import by_rows
-from polydistill.losses.checks import accept_labels, accept_pair, check_positive, check_weight, inspect_values, promote
+from polydistill.losses.checks import (
+    accept_labels,
+    accept_pair,
+    check_temperature,
+    check_weight,
+    inspect_values,
+    promote,
+)
 from polydistill.losses.probabilities import (
     add_label_term,
     kl_divergence,
@@ -68,7 +75,7 @@ def logit_standardized_kd(
     """
     student, teacher = accept_pair(student, teacher, members=False)
     labels = None if labels is None else accept_labels(student, labels)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
     if check_values:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from polydistill.losses.checks import accept_single, check_mask, check_positive, promote
+from polydistill.losses.checks import accept_single, check_mask, check_positive, check_temperature, describe, promote
 
 
 def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) -> Tensor:
@@ -34,18 +34,22 @@ def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) ->
         excludes the class.
 
     Raises:
-        ValueError: there is no member, the shapes or devices differ, or ``temperature <= 0``.
-        TypeError: a member is no tensor of floats, or the types differ.
+        ValueError: there is no member, the shapes or devices differ, or ``temperature`` is out of range.
+        TypeError: nothing to iterate over, a member is no tensor of floats, or the types differ.
 
     Example:
         >>> one, other = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
         >>> [round(x, 4) for x in mean_of_teachers([one, other]).exp()[0].tolist()]
         [0.7, 0.3]
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     total: Tensor | None = None
     count = 0
-    for member in teachers:
+    try:
+        members = iter(teachers)
+    except TypeError:
+        raise TypeError(f"teachers must be an iterable of tensors, got {describe(teachers)}") from None
+    for member in members:
         scores = promote(accept_single(member, f"teachers[{count}]").detach())
         log_p = (scores / temperature).log_softmax(dim=-1)
         if total is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -22,12 +23,14 @@ from polydistill.losses import (
     hinton_kd,
     jsd,
     logit_standardized_kd,
+    loss_with_diagnostics,
+    mean_of_teachers,
     policy_huber,
     policy_kl,
     reverse_kl,
     uniform_confidence,
 )
-from tests.losses.reference import MASKED, NAMES
+from tests.losses.reference import MASKED, NAMES, ONE_TEACHER
 
 NAN, INF = math.nan, math.inf
 WITH_TEACHER = [name for name in NAMES if "teacher" in OBJECTIVES[name].takes]
@@ -84,6 +87,24 @@ def test_wrong_teacher_is_named(name, teacher, error, text) -> None:
         call(name, teacher=teacher)
 
 
+@pytest.mark.parametrize("name", WITH_TEACHER)
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_sequence_of_teachers_is_told_what_to_do(name, sequence) -> None:
+    """What it says works: the advice is followed."""
+    members = sequence([torch.ones(2, 3), torch.arange(6.0).view(2, 3)])
+    argument = "teacher_q" if name.startswith("policy") else "teacher"
+    with pytest.raises(TypeError, match=f"^{argument} must be one tensor, got a {sequence.__name__} of 2: ") as caught:
+        call(name, teacher=members)
+    if name in ONE_TEACHER:
+        assert str(caught.value).endswith(f"average the members' scores yourself, torch.stack({argument}).mean(0)")
+        call(name, teacher=torch.stack(members).mean(0))
+    else:
+        advice = f"stack the members' scores, torch.stack({argument}), or give mean_of_teachers({argument})"
+        assert str(caught.value).endswith(advice)
+        call(name, teacher=torch.stack(members))
+        call(name, teacher=mean_of_teachers(members))
+
+
 @pytest.mark.parametrize("name", WITH_LABELS)
 @pytest.mark.parametrize(
     ("labels", "error", "text"),
@@ -117,10 +138,35 @@ def test_label_minus_100_is_no_silent_zero(name) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_TEMPERATURE)
-@pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, INF, 0, -3])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, INF, 0, -3, 1e-46, 1e-300, 9e-19, 1.1e18, 10**19])
 def test_temperature_out_of_range_is_named(name, temperature) -> None:
-    with pytest.raises(ValueError, match=f"temperature must be positive and finite, got {temperature}"):
+    with pytest.raises(ValueError, match=f"temperature must be from .*, got {re.escape(str(temperature))}"):
         call(name, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e200])
+def test_temperature_out_of_range_is_named_where_there_is_no_loss(temperature) -> None:
+    student, teacher = torch.zeros(2, 3), torch.ones(2, 3)
+    for ask in (
+        lambda: mean_of_teachers([teacher], temperature=temperature),
+        lambda: diagnostics(student, teacher, temperature=temperature),
+        lambda: gradient_shares(student, teacher, temperature=temperature),
+        lambda: loss_with_diagnostics("policy_kl", student, teacher, temperature=temperature),
+    ):
+        with pytest.raises(ValueError, match=r"temperature must be from 1e-18 to 1e\+18, got 1e"):
+            ask()
+
+
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+@pytest.mark.parametrize("temperature", [1e-18, 1e18])
+def test_temperatures_at_the_ends_give_finite_losses_and_gradients(name, temperature) -> None:
+    """In float32, with scores of either sign, the greatest in different classes."""
+    student = torch.tensor([[3.0, -2.0, 0.5], [1.0, 4.0, 1.0]], requires_grad=True)
+    teacher = torch.tensor([[-1.0, 2.0, 0.0], [5.0, -3.0, 1.0]])
+    loss = call(name, student=student, teacher=teacher, temperature=temperature)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert loss.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", WITH_TEMPERATURE)
@@ -157,7 +203,7 @@ def test_whole_numbers_and_numpys_are_temperatures() -> None:
         (lambda z, t, y: jsd(z, t, beta=0.0), r"beta must be in \(0, 1\), got 0.0"),
         (lambda z, t, y: jsd(z, t, beta=1), r"beta must be in \(0, 1\), got 1"),
         (lambda z, t, y: policy_huber(z, t, delta=0.0), "delta must be positive and finite, got 0.0"),
-        (lambda z, t, y: gradient_shares(z, t, y, temperature=0.0), "temperature must be positive and finite, got 0.0"),
+        (lambda z, t, y: gradient_shares(z, t, y, temperature=0.0), "temperature must be from 1e-18 to .*, got 0.0"),
         (lambda z, t, y: diagnostics(z, t[:1], y), r"teacher must be of the student's shape \(2, 3\), got \(1, 3\)"),
         (lambda z, t, y: diagnostics(z, t, y[:1]), r"labels must be of shape \(2,\), got \(1,\)"),
         (lambda z, t, y: dkpp(z, t, permutation=torch.zeros(2, 3).long()), r"permutation must be of shape \(2, 2\)"),
@@ -268,6 +314,40 @@ def test_scores_of_masked_classes_may_be_anything(name) -> None:
     mask = torch.tensor([False, True, False])
     loss = call(name, student=student, teacher=teacher, mask=mask, check_values=True)
     assert torch.equal(loss, call(name, mask=mask))
+
+
+LOOKS = [diagnostics, gradient_shares]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_diagnostics_of_good_values_are_the_same_when_checked(make_batch, look) -> None:
+    batch = make_batch()
+    for ours, theirs in zip(look(*batch, check_values=True), look(*batch), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("side", "value", "text"),
+    [
+        ("labels", 3, r"labels must be in \[0, 3\), got 3 at \[1\]"),
+        ("labels", -1, r"labels must be in \[0, 3\), got -1 at \[1\]"),
+        ("student", INF, r"student must be finite, got inf at \[1, 0\]"),
+        ("teacher", NAN, r"teacher must be finite or -inf, got nan at \[1, 0\]"),
+    ],
+)
+def test_bad_values_are_found_by_diagnostics_with_their_place(look, side, value, text) -> None:
+    sides = {"student": torch.zeros(2, 3), "teacher": torch.ones(2, 3), "labels": torch.tensor([0, 2])}
+    sides[side].view(2, -1)[1, 0] = value
+    look(**sides)  # not looked at unless asked for
+    with pytest.raises(ValueError, match=text):
+        look(**sides, check_values=True)
+
+
+def test_row_with_every_class_masked_is_found_by_diagnostics() -> None:
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    with pytest.raises(ValueError, match=r"mask must leave a class in each row, got .* at \[1\]"):
+        diagnostics(torch.zeros(2, 3), torch.ones(2, 3), mask=mask, check_values=True)
 
 
 def test_row_that_is_no_permutation_is_found() -> None:

@@ -15,10 +15,12 @@ from polydistill.losses import (
     cross_entropy,
     cwtm,
     diagnostics,
+    dkd,
     dkpp,
     gradient_shares,
     hinton_kd,
     jsd,
+    logit_standardized_kd,
     policy_huber,
     policy_kl,
     policy_mse,
@@ -26,7 +28,7 @@ from polydistill.losses import (
     reverse_kl,
     uniform_confidence,
 )
-from tests.losses.reference import CASES, MASKED, NAMES, case_id
+from tests.losses.reference import CASES, ENSEMBLED, MASKED, NAMES, case_id
 
 
 def grad(loss, student):
@@ -57,6 +59,28 @@ def test_derivatives_under_a_mask_are_those_of_finite_differences(make_batch, na
     mask = torch.tensor([[False, True, False, False], [False, False, False, False]])
     options = {"temperature": 0.8} if name == "policy_kl" else {}
     assert torch.autograd.gradcheck(lambda z: OBJECTIVES[name](z, teacher, labels, mask=mask, **options), student)
+
+
+def decoupled_gradient(z, t, y, temperature, label_weight, alpha, beta):
+    """w (q - e) + T (alpha (q_y - p_y) (e - q^) + beta (q^ - p^)), q^ and p^ over the other classes, 0 at y."""
+    e = one_hot(y, z.shape[1])
+    q, p = (z / temperature).softmax(1), (t / temperature).softmax(1)
+    q_label, p_label = (q * e).sum(1, keepdim=True), (p * e).sum(1, keepdim=True)
+    q_rest, p_rest = q * (1 - e) / (1 - q_label), p * (1 - e) / (1 - p_label)
+    soft = alpha * (q_label - p_label) * (e - q_rest) + beta * (q_rest - p_rest)
+    return label_weight * (z.softmax(1) - e) + temperature * soft
+
+
+def standardized_gradient(z, t, y, temperature, label_weight, teacher_weight):
+    """w (q - e) + g / (s + 1e-7) - Z sum(g Z) / ((n - 1) s) with g = a T (q^T - p^T) of the standardised scores."""
+    n_classes = z.shape[1]
+    (ours, deviation), (theirs, _) = (
+        ((scores - scores.mean(1, keepdim=True)) / (spread + 1e-7), spread)
+        for scores, spread in ((z, z.std(1, keepdim=True)), (t, t.std(1, keepdim=True)))
+    )
+    pull = teacher_weight * temperature * ((ours / temperature).softmax(1) - (theirs / temperature).softmax(1))
+    of_deviation = ours * (pull * ours).sum(1, keepdim=True) / ((n_classes - 1) * deviation)
+    return label_weight * (z.softmax(1) - one_hot(y, n_classes)) + pull / (deviation + 1e-7) - of_deviation
 
 
 def test_gradients_have_their_closed_forms(make_batch) -> None:
@@ -100,6 +124,19 @@ def test_gradients_have_their_closed_forms(make_batch) -> None:
             jsd(z, t, beta=0.3, temperature=0.3),
             0.7 * q * (log_mixed - (q * log_mixed).sum(1, keepdim=True)),
         ),
+        "dkd": (dkd(z, t, y), decoupled_gradient(z.detach(), t, y, 4.0, 1.0, 1.0, 8.0)),
+        "dkd weighted": (
+            dkd(z, t, y, temperature=1.5, label_weight=0.3, alpha=0.7, beta=2.0),
+            decoupled_gradient(z.detach(), t, y, 1.5, 0.3, 0.7, 2.0),
+        ),
+        "logit_standardized_kd": (
+            logit_standardized_kd(z, t, y),
+            standardized_gradient(z.detach(), t, y, 2.0, 0.1, 9.0),
+        ),
+        "logit_standardized_kd without labels": (
+            logit_standardized_kd(z, t, temperature=0.7, teacher_weight=3.0),
+            standardized_gradient(z.detach(), t, y, 0.7, 0.0, 3.0),
+        ),
     }
     for name, (loss, expected) in closed.items():
         torch.testing.assert_close(
@@ -123,6 +160,60 @@ def test_teacher_gets_no_gradient(make_batch, name) -> None:
     OBJECTIVES[name](batch.student, teacher, batch.labels, **batch.options(name)).sum().backward()
     assert teacher.grad is None
     assert batch.student.grad is not None
+
+
+def teachers_of(batch, members):
+    return batch.teacher if members == 0 else torch.stack([batch.teacher * (k + 1) for k in range(members)])
+
+
+# torch.func's first forward-mode derivative in a process loads formulas that torch compiles with its own old compiler
+in_forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning:torch.jit")
+WITH_MEMBERS = [
+    (name, members)
+    for name in NAMES
+    for members in (0, 1, 3)
+    if "teacher" in OBJECTIVES[name].takes and (members == 0 or name in ENSEMBLED)
+]
+
+
+@in_forward_mode
+@pytest.mark.parametrize(("name", "members"), WITH_MEMBERS)
+def test_teachers_forward_tangent_ends_in_the_loss(make_batch, name, members) -> None:
+    """A dual tensor does not require a gradient, and yet has one."""
+    batch = make_batch(3, 4)
+    student, options = batch.student.detach(), batch.options(name)
+
+    def loss(t):
+        return OBJECTIVES[name](student, t, batch.labels, **options)
+
+    teachers = teachers_of(batch, members)
+    assert (torch.func.jacfwd(lambda t: loss(t).sum())(teachers) == 0).all()
+    value, tangent = torch.func.jvp(loss, (teachers,), (torch.ones_like(teachers).cumsum(-1),))
+    assert torch.equal(value, loss(teachers))
+    assert (tangent == 0).all()
+
+
+@in_forward_mode
+@pytest.mark.parametrize(("name", "members"), WITH_MEMBERS)
+def test_students_forward_tangent_is_its_gradient(make_batch, name, members) -> None:
+    batch = make_batch(3, 4)
+    options, teachers = batch.options(name), teachers_of(batch, members)
+
+    def total(z):
+        return OBJECTIVES[name](z, teachers, batch.labels, **options).sum()
+
+    torch.testing.assert_close(
+        torch.func.jacfwd(total)(batch.student.detach()), grad(total(batch.student), batch.student)
+    )
+
+
+@in_forward_mode
+@pytest.mark.parametrize("look", [diagnostics, gradient_shares])
+def test_forward_tangents_end_in_diagnostics(make_batch, look) -> None:
+    batch = make_batch(3, 4)
+    sides = batch.student.detach(), batch.teacher
+    for values in torch.func.jacfwd(lambda z, t: look(z, t, batch.labels)[1:], argnums=(0, 1))(*sides):
+        assert all((value == 0).all() for value in values)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -261,6 +352,22 @@ def test_diagnostics_are_what_the_losses_and_shares_say(make_batch) -> None:
     assert torch.equal(found.label_norm, shares.label_norm)
     assert torch.equal(found.dark_knowledge_norm, shares.dark_knowledge_norm)
     assert not any(value.requires_grad for value in found)
+
+
+@pytest.mark.parametrize("label", [7, -1, -100, 2**40])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_row_whose_label_is_none_has_nan_for_what_depends_on_it(make_batch, label, dtype) -> None:
+    """No index out of bounds, which would end a process's use of its GPU; and the other rows stay as they are."""
+    z, t, y = make_batch(4, 7, dtype=dtype)
+    shares, found = gradient_shares(z, t, y), diagnostics(z, t, y)
+    wrong = y.clone()
+    wrong[2] = label
+    with_shares, with_found = gradient_shares(z, t, wrong), diagnostics(z, t, wrong)
+    for before, after in ((shares, with_shares), (found[3:], with_found[3:])):
+        for ours, theirs in zip(after, before, strict=True):
+            assert ours.isnan().tolist() == [False, False, True, False]
+            assert torch.equal(ours[[0, 1, 3]], theirs[[0, 1, 3]])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(with_found[:3], found[:3], strict=True))
 
 
 def test_diagnostics_of_a_row_without_a_class_are_0_but_for_the_agreement(make_batch) -> None:

@@ -109,3 +109,65 @@ def test_objective_and_student_are_checked_first() -> None:
         value_and_grad("ban", torch.zeros(2, 3).long(), torch.ones(2, 3))
     with pytest.raises(ValueError, match="objective ban_l needs labels, got None"):
         value_and_grad("ban_l", torch.zeros(2, 3), torch.ones(2, 3))
+
+
+BOTH = {
+    "value_and_grad": lambda *batch, **options: value_and_grad(*batch, with_diagnostics=True, **options),
+    "loss_with_diagnostics": loss_with_diagnostics,
+}
+
+
+@pytest.mark.parametrize("function", BOTH.values(), ids=BOTH)
+@pytest.mark.parametrize("name", NAMES)
+def test_good_values_pass_with_diagnostics_too(make_batch, function, name) -> None:
+    batch = make_batch(4, 6)
+    options = batch.options(name)
+    found, checked = function(name, *batch, **options), function(name, *batch, check_values=True, **options)
+    torch.testing.assert_close(checked, found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("function", BOTH.values(), ids=BOTH)
+@pytest.mark.parametrize("name", [name for name in NAMES if "labels" not in OBJECTIVES[name].takes])
+def test_labels_for_the_diagnostics_alone_are_checked_on_request(make_batch, function, name) -> None:
+    batch = make_batch(2, 6)
+    options, labels = batch.options(name), torch.tensor([0, 9])
+    assert function(name, batch.student, batch.teacher, labels, **options)[-1].label_norm.isnan().tolist() == [
+        False,
+        True,
+    ]
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 6\), got 9 at \[1\]"):
+        function(name, batch.student, batch.teacher, labels, check_values=True, **options)
+
+
+@pytest.mark.parametrize("function", BOTH.values(), ids=BOTH)
+@pytest.mark.parametrize("members", [(), (3,)], ids=["one", "ensemble"])
+def test_teacher_for_the_diagnostics_alone_is_checked_on_request(function, members) -> None:
+    student, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    teacher = torch.ones(*members, 2, 3)
+    teacher[..., 1, 2] = math.nan
+    function("cross_entropy", student, teacher, labels)
+    with pytest.raises(ValueError, match=r"teacher must be finite or -inf, got nan at \[1, 2\]"):
+        function("cross_entropy", student, teacher, labels, check_values=True)
+
+
+@pytest.mark.parametrize("function", BOTH.values(), ids=BOTH)
+def test_scores_of_masked_classes_may_be_anything_for_the_diagnostics_too(function) -> None:
+    student, teacher = torch.zeros(2, 3), torch.ones(2, 3)
+    student[:, 1], teacher[:, 1] = math.inf, math.nan
+    found = function("policy_kl", student, teacher, mask=torch.tensor([False, True, False]), check_values=True)
+    assert all(value.isfinite().all() for value in found[-1])
+
+
+@pytest.mark.parametrize("function", BOTH.values(), ids=BOTH)
+def test_wrong_mask_is_named_before_its_values_are_looked_at(function) -> None:
+    mask = torch.tensor([False, True])
+    with pytest.raises(ValueError, match=r"mask must be of shape \(2, 3\) or \(3,\), got \(2,\)"):
+        function("policy_kl", torch.zeros(2, 3), torch.ones(2, 3), mask=mask, check_values=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_found_on_request(value) -> None:
+    sides, weights = (torch.zeros(2, 3), torch.ones(2, 3)), torch.tensor([1.0, value])
+    value_and_grad("ban", *sides, row_weights=weights)
+    with pytest.raises(ValueError, match=rf"row_weights must be finite, got {value} at \[1\]"):
+        value_and_grad("ban", *sides, row_weights=weights, check_values=True)

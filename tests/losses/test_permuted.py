@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,12 +99,51 @@ def test_permutations_are_made_without_a_loop_over_rows() -> None:
 @pytest.mark.parametrize(
     ("ids", "error", "text"),
     [
-        (torch.zeros(2), TypeError, "sample_ids must be integers"),
-        (torch.zeros(2, dtype=torch.bool), TypeError, "sample_ids must be integers"),
+        (torch.zeros(2), TypeError, "sample_ids must be a tensor of integers, got .*float32"),
+        (torch.zeros(2, dtype=torch.bool), TypeError, "sample_ids must be a tensor of integers, got .*bool"),
+        (torch.zeros(2, dtype=torch.complex64), TypeError, "sample_ids must be a tensor of integers, got .*complex64"),
+        ([1, 2], TypeError, r"sample_ids must be a tensor of integers, got \[1, 2\] of type list"),
+        (None, TypeError, "sample_ids must be a tensor of integers, got None of type NoneType"),
         (torch.zeros(2, 1, dtype=torch.int64), ValueError, r"sample_ids must be of shape \(batch,\), got \(2, 1\)"),
     ],
-    ids=["float", "bool", "shape"],
+    ids=["float", "bool", "complex", "list", "None", "shape"],
 )
 def test_wrong_ids_are_refused(ids, error, text) -> None:
     with pytest.raises(error, match=text):
         fix_permutation(ids, 5, seed=0)
+
+
+IDS = torch.tensor([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: fix_permutation(IDS, 0, seed=0), ValueError, "n_classes must be at least 1, got 0"),
+        (lambda: fix_permutation(IDS, 5.0, seed=0), TypeError, "n_classes must be an integer, got 5.0 of type float"),
+        (lambda: fix_permutation(IDS, 5, seed=0.5), TypeError, "seed must be an integer, got 0.5 of type float"),
+        (lambda: fix_permutation(IDS, 5, seed=True), TypeError, "seed must be an integer, got True of type bool"),
+        (lambda: fix_permutation(IDS, 5, seed=2**64), ValueError, f"seed must be from {-(2**63)} to {2**64 - 1}, got"),
+        (
+            lambda: fix_permutation(IDS, 5, seed=-(2**63) - 1),
+            ValueError,
+            "seed must be from .*, got -9223372036854775809",
+        ),
+        (lambda: draw_permutation(2, 0, generator=generator()), ValueError, "n_classes must be at least 1, got 0"),
+        (lambda: draw_permutation(2, "3", generator=generator()), TypeError, "n_classes must be an integer, got '3'"),
+        (lambda: draw_permutation(-1, 3, generator=generator()), ValueError, "n_samples must be at least 0, got -1"),
+        (lambda: draw_permutation(2.0, 3, generator=generator()), TypeError, "n_samples must be an integer, got 2.0"),
+        (lambda: draw_permutation(2, 3, generator=None), TypeError, "generator must be a torch.Generator, got None"),
+    ],
+)
+def test_wrong_numbers_and_generators_are_refused(make, error, text) -> None:
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_numpys_integers_are_integers() -> None:
+    two, five, seed = np.int64(2), np.int32(5), np.int64(7)
+    assert torch.equal(fix_permutation(IDS, five, seed=seed), fix_permutation(IDS, 5, seed=7))
+    assert torch.equal(
+        draw_permutation(two, five, generator=generator()), draw_permutation(2, 5, generator=generator())
+    )

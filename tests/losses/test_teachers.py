@@ -114,6 +114,12 @@ def test_unlike_teachers_are_refused(members, error, text) -> None:
         mean_of_teachers(members)
 
 
+@pytest.mark.parametrize("teachers", [None, 3.0, torch.zeros(())], ids=["None", "number", "0-D"])
+def test_teachers_that_hold_no_members_are_named(teachers) -> None:
+    with pytest.raises(TypeError, match=r"^teachers must be an iterable of tensors, got"):
+        mean_of_teachers(teachers)
+
+
 def test_quantiles_are_averaged_per_action() -> None:
     quantiles = torch.tensor([[[0.0, 10.0], [1.0, 20.0], [5.0, 60.0]]], dtype=torch.bfloat16, requires_grad=True)
     q_values = average_quantiles(quantiles)

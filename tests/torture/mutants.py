@@ -93,8 +93,8 @@ MUTANTS = (
     Mutant(
         "detached side",
         LOSSES + "checks.py",
-        "teacher.detach() if teacher.requires_grad else teacher",
-        "teacher",
+        "return student, teacher.detach()",
+        "return student, teacher",
         Witness("tests/losses/test_gradients.py", "teacher_gets_no_gradient"),
     ),
     Mutant(
