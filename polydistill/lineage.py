@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from torch import nn
 
 from polydistill.errors import UserError
+from polydistill.losses.sharing import find_shared
 from polydistill.provenance import weights_sha256
 
 Member = TypeVar("Member")
@@ -141,9 +142,9 @@ class Lineage(Generic[Member]):
 
 
 def share_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two networks are one, or a parameter of one lies where one of the other does.
+    """Whether two networks are one, or a parameter or batch statistic of one lies in the memory of the other.
 
-    A parameter without elements lies nowhere, and is nobody's.
+    Slices of one buffer that do not overlap are not shared, and a parameter without elements is nobody's. Other buffers
+    do not count: they may be constants.
     """
-    places = [{p.data_ptr() for p in network.parameters() if p.numel()} for network in (first, second)]
-    return first is second or not places[0].isdisjoint(places[1])
+    return first is second or bool(find_shared(first, second).weights)

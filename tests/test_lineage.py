@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.lineage import Generation, Lineage, LineageConfig
+from polydistill.lineage import Generation, Lineage, LineageConfig, share_weights
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
@@ -143,6 +143,51 @@ def test_a_student_that_shares_one_tensor_with_its_teacher_is_refused():
     domain = Shared()
     with pytest.raises(RuntimeError, match="generation 2 shares weights with its teacher"):
         run(domain)
+
+
+def laid_in(flat: torch.Tensor, start: int) -> nn.Linear:
+    """A layer whose six weights lie in ``flat`` from ``start`` on."""
+    layer = nn.Linear(3, 2)
+    layer.weight = nn.Parameter(flat[start : start + 6].view(2, 3))
+    return layer
+
+
+@pytest.mark.parametrize(("start", "shared"), [(0, True), (1, True), (5, True), (6, False), (7, False)])
+def test_slices_of_one_buffer_are_shared_only_where_they_overlap(start: int, shared: bool) -> None:
+    flat = torch.zeros(20)
+    networks = laid_in(flat, 0), laid_in(flat, start)
+    assert share_weights(*networks) is shared
+    assert share_weights(*reversed(networks)) is shared
+
+
+def test_a_weight_inside_the_memory_of_several_others_is_shared() -> None:
+    """The second network's weights overlap each other; the first's lies within the longest, beyond the last begun."""
+    flat = torch.zeros(100)
+    first, second = nn.Module(), nn.Module()
+    first.weight = nn.Parameter(flat[60:70])
+    for name, (start, end) in {"long": (0, 80), "short": (10, 20), "shorter": (30, 31)}.items():
+        second.register_parameter(name, nn.Parameter(flat[start:end]))
+    assert share_weights(first, second)
+    assert share_weights(second, first)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "num_batches_tracked"])
+def test_a_shared_batch_statistic_is_a_shared_weight(name: str) -> None:
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    assert not share_weights(first, second)
+    setattr(first, name, getattr(second, name))
+    assert share_weights(first, second)
+
+
+def test_a_constant_may_be_shared_and_what_is_not_in_memory_is_nobodys() -> None:
+    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    constant = torch.ones(3)
+    for network in (first, second):
+        network.register_buffer("constant", constant)
+        network.register_buffer("sparse", torch.eye(3).to_sparse())
+    assert not share_weights(first, second)
+    assert not share_weights(nn.Linear(3, 2, device="meta"), nn.Linear(3, 2, device="meta"))
+    assert not share_weights(nn.LazyLinear(2), nn.LazyLinear(2))
 
 
 @pytest.mark.parametrize("change", [1e-7, float("nan")])

@@ -189,10 +189,21 @@ class _Loss(torch.autograd.Function):
     """(kind, numbers, temperature of the diagnostics or 0, *Rows) -> (loss, diagnostics or an empty tensor)."""
 
     @staticmethod
-    def forward(kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
+    def forward(
+        kind: str,
+        numbers: tuple[float, ...],
+        temperature: float,
+        student: Tensor,  # each row's tensors by name: of *rows the compiler does not know that there is no ctx
+        teacher: Tensor | None,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        permutation: Tensor | None,
+        values: Tensor | None,
+    ) -> Any:
+        rows = Rows(student, teacher, labels, mask, permutation, values)
         if torch.compiler.is_compiling():
             return torch.ops.polydistill.loss(kind, list(numbers), temperature, *rows)
-        return compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
+        return compute_loss(kind, numbers, temperature, rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -230,7 +241,9 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
-        if torch.is_grad_enabled() or upstream is None:  # create_graph: a second derivative may be asked for
+        # create_graph, where a second derivative may be asked for, or a backward pass that is mapped or compiled
+        careful = torch.is_grad_enabled() or _are_transforms_active() or torch.compiler.is_compiling()
+        if careful or upstream is None:
             return _Loss.backward(ctx, upstream, _)
         gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors))
         return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.losses.examinations import (
-    SILENT,
-    TERMS,
     Finding,
     LossFunction,
     ScoreFunction,
@@ -28,10 +26,11 @@ from polydistill.losses.examinations import (
     examine_networks,
     examine_scores,
     examine_targets,
+    examine_tensors,
     modes_kept,
-    weigh_terms,
 )
 from polydistill.losses.objectives import get_objective
+from polydistill.losses.terms import SILENT, TERMS, weigh_terms
 
 
 class Report(NamedTuple):
@@ -40,7 +39,8 @@ class Report(NamedTuple):
     Attributes:
         title: objective, size of the batch, device.
         findings: in the order of the examination.
-        terms: share of each term of the objective in the gradient, by its norm; they add up to 1.
+        terms: share of each part in the objective's gradient, by its norm; they add up to 1. Empty where the objective
+            has none, see :mod:`~polydistill.losses.terms`.
     """
 
     title: str
@@ -82,7 +82,7 @@ def doctor(
         labels: ``(batch,)`` integers, where there are some.
         loss_function: one's own loss of ``(student scores, teacher scores, labels)``, compared with the objective: its
             gradient tells whether it is divided by the classes, not divided by the batch, or lacks T^2.
-        options: of the objective.
+        options: of the objective. Its ``check_values`` changes nothing: values are looked at anyway.
 
     Returns:
         the findings and the share of each term in the gradient.
@@ -96,6 +96,7 @@ def doctor(
         student and teacher are the same network: build another one
     """
     named = get_objective(objective)
+    options.pop("check_values", None)
     findings = [*examine_networks(student, teacher)]
     with modes_kept(student, teacher), torch.enable_grad():
         scores, targets = student(inputs), teacher(inputs)
@@ -109,6 +110,8 @@ def doctor(
     title += describe_backend(scores)
     if targets.requires_grad and not isinstance(teacher, nn.Module):  # a module may well be called under no_grad
         findings.append(Finding("wrong", "the teacher's scores have a graph: call it under torch.no_grad()"))
+    if student is not teacher:
+        findings += examine_tensors(scores, targets)
     scores, targets = scores.detach(), targets.detach()
     faults = examine_scores(named, scores, targets, labels, options)
     findings += faults
@@ -118,7 +121,7 @@ def doctor(
     findings += examine_gradient(named, scores, targets, labels, options)
     terms = weigh_terms(named, scores, targets, labels, options)
     for term, share in terms.items():
-        if share < SILENT and objective in TERMS:
+        if share < SILENT and term in TERMS.get(objective, {}):
             findings.append(
                 Finding(
                     "suspicious", f"the term {term} has {share:.2%} of the gradient: raise its weight or leave it out"

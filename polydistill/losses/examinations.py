@@ -14,33 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.losses.backend import HAS_TRITON, can_launch, uses_kernels
-from polydistill.losses.checks import accept_pair, inspect_values, promote
-from polydistill.losses.gradients import gradient_shares
+from polydistill.losses.checks import accept_labels, accept_pair, inspect_values, promote
 from polydistill.losses.objectives import Objective
 from polydistill.losses.one_pass import value_and_grad
-from polydistill.losses.probabilities import teacher_log_probabilities
+from polydistill.losses.probabilities import drop_classes, teacher_log_probabilities
+from polydistill.losses.sharing import find_place, find_shared
 from polydistill.losses.teachers import propose_temperature
+from polydistill.losses.terms import find_temperature
 
 Level = Literal["wrong", "suspicious", "fine"]
 ScoreFunction = Callable[[Any], Tensor]
 LossFunction = Callable[[Tensor, "Tensor | None", "Tensor | None"], Tensor]
 
 SATURATED, FLAT = 0.999, 0.99  # mean of max p; mean entropy over ln n
-SILENT = 0.01  # a term with less of the gradient than this has no say
 FLOAT16_LIMIT = 60_000.0
 TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are, hence the T^2
-
-# what is set to 0 to leave one term of the objective over
-TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
-    "ban_l": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
-    "hinton_kd": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
-    "logit_standardized_kd": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
-    "dkd": {
-        "label": {"alpha": 0.0, "beta": 0.0},
-        "target class": {"label_weight": 0.0, "beta": 0.0},
-        "other classes": {"label_weight": 0.0, "alpha": 0.0},
-    },
-}
 
 
 class Finding(NamedTuple):
@@ -81,16 +69,32 @@ def examine_networks(student: ScoreFunction, teacher: ScoreFunction) -> Iterator
         yield Finding("suspicious", text)
     if not isinstance(student, nn.Module):
         return
-    mine = {p.untyped_storage().data_ptr(): name for name, p in student.named_parameters() if p.numel()}
-    shared = [mine[at] for p in teacher.parameters() if p.numel() and (at := p.untyped_storage().data_ptr()) in mine]
-    if shared and student is not teacher:
-        yield Finding("wrong", f"student and teacher share weights ({shared[0]}): deep-copy, or build another network")
+    shared = [] if student is teacher else list(_examine_memory(student, teacher))
+    yield from shared
     if not student.training:
         yield Finding("suspicious", "the student is in evaluation mode: say student.train() before learning")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         yield Finding("wrong", "no weight of the student asks for a gradient: nothing will be learned")
     if not training and not shared and student is not teacher:
         yield Finding("fine", "the teacher is another network, in evaluation mode")
+
+
+def _examine_memory(student: nn.Module, teacher: nn.Module) -> Iterator[Finding]:
+    """What lies in both networks: weights and batch statistics must not, constants may."""
+    shared = find_shared(student, teacher)
+    if shared.weights:
+        text = f"student and teacher share weights ({shared.weights[0]}): deep-copy, or build another network"
+        yield Finding("wrong", text)
+    if shared.buffers:
+        text = f"student and teacher share a buffer ({shared.buffers[0]}): sound only if nothing ever changes it"
+        yield Finding("suspicious", text)
+
+
+def examine_tensors(scores: Tensor, targets: Tensor) -> Iterator[Finding]:
+    """What bare functions may hide."""
+    place = find_place(scores)
+    if place is not None and place == find_place(targets):
+        yield Finding("wrong", "student and teacher give one and the same tensor: the student is its own teacher")
 
 
 @contextlib.contextmanager
@@ -110,10 +114,14 @@ def modes_kept(*networks: ScoreFunction) -> Iterator[None]:
 def examine_scores(
     objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
 ) -> list[Finding]:
-    """What makes the objective refuse, and the ranges in which a type loses numbers."""
+    """What makes the objective refuse, and the ranges in which a type loses numbers.
+
+    Labels are looked at even where the objective takes none: they are what its gradient is split at.
+    """
+    mask = options.get("mask")
     try:
-        accept_pair(scores, targets)
-        inspect_values(scores, targets, labels, mask=options.get("mask"))
+        accept_pair(scores, targets, mask=mask)
+        inspect_values(scores, targets, None if labels is None else accept_labels(scores, labels), mask=mask)
         loss = objective(scores, targets, labels, check_values=True, **options)
     except (TypeError, ValueError) as error:
         if "unexpected keyword" in str(error) or "missing 1 required keyword" in str(error):
@@ -124,8 +132,7 @@ def examine_scores(
         findings.append(
             Finding("wrong", f"the loss is not finite in {int((~loss.isfinite()).sum())} of {len(loss)} samples")
         )
-    finite = torch.where(targets.isfinite(), targets, 0)
-    largest = max(float(scores.abs().max()), float(finite.abs().max()))
+    largest = max(_find_largest(scores, mask), _find_largest(targets, mask))
     if scores.dtype is torch.float16 and largest > FLOAT16_LIMIT / 4:
         findings.append(
             Finding("suspicious", f"scores up to {largest:.3g} in float16, which ends at 65,504: use bfloat16")
@@ -135,6 +142,12 @@ def examine_scores(
     return findings
 
 
+def _find_largest(scores: Tensor, mask: Tensor | None) -> float:
+    """The greatest size of a score that is finite and counts."""
+    counts = scores.isfinite() if mask is None else scores.isfinite() & ~mask
+    return float(scores.masked_fill(~counts, 0.0).abs().max())
+
+
 def examine_targets(
     objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any]
 ) -> Iterator[Finding]:
@@ -142,9 +155,9 @@ def examine_targets(
     untempered = objective.scores == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
     if "teacher" not in objective.takes or untempered:
         return
-    temperature = _temperature(objective, options)
+    temperature, mask = find_temperature(objective, options), options.get("mask")
     ensemble = targets.dim() > scores.dim()
-    p = teacher_log_probabilities(promote(targets), options.get("mask"), temperature, ensemble=ensemble).exp()
+    p = teacher_log_probabilities(promote(targets), mask, temperature, ensemble=ensemble).exp()
     n_classes = p.shape[-1]
     confidence = float(p.amax(dim=-1).mean())
     entropy = float(torch.special.entr(p).sum(dim=-1).mean()) / math.log(max(n_classes, 2))
@@ -160,18 +173,10 @@ def examine_targets(
         )
     else:
         yield Finding("fine", f"{at} (entropy {entropy:.0%} of the greatest)")
+    scores, targets = drop_classes(promote(scores), mask), drop_classes(promote(targets), mask)
     agreement = float((scores.argmax(dim=-1) == targets.argmax(dim=-1)).float().mean())
     if agreement == 1.0 and len(scores) > 1 and torch.allclose(scores, targets):
         yield Finding("suspicious", "the student gives the teacher's scores already: were its weights copied?")
-
-
-def _temperature(objective: Objective, options: Mapping[str, Any]) -> float:
-    if "temperature" in options:
-        return float(options["temperature"])
-    try:
-        return float(objective.default("temperature"))
-    except KeyError:
-        return 1.0
 
 
 def _proposal(objective: Objective, targets: Tensor) -> str:
@@ -200,24 +205,6 @@ def examine_gradient(
         yield Finding("suspicious", "gradients of the mean vanish in float16: use a GradScaler, or bfloat16")
 
 
-def weigh_terms(
-    objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
-) -> Mapping[str, float]:
-    """Share of each term by the norm of its gradient; for a single soft term, of the label and of dark knowledge."""
-    if objective.name in TERMS and labels is not None:
-        norms = {}
-        for term, silenced in TERMS[objective.name].items():
-            gradient = value_and_grad(objective.name, scores, targets, labels, **{**options, **silenced}).gradient
-            norms[term] = float(promote(gradient).norm(dim=-1).mean())
-        total = sum(norms.values())
-        return {term: norm / total for term, norm in norms.items()} if total else {}
-    if "teacher" not in objective.takes or objective.scores == "teacher":
-        return {}
-    temperature = 1.0 if objective.name == "logit_standardized_kd" else _temperature(objective, options)
-    share = float(gradient_shares(scores, targets, labels, temperature=temperature).label_share.mean())
-    return {"label or best class": share, "dark knowledge": 1.0 - share}
-
-
 def compare_loss(
     objective: Objective,
     loss_function: LossFunction,
@@ -229,21 +216,23 @@ def compare_loss(
     """How one's own loss is scaled, from its gradient along that of the objective's sum over the batch."""
     expected = promote(value_and_grad(objective.name, scores, targets, labels, **options).gradient)
     leaf = scores.detach().requires_grad_()
-    loss = loss_function(leaf, targets, labels)
-    if not loss.requires_grad:
+    loss: object = loss_function(leaf, targets, labels)
+    if not isinstance(loss, Tensor):
+        return Finding("wrong", f"your loss must be a tensor, got a {type(loss).__name__}: it has no gradient")
+    gradient = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
         return Finding("wrong", "your loss has no gradient with respect to the student's scores")
-    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     gradient = promote(gradient)
     if not gradient.isfinite().all():
         return Finding("wrong", "your loss has a gradient that is not finite")
     size = float(expected.norm() * gradient.norm())
     cosine = float((expected * gradient).sum()) / size if size else 0.0
-    if cosine < 0.999:
+    if not cosine >= 0.999:
         return Finding(
             "wrong", f"your loss is another one: its gradient has cosine {cosine:.3f} with {objective.name}'s"
         )
     scale = float((expected * gradient).sum() / expected.square().sum())
-    squared = _temperature(objective, options) ** 2 if objective.name in TEMPERED_TWICE else 1.0
+    squared = find_temperature(objective, options) ** 2 if objective.name in TEMPERED_TWICE else 1.0
     return _explain_scale(scale, loss.dim() == 0, scores.shape[0], scores.shape[-1], squared)
 
 

@@ -290,6 +290,38 @@ def test_rows_in_parts_are_mapped_and_compiled(device, tiles, name) -> None:
         torch.testing.assert_close(compiled, mapped[i], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does
+@pytest.mark.parametrize("name", ["policy_kl", "cwtm", "dkpp"])
+def test_compiles_where_no_gradient_is_wanted(device, name) -> None:
+    inputs = make_inputs((3, 5), device)
+    options = with_permutation(name, {}, (3, 5), device)
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(student):
+        return OBJECTIVES[name](student, inputs.teacher, inputs.labels, **options)
+
+    expected = compute(name, inputs, options, "triton")[0]
+    torch.testing.assert_close(compiled(inputs.student).double(), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs.student).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_a_loss_computed_before_are_mapped(device) -> None:
+    """The rows of the Jacobian, by a backward pass inside vmap."""
+    inputs = make_inputs((3, 5), device)
+    student = inputs.student.requires_grad_()
+    loss = OBJECTIVES["policy_kl"](student, inputs.teacher, None)
+
+    def pull(upstream):
+        return torch.autograd.grad(loss, student, upstream, retain_graph=True)[0]
+
+    found = torch.func.vmap(pull)(torch.eye(3, device=device))
+    _, gradient = compute("policy_kl", inputs._replace(weights=torch.ones(3, device=device)), {}, "triton")
+    expected = torch.diag_embed(gradient.t()).permute(1, 2, 0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_changes_no_digit(device, name) -> None:
     inputs = make_inputs((3, 5), device)

@@ -147,7 +147,13 @@ MUTANTS = (
         Witness(VALUES, "strides and policy_kl"),
     ),
     Mutant("stride", DEVICE + "sides.py", "places += side[3]", "places += 0", ENSEMBLE_KERNEL),
-    Mutant("reduction", DEVICE + "sides.py", "total - side[7][:, None])", "total)", ENSEMBLE_KERNEL),
+    Mutant(
+        "reduction",
+        DEVICE + "sides.py",
+        "maximum[:, None]) * side[4] - log_total[:, None]",
+        "maximum[:, None]) * side[4]",
+        ENSEMBLE_KERNEL,
+    ),
     Mutant("T", DEVICE + "sides.py", "return side, 1.0", "return side, scale", ENSEMBLE_KERNEL),
     Mutant(
         "permutation",
@@ -166,8 +172,8 @@ MUTANTS = (
     Mutant(
         "padding",
         "polydistill/kernels/launch.py",
-        "with _on_device(student):\n        kernel[(-(-n_rows // tiles.rows),)](",
-        "with _on_device(student):\n        kernel[(n_rows // tiles.rows,)](",
+        "chosen.kernel, -(-n_rows // tiles.rows), integers",
+        "chosen.kernel, n_rows // tiles.rows, integers",
         HINTON_KERNEL,
     ),
     Mutant(

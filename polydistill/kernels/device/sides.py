@@ -128,7 +128,7 @@ def open_teacher(
 ):
     """The teacher as a side, and 1 / T of its scores; for an ensemble a sweep over each member's rows.
 
-    A member of -inf alone makes its rows NaN, unless a mask may have left it without a class.
+    A member of -inf alone makes its rows NaN; with a mask, which may have left it without a class, it does not count.
     """
     if MEMBERS > 1:
         PLACES: tl.constexpr = triton.next_power_of_2(MEMBERS)
