@@ -106,13 +106,13 @@ class Lesson:
         """
         sums = torch.zeros(len(self.TALLIED), dtype=torch.float64, device=scores.device)
         guesses = scores.argmax(dim=1)
-        sums[0] = len(labels)
+        sums[0].fill_(len(labels))  # a number assigned would be copied from the host, which no graph records
         sums[1] = (guesses == labels).sum()
         if teacher is None:
             return sums
         sums[2] = (guesses == teacher.argmax(dim=1)).sum()
         if diagnose:
-            sums[3] = len(labels)
+            sums[3].fill_(len(labels))
             sums[4] = gradient_shares(scores, teacher, labels).label_share.double().sum()
             if self.objective == "cwtm":
                 sums[5:] = len(labels) * self._measure_weights(teacher)
