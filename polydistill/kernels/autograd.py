@@ -1,7 +1,8 @@
 """The kernels as functions that autograd, ``torch.func`` and ``torch.compile`` understand.
 
 Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L, the backward pass u dL/dz from
-the scores themselves: nothing of the size of the scores is kept, and a bfloat16 gradient is rounded once.
+the scores themselves: nothing of the size of the scores is kept (of long rows a few sums), and a bfloat16 gradient is
+rounded once.
 
 The contract: only the student's side has a gradient, and only a first one, in reverse mode. ``torch.func.vmap`` joins
 its dimension to the rows; the older one behind ``torch.autograd.grad(is_grads_batched=True)`` does not know how.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
-from polydistill.kernels.operators import compute_gradient, compute_loss
+from polydistill.kernels.operators import compute_gradient, compute_loss, loss_and_diagnostics
 
 N_TENSORS = len(Rows._fields)
 
@@ -235,8 +236,17 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
-        output = compute_loss(kind, numbers, temperature, Rows(*rows))  # type: ignore[arg-type]
+        found = launch(
+            kind,
+            numbers,
+            Rows(*rows),  # type: ignore[arg-type]
+            loss=True,
+            diagnostics_temperature=temperature or None,
+            keep_sums=ctx.needs_input_grad[3],
+        )
+        output = loss_and_diagnostics(found)
         _Loss.setup_context(ctx, (kind, numbers, temperature, *rows), output)
+        ctx.sums = found.sums
         return output
 
     @staticmethod
@@ -245,7 +255,7 @@ class _EagerLoss(torch.autograd.Function):
         careful = torch.is_grad_enabled() or _are_transforms_active() or torch.compiler.is_compiling()
         if careful or upstream is None:
             return _Loss.backward(ctx, upstream, _)
-        gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors))
+        gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors), ctx.sums)
         return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
 

@@ -19,7 +19,10 @@ from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
 N_DIAGNOSTICS = 5
 TILE = 2048  # places of a tile of several short rows
 LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflow from the next power of 2 on
-STREAMED_TILE = 8192  # places of a tile where a row takes several; not tuned on a GPU yet
+STREAMED_TILE = 8192  # places of a tile where a row takes several
+N_SUMS = 5  # of a long row, see device/long_rows.py
+LONG_ROW_KERNEL = "long_row_kernel"
+_SUMS_KEPT, _SUMS_GIVEN = 1, 2
 
 
 class Kind(NamedTuple):
@@ -62,6 +65,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 
 
+class LongTile(NamedTuple):
+    """Lanes, pieces and width of a tile of a long row, and the warps that work on it: a thread for each lane."""
+
+    lanes: int
+    pieces: int
+    width: int
+    warps: int
+
+
+LONG_TILES: Mapping[int, LongTile] = MappingProxyType(
+    {2: LongTile(512, 2, 8, 16), 4: LongTile(512, 8, 4, 16)}  # by the bytes of a score
+)
+LONG_KINDS = frozenset({"label", "soft", "soft_label", "kl", "kl_label"})
+
+
 class Rows(NamedTuple):
     """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less.
 
@@ -77,11 +95,15 @@ class Rows(NamedTuple):
 
 
 class Results(NamedTuple):
-    """``loss (rows,)`` float32, ``gradient`` as the student, ``diagnostics (rows, 5)`` float32; None: not asked for."""
+    """``loss (rows,)`` float32, ``gradient`` as the student, ``diagnostics (rows, 5)`` float32; None: not asked for.
+
+    ``sums (rows, N_SUMS)`` float32; None where they were not asked for, or would be of no use.
+    """
 
     loss: Tensor | None
     gradient: Tensor | None
     diagnostics: Tensor | None
+    sums: Tensor | None = None
 
 
 class Tiles(NamedTuple):
@@ -112,6 +134,8 @@ def launch(
     gradient: bool = False,
     upstream: Tensor | None = None,
     diagnostics_temperature: float | None = None,
+    keep_sums: bool = False,
+    sums: Tensor | None = None,
 ) -> Results:
     """Run one kernel.
 
@@ -123,6 +147,8 @@ def launch(
         gradient: return its gradient with respect to the student's scores, times ``upstream``.
         upstream: ``(rows,)`` float32; None: 1.
         diagnostics_temperature: return diagnostics with the teacher at this temperature.
+        keep_sums: return the sums of long rows, which the launch for their gradient can use; without ``gradient``.
+        sums: of a launch with the same numbers and rows; with ``gradient`` alone.
 
     Raises:
         RuntimeError: the scores are on the CPU and Triton was imported without its interpreter.
@@ -140,29 +166,46 @@ def launch(
     student = _within_32_bits(student)
     others = (None if tensor is None else _within_32_bits(tensor) for tensor in rows[1:])
     given = (student, *others, upstream)
-    tempered = numbers[-1] != 1.0
-    key = (kind, tempered, loss, gradient, diagnose, *map(form, given), student.device.index)
+    options = Options(
+        tempered=numbers[-1] != 1.0,
+        smoothed=len(numbers) > 2 and numbers[2] != 0.0,
+        loss=loss,
+        gradient=gradient,
+        diagnose=diagnose,
+        keep_sums=keep_sums,
+        sums_given=sums is not None,
+    )
+    key = (kind, options, *map(form, given), student.device.index)
     prepared = PREPARED.get(key)
     if prepared is None:
-        prepared = _prepare(kind, given, tempered, loss=loss, gradient=gradient, diagnose=diagnose)
+        prepared = _prepare(kind, given, options)
         remember(key, prepared)
+    last = results.diagnostics
+    if keep_sums and prepared.name == LONG_ROW_KERNEL:
+        last = torch.empty((n_rows, N_SUMS), dtype=torch.float32, device=student.device)
+        results = results._replace(sums=last)
     # what is not there is not read, nor written: the student stands for it
-    tensors = tuple(student if tensor is None else tensor for tensor in (*given, *results))
+    all_tensors = (*given, results.loss, results.gradient, last if sums is None else sums)
+    tensors = tuple(student if tensor is None else tensor for tensor in all_tensors)
     with _on_device(student):
         # never an integer, of which Triton would compile a 1 in
         prepared(tensors, (1.0 / (diagnostics_temperature or 1.0), *map(float, numbers)))
     return results
 
 
-def _prepare(
-    kind: str,
-    given: tuple[Tensor | None, ...],
-    tempered: bool,
-    *,
-    loss: bool,
-    gradient: bool,
-    diagnose: bool,
-) -> Prepared:
+class Options(NamedTuple):
+    """What is compiled in of a launch, besides the form of its tensors."""
+
+    tempered: bool
+    smoothed: bool
+    loss: bool
+    gradient: bool
+    diagnose: bool
+    keep_sums: bool
+    sums_given: bool
+
+
+def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> Prepared:
     """For the tensors that :func:`launch` passes on."""
     chosen = KINDS[kind]
     student, teacher, labels, mask, permutation, values, upstream = given
@@ -178,21 +221,45 @@ def _prepare(
     )
     constants = dict(chosen.constants)
     if "SOFT" in constants:
-        constants["TEMPERED"] = tempered
+        constants["TEMPERED"] = options.tempered
+    if _is_long(kind, student, teacher, mask, tiles, options):
+        tile = LONG_TILES[student.element_size()]
+        constants |= {
+            "SMOOTHED": options.smoothed and constants["LABEL"] != 0,
+            "HAS_VALUES": values is not None,
+            "HAS_UPSTREAM": upstream is not None,
+            "LOSS": options.loss,
+            "GRADIENT": options.gradient,
+            "SUMS": _SUMS_GIVEN if options.sums_given else _SUMS_KEPT if options.keep_sums else 0,
+            "LANES": tile.lanes,
+            "PIECES": tile.pieces,
+            "WIDTH": tile.width,
+        }
+        return Prepared("long_rows", LONG_ROW_KERNEL, n_rows, integers, constants, tile.warps)
     constants |= {
         "MEMBERS": 1 if teacher is None else _count_members(teacher),
         "HAS_LABELS": labels is not None,
         "HAS_MASK": mask is not None,
         "HAS_VALUES": values is not None,
         "HAS_UPSTREAM": upstream is not None,
-        "LOSS": loss,
-        "GRADIENT": gradient,
-        "DIAGNOSTICS": diagnose,
+        "LOSS": options.loss,
+        "GRADIENT": options.gradient,
+        "DIAGNOSTICS": options.diagnose,
         "WHOLE": tiles.whole,
         "ROWS": tiles.rows,
         "COLS": tiles.cols,
     }
     return Prepared(chosen.module, chosen.kernel, -(-n_rows // tiles.rows), integers, constants, tiles.warps)
+
+
+def _is_long(
+    kind: str, student: Tensor, teacher: Tensor | None, mask: Tensor | None, tiles: Tiles, options: Options
+) -> bool:
+    """Whether the kernel for long rows computes it."""
+    if tiles.whole or kind not in LONG_KINDS or mask is not None or options.diagnose:
+        return False
+    sides = (student,) if teacher is None else (student, teacher)
+    return all(side.dim() == 2 and side.stride(1) == 1 for side in sides)
 
 
 def launch_confidence(teacher: Tensor) -> Tensor:

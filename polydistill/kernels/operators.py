@@ -12,20 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
+from polydistill.kernels.launch import N_DIAGNOSTICS, Results, Rows, launch, launch_confidence
 
 
 def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
     """Loss, and diagnostics where there is a temperature for them, otherwise an empty tensor."""
-    found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
+    return loss_and_diagnostics(launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None))
+
+
+def loss_and_diagnostics(found: Results) -> tuple[Tensor, Tensor]:
+    """Both of a launch for the loss; an empty tensor where no diagnostics were asked for."""
     assert found.loss is not None
     diagnosed = found.diagnostics
     return found.loss, found.loss.new_empty((0, N_DIAGNOSTICS)) if diagnosed is None else diagnosed
 
 
-def compute_gradient(kind: str, numbers: tuple[float, ...], upstream: Tensor, rows: Rows) -> Tensor:
-    """Gradient of the student's scores, times ``upstream``."""
-    gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream).gradient
+def compute_gradient(
+    kind: str, numbers: tuple[float, ...], upstream: Tensor, rows: Rows, sums: Tensor | None = None
+) -> Tensor:
+    """Gradient of the student's scores, times ``upstream``; ``sums``: what the launch for the loss kept."""
+    gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream, sums=sums).gradient
     assert gradient is not None
     return gradient
 

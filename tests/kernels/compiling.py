@@ -78,6 +78,7 @@ class Variant(NamedTuple):
     members: int = 1
     masked: bool = False
     teacher: torch.dtype | None = None
+    diagnosed: bool = True  # long rows that are not have a kernel of their own
 
 
 VARIANTS = (
@@ -94,6 +95,12 @@ VARIANTS = (
     Variant("permuted", 100, teacher=torch.float32),
     Variant("rest", 100, teacher=torch.float32),
     Variant("decoupled", 100, teacher=torch.float32),
+    Variant("kl", 32_000, diagnosed=False),
+    Variant("kl", 32_000, torch.float32, diagnosed=False),
+    Variant("kl_label", 32_000, diagnosed=False),
+    Variant("kl_label", 32_000, torch.float32, diagnosed=False),
+    Variant("soft_label", 32_000, torch.float16, teacher=torch.float32, diagnosed=False),
+    Variant("label", 131_072, diagnosed=False),
 )
 
 
@@ -112,9 +119,15 @@ def compiling() -> Iterator[list[Any]]:
 
 
 def compile_kind(
-    kind: str, n_classes: int, dtype: torch.dtype, members: int, masked: bool, teacher: torch.dtype | None
+    kind: str,
+    n_classes: int,
+    dtype: torch.dtype,
+    members: int,
+    masked: bool,
+    teacher: torch.dtype | None,
+    diagnosed: bool,
 ) -> Any:
-    """What a launch for loss, gradient and diagnostics of 512 rows compiles."""
+    """What a launch for loss, gradient and perhaps diagnostics of 512 rows compiles."""
     with compiling() as compiled:
         scores = torch.empty(512, n_classes, dtype=dtype)
         rows = launch.Rows(
@@ -127,7 +140,13 @@ def compile_kind(
         )
         numbers = (0.5,) * len(launch.KINDS[kind].numbers)
         launch.launch(
-            kind, numbers, rows, loss=True, gradient=True, upstream=torch.empty(512), diagnostics_temperature=0.5
+            kind,
+            numbers,
+            rows,
+            loss=True,
+            gradient=True,
+            upstream=torch.empty(512),
+            diagnostics_temperature=0.5 if diagnosed else None,
         )
     (one,) = compiled
     return one

@@ -45,5 +45,7 @@ def test_masks_ensembles_one_class_and_other_types_compile_for_hopper(tmp_path: 
         "decoupled 32000",
         "kl_label 1",
     ]
-    kinds += ["mse 100", "best 100", "permuted 100", "rest 100", "decoupled 100", "confidence 18", "confidence 131072"]
+    kinds += ["mse 100", "best 100", "permuted 100", "rest 100", "decoupled 100"]
+    kinds += ["kl 32000"] * 2 + ["kl_label 32000"] * 2 + ["soft_label 32000", "label 131072"]
+    kinds += ["confidence 18", "confidence 131072"]
     assert [f"{name} {n_classes}" for name, n_classes, *_ in compiled] == kinds

@@ -56,7 +56,8 @@ def compute(name, inputs, options, backend, dtype=None):
 def assert_no_worse_than_plain(name, inputs, options):
     """The kernel's error against float64 is at most the plain formula's, plus what a type must be allowed.
 
-    Slack: of the loss 4e-6 of its size or of 1; of the gradient 2e-6 of its largest entry or of 0.01, since it is made
+    Slack: of the loss 4e-6 of its size or of 1 (twice that for dkd, which multiplies logarithms by T^2 beta = 128; a
+    GPU's quick ones are good to 2.4e-7); of the gradient 2e-6 of its largest entry or of 0.01, since it is made
     of differences of logarithms. Half precision needs no more: where the kernel rounds to another neighbour than the
     plain formula, both are half a unit off. But the interpreter truncates to bfloat16: a whole unit of the largest.
     """
@@ -64,7 +65,7 @@ def assert_no_worse_than_plain(name, inputs, options):
     plain = compute(name, inputs, options, "torch")
     fused = compute(name, inputs, options, "triton")
     truncated = INTERPRETED and inputs.student.dtype is torch.bfloat16
-    slacks = (4e-6, torch.finfo(torch.bfloat16).eps if truncated else 2e-6)
+    slacks = (8e-6 if name == "dkd" else 4e-6, torch.finfo(torch.bfloat16).eps if truncated else 2e-6)
     for what, exact, eager, ours, slack in zip(("loss", "gradient"), truth, plain, fused, slacks, strict=True):
         scale = exact.abs().amax().clamp(min=1.0 if what == "loss" else 1e-2) if exact.numel() else 1.0
         worst, allowed = (ours - exact).abs(), (eager - exact).abs().amax() if exact.numel() else 0.0
@@ -182,10 +183,11 @@ def test_strides_do_not_matter(device, tiles, name) -> None:
     loss = OBJECTIVES[name](student, strided.teacher, strided.labels.repeat_interleave(2)[::2], **options)
     (gradient,) = torch.autograd.grad((loss * strided.weights).sum(), student)
     expected = compute(name, packed, options, "triton")
-    exactly = {"rtol": 0.0, "atol": 0.0}  # on a chip the order of a sum depends on the strides
+    # on a chip the order of a sum depends on the strides; and long rows whose columns lie apart have their own kernel
+    same = INTERPRETED and tiles != "streamed"
     for found, packed_one in zip((loss, gradient), expected, strict=True):
-        close = exactly if INTERPRETED else {"rtol": 1e-6, "atol": 1e-6 * float(packed_one.abs().max().clamp(min=1.0))}
-        torch.testing.assert_close(found.detach().double(), packed_one, **close)
+        slack = 0.0 if same else 1e-6 * float(packed_one.abs().max().clamp(min=1.0))
+        torch.testing.assert_close(found.detach().double(), packed_one, rtol=0.0 if same else 1e-6, atol=slack)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dkd", "logit_standardized_kd"])
@@ -218,6 +220,32 @@ def test_many_rows_and_long_ones(device, launches, name) -> None:
     assert_no_worse_than_plain(name, make_inputs((131, 130), device), {})
     assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
     assert len(launches) == 4
+
+
+@pytest.mark.parametrize("tiles", ["streamed"], indirect=True)
+@pytest.mark.parametrize("name", ["cross_entropy", "ban", "ban_l", "hinton_kd", "cwtm", "policy_kl"])
+def test_long_rows_have_a_kernel_of_their_own(device, tiles, launches, name) -> None:
+    """Its gradient from the sums that the loss kept, from none where there may be a second derivative, along with the
+    loss, and from a teacher of another type: the same, and that of the kernel that takes any row."""
+    options = {"label_smoothing": 0.2} if name == "cross_entropy" else {}
+    inputs = make_inputs((5, 37), device, seed=6)
+    found = [compute(name, inputs, options, "triton")]
+    student = inputs.student.clone().requires_grad_()
+    loss = OBJECTIVES[name](student, inputs.teacher, inputs.labels, **options)
+    (gradient,) = torch.autograd.grad((loss * inputs.weights).sum(), student, create_graph=True)
+    found.append((loss.detach().double(), gradient.detach().double()))
+    one = value_and_grad(name, inputs.student, inputs.teacher, inputs.labels, row_weights=inputs.weights, **options)
+    found.append((one.loss.double(), one.gradient.double()))
+    assert set(launches) - {"confidence_kernel"} == {"long_row_kernel"}
+    launches.clear()
+    one = value_and_grad(
+        name, inputs.student, inputs.teacher, inputs.labels,
+        row_weights=inputs.weights, with_diagnostics=True, **options,
+    )  # fmt: skip
+    assert set(launches) - {"confidence_kernel"} == {"target_kernel"}
+    for loss, gradient in found:
+        torch.testing.assert_close(loss, one.loss.double(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient, one.gradient.double(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("tiles", ["streamed"], indirect=True)

@@ -24,9 +24,11 @@ from polydistill.kernels.device.rows import (
     exponentiate,
     find_kept,
     find_maximum,
+    inverse,
     load_rows,
     log_sum,
     merge_maxima,
+    quotient,
     store_gradient,
 )
 from polydistill.kernels.device.sides import load_of_label, load_scores
@@ -93,7 +95,8 @@ def gradient_tile(
     z, scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, width, slope, label_weight,
     LABEL: tl.constexpr,
 ):  # fmt: skip
-    g = soft_weight[:, None] * (divide(q, z_sum[:, None]) - divide(p, t_sum[:, None]))
+    difference = q - p * quotient(z_sum, t_sum)[:, None]  # exactly 0 of equal scores
+    g = difference * (soft_weight * inverse(z_sum))[:, None]
     gradient = g / width[:, None] - scaled * slope[:, None]
     if LABEL:
         plain = divide(exponentiate(z, z_max, 1.0, keep), plain_sum[:, None])
@@ -219,7 +222,7 @@ def standardized_kernel(
                 plain_sum += tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
 
     if LOSS:
-        divergence = divide(cross, t_sum) + log_sum(divide(z_sum, t_sum))
+        divergence = divide(cross, t_sum) + log_sum(quotient(z_sum, t_sum))
         loss = divergence * (teacher_weight * temperature * temperature)
         if LABEL:
             z_label = load_of_label(student, rows, label, n_rows, n_cols, 1)
@@ -228,7 +231,8 @@ def standardized_kernel(
     if GRADIENT:
         soft_weight = tl.where(t_sum == 0, 0.0, teacher_weight * temperature)
         # sum(g Z) is that of g times the distance of Z from its maximum, since g sums to 0
-        slope = divide(soft_weight * (divide(q_below, z_sum) - divide(p_below, t_sum)), freedom * deviation)
+        of_both = (q_below - p_below * quotient(z_sum, t_sum)) * inverse(z_sum)
+        slope = divide(soft_weight * of_both, freedom * deviation)
         if WHOLE:
             gradient = gradient_tile(
                 z, z_scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, z_width, slope,

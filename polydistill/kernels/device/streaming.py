@@ -18,6 +18,7 @@ from polydistill.kernels.device.rows import (
     divide,
     exponentiate,
     log_sum,
+    quotient,
     rescale,
 )
 
@@ -81,4 +82,4 @@ def add_to_divergence(
 def conclude_divergence(x_sum, y_best, mean, y_max, y_sum, y_scale):
     """``sum a ln(a / b)`` of each row; 0 where no x counts."""
     log_b_best = at_least((y_best - y_max) * y_scale, LOWEST)  # but for the sum
-    return tl.where(x_sum == 0, 0.0, mean - log_b_best + log_sum(divide(y_sum, x_sum)))
+    return tl.where(x_sum == 0, 0.0, mean - log_b_best + log_sum(quotient(y_sum, x_sum)))
