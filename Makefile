@@ -33,7 +33,7 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(ONE_EACH) -m pytest -n auto --dist worksteal -m gpu $(ARGS)
 
 torture: torture-files torture-runs  ## hostile files, and runs killed at random moments
 

@@ -263,9 +263,8 @@ class Pictures(Dataset[Any]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def measure(config: BenchConfig, device: torch.device, precision: str) -> dict[str, dict[str, list[float]]]:
-    """Images per second of every contender, once per round, by network."""
-    found: dict[str, dict[str, list[float]]] = {}
+def measure(config: BenchConfig, device: torch.device, precision: str) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Each network, with the images per second of every contender, once per round."""
     for name in config.networks:
         contenders = Contenders(name, config, device, precision).all()
         for run in contenders.values():  # past what is done once
@@ -279,8 +278,7 @@ def measure(config: BenchConfig, device: torch.device, precision: str) -> dict[s
                 synchronize(device)
                 images = config.steps * config.batch_size
                 rates[contender].append(round(images / (time.perf_counter() - started), 1))
-        found[name] = rates
-    return found
+        yield name, rates
 
 
 def synchronize(device: torch.device) -> None:
@@ -304,7 +302,7 @@ def measure_peak(device: torch.device) -> float:
     return best
 
 
-def format_result(found: dict[str, dict[str, list[float]]], config: BenchConfig, peak: float | None) -> str:
+def format_result(network: str, rates: dict[str, list[float]], peak: float | None) -> str:
     """The medians as a table, and the ratios that matter, each the median of the rounds' ratios."""
     names = {
         "trainer": "the trainer, loader included",
@@ -313,23 +311,22 @@ def format_result(found: dict[str, dict[str, list[float]]], config: BenchConfig,
         "timm": "timm's LogitDistillationTask, one batch in memory",
         "torchdistill": "torchdistill, its loader included",
     }
+    work = (1 + BACKWARD + 1) * count_cost(network, CLASSES).operations  # the student's passes, and its teacher's
     rows: list[list[Any]] = []
-    for network, rates in found.items():
-        work = (1 + BACKWARD + 1) * count_cost(network, CLASSES).operations  # the student's passes, and its teacher's
-        for contender, values in rates.items():
-            median = statistics.median(values)
-            ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["trainer"], values, strict=True))
-            rows.append(
-                [
-                    network,
-                    names[contender],
-                    median,
-                    f"{min(values):,.0f} to {max(values):,.0f}",
-                    f"{ratio:.2f}",
-                    f"{EPOCH / median:.1f}",
-                    None if peak is None else f"{100 * work * median / peak:.1f} %",
-                ]
-            )
+    for contender, values in rates.items():
+        median = statistics.median(values)
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["trainer"], values, strict=True))
+        rows.append(
+            [
+                network,
+                names[contender],
+                median,
+                f"{min(values):,.0f} to {max(values):,.0f}",
+                f"{ratio:.2f}",
+                f"{EPOCH / median:.1f}",
+                None if peak is None else f"{100 * work * median / peak:.1f} %",
+            ]
+        )
     headers = ["network", "what", "images/s", "range", "trainer / this", "seconds for 50,000", "of peak"]
     return format_table(headers, rows)
 
@@ -341,19 +338,20 @@ def main(argv: list[str] | None = None) -> None:
     precision, threads = resolve_precision(config.precision, kind), resolve_threads(config.threads)
     device = prepare(kind, threads)
     peak = measure_peak(device) if kind == "cuda" else None
-    found = measure(config, device, precision)
+    raw: dict[str, Any] = {
+        "config": {**to_mapping(config), "device": kind, "precision": precision, "threads": threads},
+        "images_per_second": {},
+        "bfloat16_peak_operations_per_second": peak,
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_state(),
+    }
     print(f"{kind}, {threads} threads, {precision}, batches of {config.batch_size}\n")
-    print(format_result(found, config, peak))
-    if config.json:
-        raw = {
-            "config": {**to_mapping(config), "device": kind, "precision": precision, "threads": threads},
-            "images_per_second": found,
-            "bfloat16_peak_operations_per_second": peak,
-            "hardware": hardware(),
-            "versions": versions(),
-            "git": git_state(),
-        }
-        atomic_write(Path(config.json), (json.dumps(raw, indent=1) + "\n").encode())
+    for network, rates in measure(config, device, precision):
+        raw["images_per_second"][network] = rates
+        print(format_result(network, rates, peak), flush=True)
+        if config.json:  # anew after each network, so that a run which is cut short leaves what it has measured
+            atomic_write(Path(config.json), (json.dumps(raw, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

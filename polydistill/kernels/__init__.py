@@ -1,8 +1,9 @@
 """The losses as fused Triton kernels: one pass over both sides' scores gives loss, gradient and diagnostics.
 
 ``polydistill.losses`` chooses between these and its plain formulas (:mod:`polydistill.losses.backend`); nothing else
-should call them. Device code is in :mod:`polydistill.kernels.device`, launching in :mod:`polydistill.kernels.launch`,
-and what autograd, ``torch.func`` and ``torch.compile`` need in :mod:`polydistill.kernels.autograd`.
+should call them. Device code is in :mod:`polydistill.kernels.device`, which kernel computes what in
+:mod:`polydistill.kernels.plan`, its launch in :mod:`polydistill.kernels.launch`, and what autograd, ``torch.func`` and
+``torch.compile`` need in :mod:`polydistill.kernels.autograd`.
 
 Triton is imported at the first launch, not before.
 """

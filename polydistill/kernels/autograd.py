@@ -1,8 +1,9 @@
 """The kernels as functions that autograd, ``torch.func`` and ``torch.compile`` understand.
 
-Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L, the backward pass u dL/dz from
-the scores themselves: nothing of the size of the scores is kept (of long rows a few sums), and a bfloat16 gradient is
-rounded once.
+Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L. Of few scores it computes dL/dz
+along, in float32, and the backward pass is a product with u. Of more, the backward pass computes u dL/dz from the
+scores themselves: nothing of their size is kept, of long rows a few sums. Either way a bfloat16 gradient is rounded
+once.
 
 The contract: only the student's side has a gradient, and only a first one, in reverse mode. ``torch.func.vmap`` joins
 its dimension to the rows; the older one behind ``torch.autograd.grad(is_grads_batched=True)`` does not know how.
@@ -20,10 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polydistill.kernels.launch import N_DIAGNOSTICS, Rows, launch, launch_confidence
-from polydistill.kernels.operators import compute_gradient, compute_loss, loss_and_diagnostics
+from polydistill.kernels.launch import Rows, launch, launch_confidence
+from polydistill.kernels.operators import compute_gradient, compute_loss
+from polydistill.kernels.plan import N_DIAGNOSTICS
 
 N_TENSORS = len(Rows._fields)
+FEW_SCORES = 2**20  # of so many the gradient is kept: up to there a launch takes the processor longer than the GPU
 
 
 @dataclass
@@ -83,7 +86,7 @@ def fused_loss(
     """The loss of each sample by one kernel; arguments are checked already.
 
     Args:
-        kind: name in :data:`polydistill.kernels.launch.KINDS`.
+        kind: name in :data:`polydistill.kernels.plan.KINDS`.
         numbers: the kernel's own arguments.
         student: ``(..., batch, classes)`` float32, bfloat16 or float16. Gradient flows.
         teacher: the same shape, with a dimension of members before it for an ensemble, of the same type or float32; or
@@ -236,18 +239,27 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
+        given = Rows(*rows)  # type: ignore[arg-type]
+        learns: bool = ctx.needs_input_grad[3]
+        few = learns and given.student.numel() <= FEW_SCORES
         found = launch(
             kind,
             numbers,
-            Rows(*rows),  # type: ignore[arg-type]
+            given,
             loss=True,
+            gradient=few,
+            gradient_type=torch.float32,  # rounded once, after its product with what comes from above
             diagnostics_temperature=temperature or None,
-            keep_sums=ctx.needs_input_grad[3],
+            keep_sums=learns and not few,
         )
-        output = loss_and_diagnostics(found)
-        _Loss.setup_context(ctx, (kind, numbers, temperature, *rows), output)
-        ctx.sums = found.sums
-        return output
+        ctx.kind, ctx.numbers, ctx.sums = kind, numbers, found.sums
+        ctx.gradient, ctx.gradient_type = found.gradient, given.student.dtype
+        ctx.save_for_backward(*rows)
+        ctx.set_materialize_grads(False)
+        if found.diagnostics is None:
+            return found.loss, None
+        ctx.mark_non_differentiable(found.diagnostics)
+        return found.loss, found.diagnostics
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
@@ -255,7 +267,11 @@ class _EagerLoss(torch.autograd.Function):
         careful = torch.is_grad_enabled() or _are_transforms_active() or torch.compiler.is_compiling()
         if careful or upstream is None:
             return _Loss.backward(ctx, upstream, _)
-        gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors), ctx.sums)
+        if ctx.gradient is None:
+            gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors), ctx.sums)
+        else:
+            gradient = torch.empty_like(ctx.gradient, dtype=ctx.gradient_type)
+            torch.mul(ctx.gradient, upstream.unsqueeze(1), out=gradient)
         return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
 

@@ -1,83 +1,19 @@
-"""Which kernel computes what, in tiles of which size; and its launch.
+"""The launch of a kernel.
 
-The contract: tensors of rows in, ``(rows, classes)`` with any strides, new tensors out; no wait for the device. Tile
-sizes follow from the shape alone, so that no launch is slowed by tuning.
+The contract: tensors of rows in, ``(rows, classes)`` with any strides, new tensors out; no wait for the device.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from polydistill.kernels import plan
+from polydistill.kernels.plan import KINDS, LONG_ROW_KERNEL, N_DIAGNOSTICS, N_SUMS, SUMS_GIVEN, SUMS_KEPT
 from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
-
-N_DIAGNOSTICS = 5
-TILE = 2048  # places of a tile of several short rows
-LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflow from the next power of 2 on
-STREAMED_TILE = 8192  # places of a tile where a row takes several
-N_SUMS = 5  # of a long row, see device/long_rows.py
-LONG_ROW_KERNEL = "long_row_kernel"
-_SUMS_KEPT, _SUMS_GIVEN = 1, 2
-
-
-class Kind(NamedTuple):
-    """A kernel and what is fixed of it at compile time; ``numbers`` names its own arguments, in order."""
-
-    module: str
-    kernel: str
-    numbers: tuple[str, ...]
-    constants: Mapping[str, int]
-
-
-_PLAIN, _PERMUTED, _REST = 1, 2, 3
-_GIVEN, _BEST = 1, 2
-TARGET_NUMBERS = ("teacher_weight", "label_weight", "smoothing", "t_scale", "z_scale")
-STANDARDIZED_NUMBERS = ("temperature", "label_weight", "teacher_weight")
-
-
-def _target(soft: int = 0, label: int = 0, kl: int = 0) -> Kind:
-    return Kind("targets", "target_kernel", TARGET_NUMBERS, MappingProxyType({"SOFT": soft, "LABEL": label, "KL": kl}))
-
-
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "label": _target(label=_GIVEN),
-        "best": _target(label=_BEST),
-        "soft": _target(_PLAIN),
-        "soft_label": _target(_PLAIN, _GIVEN),
-        "kl": _target(_PLAIN, kl=1),
-        "kl_label": _target(_PLAIN, _GIVEN, kl=1),
-        "permuted": _target(_PERMUTED, _BEST),
-        "rest": _target(_REST, _BEST),
-        "reverse_kl": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 0}),
-        "jsd": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 1}),
-        "mse": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 0}),
-        "huber": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 1}),
-        "decoupled": Kind("decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}),
-        "standardized": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 0}),
-        "standardized_label": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 1}),
-    }
-)
-
-
-class LongTile(NamedTuple):
-    """Lanes, pieces and width of a tile of a long row, and the warps that work on it: a thread for each lane."""
-
-    lanes: int
-    pieces: int
-    width: int
-    warps: int
-
-
-LONG_TILES: Mapping[int, LongTile] = MappingProxyType(
-    {2: LongTile(512, 2, 8, 16), 4: LongTile(512, 8, 4, 16)}  # by the bytes of a score
-)
-LONG_KINDS = frozenset({"label", "soft", "soft_label", "kl", "kl_label"})
 
 
 class Rows(NamedTuple):
@@ -95,34 +31,19 @@ class Rows(NamedTuple):
 
 
 class Results(NamedTuple):
-    """``loss (rows,)`` float32, ``gradient`` as the student, ``diagnostics (rows, 5)`` float32; None: not asked for.
+    """What was asked for; None: it was not.
 
-    ``sums (rows, N_SUMS)`` float32; None where they were not asked for, or would be of no use.
+    Attributes:
+        loss: ``(rows,)`` float32.
+        gradient: of the student's shape.
+        diagnostics: ``(rows, 5)`` float32.
+        sums: ``(rows, N_SUMS)`` float32; None also where they would be of no use.
     """
 
     loss: Tensor | None
     gradient: Tensor | None
     diagnostics: Tensor | None
     sums: Tensor | None = None
-
-
-class Tiles(NamedTuple):
-    """Rows and places of a tile, whether one holds the row, and the warps that work on it."""
-
-    rows: int
-    cols: int
-    whole: bool
-    warps: int
-
-
-def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
-    """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
-    cols = 1 << max(n_cols - 1, 0).bit_length()
-    if cols > LARGEST_TILE:
-        return Tiles(1, STREAMED_TILE, False, 8)
-    busy = 1 << max(-(-n_rows // 128) - 1, 0).bit_length()  # about 128 programs, one for each multiprocessor
-    rows = max(1, min(TILE // cols, busy))
-    return Tiles(rows, cols, True, min(max(rows * cols // 256, 4), 32))
 
 
 def launch(
@@ -132,6 +53,7 @@ def launch(
     *,
     loss: bool = False,
     gradient: bool = False,
+    gradient_type: torch.dtype | None = None,
     upstream: Tensor | None = None,
     diagnostics_temperature: float | None = None,
     keep_sums: bool = False,
@@ -145,6 +67,7 @@ def launch(
         rows: what it reads.
         loss: return the loss of each row.
         gradient: return its gradient with respect to the student's scores, times ``upstream``.
+        gradient_type: of the gradient; None: the student's.
         upstream: ``(rows,)`` float32; None: 1.
         diagnostics_temperature: return diagnostics with the teacher at this temperature.
         keep_sums: return the sums of long rows, which the launch for their gradient can use; without ``gradient``.
@@ -156,9 +79,10 @@ def launch(
     student = rows.student
     n_rows, n_cols = student.shape
     diagnose = diagnostics_temperature is not None
+    gradient_type = gradient_type or student.dtype
     results = Results(
         torch.empty(n_rows, dtype=torch.float32, device=student.device) if loss else None,
-        torch.empty((n_rows, n_cols), dtype=student.dtype, device=student.device) if gradient else None,
+        torch.empty((n_rows, n_cols), dtype=gradient_type, device=student.device) if gradient else None,
         torch.empty((n_rows, N_DIAGNOSTICS), dtype=torch.float32, device=student.device) if diagnose else None,
     )
     if n_rows == 0:
@@ -170,7 +94,7 @@ def launch(
         tempered=numbers[-1] != 1.0,
         smoothed=len(numbers) > 2 and numbers[2] != 0.0,
         loss=loss,
-        gradient=gradient,
+        gradient=gradient_type if gradient else None,
         diagnose=diagnose,
         keep_sums=keep_sums,
         sums_given=sums is not None,
@@ -199,7 +123,7 @@ class Options(NamedTuple):
     tempered: bool
     smoothed: bool
     loss: bool
-    gradient: bool
+    gradient: torch.dtype | None
     diagnose: bool
     keep_sums: bool
     sums_given: bool
@@ -211,7 +135,7 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
     student, teacher, labels, mask, permutation, values, upstream = given
     assert student is not None
     n_rows, n_cols = student.shape
-    tiles = plan_tiles(n_rows, n_cols)
+    tiles = plan.plan_tiles(n_rows, n_cols)
     columns, matrices = (labels, values, upstream), (mask, permutation)
     of_labels, of_values, of_upstream = (1 if column is None else column.stride(0) for column in columns)
     of_mask, of_permutation = (student.stride() if matrix is None else matrix.stride() for matrix in matrices)
@@ -223,14 +147,15 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
     if "SOFT" in constants:
         constants["TEMPERED"] = options.tempered
     if _is_long(kind, student, teacher, mask, tiles, options):
-        tile = LONG_TILES[student.element_size()]
+        one_pass = options.loss and options.gradient is not None
+        tile = plan.plan_long_tile(student.element_size(), one_pass=one_pass, labels=constants["LABEL"] != 0)
         constants |= {
             "SMOOTHED": options.smoothed and constants["LABEL"] != 0,
             "HAS_VALUES": values is not None,
             "HAS_UPSTREAM": upstream is not None,
             "LOSS": options.loss,
-            "GRADIENT": options.gradient,
-            "SUMS": _SUMS_GIVEN if options.sums_given else _SUMS_KEPT if options.keep_sums else 0,
+            "GRADIENT": options.gradient is not None,
+            "SUMS": SUMS_GIVEN if options.sums_given else SUMS_KEPT if options.keep_sums else 0,
             "LANES": tile.lanes,
             "PIECES": tile.pieces,
             "WIDTH": tile.width,
@@ -243,7 +168,7 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
         "HAS_VALUES": values is not None,
         "HAS_UPSTREAM": upstream is not None,
         "LOSS": options.loss,
-        "GRADIENT": options.gradient,
+        "GRADIENT": options.gradient is not None,
         "DIAGNOSTICS": options.diagnose,
         "WHOLE": tiles.whole,
         "ROWS": tiles.rows,
@@ -253,10 +178,10 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
 
 
 def _is_long(
-    kind: str, student: Tensor, teacher: Tensor | None, mask: Tensor | None, tiles: Tiles, options: Options
+    kind: str, student: Tensor, teacher: Tensor | None, mask: Tensor | None, tiles: plan.Tiles, options: Options
 ) -> bool:
     """Whether the kernel for long rows computes it."""
-    if tiles.whole or kind not in LONG_KINDS or mask is not None or options.diagnose:
+    if tiles.whole or kind not in plan.LONG_KINDS or mask is not None or options.diagnose:
         return False
     sides = (student,) if teacher is None else (student, teacher)
     return all(side.dim() == 2 and side.stride(1) == 1 for side in sides)
@@ -271,7 +196,7 @@ def launch_confidence(teacher: Tensor) -> Tensor:
         key = ("confidence", form(teacher), teacher.device.index)
         prepared = PREPARED.get(key)
         if prepared is None:
-            tiles = plan_tiles(n_rows, n_cols)
+            tiles = plan.plan_tiles(n_rows, n_cols)
             integers = (n_rows, n_cols, *_strides_of(teacher))
             constants = {"MEMBERS": _count_members(teacher), "ROWS": tiles.rows, "COLS": tiles.cols}
             programs = -(-n_rows // tiles.rows)

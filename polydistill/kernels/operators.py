@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polydistill.kernels.launch import N_DIAGNOSTICS, Results, Rows, launch, launch_confidence
+from polydistill.kernels.launch import Rows, launch, launch_confidence
+from polydistill.kernels.plan import N_DIAGNOSTICS
 
 
 def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
     """Loss, and diagnostics where there is a temperature for them, otherwise an empty tensor."""
-    return loss_and_diagnostics(launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None))
-
-
-def loss_and_diagnostics(found: Results) -> tuple[Tensor, Tensor]:
-    """Both of a launch for the loss; an empty tensor where no diagnostics were asked for."""
+    found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
     assert found.loss is not None
     diagnosed = found.diagnostics
     return found.loss, found.loss.new_empty((0, N_DIAGNOSTICS)) if diagnosed is None else diagnosed

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from polydistill.kernels import launch, prepared
+from polydistill.kernels import launch, plan, prepared
 
 CHIP = GPUTarget("cuda", 90, 32)  # H100, H200
 TYPES = {
@@ -95,6 +95,10 @@ VARIANTS = (
     Variant("permuted", 100, teacher=torch.float32),
     Variant("rest", 100, teacher=torch.float32),
     Variant("decoupled", 100, teacher=torch.float32),
+    Variant("kl", 1000, torch.float32, members=3, masked=True),
+    Variant("jsd", 1000, torch.float32, members=3, masked=True),
+    Variant("decoupled", 1000, torch.float32, members=3),
+    Variant("jsd", 8192, members=10),
     Variant("kl", 32_000, diagnosed=False),
     Variant("kl", 32_000, torch.float32, diagnosed=False),
     Variant("kl_label", 32_000, diagnosed=False),
@@ -138,7 +142,7 @@ def compile_kind(
             permutation=torch.empty(512, n_classes - 1, dtype=torch.int64) if kind == "permuted" else None,
             values=torch.empty(512) if kind == "rest" else None,
         )
-        numbers = (0.5,) * len(launch.KINDS[kind].numbers)
+        numbers = (0.5,) * len(plan.KINDS[kind].numbers)
         launch.launch(
             kind,
             numbers,
@@ -152,10 +156,11 @@ def compile_kind(
     return one
 
 
-def compile_confidence(n_classes: int) -> Any:
-    """What a launch of the confidence of 512 rows of an ensemble compiles."""
+def compile_confidence(n_classes: int, members: int) -> Any:
+    """What a launch of the confidence of 512 rows compiles."""
+    shape = (512, n_classes) if members == 1 else (members, 512, n_classes)
     with compiling() as compiled:
-        launch.launch_confidence(torch.empty(3, 512, n_classes, dtype=torch.bfloat16))
+        launch.launch_confidence(torch.empty(shape, dtype=torch.bfloat16))
     (one,) = compiled
     return one
 
@@ -177,11 +182,11 @@ def variants_of(words: list[str]) -> list[Variant]:
     """What the words of the command line ask for, but for the confidence."""
     if words == ["variants"]:
         return list(VARIANTS)
-    return [Variant(kind, size) for size in map(int, words) for kind in launch.KINDS]
+    return [Variant(kind, size) for size in map(int, words) for kind in plan.KINDS]
 
 
 if __name__ == "__main__":
     for variant in variants_of(sys.argv[1:]):
         print(variant.kind, variant.n_classes, *count_registers(compile_kind(*variant)), flush=True)
-    for n_classes in (18, 131_072) if sys.argv[1:] == ["variants"] else ():
-        print("confidence", n_classes, *count_registers(compile_confidence(n_classes)), flush=True)
+    for n_classes, members in ((18, 1), (18, 3), (131_072, 3)) if sys.argv[1:] == ["variants"] else ():
+        print("confidence", n_classes, *count_registers(compile_confidence(n_classes, members)), flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from polydistill.kernels import launch, prepared
+from polydistill.kernels import autograd, plan, prepared
 from polydistill.losses import use_backend
 from polydistill.losses.backend import HAS_TRITON
 
@@ -48,14 +48,17 @@ def _fused():
 
 @pytest.fixture(params=["whole rows", "four rows", "streamed"])
 def tiles(request, monkeypatch) -> str:
-    """Once with the tiles of short rows, once with four of them in a tile, as batches of hundreds have, once with the
-    loop that long rows take, 8 classes at a time."""
+    """Once with the tiles of short rows, and the gradient along with the loss; once with four rows in a tile, as
+    batches of thousands have, and once with the loop that long rows take, 8 classes at a time: these with the gradient
+    from the backward pass."""
+    if request.param != "whole rows":
+        monkeypatch.setattr(autograd, "FEW_SCORES", 0)
     if request.param == "four rows":
         share_tiles(monkeypatch)
     if request.param == "streamed":
-        monkeypatch.setattr(launch, "LARGEST_TILE", 0)
-        monkeypatch.setattr(launch, "STREAMED_TILE", 8)
-        monkeypatch.setattr(launch, "LONG_TILES", dict.fromkeys(launch.LONG_TILES, launch.LongTile(2, 2, 2, 4)))
+        monkeypatch.setattr(plan, "LARGEST_TILE", 0)
+        monkeypatch.setattr(plan, "STREAMED_TILE", 8)
+        monkeypatch.setattr(plan, "plan_long_tile", lambda *bytes_, **work: plan.LongTile(2, 2, 2, 4))
     return request.param
 
 
@@ -69,8 +72,8 @@ def whole_tiles(request, monkeypatch) -> str:
 
 def share_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four rows to a tile, whatever the size of the batch."""
-    plan = launch.plan_tiles
-    monkeypatch.setattr(launch, "plan_tiles", lambda *shape: plan(*shape)._replace(rows=4))
+    original = plan.plan_tiles
+    monkeypatch.setattr(plan, "plan_tiles", lambda *shape: original(*shape)._replace(rows=4))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.kernels.launch import KINDS
+from polydistill.kernels.plan import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -46,6 +46,7 @@ def test_masks_ensembles_one_class_and_other_types_compile_for_hopper(tmp_path: 
         "kl_label 1",
     ]
     kinds += ["mse 100", "best 100", "permuted 100", "rest 100", "decoupled 100"]
+    kinds += ["kl 1000", "jsd 1000", "decoupled 1000", "jsd 8192"]
     kinds += ["kl 32000"] * 2 + ["kl_label 32000"] * 2 + ["soft_label 32000", "label 131072"]
-    kinds += ["confidence 18", "confidence 131072"]
+    kinds += ["confidence 18", "confidence 18", "confidence 131072"]
     assert [f"{name} {n_classes}" for name, n_classes, *_ in compiled] == kinds

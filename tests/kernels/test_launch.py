@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from polydistill.kernels import launch, prepared
+from polydistill.kernels import launch, plan, prepared
 
 FAR = 2**30  # two such steps need more than 32 bits
 
@@ -102,10 +102,10 @@ def make_rows(kind: str, *, seed: int = 0, n_rows: int = 2) -> launch.Rows:
     )
 
 
-@pytest.mark.parametrize("kind", launch.KINDS)
+@pytest.mark.parametrize("kind", plan.KINDS)
 def test_second_launch_hands_over_all_arguments_in_the_kernels_order(compiled, kind) -> None:
     """Triton binds those of the first by name; what it compiled takes them by place."""
-    numbers = tuple(float(place + 2) for place in range(len(launch.KINDS[kind].numbers)))
+    numbers = tuple(float(place + 2) for place in range(len(plan.KINDS[kind].numbers)))
     for factor, seed in ((1.0, 0), (3.0, 1)):
         found = launch.launch(
             kind, tuple(factor * number for number in numbers), make_rows(kind, seed=seed), loss=True, gradient=True,
@@ -118,7 +118,7 @@ def test_second_launch_hands_over_all_arguments_in_the_kernels_order(compiled, k
     for name in kernel.names:
         if torch.is_tensor(first[name]):
             assert first[name].shape == later[name].shape
-        elif name == "diagnostics_scale" or name in launch.KINDS[kind].numbers:
+        elif name == "diagnostics_scale" or name in plan.KINDS[kind].numbers:
             assert later[name] == 3.0 * first[name]
         else:
             assert later[name] == first[name], name

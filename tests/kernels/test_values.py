@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from polydistill.kernels import autograd
 from polydistill.losses import OBJECTIVES, draw_permutation, loss_with_diagnostics, use_backend, value_and_grad
 from polydistill.losses.backend import fused_confidence
 from tests.losses.reference import CASES, ENSEMBLED, MASKED, NAMES, case_id
@@ -139,7 +140,7 @@ def test_half_precision_in_parts_and_with_large_scores(device, tiles, name, dtyp
 
 
 @pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"])
-@pytest.mark.parametrize("scale", [2.0, 1e4])
+@pytest.mark.parametrize("scale", [2.0, 30.0, 1e4])
 def test_smallest_temperature(device, tiles, name, scale) -> None:
     inputs = make_inputs((4, 18), device, scale=scale)
     assert_no_worse_than_plain(name, inputs, {"temperature": 1e-3})
@@ -168,7 +169,8 @@ def test_equal_scores_give_0(device, tiles, name) -> None:
     options |= {"label_weight": 0.0} if name in {"dkd", "logit_standardized_kd"} else {}
     loss, gradient = compute(name, inputs._replace(teacher=inputs.student), options, "triton")
     assert loss.abs().max() <= (1e-7 if name == "jsd" else 0.0)
-    assert gradient.abs().max() <= (1e-7 if name == "jsd" else 0.0)
+    # standardised scores come from a quick division, which a chip does not always round alike
+    assert gradient.abs().max() <= {"jsd": 1e-7, "logit_standardized_kd": 3e-7}.get(name, 0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -215,11 +217,13 @@ LONG = ("reverse_kl", "jsd", "dkd", "logit_standardized_kd")  # whose sums over 
 
 
 @pytest.mark.parametrize("name", ["policy_kl", "cross_entropy", "ban", "policy_mse", *LONG])
-def test_many_rows_and_long_ones(device, launches, name) -> None:
-    """Several programs, the last of them half empty; and the shape from which rows are streamed on the chip."""
+@pytest.mark.parametrize("few_scores", [0, autograd.FEW_SCORES])
+def test_many_rows_and_long_ones(device, monkeypatch, launches, name, few_scores) -> None:
+    """Many programs; and the shape from which rows are streamed on the chip."""
+    monkeypatch.setattr(autograd, "FEW_SCORES", few_scores)
     assert_no_worse_than_plain(name, make_inputs((131, 130), device), {})
     assert_no_worse_than_plain(name, make_inputs((2, 40_000), device), {})
-    assert len(launches) == 4
+    assert len(launches) == (2 if few_scores else 4)
 
 
 @pytest.mark.parametrize("tiles", ["streamed"], indirect=True)
@@ -348,7 +352,7 @@ def half_temperature(name):
 def test_ensemble_of_teachers_is_averaged_in_the_kernel(device, tiles, launches, name, shape) -> None:
     inputs = make_inputs(shape, device)._replace(teacher=make_members(name, shape, device))
     assert_no_worse_than_plain(name, inputs, with_permutation(name, half_temperature(name), shape, device))
-    assert len(launches) == n_launches(name) + 1
+    assert len(launches) == n_launches(name) + (tiles != "whole rows")
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", *ENSEMBLED])
@@ -446,7 +450,7 @@ def test_ensemble_of_long_rows_is_averaged_as_they_are_streamed(device, launches
     members = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(7)).to(device)
     options = with_permutation(name, half_temperature(name), (1, 20_000), device)
     assert_no_worse_than_plain(name, inputs._replace(teacher=members), options)
-    assert len(launches) == n_launches(name) + 1
+    assert len(launches) == n_launches(name)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's numpy

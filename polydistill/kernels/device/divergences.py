@@ -8,7 +8,8 @@ p = softmax(t / T), m = beta p + (1 - beta) q.
     both:       d loss / d z_i = q_i (r_i - sum q r)
 
 A row in one tile is read once. A longer one is read twice for the reverse KL: its loss comes with the sums of both
-softmaxes (:mod:`~polydistill.kernels.device.streaming`), and what all r_i have in common, the gradient does not need.
+softmaxes (:mod:`~polydistill.kernels.device.streaming`). What all r_i have in common, the gradient does not need: r is
+taken less its value in the student's best class, so that nothing is the difference of large numbers.
 For JSD it is read three times, the second time for the loss: ln m needs both normalised softmaxes in each place.
 """
 
@@ -23,7 +24,6 @@ from polydistill.kernels.device.rows import (
     divide,
     exponentiate,
     find_kept,
-    find_maximum,
     load_rows,
     log_sum,
     store_gradient,
@@ -33,24 +33,42 @@ from polydistill.kernels.device.streaming import add_tile, add_to_divergence, co
 
 
 @triton.jit
-def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD: tl.constexpr):
-    """``(q, r, what the teacher's side adds to the loss)`` of each place."""
+def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta):
+    """``(q, r, what the teacher's side adds to the loss)`` of each place, for JSD."""
     q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
     log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
     excluded = t == float("-inf")
     log_p = tl.where(excluded, LOWEST, at_least((t - t_max[:, None]) * t_scale - log_sum(t_sum)[:, None], LOWEST))
-    if JSD:
-        p = divide(exponentiate(t, t_max, t_scale, keep & (t != float("-inf"))), t_sum[:, None])
-        # ln m = ln q + ln(1 - beta) + ln(1 + beta p / ((1 - beta) q)), from the greater of both sides
-        high = at_least(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
-        low = at_most(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
-        log_m = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
-        r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)
-        added = tl.where(keep & (p != 0), beta * p * (log_p - log_m), 0.0)
-    else:
-        r = tl.where(keep, log_q - log_p, 0.0)
-        added = tl.zeros_like(q)
+    p = divide(exponentiate(t, t_max, t_scale, keep & (t != float("-inf"))), t_sum[:, None])
+    # ln m = ln q + ln(1 - beta) + ln(1 + beta p / ((1 - beta) q)), from the greater of both sides
+    high = at_least(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+    low = at_most(log_p + tl.log(beta), log_q + tl.log(1.0 - beta))
+    log_m = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
+    r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)
+    added = tl.where(keep & (p != 0), beta * p * (log_p - log_m), 0.0)
     return q, r, added
+
+
+@triton.jit
+def compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta, JSD: tl.constexpr):
+    """``q`` and ``r`` of each place; of the reverse KL ``r`` less its value in the student's best class."""
+    if JSD:
+        q, r, _ = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta)
+    else:
+        q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
+        r = compare_to_best(z, z_max, 1.0, t, t_best, t_scale)
+    return q, r
+
+
+@triton.jit
+def add_sides(z_max, z_sum, t_best, mean_r, t_max, t_sum, z, t, keep, t_scale, JSD: tl.constexpr):
+    """What is known of a row, with one more tile; the mean of ``r`` for the reverse KL alone."""
+    if JSD:
+        z_max, z_sum = add_tile(z_max, z_sum, z, keep, 1.0)
+    else:
+        z_max, z_sum, t_best, mean_r = add_to_divergence(z_max, z_sum, t_best, mean_r, z, keep, 1.0, t, t_scale)
+    t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
+    return z_max, z_sum, t_best, mean_r, t_max, t_sum
 
 
 @triton.jit
@@ -108,66 +126,56 @@ def divergence_kernel(
         all_members, mask, rows, n_rows, n_cols, t_scale, HAS_MASK, MEMBERS, ROWS, COLS
     )  # fmt: skip
     upstream = load_rows(upstream_ptr, rows, n_rows, upstream_row, HAS_UPSTREAM)
+    z_max = tl.zeros((ROWS,), tl.float32)
+    z_sum, t_max, t_sum, mean_r, loss, t_best = z_max, z_max, z_max, z_max, z_max, z_max
     if WHOLE:
         cols = tl.arange(0, COLS)
         keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
         z = load_scores(student, rows, cols, keep, 1)
         t = load_scores(teacher, rows, cols, keep, MEMBERS)
-        z_max = find_maximum(z, keep)
-        z_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
-        t_keep = keep & (t != float("-inf"))
-        t_max = find_maximum(t, t_keep)
-        t_sum = tl.sum(exponentiate(t, t_max, t_scale, t_keep), axis=1)
-        q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-        mean_r = tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
-        loss = mean_r + tl.sum(added, axis=1)
-        if not HAS_MASK:
-            loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
-        if GRADIENT:
-            gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
-            store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
+        z_max, z_sum, t_best, mean_r, t_max, t_sum = add_sides(
+            z_max, z_sum, t_best, mean_r, t_max, t_sum, z, t, keep, t_scale, JSD
+        )  # fmt: skip
+        if JSD:
+            q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta)
+            mean_r = tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
+            loss = mean_r + tl.sum(added, axis=1)
     else:
-        # mean_r of the reverse KL: of r less its value in the student's best class
-        z_max = tl.zeros((ROWS,), tl.float32)
-        z_sum, t_max, t_sum, mean_r, loss, t_best = z_max, z_max, z_max, z_max, z_max, z_max
         for start in tl.range(0, n_cols, COLS, num_stages=2):
             cols = start + tl.arange(0, COLS)
             keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
             z = load_scores(student, rows, cols, keep, 1)
             t = load_scores(teacher, rows, cols, keep, MEMBERS)
-            if JSD:
-                z_max, z_sum = add_tile(z_max, z_sum, z, keep, 1.0)
-            else:
-                z_max, z_sum, t_best, mean_r = add_to_divergence(
-                    z_max, z_sum, t_best, mean_r, z, keep, 1.0, t, t_scale
-                )  # fmt: skip
-            t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
+            z_max, z_sum, t_best, mean_r, t_max, t_sum = add_sides(
+                z_max, z_sum, t_best, mean_r, t_max, t_sum, z, t, keep, t_scale, JSD
+            )  # fmt: skip
         if JSD:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
                 z = load_scores(student, rows, cols, keep, 1)
                 t = load_scores(teacher, rows, cols, keep, MEMBERS)
-                q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
+                q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta)
                 mean_r += tl.sum(tl.where(q == 0, 0.0, q * r), axis=1)
                 loss += tl.sum(added, axis=1)
             loss += mean_r
+    if not JSD:
+        loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
+        mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
+    if not HAS_MASK:
+        loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
+    if GRADIENT:
+        if WHOLE:
+            q, r = compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta, JSD)
+            gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
+            store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
         else:
-            loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
-            mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
-        if not HAS_MASK:
-            loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
-        if GRADIENT:
             for start in tl.range(0, n_cols, COLS, num_stages=2):
                 cols = start + tl.arange(0, COLS)
                 keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
                 z = load_scores(student, rows, cols, keep, 1)
                 t = load_scores(teacher, rows, cols, keep, MEMBERS)
-                if JSD:
-                    q, r, added = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta, JSD)
-                else:
-                    q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
-                    r = compare_to_best(z, z_max, 1.0, t, t_best, t_scale)
+                q, r = compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta, JSD)
                 gradient = upstream[:, None] * tl.where(q == 0, 0.0, q * (r - mean_r[:, None]))
                 store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if LOSS:

@@ -1,5 +1,5 @@
-r"""The losses of :mod:`~polydistill.kernels.device.targets` for rows that no tile holds, at the pace of the memory: of one
-teacher, without a mask, and without permuted classes.
+r"""The losses of :mod:`~polydistill.kernels.device.targets` for rows that no tile holds, at the pace of the memory: of
+one teacher, without a mask, and without permuted classes.
 
 Symbols as there. A tile is ``(LANES, PIECES, WIDTH)``, a lane for each thread: of ``LANES * WIDTH`` places side by side
 each lane has ``WIDTH``, as many as one load takes. Each lane keeps the maxima and sums of its own places, less its own

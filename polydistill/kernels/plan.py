@@ -1,0 +1,100 @@
+"""Which kernel computes what, and in tiles of which size.
+
+The contract: sizes follow from shape, type and work alone, so that no launch is slowed by tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+N_DIAGNOSTICS = 5
+TILE = 256  # places of a tile of several short rows: of one warp, so that no warp waits for another
+PLACES_OF_A_WARP = 512  # of longer rows: 16 pairs of scores for each thread
+LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflow from the next power of 2 on
+STREAMED_TILE = 8192  # places of a tile where a row takes several
+N_SUMS = 5  # of a long row, see device/long_rows.py
+LONG_ROW_KERNEL = "long_row_kernel"
+SUMS_KEPT, SUMS_GIVEN = 1, 2
+
+
+class Kind(NamedTuple):
+    """A kernel and what is fixed of it at compile time; ``numbers`` names its own arguments, in order."""
+
+    module: str
+    kernel: str
+    numbers: tuple[str, ...]
+    constants: Mapping[str, int]
+
+
+_PLAIN, _PERMUTED, _REST = 1, 2, 3
+_GIVEN, _BEST = 1, 2
+TARGET_NUMBERS = ("teacher_weight", "label_weight", "smoothing", "t_scale", "z_scale")
+STANDARDIZED_NUMBERS = ("temperature", "label_weight", "teacher_weight")
+
+
+def _target(soft: int = 0, label: int = 0, kl: int = 0) -> Kind:
+    return Kind("targets", "target_kernel", TARGET_NUMBERS, MappingProxyType({"SOFT": soft, "LABEL": label, "KL": kl}))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "label": _target(label=_GIVEN),
+        "best": _target(label=_BEST),
+        "soft": _target(_PLAIN),
+        "soft_label": _target(_PLAIN, _GIVEN),
+        "kl": _target(_PLAIN, kl=1),
+        "kl_label": _target(_PLAIN, _GIVEN, kl=1),
+        "permuted": _target(_PERMUTED, _BEST),
+        "rest": _target(_REST, _BEST),
+        "reverse_kl": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 0}),
+        "jsd": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 1}),
+        "mse": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 0}),
+        "huber": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 1}),
+        "decoupled": Kind("decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}),
+        "standardized": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 0}),
+        "standardized_label": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 1}),
+    }
+)
+
+
+class LongTile(NamedTuple):
+    """Lanes, pieces and width of a tile of a long row, and the warps that work on it: a thread for each lane."""
+
+    lanes: int
+    pieces: int
+    width: int
+    warps: int
+
+
+# by the bytes of a score; measured on an H100 at (4096, 32000)
+LONG_TILES: Mapping[int, LongTile] = MappingProxyType({2: LongTile(512, 2, 8, 16), 4: LongTile(512, 8, 4, 16)})
+# the same where the row is read for the loss and again for the gradient, and exponentials are few: one row at a time on
+# each multiprocessor, so that the second reading finds it in the cache
+ONE_PASS_TILES: Mapping[int, LongTile] = MappingProxyType({**LONG_TILES, 2: LongTile(1024, 2, 8, 32)})
+LONG_KINDS = frozenset({"label", "soft", "soft_label", "kl", "kl_label"})
+
+
+class Tiles(NamedTuple):
+    """Rows and places of a tile, whether one holds the row, and the warps that work on it."""
+
+    rows: int
+    cols: int
+    whole: bool
+    warps: int
+
+
+def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
+    """Tiles for a shape: several short rows share one, enough of them to keep a GPU busy; a long row takes several."""
+    cols = 1 << max(n_cols - 1, 0).bit_length()
+    if cols > LARGEST_TILE:
+        return Tiles(1, STREAMED_TILE, False, 8)
+    many = 1 << max(-(-n_rows // 2048) - 1, 0).bit_length()  # 2,048 programs of a warp are 16 for each multiprocessor
+    rows = max(1, min(TILE // cols, many))
+    return Tiles(rows, cols, True, max(1, cols // PLACES_OF_A_WARP))
+
+
+def plan_long_tile(score_bytes: int, *, one_pass: bool, labels: bool) -> LongTile:
+    """The tile of a long row; ``one_pass``: loss and gradient from one launch."""
+    return (ONE_PASS_TILES if one_pass and not labels else LONG_TILES)[score_bytes]
