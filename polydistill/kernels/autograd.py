@@ -117,7 +117,7 @@ def fused_loss(
     elif compiling or _are_transforms_active():
         loss, _ = _Loss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
     else:
-        loss, _ = _EagerLoss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
+        loss, _ = _apply_eagerly(kind, tuple(numbers), 0.0, rows)
     return loss if flat else loss.view(student.shape[:-1])
 
 
@@ -140,8 +140,10 @@ def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, s
     rows = _complete(rows, extras, student)
     if not extras.with_gradient:
         temperature = extras.diagnostics_temperature or 0.0
-        function = _Loss if _are_transforms_active() else _EagerLoss
-        loss, diagnosed = function.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
+        if _are_transforms_active():
+            loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
+        else:
+            loss, diagnosed = _apply_eagerly(kind, numbers, temperature, rows)
         if temperature:
             extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
         return loss  # type: ignore[no-any-return]
@@ -234,13 +236,14 @@ class _Loss(torch.autograd.Function):
 
 
 class _EagerLoss(torch.autograd.Function):
-    """:class:`_Loss` where nothing transforms it: torch takes as long as for several operations to bind the arguments
+    """(whether a gradient may be wanted, the arguments of :class:`_Loss`), where nothing transforms it: torch takes as long as for several operations to bind the arguments
     of a function that can be transformed."""
 
     @staticmethod
-    def forward(ctx: Any, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None) -> Any:
+    def forward(
+        ctx: Any, learns: bool, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None
+    ) -> Any:
         given = Rows(*rows)  # type: ignore[arg-type]
-        learns: bool = ctx.needs_input_grad[3]
         few = learns and given.student.numel() <= FEW_SCORES
         found = launch(
             kind,
@@ -266,13 +269,21 @@ class _EagerLoss(torch.autograd.Function):
         # create_graph, where a second derivative may be asked for, or a backward pass that is mapped or compiled
         careful = torch.is_grad_enabled() or _are_transforms_active() or torch.compiler.is_compiling()
         if careful or upstream is None:
-            return _Loss.backward(ctx, upstream, _)
+            return (None, *_Loss.backward(ctx, upstream, _))
         if ctx.gradient is None:
             gradient = compute_gradient(ctx.kind, ctx.numbers, upstream, Rows(*ctx.saved_tensors), ctx.sums)
         else:
             gradient = torch.empty_like(ctx.gradient, dtype=ctx.gradient_type)
             torch.mul(ctx.gradient, upstream.unsqueeze(1), out=gradient)
-        return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
+        return (None, None, None, None, gradient, *([None] * (N_TENSORS - 1)))
+
+
+def _apply_eagerly(
+    kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows
+) -> tuple[Tensor, Tensor | None]:
+    # said here: inside the function no gradient is wanted, whatever the mode
+    learns = torch.is_grad_enabled() and rows.student.requires_grad
+    return _EagerLoss.apply(learns, kind, numbers, temperature, *rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Gradient(torch.autograd.Function):

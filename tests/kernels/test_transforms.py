@@ -113,6 +113,13 @@ def test_diagnostics_of_a_teacher_that_excludes_classes(device, tiles, name, sha
     assert_diagnosed_as_plainly(name, inputs, with_permutation(name, {}, shape, device))
 
 
+@pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "policy_nll"])
+def test_diagnostics_of_an_ensemble_leave_out_what_the_mask_does(device, tiles, name) -> None:
+    inputs = make_inputs((5, 18), device, seed=4)._replace(teacher=make_members(name, (5, 18), device, scale=3.0))
+    mask = torch.rand(5, 18, generator=torch.Generator().manual_seed(0)).to(device) < 0.4
+    assert_diagnosed_as_plainly(name, inputs, {"mask": mask})
+
+
 @pytest.mark.parametrize("name", ["policy_kl", "dkd", "logit_standardized_kd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scale", [2.0, 1e4 / 4])
