@@ -236,8 +236,8 @@ class _Loss(torch.autograd.Function):
 
 
 class _EagerLoss(torch.autograd.Function):
-    """(whether a gradient may be wanted, the arguments of :class:`_Loss`), where nothing transforms it: torch takes as long as for several operations to bind the arguments
-    of a function that can be transformed."""
+    """:class:`_Loss` where nothing transforms it: torch takes as long as for several operations to bind the arguments
+    of a function that can be transformed. Its first argument is whether a gradient may be wanted."""
 
     @staticmethod
     def forward(
