@@ -15,6 +15,8 @@ from polydistill.kernels import plan
 from polydistill.kernels.plan import KINDS, LONG_ROW_KERNEL, N_DIAGNOSTICS, N_SUMS, SUMS_GIVEN, SUMS_KEPT
 from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
 
+ALIGNED = 16  # bytes of an address, and what Triton looks at in a stride
+
 
 class Rows(NamedTuple):
     """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less.
@@ -148,7 +150,12 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
         constants["TEMPERED"] = options.tempered
     if _is_long(kind, student, teacher, mask, tiles, options):
         one_pass = options.loss and options.gradient is not None
-        tile = plan.plan_long_tile(student.element_size(), one_pass=one_pass, labels=constants["LABEL"] != 0)
+        tile = plan.plan_long_tile(
+            student.element_size(),
+            one_pass=one_pass,
+            labels=constants["LABEL"] != 0,
+            aligned=n_cols % ALIGNED == 0 and all(map(_begins_aligned, (student, teacher))),
+        )
         constants |= {
             "SMOOTHED": options.smoothed and constants["LABEL"] != 0,
             "HAS_VALUES": values is not None,
@@ -175,6 +182,11 @@ def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> P
         "COLS": tiles.cols,
     }
     return Prepared(chosen.module, chosen.kernel, -(-n_rows // tiles.rows), integers, constants, tiles.warps)
+
+
+def _begins_aligned(side: Tensor | None) -> bool:
+    """Whether Triton knows of each row that its first 16 bytes can be loaded at once."""
+    return side is None or (side.data_ptr() % ALIGNED == 0 and side.stride(0) % ALIGNED == 0)
 
 
 def _is_long(

@@ -95,6 +95,15 @@ def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
     return Tiles(rows, cols, True, max(1, cols // PLACES_OF_A_WARP))
 
 
-def plan_long_tile(score_bytes: int, *, one_pass: bool, labels: bool) -> LongTile:
-    """The tile of a long row; ``one_pass``: loss and gradient from one launch."""
-    return (ONE_PASS_TILES if one_pass and not labels else LONG_TILES)[score_bytes]
+def plan_long_tile(score_bytes: int, *, one_pass: bool, labels: bool, aligned: bool) -> LongTile:
+    """The tile of a long row.
+
+    Args:
+        score_bytes: of the student.
+        one_pass: loss and gradient come from one launch.
+        labels: they are part of the loss.
+        aligned: all rows begin where a thread can load 16 bytes at once. Otherwise lanes lie side by side in single
+            places, so that a warp still reads what lies together.
+    """
+    tile = (ONE_PASS_TILES if one_pass and not labels else LONG_TILES)[score_bytes]
+    return tile if aligned else tile._replace(pieces=tile.pieces * tile.width, width=1)

@@ -178,3 +178,14 @@ def test_no_more_is_prepared_than_memory_is_good_for(compiled, monkeypatch) -> N
     for n_rows in range(1, 9):
         launch.launch_confidence(torch.randn(n_rows, 5))
         assert len(prepared.PREPARED) <= 3
+
+
+@pytest.mark.parametrize(("n_cols", "offset", "width"), [(32, 0, 4), (33, 0, 1), (32, 1, 1), (40, 0, 1)])
+def test_long_rows_are_loaded_16_bytes_at_once_where_all_begin_so(compiled, monkeypatch, n_cols, offset, width) -> None:
+    """40 classes of float32 do too, but of strides Triton looks at multiples of 16 places alone."""
+    monkeypatch.setattr(plan, "LARGEST_TILE", 0)
+    student = torch.zeros(2 * n_cols + 1)[offset : offset + 2 * n_cols].view(2, n_cols)
+    launch.launch("kl", (1.0, 0.0, 0.0, 2.0, 1.0), launch.Rows(student, torch.zeros(2, n_cols)), loss=True)
+    (given,) = compiled[0].first
+    assert given["WIDTH"] == width
+    assert given["LANES"] * given["PIECES"] * given["WIDTH"] == 512 * 8 * 4
