@@ -13,7 +13,16 @@ reads the row once then.
 import triton
 import triton.language as tl
 
-from polydistill.kernels.device.rows import LOWEST, divide, inverse, log_sum, power, quotient
+from polydistill.kernels.device.rows import (
+    LOWEST,
+    divide,
+    inverse,
+    log_sum,
+    maxima_of_two,
+    power,
+    quotient,
+    sums_of_three,
+)
 
 # SUMS
 KEPT = tl.constexpr(1)
@@ -213,23 +222,26 @@ def long_row_kernel(
                 SOFT, LABEL, KL, TEMPERED, SMOOTHED, False,
             )  # fmt: skip
         # the lanes together
-        z_max = tl.max(z_maxima, axis=0)
-        shift = z_maxima - z_max
-        z_sum = tl.sum(z_sums * power(shift, z_scale), axis=0)
-        z_plain_sum, z_total, t_max, t_sum, cross = z_sum, 0.0, z_max, z_sum, 0.0
+        z_total, cross = 0.0, 0.0
+        if SOFT:
+            z_max, t_max = maxima_of_two(z_maxima, t_maxima, 0)
+            shift, t_shift = z_maxima - z_max, t_maxima - t_max
+            factor = power(t_shift, t_scale)
+            parts = t_sums * factor
+            moved = t_shift - shift * quotient(z_scale, t_scale) if KL else -shift
+            crosses = tl.where(parts == 0, 0.0, crosses * factor + parts * moved)
+            z_sum, t_sum, cross = sums_of_three(z_sums * power(shift, z_scale), parts, crosses, 0)
+        else:
+            z_max = tl.max(z_maxima, axis=0)
+            shift = z_maxima - z_max
+            z_sum = tl.sum(z_sums * power(shift, z_scale), axis=0)
+            t_max, t_sum = z_max, z_sum
+        z_plain_sum = z_sum
         if LABEL and TEMPERED:
             z_plain_sum = tl.sum(z_plain_sums * power(shift, 1.0), axis=0)
         if SMOOTHED:
             seen = whole_tiles // LANES + add_up((whole_tiles + places < n_cols).to(tl.int32))
             z_total = tl.sum(tl.where(seen == 0, 0.0, z_totals + shift * seen), axis=0)
-        if SOFT:
-            t_max = tl.max(t_maxima, axis=0)
-            t_shift = t_maxima - t_max
-            factor = power(t_shift, t_scale)
-            parts = t_sums * factor
-            moved = t_shift - shift * quotient(z_scale, t_scale) if KL else -shift
-            t_sum = tl.sum(parts, axis=0)
-            cross = tl.sum(tl.where(parts == 0, 0.0, crosses * factor + parts * moved), axis=0)
         if SUMS == KEPT:
             tl.store(sums_ptr, z_max)
             tl.store(sums_ptr + 1, z_sum)
