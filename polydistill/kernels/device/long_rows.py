@@ -13,16 +13,7 @@ reads the row once then.
 import triton
 import triton.language as tl
 
-from polydistill.kernels.device.rows import (
-    LOWEST,
-    divide,
-    inverse,
-    log_sum,
-    maxima_of_two,
-    power,
-    quotient,
-    sums_of_three,
-)
+from polydistill.kernels.device.rows import LOWEST, divide, inverse, log_sum, power, quotient
 
 # SUMS
 KEPT = tl.constexpr(1)
@@ -40,6 +31,28 @@ def greatest(x):
 def add_up(x):
     """For each lane."""
     return tl.sum(tl.sum(x, axis=2), axis=1)
+
+
+@triton.jit
+def _greater_two(a, b, other_a, other_b):
+    return tl.maximum(a, other_a), tl.maximum(b, other_b)
+
+
+@triton.jit
+def _add_three(a, b, c, other_a, other_b, other_c):
+    return a + other_a, b + other_b, c + other_c
+
+
+@triton.jit
+def maxima_of_two(a, b):
+    """Of all lanes, of both at once: its threads wait for each other once, not twice."""
+    return tl.reduce((a, b), 0, _greater_two)
+
+
+@triton.jit
+def sums_of_three(a, b, c):
+    """Likewise. In Triton's interpreter it adds lane after lane: not for tiles of many columns."""
+    return tl.reduce((a, b, c), 0, _add_three)
 
 
 @triton.jit
@@ -224,13 +237,13 @@ def long_row_kernel(
         # the lanes together
         z_total, cross = 0.0, 0.0
         if SOFT:
-            z_max, t_max = maxima_of_two(z_maxima, t_maxima, 0)
+            z_max, t_max = maxima_of_two(z_maxima, t_maxima)
             shift, t_shift = z_maxima - z_max, t_maxima - t_max
             factor = power(t_shift, t_scale)
             parts = t_sums * factor
             moved = t_shift - shift * quotient(z_scale, t_scale) if KL else -shift
             crosses = tl.where(parts == 0, 0.0, crosses * factor + parts * moved)
-            z_sum, t_sum, cross = sums_of_three(z_sums * power(shift, z_scale), parts, crosses, 0)
+            z_sum, t_sum, cross = sums_of_three(z_sums * power(shift, z_scale), parts, crosses)
         else:
             z_max = tl.max(z_maxima, axis=0)
             shift = z_maxima - z_max

@@ -28,28 +28,6 @@ def at_least(x, bound):
 
 
 @triton.jit
-def _greater_two(a, b, other_a, other_b):
-    return tl.maximum(a, other_a), tl.maximum(b, other_b)
-
-
-@triton.jit
-def _add_three(a, b, c, other_a, other_b, other_c):
-    return a + other_a, b + other_b, c + other_c
-
-
-@triton.jit
-def maxima_of_two(a, b, AXIS: tl.constexpr):
-    """Along one axis, of both at once: threads that share a row wait for each other once, not twice."""
-    return tl.reduce((a, b), AXIS, _greater_two)
-
-
-@triton.jit
-def sums_of_three(a, b, c, AXIS: tl.constexpr):
-    """Likewise."""
-    return tl.reduce((a, b, c), AXIS, _add_three)
-
-
-@triton.jit
 def load_rows(ptr, rows, n_rows, stride, GIVEN: tl.constexpr):
     """A number of each row as float32; 1 where none is given."""
     if GIVEN:
