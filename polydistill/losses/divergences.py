@@ -4,8 +4,8 @@ Symbols: z student scores, t teacher scores, T temperature of the teacher's side
 For T on both sides, divide the student's scores by T and multiply the result by T^2.
 
 The contract: ``(batch, classes)`` scores in, ``(batch,)`` out, never reduced; the teacher is detached and computation
-is in at least float32. ``mask`` (True: the class leaves) takes classes out of both sides; a row that is left without
-any class has a finite loss and no gradient.
+is in at least float32. ``mask`` (True: the class leaves) takes classes out of both sides. A row that is left without
+any class has loss 0 and no gradient; one whose classes are left, but are all -inf on a side, is NaN.
 """
 
 from __future__ import annotations

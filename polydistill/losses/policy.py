@@ -4,13 +4,15 @@ Symbols: z student scores, Q teacher's Q-values, T temperature, a action; p = so
 
 The contract: ``(batch, actions)`` scores in, ``(batch,)`` out, never reduced; the teacher is detached, computation
 is in at least float32, and an action whose Q-value is -inf has p = 0. ``mask`` (True: the action leaves) takes
-actions out of both sides; a row that is left without any action has a finite loss and no gradient.
+actions out of both sides. A row that is left without any action has loss 0 and no gradient; one whose actions are
+left, but are all -inf on a side, is NaN.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,9 +84,9 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     .. math:: -\ln q_{a^*}, \quad a^* = \arg\max_a Q_a
 
     The limit of :func:`policy_kl` for T to 0 where one action is best (Rusu et al. 2016, section 3.2, "NLL").
-    Of equally good actions the first counts. Of an ensemble a* is the greatest of the mean of softmaxes, at T = 1; the
-    greatest at another temperature is that of ``mean_of_teachers(teachers, temperature=T)``, the greatest mean Q-value
-    that of ``teachers.mean(0)``.
+    Of equally good actions the first counts; where the best is not finite (NaN, or all are -inf) the loss is NaN.
+    Of an ensemble a* is the greatest of the mean of softmaxes, at T = 1; the greatest at another temperature is that
+    of ``mean_of_teachers(teachers, temperature=T)``, the greatest mean Q-value that of ``teachers.mean(0)``.
 
     Args:
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
@@ -108,8 +110,10 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     if uses_kernels(student):
         return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
     teacher_q = join_members(student, teacher_q, mask=mask)
-    greedy = drop_classes(promote(teacher_q), mask).argmax(dim=-1)
-    return label_cross_entropy(drop_classes(promote(student), mask), greedy)
+    best, greedy = drop_classes(promote(teacher_q), mask).max(dim=-1)
+    loss = label_cross_entropy(drop_classes(promote(student), mask), greedy)
+    loss = torch.addcmul(loss, loss, best, value=0)  # NaN where the best is not finite, and so is the gradient
+    return loss if mask is None else loss.masked_fill(mask.all(-1), 0.0)
 
 
 def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:

@@ -29,8 +29,16 @@ def lowest(scores: Tensor) -> float:
 
 
 def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores of which softmax gives probability 0, and no gradient, to the classes in ``mask``."""
-    return scores if mask is None else scores.masked_fill(mask, lowest(scores))
+    """Scores of which softmax gives probability 0, and no gradient, to the classes in ``mask``.
+
+    A row whose other classes are -inf, all of them, becomes NaN, as it is without a mask; else the classes in ``mask``
+    would share its probability.
+    """
+    if mask is None:
+        return scores
+    is_empty = ((scores == -math.inf) | mask).all(-1, keepdim=True) & ~mask.all(-1, keepdim=True)
+    shown = scores.new_ones(is_empty.shape).masked_fill(is_empty, math.nan)
+    return scores.masked_fill(mask, lowest(scores)) * shown  # a product: the gradient is to be NaN as well
 
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:

@@ -128,6 +128,23 @@ def test_diagnostics_in_each_type_and_at_1e4(device, tiles, name, dtype, scale) 
 
 
 @pytest.mark.parametrize("name", ["policy_kl", "jsd", "policy_mse"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_diagnostics_of_a_row_of_minus_infinity_are_nan_as_plainly(device, tiles, name, side, masked) -> None:
+    inputs = make_inputs((3, 20), device)
+    mask = torch.zeros(3, 20, dtype=torch.bool, device=device)
+    mask[1, ::2] = masked
+    getattr(inputs, side)[1, 1 if masked else 0 :: 2 if masked else 1] = -math.inf
+    found = []
+    for backend in ("torch", "triton"):
+        with use_backend(backend):
+            found.append(loss_with_diagnostics(name, *inputs[:3], mask=mask if masked else None).diagnostics)
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=2e-5, atol=1e-6, equal_nan=True)
+    assert found[0].kl.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "jsd", "policy_mse"])
 def test_diagnostics_of_a_row_without_a_class_are_0(device, tiles, name) -> None:
     """But for the agreement: both have no greatest score."""
     inputs = make_inputs((3, 20), device)

@@ -102,11 +102,15 @@ def test_mask_takes_classes_out(device, tiles, name, broadcast) -> None:
 
 
 @pytest.mark.parametrize("name", MASKED)
-def test_row_without_a_class_has_a_finite_loss_and_no_gradient(device, tiles, name) -> None:
+@pytest.mark.parametrize("teacher", [None, -INF, math.nan])
+def test_row_without_a_class_adds_nothing(device, tiles, name, teacher) -> None:
     inputs = make_inputs((3, 20), device)
+    if teacher is not None:
+        inputs.teacher[1] = teacher
     mask = torch.zeros(3, 20, dtype=torch.bool, device=device)
     mask[1] = True
     loss, gradient = compute(name, inputs, {"mask": mask}, "triton")
+    assert loss[1] == 0
     assert loss.isfinite().all()
     assert (gradient[1] == 0).all()
     assert (gradient[0] != 0).any()
@@ -402,11 +406,7 @@ def test_member_of_minus_infinity_is_not_hidden(device, tiles, name) -> None:
     members = torch.randn(3, 4, 18, generator=torch.Generator().manual_seed(7)).to(device)
     members[1, 2] = -INF
     inputs = make_inputs((4, 18), device)._replace(teacher=members)
-    options = with_permutation(name, {}, (4, 18), device)
-    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
-    for ours, theirs in zip(fused, plain, strict=True):
-        of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]
-        assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
+    assert_seen_as_plainly(name, inputs, with_permutation(name, {}, (4, 18), device))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -467,20 +467,47 @@ def test_score_that_is_not_finite_is_not_hidden(device, tiles, name, value, side
     """Wherever the plain loss or gradient is not finite, so is the fused one: a GradScaler must see it."""
     inputs = make_inputs((3, 20), device)
     getattr(inputs, side)[1, 5] = getattr(inputs, side)[2, 19] = value  # in the first tile and in the last
-    options = with_permutation(name, {}, (3, 20), device)
-    plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
-    for ours, theirs in zip(fused, plain, strict=True):
-        of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]
-        assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
+    assert_seen_as_plainly(name, inputs, with_permutation(name, {}, (3, 20), device))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_row_of_minus_infinity_is_not_hidden(device, tiles, name, side) -> None:
-    """Unlike one without a class that a mask leaves, which is finite."""
+    """Unlike one without a class that a mask leaves, which is 0."""
     inputs = make_inputs((3, 20), device)
     getattr(inputs, side)[1] = -INF
-    options = with_permutation(name, {}, (3, 20), device)
+    assert_seen_as_plainly(name, inputs, with_permutation(name, {}, (3, 20), device))
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_row_left_with_minus_infinity_by_a_mask_is_not_hidden(device, tiles, name, side, members) -> None:
+    """Nor is that of one member."""
+    if members > 1 and name not in ENSEMBLED:
+        pytest.skip("takes no ensemble")
+    inputs = make_inputs((3, 20), device)
+    if members > 1:
+        inputs = inputs._replace(teacher=torch.stack([inputs.teacher, inputs.teacher + 1.0, inputs.student]))
+    mask = torch.zeros(3, 20, dtype=torch.bool, device=device)
+    mask[:, 3] = mask[1, ::2] = mask[2] = True
+    scores = getattr(inputs, side)
+    of_member = scores[1] if side == "teacher" and members > 1 else scores
+    of_member[1, 1::2] = -INF
+    assert_seen_as_plainly(name, inputs, {"mask": mask})
+
+
+@pytest.mark.parametrize("value", [math.nan, INF, -INF])
+def test_policy_nll_of_a_teacher_without_a_finite_best_is_nan(device, tiles, value) -> None:
+    inputs = make_inputs((3, 20), device)
+    inputs.teacher[1] = value
+    inputs.teacher[2, 19] = INF if value == INF else math.nan
+    loss, gradient = compute("policy_nll", inputs, {}, "triton")
+    assert loss.isnan().tolist() == gradient.isnan().all(dim=1).tolist() == [False, True, True]
+
+
+def assert_seen_as_plainly(name, inputs, options) -> None:
+    """In the rows where the plain loss or its gradient is not finite, the kernel's are not either."""
     plain, fused = (compute(name, inputs, options, backend) for backend in ("torch", "triton"))
     for ours, theirs in zip(fused, plain, strict=True):
         of_row = [x if x.dim() == 1 else x.sum(dim=1) for x in (ours, theirs)]

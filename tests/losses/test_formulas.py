@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from polydistill.losses import OBJECTIVES, dkd, hinton_kd, jsd, logit_standardized_kd, policy_kl, reverse_kl
+from polydistill.losses import OBJECTIVES, dkd, hinton_kd, jsd, logit_standardized_kd, policy_kl, policy_nll, reverse_kl
 from tests.losses import reference
 from tests.losses.reference import CASES, MASKED, NAMES, case_id
 
@@ -209,14 +209,48 @@ def test_masked_classes_leave_both_sides(make_batch, case, per_row) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", MASKED)
-def test_row_without_any_class_is_finite_and_without_gradient(make_batch, name, dtype) -> None:
+@pytest.mark.parametrize("teacher", [None, -INF, math.nan])
+def test_row_without_any_class_adds_nothing(make_batch, name, dtype, teacher) -> None:
+    """Neither to the loss nor to the gradient, whatever the teacher says of it."""
     batch = make_batch(2, 4, scale=1e3, dtype=dtype)
+    if teacher is not None:
+        batch.teacher[0] = teacher
     mask = torch.tensor([[True] * 4, [False] * 4])
     loss = OBJECTIVES[name](*batch, mask=mask)
     loss.sum().backward()
-    assert loss.isfinite().all()
+    assert loss[0].item() == 0.0
+    assert loss[1].item() > 0.0
     assert batch.student.grad[0].tolist() == [0, 0, 0, 0]
     assert batch.student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("members", [0, 2], ids=["one teacher", "ensemble"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("name", [name for name in MASKED if name not in {"policy_mse", "policy_huber"}])
+def test_row_of_minus_infinity_where_classes_are_left_is_nan(make_batch, name, side, masked, members) -> None:
+    """The classes that leave do not get its probability, nor is there a best among them."""
+    batch = make_batch(3, 4)
+    mask = torch.tensor([False, True, False, False]) if masked else None
+    left = [0, 2, 3] if masked else [0, 1, 2, 3]
+    with torch.no_grad():
+        getattr(batch, side)[1, left] = -INF
+    teacher = torch.stack([batch.teacher, batch.teacher + 1.0]) if members else batch.teacher
+    loss = OBJECTIVES[name](batch.student, teacher, None, mask=mask)
+    loss.sum().backward()
+    assert loss.isnan().tolist() == [False, True, False]
+    assert batch.student.grad[:, left].isnan().all(dim=1).tolist() == [False, True, False]
+    assert batch.student.grad[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [math.nan, INF, -INF])
+def test_policy_nll_of_a_teacher_without_a_finite_best_is_nan(make_batch, value) -> None:
+    """Else its first action would be learned, or the one of a NaN."""
+    batch = make_batch(3, 4)
+    batch.teacher[1] = value
+    loss = policy_nll(batch.student, batch.teacher)
+    loss.sum().backward()
+    assert loss.isnan().tolist() == batch.student.grad.isnan().all(dim=1).tolist() == [False, True, False]
 
 
 # ---- values that can be checked by hand ------------------------------------------------------------------------

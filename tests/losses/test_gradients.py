@@ -382,6 +382,20 @@ def test_diagnostics_of_a_row_without_a_class_are_0_but_for_the_agreement(make_b
         torch.testing.assert_close(ours[:1], theirs)
 
 
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_diagnostics_of_a_row_of_minus_infinity_are_nan(make_batch, side) -> None:
+    """But for what the other side alone says."""
+    z, t, y = make_batch(3, 4)
+    mask = torch.tensor([[False, True, False, False], [False] * 4, [False] * 4])
+    with torch.no_grad():
+        (z if side == "student" else t)[0, [0, 2, 3]] = (z if side == "student" else t)[1] = -math.inf
+    for labels in (y, None):
+        found = diagnostics(z, t, labels, mask=mask)
+        assert found.teacher_confidence.isnan().tolist() == [side == "teacher"] * 2 + [False]
+        for field in found[2:]:
+            assert field.isnan().tolist() == [True, True, False]
+
+
 def test_policy_gradient_stays_finite_where_the_teacher_excludes_actions(make_batch) -> None:
     z, t, _ = make_batch(2, 3)
     t[:, 1] = -math.inf

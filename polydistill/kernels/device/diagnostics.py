@@ -11,7 +11,7 @@ Symbols: q = softmax(z), p = softmax(t / T), * the label or the teacher's best c
 import triton
 import triton.language as tl
 
-from polydistill.kernels.device.rows import LOWEST, at_least, exponentiate, find_kept, inverse, log_sum
+from polydistill.kernels.device.rows import LOWEST, at_least, exponentiate, find_bare, find_kept, inverse, log_sum
 from polydistill.kernels.device.sides import find_best, load_scores, measure_softmax, open_teacher
 
 
@@ -34,8 +34,8 @@ def diagnose(
     COLS: tl.constexpr,
 ):
     teacher, scale = open_teacher(teacher, mask, rows, n_rows, n_cols, scale, HAS_MASK, MEMBERS, ROWS, COLS)
-    z_best = find_best(student, mask, rows, n_rows, n_cols, HAS_MASK, 1, ROWS, COLS)
-    t_best = find_best(teacher, mask, rows, n_rows, n_cols, HAS_MASK, MEMBERS, ROWS, COLS)
+    z_best, _ = find_best(student, mask, rows, n_rows, n_cols, HAS_MASK, 1, ROWS, COLS)
+    t_best, _ = find_best(teacher, mask, rows, n_rows, n_cols, HAS_MASK, MEMBERS, ROWS, COLS)
     star = t_best.to(tl.int64)
     if HAS_LABELS:
         star = tl.load(labels_ptr + rows * labels_row, mask=rows < n_rows, other=0)
@@ -72,10 +72,14 @@ def diagnose(
         difference = p_others[:, None] * q - p
         dark += tl.sum(difference * difference, axis=1)
 
+    # none but scores of -inf on a side, where classes are left, and that is to be seen
+    has_none = ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
+    of_teacher = tl.where((t_sum == 0) & has_none, float("nan"), 0.0)
+    of_both = tl.where((z_sum == 0) & has_none, float("nan"), of_teacher)
     out = out_ptr + rows * 5
     exists = rows < n_rows
     tl.store(out, (z_best == t_best).to(tl.float32), mask=exists)
-    tl.store(out + 1, inverse(t_sum), mask=exists)
-    tl.store(out + 2, kl, mask=exists)
-    tl.store(out + 3, p_star * tl.sqrt(q_others_squared + q_others * q_others), mask=exists)
-    tl.store(out + 4, tl.sqrt(dark), mask=exists)
+    tl.store(out + 1, inverse(t_sum) + of_teacher, mask=exists)
+    tl.store(out + 2, kl + of_both, mask=exists)
+    tl.store(out + 3, p_star * tl.sqrt(q_others_squared + q_others * q_others) + of_both, mask=exists)
+    tl.store(out + 4, tl.sqrt(dark) + of_both, mask=exists)

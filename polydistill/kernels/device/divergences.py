@@ -23,6 +23,7 @@ from polydistill.kernels.device.rows import (
     at_most,
     divide,
     exponentiate,
+    find_bare,
     find_kept,
     load_rows,
     log_sum,
@@ -69,12 +70,6 @@ def add_sides(z_max, z_sum, t_best, mean_r, t_max, t_sum, z, t, keep, t_scale, J
         z_max, z_sum, t_best, mean_r = add_to_divergence(z_max, z_sum, t_best, mean_r, z, keep, 1.0, t, t_scale)
     t_max, t_sum = add_tile(t_max, t_sum, t, keep, t_scale)
     return z_max, z_sum, t_best, mean_r, t_max, t_sum
-
-
-@triton.jit
-def show_empty(value, z_sum, t_sum):
-    """NaN in a row of which nothing but scores of -inf is there on a side."""
-    return tl.where((z_sum == 0) | (t_sum == 0), float("nan"), value)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -162,8 +157,10 @@ def divergence_kernel(
     if not JSD:
         loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
         mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
-    if not HAS_MASK:
-        loss, upstream = show_empty(loss, z_sum, t_sum), show_empty(upstream, z_sum, t_sum)
+    # none but scores of -inf on a side, where classes are left, and that is to be seen
+    is_empty = (z_sum == 0) | (t_sum == 0)
+    is_empty = is_empty & ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
+    loss, upstream = tl.where(is_empty, float("nan"), loss), tl.where(is_empty, float("nan"), upstream)
     if GRADIENT:
         if WHOLE:
             q, r = compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta, JSD)

@@ -5,7 +5,8 @@ says which places of a tile count (a column that exists, of a class that stays);
 row of which nothing counts has maximum 0 (or -inf, for which :func:`origin` gives 0) and sum 0, which :func:`log_sum`,
 :func:`divide` and :func:`inverse` turn into 0: no NaN. But a NaN that is there stays: NaN and inf among the scores make
 loss and gradient of their row not finite, so that a ``GradScaler`` or a check of the loss sees it. Hence ``at_most``,
-and comparisons with 0, not "not above 0".
+and comparisons with 0, not "not above 0". A row of which nothing counts although the mask leaves some class
+(:func:`find_bare`) has none but scores of -inf there, and is made NaN too.
 """
 
 import triton
@@ -57,6 +58,19 @@ def find_kept(
         leaves = tl.load(mask[0] + rows[:, None] * mask[1] + cols[None, :] * mask[2], mask=keep, other=1)
         keep = keep & (leaves == 0)
     return keep
+
+
+@triton.jit
+def find_bare(
+    mask, rows, n_rows, n_cols, HAS_MASK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
+    """The rows of which the mask leaves no class."""
+    n_left = tl.full((ROWS,), 0 if HAS_MASK else 1, tl.int32)
+    if HAS_MASK:
+        for start in tl.range(0, n_cols, COLS):
+            keep = find_kept(mask, rows, start + tl.arange(0, COLS), n_rows, n_cols, HAS_MASK)
+            n_left += tl.sum(keep.to(tl.int32), axis=1)
+    return n_left == 0
 
 
 @triton.jit

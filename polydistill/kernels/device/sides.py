@@ -14,7 +14,7 @@ from the members' tiles wherever one is wanted, and the whole of it is never wri
 import triton
 import triton.language as tl
 
-from polydistill.kernels.device.rows import LOWEST, at_least, at_most, find_kept, log_sum
+from polydistill.kernels.device.rows import LOWEST, at_least, at_most, find_bare, find_kept, log_sum
 from polydistill.kernels.device.streaming import add_tile
 
 
@@ -99,18 +99,23 @@ def find_best(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """The class of the greatest kept score of each row, the first of equal ones; 0 where none is kept."""
+    """The class of the greatest kept score of each row, the first of equal ones, and whether all is well with it.
+
+    It is not where a score is NaN, or the greatest is not finite; then the class is that of the other scores, or 0.
+    """
     best = tl.zeros((ROWS,), tl.int32)
+    n_unknown = tl.zeros((ROWS,), tl.int32)
     greatest = tl.full((ROWS,), float("-inf"), tl.float32)
     for start in tl.range(0, n_cols, COLS, num_stages=2):
         cols = start + tl.arange(0, COLS)
         keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
         scores = load_scores(side, rows, cols, keep, MEMBERS)
+        n_unknown += tl.sum((scores != scores).to(tl.int32), axis=1)
         scores = tl.where(scores == scores, scores, float("-inf"))  # where a NaN would be in the order is not defined
         found, place = tl.max(scores, axis=1, return_indices=True)
         best = tl.where(found > greatest, start + place, best)
         greatest = tl.maximum(found, greatest)
-    return best
+    return best, (tl.abs(greatest) < float("inf")) & (n_unknown == 0)
 
 
 @triton.jit
@@ -128,7 +133,7 @@ def open_teacher(
 ):
     """The teacher as a side, and 1 / T of its scores; for an ensemble a sweep over each member's rows.
 
-    A member of -inf alone makes its rows NaN; with a mask, which may have left it without a class, it does not count.
+    A member of -inf alone makes its rows NaN, but for rows of which the mask leaves no class.
     """
     if MEMBERS > 1:
         PLACES: tl.constexpr = triton.next_power_of_2(MEMBERS)
@@ -136,12 +141,12 @@ def open_teacher(
         maxima = tl.zeros((ROWS, PLACES), tl.float32)
         log_sums = tl.zeros((ROWS, PLACES), tl.float32)
         log_members = tl.log(tl.full((ROWS,), MEMBERS, tl.float32))
+        is_bare = find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
         ptr = teacher[0]
         for member in tl.range(MEMBERS):
             one = (ptr, teacher[1], teacher[2])
             maximum, total = measure_softmax(one, mask, rows, n_rows, n_cols, scale, HAS_MASK, 1, ROWS, COLS)
-            if not HAS_MASK:
-                log_members = tl.where(total == 0, float("nan"), log_members)
+            log_members = tl.where((total == 0) & ~is_bare, float("nan"), log_members)
             maxima = tl.where(member_places == member, maximum[:, None], maxima)
             log_sums = tl.where(member_places == member, log_sum(total)[:, None], log_sums)
             ptr += teacher[3]

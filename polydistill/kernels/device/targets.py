@@ -19,6 +19,7 @@ from polydistill.kernels.device.diagnostics import diagnose
 from polydistill.kernels.device.rows import (
     at_least,
     divide,
+    find_bare,
     find_kept,
     inverse,
     load_rows,
@@ -247,7 +248,7 @@ def target_kernel(
         all_members, mask, rows, n_rows, n_cols, t_scale, HAS_MASK, OPENED, ROWS, COLS
     )  # fmt: skip
     if LABEL == BEST:
-        label = find_best(teacher, mask, rows, n_rows, n_cols, HAS_MASK, MEMBERS, ROWS, COLS)
+        label, has_best = find_best(teacher, mask, rows, n_rows, n_cols, HAS_MASK, MEMBERS, ROWS, COLS)
 
     z_max = tl.full((ROWS,), float("-inf"), tl.float32)
     z_sum = tl.zeros((ROWS,), tl.float32)
@@ -280,9 +281,12 @@ def target_kernel(
         a = 1.0 - b
     elif SOFT and HAS_MASK:
         a = tl.where(t_sum == 0, 0.0, a)  # no class is left
-    if not HAS_MASK:  # a row without a class has none but scores of -inf, and that is to be seen
-        is_empty = (z_sum == 0) | (t_sum == 0) if SOFT and SOFT != REST else z_sum == 0
-        a, b = tl.where(is_empty, float("nan"), a), tl.where(is_empty, float("nan"), b)
+    # none but scores of -inf where classes are left, and that is to be seen
+    is_empty = (z_sum == 0) | (t_sum == 0) if SOFT and SOFT != REST else z_sum == 0
+    if LABEL == BEST and not SOFT:
+        is_empty = is_empty | ~has_best
+    is_empty = is_empty & ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
+    a, b = tl.where(is_empty, float("nan"), a), tl.where(is_empty, float("nan"), b)
     if LOSS:
         loss = tl.zeros((ROWS,), tl.float32)
         if SOFT:
