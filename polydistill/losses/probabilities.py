@@ -37,8 +37,9 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return scores
     is_empty = ((scores == -math.inf) | mask).all(-1, keepdim=True) & ~mask.all(-1, keepdim=True)
-    shown = scores.new_ones(is_empty.shape).masked_fill(is_empty, math.nan)
-    return scores.masked_fill(mask, lowest(scores)) * shown  # a product: the gradient is to be NaN as well
+    # a NaN in a class that leaves makes softmax and gradient of the row NaN
+    filling = scores.new_full(is_empty.shape, lowest(scores)).masked_fill(is_empty, math.nan)
+    return torch.where(mask, filling, scores)
 
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:

@@ -73,9 +73,9 @@ def diagnose(
         dark += tl.sum(difference * difference, axis=1)
 
     # none but scores of -inf on a side, where classes are left, and that is to be seen
-    has_none = ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
-    of_teacher = tl.where((t_sum == 0) & has_none, float("nan"), 0.0)
-    of_both = tl.where((z_sum == 0) & has_none, float("nan"), of_teacher)
+    has_classes = ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
+    of_teacher = tl.where((t_sum == 0) & has_classes, float("nan"), 0.0)
+    of_both = tl.where((z_sum == 0) & has_classes, float("nan"), of_teacher)
     out = out_ptr + rows * 5
     exists = rows < n_rows
     tl.store(out, (z_best == t_best).to(tl.float32), mask=exists)

@@ -61,9 +61,7 @@ def find_kept(
 
 
 @triton.jit
-def find_bare(
-    mask, rows, n_rows, n_cols, HAS_MASK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
-):  # fmt: skip
+def find_bare(mask, rows, n_rows, n_cols, HAS_MASK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """The rows of which the mask leaves no class."""
     n_left = tl.full((ROWS,), 0 if HAS_MASK else 1, tl.int32)
     if HAS_MASK:

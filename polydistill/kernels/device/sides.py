@@ -99,9 +99,10 @@ def find_best(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """The class of the greatest kept score of each row, the first of equal ones, and whether all is well with it.
+    """The class of the greatest kept score of each row, the first of equal ones, and whether there is a finite one.
 
-    It is not where a score is NaN, or the greatest is not finite; then the class is that of the other scores, or 0.
+    There is none where a score is NaN, infinite, or where none is above -inf. The class is the best of those that are
+    not NaN even then; 0 where none is kept.
     """
     best = tl.zeros((ROWS,), tl.int32)
     n_unknown = tl.zeros((ROWS,), tl.int32)
