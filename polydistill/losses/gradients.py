@@ -141,7 +141,8 @@ def diagnostics(
     teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask, check_values)
     p, q = log_p.exp(), log_q.exp()
     if mask is not None:  # where every class leaves, the softmax of equal scores is not 0 by itself
-        p, q = p.masked_fill(mask, 0.0), q.masked_fill(mask, 0.0)
+        is_bare = mask.all(dim=-1, keepdim=True)
+        p, q = p.masked_fill(is_bare, 0.0), q.masked_fill(is_bare, 0.0)
     agreement = drop_classes(promote(student), mask).argmax(dim=-1)
     agreement = agreement == drop_classes(teacher, mask).argmax(dim=-1)
     return Diagnostics(agreement, p.amax(dim=-1), kl_divergence(log_p, log_q), *_gradient_norms(p, q, labels))
