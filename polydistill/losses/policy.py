@@ -112,7 +112,7 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     teacher_q = join_members(student, teacher_q, mask=mask)
     best, greedy = drop_classes(promote(teacher_q), mask).max(dim=-1)
     loss = label_cross_entropy(drop_classes(promote(student), mask), greedy)
-    loss = torch.addcmul(loss, loss, best, value=0)  # NaN where the best is not finite, and so is the gradient
+    loss = loss * (best - best).exp_()  # by 1, or by NaN where the best is not finite: so is the gradient
     return loss if mask is None else loss.masked_fill(mask.all(-1), 0.0)
 
 
