@@ -1,6 +1,6 @@
 """Plant one bug after the other in the losses and their kernels, and see the named tests turn red.
 
-    python -m tests.torture.mutants                 all of them, some ten minutes
+    python -m tests.torture.mutants                 all of them, a quarter of an hour
     python -m tests.torture.mutants sign stride     those of these sorts
 
 Works on a copy of the files that git tracks, in a temporary folder. First the named tests are run on the copy as it is,
@@ -48,6 +48,8 @@ HINTON_KERNEL = Witness(VALUES, "as_exact and hinton_kd")
 DKPP_KERNEL = Witness(VALUES, "as_exact and dkpp")
 JSD_KERNEL = Witness(VALUES, "as_exact and jsd")
 ENSEMBLE_KERNEL = Witness(VALUES, "averaged_in_the_kernel and reverse_kl")
+LONG_ROWS = Witness(VALUES, "long_rows_have_a_kernel or row_of_many_tiles")
+DIAGNOSTICS = Witness("tests/kernels/test_transforms.py", "diagnostics_of_a_teacher_that_excludes_classes")
 
 MUTANTS = (
     Mutant("sign", LOSSES + "probabilities.py", "(p * log_q).sum(dim=-1).neg()", "(p * log_q).sum(dim=-1)", FORMULAS),
@@ -182,6 +184,111 @@ MUTANTS = (
         "r = tl.where(keep, (1.0 - beta) * (log_q - log_m), 0.0)",
         "r = tl.where(keep, log_q - log_m, 0.0)",
         JSD_KERNEL,
+    ),
+    Mutant(
+        "reduction",
+        DEVICE + "long_rows.py",
+        "z_sum = z_sum * power(shift, z_scale) + add_up(power(z, z_scale))",
+        "z_sum = z_sum + add_up(power(z, z_scale))",
+        LONG_ROWS,
+    ),
+    Mutant(
+        "reduction",
+        DEVICE + "long_rows.py",
+        "crosses = tl.where(parts == 0, 0.0, crosses * factor + parts * moved)",
+        "crosses = crosses * factor",
+        LONG_ROWS,
+    ),
+    Mutant(
+        "padding",
+        DEVICE + "long_rows.py",
+        "seen = whole_tiles // LANES + add_up((whole_tiles + places < n_cols).to(tl.int32))",
+        "seen = (whole_tiles + TILE) // LANES",
+        LONG_ROWS,
+    ),
+    Mutant(
+        "label",
+        DEVICE + "long_rows.py",
+        "share += factor * label_weight * (1.0 - smoothing)",
+        "share += factor * label_weight",
+        LONG_ROWS,
+    ),
+    Mutant(
+        "upstream gradient",
+        DEVICE + "long_rows.py",
+        "factor *= tl.load(upstream_ptr + row * upstream_row)",
+        "factor *= tl.load(upstream_ptr)",
+        LONG_ROWS,
+    ),
+    Mutant(
+        "kept sums",
+        DEVICE + "long_rows.py",
+        "tl.store(sums_ptr + 4, t_sum)",
+        "tl.store(sums_ptr + 4, z_sum)",
+        Witness(VALUES, "many_rows_and_long_ones"),
+    ),
+    Mutant(
+        "upstream gradient",
+        "polydistill/kernels/autograd.py",
+        "torch.mul(ctx.gradient, upstream.unsqueeze(1), out=gradient)",
+        "gradient.copy_(ctx.gradient)",
+        HINTON_KERNEL,
+    ),
+    Mutant(
+        "weight",
+        DEVICE + "decoupled.py",
+        "alpha * off, others_weight * (q - p) - alpha * off * q)",
+        "alpha * off, others_weight * (q - p))",
+        Witness(VALUES, "as_exact and dkd"),
+    ),
+    Mutant(
+        "T",
+        DEVICE + "decoupled.py",
+        "loss = temperature * temperature * (alpha",
+        "loss = temperature * (alpha",
+        Witness(VALUES, "as_exact and dkd"),
+    ),
+    Mutant(
+        "sign",
+        DEVICE + "regressions.py",
+        "gradient = at_most(at_least(d, -delta), delta)",
+        "gradient = at_most(tl.abs(d), delta)",
+        Witness(VALUES, "as_exact and policy_huber"),
+    ),
+    Mutant(
+        "label",
+        DEVICE + "diagnostics.py",
+        "q_others += tl.sum(tl.where(is_star, 0.0, q), axis=1)",
+        "q_others += tl.sum(q, axis=1)",
+        DIAGNOSTICS,
+    ),
+    Mutant(
+        "reduction",
+        DEVICE + "diagnostics.py",
+        "difference = p_others[:, None] * q - p",
+        "difference = q - p",
+        DIAGNOSTICS,
+    ),
+    Mutant(
+        "sign",
+        DEVICE + "standardized.py",
+        "gradient = g / width[:, None] - scaled * slope[:, None]",
+        "gradient = g / width[:, None] + scaled * slope[:, None]",
+        Witness(VALUES, "as_exact and logit_standardized_kd"),
+    ),
+    Mutant(
+        "hidden NaN",
+        LOSSES + "policy.py",
+        "loss = loss * (best - best).exp_()",
+        "loss = loss * torch.ones_like(best)",
+        Witness("tests/losses/test_formulas.py", "without_a_finite_best"),
+    ),
+    Mutant(
+        "hidden NaN",
+        DEVICE + "confidence.py",
+        'tl.where(total == 0, float("nan"), inverse(total))',
+        "inverse(total)",
+        Witness(VALUES, "row_of_minus_infinity or confidence_is"),
     ),
 )
 
