@@ -280,7 +280,7 @@ MUTANTS = (
         "hidden NaN",
         LOSSES + "policy.py",
         "loss = loss * (best - best).exp_()",
-        "loss = loss * torch.ones_like(best)",
+        "loss = loss * 1.0",
         Witness("tests/losses/test_formulas.py", "without_a_finite_best"),
     ),
     Mutant(
