@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 ONE_EACH := OMP_NUM_THREADS=1 $(BIN)/python  # tests run side by side, one thread each; ARGS="-n 0": one after another
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu audit torture torture-files torture-runs mutants bench bench-losses bench-losses-gpu tensorboard clean
+.PHONY: help distill test check test-gpu test-oldest audit torture torture-files torture-runs mutants bench bench-losses bench-losses-gpu tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ check: $(INSTALLED)  ## format, lint, types, layers: under a minute
 
 test-gpu: $(INSTALLED)  ## the tests that need a CUDA device
 	$(ONE_EACH) -m pytest -n auto --dist worksteal -m gpu $(ARGS)
+
+test-oldest:  ## the tests (the kernels' aside) with the oldest versions that pyproject.toml allows, in a .venv of their own
+	@test -x $(VENV)/oldest/bin/python || $(PYTHON) -m venv $(VENV)/oldest
+	$(VENV)/oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
 
 torture: torture-files torture-runs  ## hostile files, and runs killed at random moments
 

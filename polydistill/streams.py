@@ -14,7 +14,7 @@ import torch
 def derive_seed(seed: int, name: str, generation: int = 0) -> int:
     """A 63-bit seed for the stream ``name`` of ``generation``; equal arguments give equal seeds."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(name.encode()), generation])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def numpy_stream(seed: int, name: str, generation: int = 0) -> np.random.Generator:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_import_losses_loads_no_training_stack(run_python) -> None:
         "print(json.dumps(sorted(heavy & set(sys.modules))))"
     )
     assert last_json_line(run_python("-c", code)) == []
+
+
+# ---- versions --------------------------------------------------------------------------------------------------
+
+
+def test_oldest_versions_are_those_that_the_project_allows(root: Path) -> None:
+    """So that `make test-oldest` tries what pyproject.toml promises. Tools of the tests come in any version."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    promised = [*project["dependencies"], *extras["hub"], *(x for x in extras["dev"] if x.startswith("sb3"))]
+    floors = {re.split(">=|,", entry)[0]: re.split(">=|,", entry)[1] for entry in promised}
+    lines = (root / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {name: pin.removesuffix(".*") for name, pin in pins.items()} == floors
 
 
 # ---- another package named agents ------------------------------------------------------------------------------
