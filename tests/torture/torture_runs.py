@@ -147,8 +147,8 @@ def undisturbed(script: str, name: str, folder: Path) -> float:
 def killed(script: str, name: str, folder: Path, index: int, *, seconds: float, seed: int) -> Tally:
     """A run that is killed, and must end as the one that took ``seconds`` undisturbed."""
     case, rng = CASES[script][name], random.Random(f"{seed} {script}, {name} {index}")
-    # about half of a life is lost; lives long enough that all kills fall into the run
-    longest = max(2 * seconds / (case.kills + 1), 1.0)
+    # three quarters of the undisturbed run's time on average: all kills fall into the run, though it may be faster now
+    longest = max(1.5 * seconds / (case.kills + 1), 1.0)
     out = folder / f"killed_{index}"
     found = run_killed(case.command, out, rng, kills=case.kills, longest_seconds=longest)
     case.compare(folder / "undisturbed", out)
