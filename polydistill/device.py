@@ -42,7 +42,8 @@ def resolve_threads(threads: int) -> int:
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
-    """The precision that is meant: bfloat16 is faster where there are instructions for it, and slower elsewhere."""
+    """The precision that is meant: bfloat16 is faster where there are instructions for it, and slower elsewhere. (What
+    a processor has, torch tells from 2.11 on; before, float32 is meant.)"""
     if precision != "auto":
         return precision
     if device == "cuda":
