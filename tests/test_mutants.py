@@ -24,6 +24,7 @@ def test_text_of_a_planted_bug_is_there_once(root: Path, mutant: Mutant) -> None
 
 def test_every_sort_of_bug_is_planted(root: Path) -> None:
     assert {mutant.sort for mutant in MUTANTS} == SORTS
+    assert len(MUTANTS) >= 12
     planted = {root / mutant.path for mutant in MUTANTS}
     kernels = set((root / "polydistill" / "kernels" / "device").glob("[!_]*.py"))
     assert kernels - planted == set()
