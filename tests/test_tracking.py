@@ -644,7 +644,7 @@ def test_without_a_terminal_progress_is_a_line_every_ten_seconds(
             bar.advance(100, loss=0.12345)
     assert capsys.readouterr().err.splitlines() == [
         "generation [1]: 1,000/3,000 steps (33%), 100 steps/s, eta 0:00:20, loss 0.1235",
-        "generation [1]: 2,000/3,000 steps (67%), 100 steps/s, eta 0:00:10, loss 0.1235",
+        "generation [1]: 2,000/3,000 steps (66%), 100 steps/s, eta 0:00:10, loss 0.1235",
         "generation [1]: 2,500/3,000 steps (83%), 100 steps/s, eta 0:00:05, loss 0.1235",
     ]
 
@@ -691,6 +691,97 @@ def test_on_a_terminal_progress_is_a_bar_redrawn_at_most_ten_times_a_second(
     written = sys.stderr.getvalue()
     assert "generation [1]" in written
     assert "2,000/2,000 steps (100%), 1,000 steps/s, eta 0:00:00, loss 0.5" in written
+
+
+def drawn(written: str) -> list[str]:
+    """The lines that a bar has drawn, without the terminal's codes."""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def resize(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor=1: os.terminal_size((columns, 24)))
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch, term: str = "xterm") -> Terminal:
+    """Standard error becomes a terminal of 80 columns."""
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    resize(monkeypatch, 80)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_a_loop_that_does_more_than_its_total_ends_at_100_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.Progress("learns", 1000, "steps") as bar:
+        bar.advance(999)
+        assert bar.state().startswith("999/1,000 steps (99%)"), "rounded down: 100% is all of it"
+        bar.advance(121)
+        assert bar.state().startswith("1,120/1,120 steps (100%)")
+    assert tracking.Progress("learns", 5, "steps", 6).state() == "6/6 steps (100%)"
+
+
+def test_text_beside_the_bar_is_shown_as_it_is() -> None:
+    bar = tracking.Progress("learns", 1000, "images")
+    bar.advance(0, epoch="3/10", loss=1.23456)
+    assert bar.state().endswith(", epoch 3/10, loss 1.235")
+
+
+def test_a_word_stands_in_place_of_the_numbers_until_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    Clock(monkeypatch)  # stands still: nothing is drawn because of the time
+    with tracking.Progress("generation 1 learns", 1000, "steps") as bar:
+        bar.advance(500, loss=0.5)
+        bar.say("plays 8 games for its curve")
+        assert drawn(terminal.getvalue())[-1].endswith(" 500/1,000 steps (50%), plays 8 games for its curve")
+        bar.advance(1)
+        assert drawn(terminal.getvalue())[-1].endswith(" 501/1,000 steps (50%), loss 0.5")
+        bar.say("saves")
+    assert drawn(terminal.getvalue())[-1].endswith(" 501/1,000 steps (50%), loss 0.5")
+
+
+def test_without_a_terminal_a_word_is_said_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with tracking.Progress("learns", 100, "steps") as bar:
+        for _ in range(3):
+            clock.now += 5.0
+            bar.advance(0)
+            bar.say("plays")
+        assert capsys.readouterr().err == "learns: 0/100 steps (0%)\n"
+        clock.now += 5.0
+        bar.say("plays")
+        assert capsys.readouterr().err == "learns: 0/100 steps (0%), plays\n"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 160])
+def test_a_bar_has_one_line_and_keeps_its_numbers(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, clock = open_terminal(monkeypatch), Clock(monkeypatch)
+    with tracking.Progress("generation 1 of runs/born_again learns", 64_000, "steps") as bar:
+        resize(monkeypatch, columns)
+        clock.now += 100.0
+        bar.advance(32_000, epoch="5/10", loss=0.012345)
+        lines = drawn(terminal.getvalue())
+    assert len(lines) == 2, "one at the beginning, one for the step: nothing is wrapped"
+    assert len(lines[-1]) <= columns
+    assert lines[-1].endswith("epoch 5/10, loss 0.01235")
+    assert ("eta 0:01:40" in lines[-1]) == (columns > 40)
+    assert ("32,000/64,000 steps (50%), 320 steps/s" in lines[-1]) == (columns > 80)
+    assert lines[-1].startswith("generation 1" if columns > 40 else "g")
+    assert lines[-1].startswith("generation 1 of runs/born_again learns \u2501") == (columns > 100)
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_without_rich_or_on_a_dumb_terminal_there_are_lines(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, clock = open_terminal(monkeypatch, term), Clock(monkeypatch)
+    if term == "xterm":
+        monkeypatch.setitem(sys.modules, "rich.live", None)
+    with tracking.Progress("learns", 100, "steps") as bar:
+        clock.now += 10.0
+        bar.advance(100)
+    assert terminal.getvalue().splitlines() == ["learns: 100/100 steps (100%), 10 steps/s, eta 0:00:00"] * 2
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""How far a loop is: a bar on a terminal, a line now and then elsewhere. rich is imported when first needed."""
+"""How far a loop is: a bar on a terminal, a line now and then elsewhere. rich is imported when first needed; where it
+is not installed, or the terminal is a dumb one, there are lines there too."""
 
 from __future__ import annotations
 
@@ -7,64 +8,137 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+    from rich.live import Live
+    from rich.table import Table
 
 REDRAW_SECONDS = 0.2
 LINE_SECONDS = 10.0
+BAR_COLUMNS = (8, 40)  # of the bar itself, at least and at most
+SHORTEST = 12  # columns: a description is not shortened further before numbers go
 
 
 class Progress:
-    """How far a loop is; a context manager. :meth:`advance` costs under a microsecond between two redraws."""
+    """How far a loop is; a context manager. :meth:`advance` costs about a microsecond between two redraws.
+
+    A loop that does more than its total has a larger total: there is never more than 100%. The rate is that of this
+    process: what an earlier one did does not count. A bar has one line of the terminal, however wide it is just then:
+    on a narrow one the bar becomes shorter, then the description, then the count, the rate, the bar and the time left
+    go; the numbers that :meth:`advance` was given stay.
+
+    Args:
+        description: of the loop.
+        total: what it will do, in ``unit``.
+        unit: a plural.
+        done: what an earlier process did of it.
+    """
 
     def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
-        self.description, self.total, self.unit = description, total, unit
-        self.done = self._done_before = done  # what an earlier run did does not count for the rate
-        self._numbers: dict[str, float] = {}
-        self._bar: RichProgress | None = None
+        self.description, self.total, self.unit = description, max(total, done), unit
+        self.done = self._done_before = done
+        self._numbers: dict[str, float | str] = {}
+        self._word = ""
+        self._live: Live | None = None
         self._start = self._shown_at = time.monotonic()
         self._interval = LINE_SECONDS
 
     def __enter__(self) -> Progress:
         self._start = self._shown_at = time.monotonic()
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as RichProgress
-
-            text = TextColumn("{task.description}", markup=False)
-            numbers = TextColumn("{task.fields[state]}", markup=False)
-            self._bar = RichProgress(text, BarColumn(), numbers, console=Console(stderr=True), auto_refresh=False)
-            self._bar.add_task(self.description, total=self.total, state="")
-            self._bar.start()
+            self._live = self._open_bar()
+        if self._live is not None:
             self._interval = REDRAW_SECONDS
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._word = ""
         self._show()
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
-    def advance(self, n: int = 1, **numbers: float) -> None:
-        """``n`` more are done; ``numbers`` are shown beside, the newest value of each."""
+    def advance(self, n: int = 1, **numbers: float | str) -> None:
+        """``n`` more are done; ``numbers`` are shown beside, the newest value of each: text as it is."""
         self.done += n
+        if self.done > self.total:
+            self.total = self.done
         self._numbers |= numbers
+        if self._word:
+            self._word = ""
+            self._shown_at -= REDRAW_SECONDS if self._live is not None else 0.0
         if time.monotonic() - self._shown_at >= self._interval:
+            self._show()
+
+    def say(self, text: str) -> None:
+        """Show ``text`` in place of the numbers until the next :meth:`advance`: what the loop does meanwhile.
+
+        On a terminal at once; elsewhere only if the last line is ten seconds old.
+        """
+        self._word = text
+        if self._live is not None or time.monotonic() - self._shown_at >= self._interval:
             self._show()
 
     def state(self) -> str:
         """Done, percent, rate, time left and numbers, as text."""
+        return self._states()[0]
+
+    def _states(self) -> list[str]:
+        """The state, from the longest text to the shortest."""
+        percent = f"{100 * self.done // max(self.total, 1)}%"  # rounded down: 100% is all of it
+        count = f"{self.done:,}/{self.total:,} {self.unit} ({percent})"
+        if self._word:
+            return [f"{count}, {self._word}", f"{percent}, {self._word}"]
         seconds = time.monotonic() - self._start
-        rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
-        parts = [f"{self.done:,}/{self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
-        if rate:
-            left = max(self.total - self.done, 0) / rate
-            parts.append(f"{rate:,.4g} {self.unit}/s" if rate < 1000 else f"{rate:,.0f} {self.unit}/s")
-            parts.append(f"eta {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}")
-        return ", ".join([*parts, *(f"{name} {float(value):.4g}" for name, value in self._numbers.items())])
+        per_second = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
+        rate, left = [], []
+        if per_second:
+            seconds_left = int((self.total - self.done) / per_second)
+            form = ",.4g" if per_second < 1000 else ",.0f"
+            rate = [f"{per_second:{form}} {self.unit}/s"]
+            left = [f"eta {seconds_left // 3600}:{seconds_left // 60 % 60:02d}:{seconds_left % 60:02d}"]
+        numbers = [
+            f"{name} {value if isinstance(value, str) else format(float(value), '.4g')}"
+            for name, value in self._numbers.items()
+        ]
+        start = [[count, *rate, *left], [percent, *rate, *left], [percent, *left], [percent]]
+        return [", ".join([*words, *numbers]) for words in start]
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()
-        if self._bar is None:
+        if self._live is None:
             print(f"{self.description}: {self.state()}", file=sys.stderr, flush=True)
         else:
-            self._bar.update(self._bar.task_ids[0], completed=self.done, state=self.state(), refresh=True)
+            self._live.refresh()
+
+    def _open_bar(self) -> Live | None:
+        try:
+            from rich.console import Console
+            from rich.live import Live
+        except ImportError:
+            return None
+        console = Console(stderr=True)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return None
+        return Live(get_renderable=lambda: self._line(console.width), console=console, auto_refresh=False)
+
+    def _line(self, columns: int) -> Table:
+        """Description, bar and state, in as many columns as there are."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        description, states = Text(self.description), self._states()
+        shortest = min(description.cell_len, SHORTEST)
+        for state, bar in [*((state, BAR_COLUMNS[0]) for state in states[:-1]), (states[-2], 0), (states[-1], 0)]:
+            room = columns - len(state) - 2
+            if room - bar >= shortest:
+                break
+        description.truncate(max(room - bar, 1), overflow="ellipsis")
+        bar = min(BAR_COLUMNS[1], max(bar, room - description.cell_len))
+        drawn = [ProgressBar(max(self.total, 1), self.done, width=bar)] if bar else []
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_column(width=description.cell_len, no_wrap=True)
+        for _ in drawn:
+            line.add_column(width=bar)
+        line.add_column(no_wrap=True, overflow="crop")
+        line.add_row(description, *drawn, Text(state))
+        return line
