@@ -12,8 +12,9 @@ from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.doctor import Report, doctor
 from polydistill.losses.examinations import Finding
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
-from polydistill.losses.objectives import OBJECTIVES, Objective, get_objective
+from polydistill.losses.objectives import OBJECTIVES, Objective, check_options, get_objective
 from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad
+from polydistill.losses.options import Option
 from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
@@ -25,11 +26,13 @@ __all__ = [
     "Finding",
     "GradientShares",
     "Objective",
+    "Option",
     "Report",
     "ValueAndGrad",
     "average_quantiles",
     "ban",
     "ban_l",
+    "check_options",
     "cross_entropy",
     "current_backend",
     "cwtm",

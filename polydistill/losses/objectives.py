@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from polydistill.losses.backend import use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
+from polydistill.losses.options import Option, read_options, refuse_unknown
 from polydistill.losses.permuted import dkpp
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
@@ -68,6 +72,16 @@ class Objective:
         """
         return inspect.signature(self.function).parameters[option].default
 
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The numbers that it takes by keyword, with default, meaning and allowed values; see :func:`check_options`.
+
+        Example:
+            >>> OBJECTIVES["jsd"].options["beta"]
+            Option(default=0.5, meaning="the teacher's share of the mixture", allowed='between 0 and 1')
+        """
+        return read_options(self.name, self.function)
+
 
 _LABELS, _TEACHER, _BOTH = ("labels",), ("teacher",), ("teacher", "labels")
 
@@ -107,3 +121,42 @@ def get_objective(name: str) -> Objective:
     close = difflib.get_close_matches(str(name).lower().replace("-", "_"), OBJECTIVES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown objective {name!r}, there are {', '.join(OBJECTIVES)}{hint}")
+
+
+def check_options(name: str, /, **options: Any) -> None:
+    """Refuse what the objective would refuse: an option that it does not have, or a value that is out of its range.
+
+    Args:
+        name: of the objective, in ``OBJECTIVES``.
+        options: numbers, as :attr:`Objective.options` lists them.
+
+    Raises:
+        ValueError: an unknown objective; an option that it does not take, with the nearest that it does; or a value
+            that is out of range, NaN or infinite, or so large that the loss is.
+        TypeError: a value that is no number.
+
+    Example:
+        >>> check_options("jsd", beta=0.3)
+        >>> check_options("jsd", betta=0.3)
+        Traceback (most recent call last):
+        ValueError: objective jsd has no option betta; it has beta, temperature; did you mean beta?
+    """
+    objective = get_objective(name)
+    refuse_unknown(name, options, objective.options)
+    try:
+        total = _try(objective, options).sum().item()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"objective {name}: {error}") from None
+    except (OverflowError, RuntimeError):  # a number that no float32 holds
+        total = math.inf
+    if not math.isfinite(total):
+        given = ", ".join(f"{option}={value}" for option, value in options.items())
+        raise ValueError(f"objective {name} with {given} gives a loss that is not finite; choose other values")
+
+
+def _try(objective: Objective, options: Mapping[str, Any]) -> Tensor:
+    """The losses of two made-up samples, on the CPU, whatever torch's default device is."""
+    with use_backend("torch"), torch.device("cpu"):
+        student, teacher = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.5]] * 2)
+        permutation = {"permutation": torch.tensor([[0, 1]] * 2)} if objective.needs_permutation else {}
+        return objective(student, teacher, torch.tensor([0, 1]), **options, **permutation)

@@ -6,7 +6,6 @@ needs no gradient; an option that the objective does not take is refused, never 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from polydistill import losses
 from polydistill.losses import fix_permutation, get_objective, gradient_shares
+from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
 
 
@@ -153,20 +154,21 @@ class Lesson:
 
 
 def check_options(objective: str, options: Mapping[str, object]) -> None:
-    """Refuse options that ``objective`` does not take.
+    """Refuse options that ``objective`` does not take, and values that are out of range.
+
+    Args:
+        objective: name in ``polydistill.losses.OBJECTIVES``.
+        options: its numbers, see :attr:`polydistill.losses.Objective.options`, and for one that permutes classes
+            ``permutation``: "fresh" in every step, or "fixed" for each sample.
 
     Raises:
         ValueError: naming the option, and those that there are.
+        TypeError: a value that is no number.
     """
-    taken = [
-        name
-        for name, parameter in inspect.signature(get_objective(objective).function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in INTERNAL
-    ]
-    for name in options:
-        if name not in taken:
-            has = f"it has {', '.join(taken)}" if taken else "it has none"
-            raise ValueError(f"objective {objective} has no option {name}; {has}")
-
-
-INTERNAL = ("mask", "check_values", "group")
+    numbers = dict(options)
+    if get_objective(objective).needs_permutation:
+        permutation = numbers.pop("permutation", "fresh")
+        refuse_unknown(objective, numbers, {"permutation": None})
+        if permutation not in ("fresh", "fixed"):
+            raise ValueError(f"permutation must be fresh or fixed, got {permutation!r}")
+    losses.check_options(objective, **numbers)
