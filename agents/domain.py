@@ -269,7 +269,7 @@ class AtariDomain:
         metrics: dict[str, Any] = {
             "score_mean": result.mean,
             "score_iqm": result.iqm,
-            "score_ci95": list(result.interval(self.config.seed)),
+            "score_ci95": result.interval(self.config.seed),
             "episodes": len(result.scores),
             "protocol": self.config.evaluation.protocol,
             "human_normalized": human_normalized(result.mean, game),
@@ -280,9 +280,7 @@ class AtariDomain:
         }
         if first is not None and row is not None and first.mean() > row.random:
             metrics["teacher_normalized"] = teacher_normalized(result.mean, float(first.mean()), game)
-            metrics["teacher_normalized_ci95"] = list(
-                bootstrap_normalized_interval(
-                    result.scores, first, row.random, generator=np.random.default_rng(self.config.seed)
-                )
+            metrics["teacher_normalized_ci95"] = bootstrap_normalized_interval(
+                result.scores, first, row.random, generator=np.random.default_rng(self.config.seed)
             )
         return metrics

@@ -110,8 +110,8 @@ class Evaluation(NamedTuple):
         """Interquartile mean of the scores."""
         return iqm(self.scores)
 
-    def interval(self, seed: int = 0) -> Interval:
-        """Bootstrap 95% interval of the mean over these games."""
+    def interval(self, seed: int = 0) -> Interval | None:
+        """Bootstrap 95% interval of the mean over these games; None for fewer than three."""
         return bootstrap_interval(self.scores, generator=np.random.default_rng(seed))
 
 

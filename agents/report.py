@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.scores import reference
-from polydistill.tracking import format_table
+from polydistill.tracking import format_interval, format_table
 
 HEADERS = (
     "who", "mean score", "95% interval", "of human", "of teacher", "95% interval", "agreement", "parameters", "seconds",
@@ -27,10 +27,10 @@ def format_summary(summary: Mapping[str, Any]) -> str:
             [
                 "teacher" if generation["generation"] == 0 else f"student {generation['generation']}",
                 f"{metrics['score_mean']:.2f}",
-                _interval(metrics["score_ci95"]),
+                format_interval(metrics["score_ci95"]),
                 _number(metrics["human_normalized"]),
                 _number(metrics["teacher_normalized"], 3),
-                _interval(metrics["teacher_normalized_ci95"], 3),
+                format_interval(metrics["teacher_normalized_ci95"], 3),
                 _number(metrics["agreement"], 3),
                 generation["parameters"],
                 f"{seconds:.0f}",
@@ -43,7 +43,3 @@ def format_summary(summary: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int = 2) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
-
-
-def _interval(interval: list[float] | None, digits: int = 2) -> str | None:
-    return None if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"

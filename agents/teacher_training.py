@@ -334,7 +334,7 @@ def finish_teacher(
             "protocol": "rusu",
             "episodes": len(result.scores),
             "score_mean": result.mean,
-            "score_ci95": list(result.interval()),
+            "score_ci95": result.interval(),
             "scores": result.scores.tolist(),
         },
         "versions": versions(),

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BLOCK = 2**22  # draws made at once: bounds the memory to 32 MiB whatever the number of scores
+FEWEST = 3  # scores that have an interval: resamples of one or two know nothing of their spread
+ROUGH = 10  # below so many a percentile interval is too narrow to be trusted
 
 
 class Interval(NamedTuple):
@@ -46,15 +48,17 @@ def iqm(scores: ArrayLike) -> float:
 
 def bootstrap_interval(
     scores: ArrayLike, *, generator: np.random.Generator, confidence: float = 0.95, n_resamples: int = 10_000
-) -> Interval:
+) -> Interval | None:
     """Percentile bootstrap interval of the mean.
 
     Args:
-        scores: any shape, at least one entry, finite. A single score says nothing about its spread: both ends
-            are then that score.
+        scores: any shape, at least one entry, finite.
         generator: source of the resamples.
         confidence: probability in (0, 1).
         n_resamples: means drawn, >= 1.
+
+    Returns:
+        In the unit of the scores; None for fewer than ``FEWEST`` = 3 scores. Below ``ROUGH`` = 10 it is too narrow.
 
     Raises:
         ValueError: no scores, not all finite, or an option out of range.
@@ -63,7 +67,9 @@ def bootstrap_interval(
         >>> bootstrap_interval([2.0, 2.0, 2.0], generator=np.random.default_rng(0))
         Interval(low=2.0, high=2.0)
     """
-    return _percentiles(_resampled_means(_flat(scores, "scores"), n_resamples, generator), confidence)
+    flat = _flat(scores, "scores")
+    interval = _percentiles(_resampled_means(flat, n_resamples, generator), confidence)
+    return interval if len(flat) >= FEWEST else None
 
 
 def bootstrap_normalized_interval(
@@ -74,7 +80,7 @@ def bootstrap_normalized_interval(
     generator: np.random.Generator,
     confidence: float = 0.95,
     n_resamples: int = 10_000,
-) -> Interval:
+) -> Interval | None:
     r"""Percentile bootstrap interval of the teacher-normalised score, over the games of both.
 
     .. math:: (\bar s - r) / (\bar t - r)
@@ -92,13 +98,13 @@ def bootstrap_normalized_interval(
         n_resamples: ratios drawn, >= 1.
 
     Returns:
-        Without unit: 0 is random play, 1 the teacher.
+        Without unit: 0 is random play, 1 the teacher. None where either has fewer than ``FEWEST`` = 3 scores.
 
     Raises:
         ValueError: no scores, not all finite, a teacher whose mean is not above ``random``, or an option out of range.
 
     Example:
-        >>> bootstrap_normalized_interval([-6.0], [14.0], -21.0, generator=np.random.default_rng(0))
+        >>> bootstrap_normalized_interval([-6.0] * 3, [14.0] * 3, -21.0, generator=np.random.default_rng(0))
         Interval(low=0.42857142857142855, high=0.42857142857142855)
     """
     student, teacher = _flat(student_scores, "student scores"), _flat(teacher_scores, "teacher scores")
@@ -110,7 +116,8 @@ def bootstrap_normalized_interval(
     span = _resampled_means(teacher, n_resamples, generator) - random
     ratios = np.where(above < 0, -np.inf, np.inf)
     np.divide(above, span, out=ratios, where=span > 0)
-    return _percentiles(ratios, confidence)
+    interval = _percentiles(ratios, confidence)
+    return interval if min(len(student), len(teacher)) >= FEWEST else None
 
 
 def _flat(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from agents.video import record_game, write_gif
 from polydistill.config import parse
 from polydistill.device import resolve_device, resolve_threads
 from polydistill.errors import UserError, run_script
-from polydistill.tracking import Progress, format_table
+from polydistill.tracking import Progress, format_interval, format_table
 
 
 @run_script
@@ -68,13 +68,12 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[list[str | float | None]] = []
     for path, agent in agents.items():
         result = play(path, agent)
-        low, high = result.interval(config.seed)
         of_human = human_normalized(result.mean, config.game)
         rows.append(
             [
                 path,
                 f"{result.mean:.2f}",
-                f"{low:.2f} to {high:.2f}",
+                format_interval(result.interval(config.seed)),
                 f"{result.iqm:.2f}",
                 None if of_human is None else f"{of_human:.2f}",
                 None if agent.network is None else count_parameters(agent.network),

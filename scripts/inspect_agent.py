@@ -22,7 +22,7 @@ from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agen
 from agents.teachers import as_teacher
 from polydistill.config import parse
 from polydistill.errors import UserError, run_script
-from polydistill.tracking import Progress
+from polydistill.tracking import Progress, format_interval
 
 
 @run_script
@@ -54,10 +54,9 @@ def main(argv: list[str] | None = None) -> None:
                 seed=config.seed,
                 on_step=lambda games: bar.advance(games - bar.done),
             )
-        low, high = result.interval(config.seed)
         print(
             f"\n{config.evaluate}, {config.episodes} full games, protocol rusu: "
-            f"mean {result.mean:.2f} (95% interval {low:.2f} to {high:.2f})"
+            f"mean {result.mean:.2f} (95% interval {format_interval(result.interval(config.seed))})"
         )
 
 

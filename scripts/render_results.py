@@ -22,8 +22,8 @@ import numpy as np
 
 from polydistill.config import parse
 from polydistill.errors import UserError, run_script
-from polydistill.statistics import bootstrap_normalized_interval
-from polydistill.tracking import atomic_write, format_table
+from polydistill.statistics import Interval, bootstrap_normalized_interval
+from polydistill.tracking import atomic_write, format_interval, format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
@@ -49,13 +49,13 @@ def load(name: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def pooled_interval(runs: list[dict[str, Any]], generation: int) -> tuple[float, float]:
+def pooled_interval(runs: list[dict[str, Any]], generation: int) -> Interval:
     """Bootstrap 95% interval of the mean score over the games of all seeds, drawn again within each seed."""
     generator = np.random.default_rng(0)
     games = [np.array(run["generations"][generation]["metrics"]["scores"]) for run in runs]
     means = np.mean([generator.choice(g, (10_000, len(g))).mean(axis=1) for g in games], axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return Interval(float(low), float(high))
 
 
 def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
@@ -68,20 +68,20 @@ def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
     rows: list[list[str | float | None]] = []
     for k, generation in enumerate(runs[0]["generations"]):
         metrics = [run["generations"][k]["metrics"] for run in runs]
-        low, high = pooled_interval(runs, k)
+        score = statistics.mean(m["score_mean"] for m in metrics)
         of_teacher = None
         if k:
             students, teachers = (
                 np.concatenate([run["generations"][i]["metrics"]["scores"] for run in runs]) for i in (k, 0)
             )
-            a, b = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
+            ends = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
             ratio = (students.mean() - row.random) / (teachers.mean() - row.random)
-            of_teacher = f"{ratio:.3f} ({a:.3f} to {b:.3f})"
+            of_teacher = f"{ratio:.3f} ({format_interval(ends, 3)})"
         agreement = None if not k else f"{statistics.mean(m['agreement'] for m in metrics):.3f}"
         rows.append(
             [
                 "teacher" if not k else title.format(k),
-                f"{statistics.mean(m['score_mean'] for m in metrics):.2f} ({low:.2f} to {high:.2f})",
+                f"{score:.2f} ({format_interval(pooled_interval(runs, k))})",
                 f"{statistics.mean(m['human_normalized'] for m in metrics):.2f}",
                 of_teacher,
                 agreement,
@@ -105,14 +105,14 @@ def seed_table() -> str:
     for run in load("pong"):
         for k, generation in enumerate(run["generations"]):
             metrics = generation["metrics"]
-            low, high = metrics["score_ci95"]
+            score = f"{metrics['score_mean']:.2f} ({format_interval(metrics['score_ci95'])})"
             of_teacher = None
-            if k:
-                a, b = metrics["teacher_normalized_ci95"]
-                of_teacher = f"{metrics['teacher_normalized']:.3f} ({a:.3f} to {b:.3f})"
+            if metrics["teacher_normalized"] is not None:
+                ends = format_interval(metrics["teacher_normalized_ci95"], 3)
+                of_teacher = f"{metrics['teacher_normalized']:.3f} ({ends})"
             agreement = f"{metrics['agreement']:.3f}" if k else None
             who = f"seed {run['seed']}, {'student' if k else 'teacher'}"
-            rows.append([who, f"{metrics['score_mean']:.2f} ({low:.2f} to {high:.2f})", of_teacher, agreement])
+            rows.append([who, score, of_teacher, agreement])
     return format_table(["run", "score (95% interval)", "of teacher (95% interval)", "agreement"], rows)
 
 
@@ -148,18 +148,22 @@ ARMS = {
 }
 
 
-def t_interval(values: list[float]) -> tuple[float, float]:
-    """Student's 95% interval of the mean over seeds."""
+def t_interval(values: list[float]) -> Interval | None:
+    """Student's 95% interval of the mean over seeds; None for one seed, which tells nothing of the others."""
     from scipy import stats
 
+    if len(values) < 2:
+        return None
     spread = stats.sem(values)
     low, high = stats.t.interval(0.95, len(values) - 1, statistics.mean(values), spread) if spread else (values[0],) * 2
-    return float(low), float(high)
+    return Interval(float(low), float(high))
 
 
 def interval_text(values: list[float], form: str) -> str:
     """``mean (low to high)`` over seeds."""
-    return f"{statistics.mean(values):{form}} ({' to '.join(format(end, form) for end in t_interval(values))})"
+    interval = t_interval(values)
+    ends = "-" if interval is None else " to ".join(format(end, form) for end in interval)
+    return f"{statistics.mean(values):{form}} ({ends})"
 
 
 def study_table(name: str) -> str:

@@ -18,6 +18,7 @@ from polydistill.config import parse
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
 from polydistill.plain_yaml import dump_yaml, to_mapping
+from polydistill.tracking import format_interval
 
 
 @run_script
@@ -35,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         model = train_teacher(config, parsed.out, stop)
         card = finish_teacher(model, config, parsed.out, command, stop)
     score = card["evaluation"]
-    low, high = score["score_ci95"]
-    print(f"{parsed.out / 'teacher.zip'}: {score['score_mean']:.2f} ({low:.2f} to {high:.2f}) over {score['episodes']}")
+    interval = format_interval(score["score_ci95"])
+    print(f"{parsed.out / 'teacher.zip'}: mean {score['score_mean']:.2f} over {score['episodes']} games ({interval})")
 
 
 if __name__ == "__main__":

@@ -88,23 +88,33 @@ def test_a_bounded_block_of_draws_changes_no_digit(monkeypatch):
     assert bootstrap_interval(scores, generator=np.random.default_rng(7), n_resamples=1001) == whole
 
 
-def test_one_score_is_its_own_interval():
-    assert bootstrap_interval([3.0], generator=np.random.default_rng(0)) == Interval(3.0, 3.0)
+@pytest.mark.parametrize("scores", [[3.0], [3.0, 4.0]])
+def test_fewer_than_three_scores_have_no_interval(scores):
+    generator = np.random.default_rng(0)
+    assert bootstrap_interval(scores, generator=generator) is None
+    assert bootstrap_normalized_interval(scores, [1.0, 2.0, 3.0], 0.0, generator=generator) is None
+    assert bootstrap_normalized_interval([1.0, 2.0, 3.0], scores, 0.0, generator=generator) is None
+
+
+def test_three_scores_have_an_interval():
+    interval = bootstrap_interval([1.0, 2.0, 3.0], generator=np.random.default_rng(0))
+    # all three are 1 in one of 27 resamples, more than the 2.5% of a tail: the ends are the least and the greatest
+    assert interval == Interval(1.0, 3.0)
 
 
 def test_a_teacher_hardly_better_than_random_play_leaves_the_ratio_unbounded():
     teacher = np.array([-21.0] * 9 + [-1.0])  # mean -19, but a third of the resamples never meet the one good game
-    interval = bootstrap_normalized_interval([-10.0, -9.0], teacher, -20.9, generator=np.random.default_rng(0))
+    interval = bootstrap_normalized_interval([-10.0, -9.0, -9.5], teacher, -20.9, generator=np.random.default_rng(0))
     assert interval.low > 0
     assert interval.high == math.inf
-    worse = bootstrap_normalized_interval([-21.0, -21.0], teacher, -20.9, generator=np.random.default_rng(0))
+    worse = bootstrap_normalized_interval([-21.0] * 3, teacher, -20.9, generator=np.random.default_rng(0))
     assert worse.low == -math.inf
     assert worse.high < 0
 
 
 def test_a_teacher_no_better_than_random_play_is_refused():
     with pytest.raises(ValueError, match="random play"):
-        bootstrap_normalized_interval([1.0], [-21.0, -20.4], -20.7, generator=np.random.default_rng(0))
+        bootstrap_normalized_interval([1.0] * 3, [-21.0, -20.4, -20.8], -20.7, generator=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, math.nan], [math.inf]])

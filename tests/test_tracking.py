@@ -23,7 +23,7 @@ import torch
 from polydistill import disk, provenance, tracking
 from polydistill.errors import UserError
 from polydistill.plain_yaml import load_yaml
-from polydistill.tracking import Run, atomic_write, format_table, weights_sha256
+from polydistill.tracking import Run, atomic_write, format_interval, format_table, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -804,3 +804,28 @@ def test_a_table_without_rows_has_its_headers_and_a_short_row_is_refused() -> No
     assert format_table(["a", "long name"], []).splitlines() == ["| a   | long name |", "| --- | --------- |"]
     with pytest.raises(ValueError, match="2 cells"):
         format_table(["a", "b"], [["x"]])
+
+
+@pytest.mark.parametrize(
+    ("ends", "digits", "text"),
+    [
+        ((18.0, 20.456), 2, "18.00 to 20.46"),
+        ([-1.25, 0.5], 3, "-1.250 to 0.500"),
+        (None, 2, "-"),
+        ([None, 1.5], 2, "-inf to 1.50"),  # as summary.json holds it
+        ([-0.5, None], 3, "-0.500 to inf"),
+        ([None, None], 2, "-inf to inf"),
+        ((-math.inf, math.inf), 2, "-inf to inf"),
+        ((0.25, math.inf), 2, "0.25 to inf"),
+    ],
+)
+def test_an_interval_is_printed_whatever_its_ends_are(ends, digits, text):
+    assert format_interval(ends, digits) == text
+
+
+def test_an_infinite_end_keeps_its_side_in_summary_json(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        run.finish({"above": (-math.inf, 2.0), "below": (1.0, math.inf)})
+    read = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert format_interval(read["above"]) == "-inf to 2.00"
+    assert format_interval(read["below"]) == "1.00 to inf"

@@ -1,7 +1,8 @@
-"""Tables for a terminal that are Markdown too."""
+"""Tables for a terminal that are Markdown too, and intervals in words."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -33,6 +34,25 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | N
         for row in [cells[0], rule, *cells[1:]]
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def format_interval(ends: Sequence[float | None] | None, digits: int = 2) -> str:
+    """``low to high``; ``-`` where there is no interval.
+
+    Args:
+        ends: lower and upper. JSON has no infinity: an end that is None, as summary.json holds it, is infinite on its
+            side.
+        digits: behind the point.
+
+    Example:
+        >>> format_interval((18, 20.5)), format_interval([None, 1.25]), format_interval(None)
+        ('18.00 to 20.50', '-inf to 1.25', '-')
+    """
+    if ends is None:
+        return "-"
+    low, high = ends
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _cell(value: str | float | None) -> str:

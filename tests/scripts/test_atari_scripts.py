@@ -80,8 +80,7 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Run, tea
     assert len({g["sha256"] for g in summary["generations"]}) == 3
     for generation in summary["generations"]:
         metrics = generation["metrics"]
-        low, high = metrics["score_ci95"]
-        assert low <= metrics["score_mean"] <= high
+        assert metrics["score_ci95"] is None, "one game has no interval"
         assert metrics["protocol"] == "rusu"
         assert metrics["episodes"] == len(metrics["scores"]) == 1
         assert all(-21 <= score <= 21 for score in metrics["scores"])
