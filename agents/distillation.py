@@ -9,11 +9,11 @@ Stable-Baselines3; the saved file is an ordinary DQN zip.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ from agents.evaluation import choose_actions
 from agents.learning_state import learning_state, load_learning_state, weights_state
 from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
 from agents.nonfinite import NonFiniteError, all_finite, find_nonfinite_update
+from agents.places import Place, target_of
 from agents.replay import FrameReplay, Take
 from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
 from agents.teachers import Teacher, as_teacher
@@ -375,20 +376,19 @@ class PolicyDistillation(BaseAlgorithm):
         with torch.no_grad():
             return compute_scores(self.student, observations)
 
-    def save(self, path: str | Path, exclude: Any = None, include: Any = None) -> None:  # type: ignore[override]
-        """Write the student as an ordinary DQN zip (``.zip`` is added to a name without an ending).
+    def save(self, path: Place, exclude: Any = None, include: Any = None) -> None:  # type: ignore[override]
+        """Write the student as an ordinary DQN zip: a path (``.zip`` is added to a name without an ending), or a file.
 
         ``exclude`` and ``include`` are Stable-Baselines3's; there is nothing here that they could name.
         """
-        target = Path(path)
-        target = target if target.suffix else target.with_suffix(".zip")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_dqn_zip(target, self.student, scores=self.scores, steps=self.num_timesteps)
+        if isinstance(path, (str, os.PathLike)):
+            target_of(path).parent.mkdir(parents=True, exist_ok=True)
+        write_dqn_zip(path, self.student, scores=self.scores, steps=self.num_timesteps)
 
     @classmethod
     def load(  # type: ignore[override]
         cls,
-        path: str | Path,
+        path: Place,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
@@ -407,7 +407,7 @@ class PolicyDistillation(BaseAlgorithm):
         if print_system_info:
             get_system_info()
         agent = read_agent(path)
-        network = cast(QNetwork, cut_padding(rebuild_network(agent, path)))
+        network = cast(QNetwork, cut_padding(rebuild_network(agent)))
         model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)
         if env is None:
             model.observation_space, model.action_space = network.observation_space, network.action_space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,16 @@ from typing import Any
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from agents.archive import check_file, open_zip, printable, read_member, refusing, shown
+from agents.archive import open_zip, printable, read_member, refusing, shown
 from agents.atari import check_game
 from agents.corner import cut_padding
 from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
+from agents.places import opened, target_of
 from agents.rebuild import QuantileNetwork
 from agents.sb3_data import full_name
-from agents.sb3_zip import AgentFile, read_agent, read_data, write_dqn_zip
-from agents.teachers.files import WEIGHT_FILES, read_network, read_stored_network, split_source
-from agents.teachers.remote import fetch
+from agents.sb3_zip import read_agent, read_data, steps_of, write_dqn_zip
+from agents.teachers.files import find, read_network, read_stored_network
 from polydistill.errors import UserError, require_at_least
 
 MAX_TEXT_BYTES = 2**16
@@ -67,7 +68,7 @@ class AgentInspectionConfig:
         require_at_least(0, self, "seed")
         if self.evaluate:
             check_game(self.evaluate)
-        if self.convert and not self.convert.lower().endswith(".zip"):
+        if self.convert and target_of(self.convert).suffix.lower() != ".zip":
             raise ValueError(f"convert must end in .zip, got {self.convert}")
 
 
@@ -80,20 +81,23 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     Raises:
         UserError: the file is missing, no zip or table of weights, or one that only an attack needs.
     """
-    path = fetch(split_source(source)[1])
-    told = [("file", f"{path} ({path.stat().st_size:,} bytes)")] if path.is_file() else []
-    if path.suffix.lower() in WEIGHT_FILES:
+    found = find(source)
+    with opened(found.place) as stream:
+        told = [("file", f"{found.where} ({stream.seek(0, io.SEEK_END):,} bytes)")]
+    if found.form != "zip":
         network, kind = read_network(source)
         return [*told, ("format", "a table of weights"), *_tell_network(network, kind)]
-    with refusing(path, "Stable-Baselines3 zip"):
-        check_file(path)
-        with path.open("rb") as stream, open_zip(stream, str(path)) as archive:
-            data = read_data(archive, str(path))
-            texts: dict[str, str] = {
-                name: read_member(archive, name, MAX_TEXT_BYTES, str(path)).decode("utf-8", "replace")
-                for name in ("_stable_baselines3_version", "system_info.txt")
-                if name in archive.namelist()
-            }
+    with (
+        refusing(found.where, "Stable-Baselines3 zip"),
+        opened(found.place) as stream,
+        open_zip(stream, found.where) as archive,
+    ):
+        data = read_data(archive, found.where)
+        texts: dict[str, str] = {
+            name: read_member(archive, name, MAX_TEXT_BYTES, found.where).decode("utf-8", "replace")
+            for name in ("_stable_baselines3_version", "system_info.txt")
+            if name in archive.namelist()
+        }
     told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
     told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
     try:
@@ -103,14 +107,14 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
         if network is not stored:
             told.append(("stored as", f"{describe_network(stored)}, with channels of zeros"))
     except UserError as error:
-        told.append(("network", f"not read: {str(error).removeprefix(f'{path}: ')}"))
-    steps = AgentFile(data, {}).steps
+        told.append(("network", f"not read: {str(error).removeprefix(f'{found.where}: ')}"))
+    steps = steps_of(data)
     told.append(("steps", "not told" if steps is None else f"{steps:,}"))
     told += _tell_versions(texts) + _tell_pickles(data)
     return [(printable(what), printable(text)) for what, text in told]
 
 
-def convert_agent(source: str, target: Path) -> None:
+def convert_agent(source: str, target: str | Path) -> None:
     """Write what ``source`` holds as a clean DQN zip of today, with the same greedy actions.
 
     A QR-DQN becomes the DQN of its mean, an actor the DQN whose scores are its logits.
@@ -120,8 +124,8 @@ def convert_agent(source: str, target: Path) -> None:
     """
     network, kind = read_network(source)
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
-    path = fetch(split_source(source)[1])
-    steps = None if path.suffix.lower() in WEIGHT_FILES else read_agent(path).steps
+    found = find(source)
+    steps = read_agent(found.place).steps if found.form == "zip" else None
     try:
         write_dqn_zip(target, plain, scores=kind, steps=steps or 0)
     except ValueError as error:

@@ -24,14 +24,14 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
-from agents.archive import check_file, open_zip, read_member, refusing
+from agents.archive import open_zip, read_member, refusing
 from agents.corner import embed
 from agents.networks import SIZES, is_nature, size_of
+from agents.places import UNZIPPED, Place, name_of, opened, settle, write_place
 from agents.rebuild import QuantileNetwork, rebuild
 from agents.sb3_data import describe
 from agents.tensors import MAX_WEIGHT_BYTES, read_torch
 from polydistill.errors import UserError
-from polydistill.tracking import atomic_write
 
 MAX_DATA_BYTES = 16 * 2**20  # as Python objects, brackets take twenty times as much
 MAX_STEPS = 10**15
@@ -39,10 +39,19 @@ SCORE_KINDS = ("q_values", "logits")
 
 
 class AgentFile(NamedTuple):
-    """What a zip says: plain JSON values of ``data``, and the tensors of ``policy.pth`` on the CPU."""
+    """What a zip says.
+
+    Attributes:
+        data: the plain JSON values of ``data``.
+        weights: the tensors of ``policy.pth``, on the CPU.
+        where: name of the file, for messages.
+        path: of the file; None for an open one.
+    """
 
     data: dict[str, Any]
     weights: dict[str, Tensor]
+    where: str
+    path: Path | None
 
     @property
     def scores(self) -> str:
@@ -51,9 +60,8 @@ class AgentFile(NamedTuple):
 
     @property
     def steps(self) -> int | None:
-        """Agent steps that it has learned from; None where ``data`` tells no number that could be true."""
-        steps = self.data.get("num_timesteps")
-        return steps if type(steps) is int and 0 <= steps < MAX_STEPS else None
+        """See :func:`steps_of`."""
+        return steps_of(self.data)
 
 
 def kind_of(attributes: Mapping[str, Any]) -> str:
@@ -63,22 +71,32 @@ def kind_of(attributes: Mapping[str, Any]) -> str:
     return kind if kind in SCORE_KINDS else "q_values"
 
 
-def read_agent(path: str | Path) -> AgentFile:
+def steps_of(data: Mapping[str, Any]) -> int | None:
+    """Agent steps that were learned from; None where ``data`` tells no number that could be true."""
+    steps = data.get("num_timesteps")
+    return steps if type(steps) is int and 0 <= steps < MAX_STEPS else None
+
+
+def read_agent(source: Place) -> AgentFile:
     """Read a zip of Stable-Baselines3 without executing anything in it.
+
+    Args:
+        source: its path, with or without ``.zip``, or a file opened in binary mode.
 
     Raises:
         UserError: the file is missing, damaged, too large, or holds something else than tensors.
     """
-    path = Path(path)
-    with refusing(path, "Stable-Baselines3 zip"):
-        check_file(path)
-        with path.open("rb") as stream, open_zip(stream, str(path)) as archive:
-            for name in ("data", "policy.pth"):
+    place = settle(source)
+    where = name_of(place)
+    with refusing(where, "Stable-Baselines3 zip"):
+        with opened(place) as stream, open_zip(stream, where) as archive:
+            for name in UNZIPPED:
                 if name not in archive.namelist():
-                    raise UserError(f"{path} is no Stable-Baselines3 zip: it has 0 members named {name!r}")
-            data = read_data(archive, str(path))
-            content = read_member(archive, "policy.pth", MAX_WEIGHT_BYTES, str(path))
-        return AgentFile(data, read_torch(content, f"{path}: policy.pth"))
+                    raise UserError(f"{where} is no Stable-Baselines3 zip: it has 0 members named {name!r}")
+            data = read_data(archive, where)
+            content = read_member(archive, "policy.pth", MAX_WEIGHT_BYTES, where)
+        weights = read_torch(content, f"{where}: policy.pth")
+    return AgentFile(data, weights, where, place if isinstance(place, Path) else None)
 
 
 def read_data(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
@@ -95,22 +113,22 @@ def read_data(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
     return data
 
 
-def rebuild_scores(agent: AgentFile, path: str | Path) -> QNetwork | QuantileNetwork:
+def rebuild_scores(agent: AgentFile) -> QNetwork | QuantileNetwork:
     """The network behind the scores of any agent that is read, in float32, in eval mode.
 
     Raises:
         UserError: the tensors do not form the network that ``data`` describes, or ``data`` describes one that is not
             known.
     """
-    for place in (Path(path).parent, Path(path).with_suffix("")):
+    for place in () if agent.path is None else (agent.path.parent, agent.path.with_suffix("")):
         statistics = sorted(file.name for file in place.glob("*.pkl") if is_statistics(file.name))
         if statistics:
             raise UserError(
-                f"{path}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not read; if "
-                "they are another agent's, move the zip elsewhere"
+                f"{agent.where}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not "
+                "read; if they are another agent's, move the zip elsewhere"
             )
-    with refusing(path, "agent of Stable-Baselines3"):
-        return rebuild(agent.weights, describe(agent.data, str(path)), str(path))
+    with refusing(agent.where, "agent of Stable-Baselines3"):
+        return rebuild(agent.weights, describe(agent.data, agent.where), agent.where)
 
 
 def is_statistics(name: str) -> bool:
@@ -123,26 +141,27 @@ def is_statistics(name: str) -> bool:
     return re.fullmatch(r".*vec_?normalize.*\.pkl", name, re.IGNORECASE) is not None
 
 
-def rebuild_network(agent: AgentFile, path: str | Path) -> QNetwork:
+def rebuild_network(agent: AgentFile) -> QNetwork:
     """:func:`rebuild_scores` for what a student is: a Nature-CNN with one linear layer behind it, which sees pixels.
 
     Raises:
         UserError: also where the agent is of another form.
     """
-    network = rebuild_scores(agent, path)
+    network = rebuild_scores(agent)
     if not is_nature(network) or network.observation_space.dtype != np.uint8:
-        raise UserError(f"{path}: it is no Nature-CNN with one linear layer behind it")
+        raise UserError(f"{agent.where}: it is no Nature-CNN with one linear layer behind it")
     return cast(QNetwork, network)
 
 
-def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_values", steps: int = 0) -> None:
+def write_dqn_zip(target: Place, network: QNetwork, *, scores: str = "q_values", steps: int = 0) -> None:
     """Write ``network`` as a DQN zip that stock Stable-Baselines3 opens, atomically.
 
     A Nature-CNN narrower than Stable-Baselines3's ``NatureCNN`` is embedded in it (:mod:`agents.corner`). Online and
     target network share one storage.
 
     Args:
-        path: the file to write; replaced if it exists.
+        target: the file to write, replaced if it exists (``.zip`` is added to a name without an ending); or one
+            opened for writing bytes.
         network: a Nature-CNN of at most 32, 64, 64 channels, or linear layers alone; with any linear layers behind.
         scores: "q_values" or "logits", stored as plain JSON under ``polydistill``.
         steps: agent steps that the network has learned from; stored as ``num_timesteps``.
@@ -162,8 +181,8 @@ def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_value
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that nobody keeps
         model._setup_model()
     embed(network, model.q_net)
-    for target, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
-        target.data = online.data
+    for old, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
+        old.data = online.data
     model.observation_space = _copy_of(space)  # the first one was sampled
     model.replay_buffer = None
     model.exploration_rate = 0.05
@@ -171,7 +190,7 @@ def write_dqn_zip(path: str | Path, network: QNetwork, *, scores: str = "q_value
     model.polydistill = {"scores": scores}  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     model.save(buffer, exclude=["replay_buffer"])
-    atomic_write(Path(path), buffer.getvalue())
+    write_place(target, buffer.getvalue())
 
 
 def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:

@@ -20,7 +20,7 @@ def read_student(path: Path, size: Size) -> Teacher:
         UserError: the file is missing or damaged, or holds something else than a Nature-CNN of at least that size.
     """
     agent = read_agent(path)
-    wide = rebuild_network(agent, path)
+    wide = rebuild_network(agent)
     try:
         network = cut_corner(wide, size)
     except RuntimeError:

@@ -15,10 +15,9 @@ from polydistill._shadow import require_own_agents
 
 require_own_agents()
 
-from pathlib import Path
-
 from agents.evaluation import evaluate
 from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agent
+from agents.places import target_of
 from agents.teachers import as_teacher
 from polydistill.config import parse
 from polydistill.errors import UserError, run_script
@@ -35,15 +34,15 @@ def main(argv: list[str] | None = None) -> None:
         default_name=None,
         first_word="file",
     ).config
-    if config.convert and not Path(config.convert).parent.is_dir():
-        raise UserError(f"there is no folder {Path(config.convert).parent} for --convert")
+    if config.convert and not target_of(config.convert).parent.is_dir():
+        raise UserError(f"there is no folder {target_of(config.convert).parent} for --convert")
     told = inspect_agent(config.file)
     width = max(len(what) for what, _ in told)
     for what, text in told:
         print(f"{what:{width}}  {text}")
     if config.convert:
-        convert_agent(config.file, Path(config.convert))
-        print(f"\nsaved: {config.convert} (stable_baselines3.DQN.load opens it)")
+        convert_agent(config.file, config.convert)
+        print(f"\nsaved: {target_of(config.convert)} (stable_baselines3.DQN.load opens it)")
     if config.evaluate:
         agent = as_teacher(config.file)
         with Progress(f"{config.file} plays", config.episodes, "games") as bar:

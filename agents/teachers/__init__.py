@@ -8,7 +8,7 @@ at temperature 1). A file is data, never code: see :mod:`agents.teachers.files`.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+import os
 from typing import Any
 
 from gymnasium import spaces
@@ -18,20 +18,21 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from agents.networks import compute_scores
+from agents.places import Place, is_stream
 from agents.sb3_zip import kind_of
 from agents.teachers.files import read_network
 from agents.teachers.teacher import ScoreFunction, Teacher, sees_pixels
 from polydistill.errors import UserError
 
 
-def as_teacher(source: str | Path | BaseAlgorithm | Teacher | QNetwork | ScoreFunction, **options: Any) -> Teacher:
+def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFunction, **options: Any) -> Teacher:
     """Turn ``source`` into a :class:`Teacher`.
 
     Networks are copied: training one on does not move the teacher, and freezing the teacher does not freeze it.
 
     Args:
-        source: a file as :func:`~agents.teachers.files.read_network` takes it; a Stable-Baselines3 model (DQN,
-            QR-DQN, PPO, A2C); a Q-network or another module; or a bare function from
+        source: a file as :func:`~agents.teachers.files.read_network` takes it, by name or open; a Stable-Baselines3
+            model (DQN, QR-DQN, PPO, A2C); a Q-network or another module; or a bare function from
             ``(batch, stack, height, width)`` uint8 to scores.
         options: ``kind`` for a function or a module ("q_values" by default); a file and a model know their own.
 
@@ -45,7 +46,7 @@ def as_teacher(source: str | Path | BaseAlgorithm | Teacher | QNetwork | ScoreFu
         raise TypeError(f"a {type(source).__name__} knows its own {', '.join(options)}")
     if isinstance(source, Teacher):
         return source
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)) or is_stream(source):
         network, kind = read_network(source)
         return _from_callable(network, kind=kind)
     if isinstance(source, BaseAlgorithm):

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agents.archive import MAX_FILE_BYTES
+from agents.places import find_file
 from agents.sb3_zip import is_statistics
 from polydistill.errors import UserError
 from polydistill.tracking import atomic_write, disk_errors
@@ -29,7 +30,7 @@ def fetch(where: str) -> Path:
     """The local file of ``where``; it is downloaded unless it is a path, or there already.
 
     Raises:
-        UserError: it cannot be had, or is not what its checksum says.
+        UserError: it cannot be had, is not what its checksum says, or is a folder.
     """
     if where.startswith("hf://"):
         return _from_hub(where)
@@ -37,7 +38,7 @@ def fetch(where: str) -> Path:
         return _from_web(where)
     if re.match(r"[a-z][a-z0-9+.-]*://", where, re.IGNORECASE):
         raise UserError(f"{where}: teachers are fetched by https:// or hf:// only")
-    return Path(where)
+    return find_file(where)
 
 
 def cache_folder() -> Path:

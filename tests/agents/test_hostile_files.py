@@ -54,7 +54,7 @@ def refusal(path: Path) -> str:
     """The one line; within five seconds, and with less than 400 MB more than before."""
     before, started = peak_kilobytes(anew=True), time.process_time()
     with pytest.raises(UserError) as error:
-        rebuild_scores(read_agent(path), path)
+        rebuild_scores(read_agent(path))
     assert time.process_time() - started < 5.0
     assert peak_kilobytes() - before < 400_000
     assert str(error.value).isprintable()
@@ -466,7 +466,7 @@ def test_a_strangers_text_cannot_speak_to_the_terminal(tmp_path, text):
         path = written(tmp_path / "odd.zip", pack(members | {"data": json.dumps(changed).encode()}))
         assert all(word.isprintable() for line in inspect_agent(str(path)) for word in line)
         try:
-            rebuild_scores(read_agent(path), path)
+            rebuild_scores(read_agent(path))
         except UserError as error:
             line = str(error)
             assert line.isprintable()  # not every such text matters to the network

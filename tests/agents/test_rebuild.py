@@ -120,7 +120,7 @@ def test_scores_and_actions_are_those_of_the_model_bit_for_bit(algorithm, space,
     model = make_model(algorithm, space, **kwargs)
     model.save(tmp_path / "a.zip")
     agent = read_agent(tmp_path / "a.zip")
-    network, observations = rebuild_scores(agent, tmp_path / "a.zip"), observe(space)
+    network, observations = rebuild_scores(agent), observe(space)
     with torch.no_grad():
         scores = network(torch.from_numpy(observations))
     assert torch.equal(scores, own_scores(model, torch.from_numpy(observations)))
@@ -138,7 +138,7 @@ def test_a_vector_policy_of_frames_divides_them_as_the_model_does(tmp_path):
     model.save(tmp_path / "a.zip")
     observations = torch.from_numpy(observe(FRAMES))
     with torch.no_grad():
-        scores = rebuild_scores(read_agent(tmp_path / "a.zip"), "a.zip")(observations)
+        scores = rebuild_scores(read_agent(tmp_path / "a.zip"))(observations)
     assert torch.equal(scores, own_scores(model, observations))
 
 
@@ -148,7 +148,7 @@ def test_tanh_taken_for_relu_would_score_otherwise(tmp_path):
     relu = changed(tmp_path / "tanh.zip", tmp_path / "relu.zip", policy_kwargs=activation("ReLU"))
     observations = torch.from_numpy(observe(VECTORS))
     with torch.no_grad():
-        first, second = (rebuild_scores(read_agent(path), path)(observations) for path in (tmp_path / "tanh.zip", relu))
+        first, second = (rebuild_scores(read_agent(path))(observations) for path in (tmp_path / "tanh.zip", relu))
     assert (first - second).abs().max() > 0.01
 
 
@@ -193,7 +193,7 @@ def test_layers_that_actor_and_critic_shared_until_2022_come_first(tmp_path):
     old = changed(tmp_path / "new.zip", tmp_path / "old.zip", renamed)
     observations = torch.from_numpy(observe(VECTORS))
     with torch.no_grad():
-        first, second = (rebuild_scores(read_agent(p), p)(observations) for p in (tmp_path / "new.zip", old))
+        first, second = (rebuild_scores(read_agent(p))(observations) for p in (tmp_path / "new.zip", old))
     assert torch.equal(first, second)
 
 
@@ -269,7 +269,7 @@ def test_any_agent_becomes_a_dqn_that_stock_load_opens_and_that_acts_the_same(al
     model = make_model(algorithm, space, **kwargs)
     model.save(tmp_path / "a.zip")
     agent = read_agent(tmp_path / "a.zip")
-    network = rebuild_scores(agent, tmp_path / "a.zip")
+    network = rebuild_scores(agent)
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
     write_dqn_zip(tmp_path / "b.zip", plain, scores=agent.scores, steps=3)
     stock, observations = DQN.load(tmp_path / "b.zip", device="cpu"), observe(space)
@@ -288,7 +288,7 @@ def test_any_agent_becomes_a_dqn_that_stock_load_opens_and_that_acts_the_same(al
 
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as error:
-        rebuild_scores(read_agent(path), path)
+        rebuild_scores(read_agent(path))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -306,8 +306,8 @@ def quantiles(tmp_path_factory) -> Path:
 
 
 def test_quantiles_are_averaged_for_each_action(quantiles):
-    network = rebuild_scores(read_agent(quantiles), quantiles)
-    single = rebuild_scores(read_agent(quantiles.with_name("dqn.zip")), quantiles)
+    network = rebuild_scores(read_agent(quantiles))
+    single = rebuild_scores(read_agent(quantiles.with_name("dqn.zip")))
     observations = torch.from_numpy(observe(VECTORS))
     with torch.no_grad():  # the second quantile's weights and biases are those of the first, plus 1
         hidden = nn.functional.relu(single.q_net[0](observations.flatten(1)))
@@ -386,7 +386,7 @@ def test_agents_that_learned_behind_vecnormalize_are_refused(tmp_path):
     model.save(tmp_path / "ppo.zip")
     assert "VecNormalize" in refusal(tmp_path / "ppo.zip")
     make_model("PPO", VECTORS).learn(8).save(tmp_path / "plain.zip")
-    rebuild_scores(read_agent(tmp_path / "plain.zip"), tmp_path / "plain.zip")
+    rebuild_scores(read_agent(tmp_path / "plain.zip"))
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_agents_that_learned_behind_vecnormalize_are_refused(tmp_path):
 )
 def test_statistics_of_vecnormalize_beside_a_zip_are_noticed(tmp_path, place):
     make_model("DQN", VECTORS).save(tmp_path / "dqn.zip")
-    rebuild_scores(read_agent(tmp_path / "dqn.zip"), tmp_path / "dqn.zip")
+    rebuild_scores(read_agent(tmp_path / "dqn.zip"))
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_bytes(b"")
     assert "VecNormalize" in refusal(tmp_path / "dqn.zip")
@@ -403,7 +403,7 @@ def test_statistics_of_vecnormalize_beside_a_zip_are_noticed(tmp_path, place):
 def test_a_student_is_not_continued_from_another_form(tmp_path):
     make_model("DQN", VECTORS).save(tmp_path / "a.zip")
     with pytest.raises(UserError, match="no Nature-CNN"):
-        rebuild_network(read_agent(tmp_path / "a.zip"), tmp_path / "a.zip")
+        rebuild_network(read_agent(tmp_path / "a.zip"))
 
 
 def test_an_online_and_a_target_network_of_other_shapes_are_refused(tmp_path):
@@ -412,4 +412,4 @@ def test_an_online_and_a_target_network_of_other_shapes_are_refused(tmp_path):
     assert "differ in shape" in refusal(changed(tmp_path / "a.zip", tmp_path / "bad.zip", weights))
     lone = {name: value for name, value in weights.items() if not name.startswith("q_net_target.")}
     good = changed(tmp_path / "a.zip", tmp_path / "good.zip", lone)
-    rebuild_scores(read_agent(good), good)
+    rebuild_scores(read_agent(good))

@@ -71,7 +71,7 @@ def with_data(source: Path, target: Path, **changed) -> Path:
 
 
 def open_network(path: Path):
-    return rebuild_network(read_agent(path), path)
+    return rebuild_network(read_agent(path))
 
 
 def refusal(path: Path) -> str:
@@ -316,7 +316,7 @@ def test_half_precision_weights_are_read_as_float32(small_zip, tmp_path):
 
 def test_what_is_read_is_a_network_of_its_own_in_eval_mode(small_zip):
     agent = read_agent(small_zip)
-    first, second = rebuild_network(agent, small_zip), rebuild_network(agent, small_zip)
+    first, second = rebuild_network(agent), rebuild_network(agent)
     assert not first.training
     assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in first.parameters())
     storages = [value.data_ptr() for network in (first, second) for value in network.state_dict().values()]

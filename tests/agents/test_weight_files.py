@@ -11,6 +11,7 @@ from gymnasium import spaces
 from safetensors.torch import save_file
 
 from agents.networks import SIZES, Size, build_network
+from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from agents.teachers.architectures import ARCHITECTURES
 from agents.teachers.files import split_source
@@ -78,6 +79,7 @@ def test_a_checkpoint_of_more_than_weights_is_refused(tmp_path):
 
 
 def test_a_zip_says_its_architecture_itself(tmp_path):
+    write_dqn_zip(tmp_path / "a.zip", make_network())
     assert "a zip says its own" in refusal(f"nature:{tmp_path / 'a.zip'}")
 
 
