@@ -18,7 +18,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
@@ -26,23 +25,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from polydistill.errors import UserError, suggest
+from agents.games import check_game
 
 FRAME_SKIP = 4
 FIRE = "FIRE"
 MAX_FRAMES = 108_000  # 30 minutes of play, the cap of every DeepMind paper
-
-
-def check_game(game: str) -> str:
-    """The game's ROM id if ale-py has it.
-
-    Raises:
-        UserError: no such game; the message proposes the nearest names.
-    """
-    known = roms.get_all_rom_ids()
-    if game not in known:
-        raise UserError(f"unknown game {game!r}{suggest(game, known)} (names are ale-py's ROM ids, like ms_pacman)")
-    return game
 
 
 class AtariVecEnv(VecEnv):
@@ -62,7 +49,7 @@ class AtariVecEnv(VecEnv):
       seconds since the environment was made.
 
     Args:
-        game: ROM id of ale-py, like ``"pong"``.
+        game: ROM id of ale-py, like ``"pong"``, or another name that :func:`~agents.games.check_game` knows.
         n_envs: number of games played at once, >= 1.
         seed: root of the random streams (no-ops, sticky actions); each environment and each reset gets its
             own seed from ``numpy.random.SeedSequence``. None: from the operating system.
@@ -118,7 +105,7 @@ class AtariVecEnv(VecEnv):
             "reward_clipping": False,  # clipped here: the score would be lost
             "use_fire_reset": fire_on_reset,
         }
-        self._emulator = AtariVectorEnv(game, n_envs, **self.emulator_options)
+        self._emulator = AtariVectorEnv(self.game, n_envs, **self.emulator_options)
         self.action_meanings = [action.name for action in self._emulator.ale.get_action_set()]
         space = self._emulator.single_observation_space
         super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from agents.atari import check_game
 from agents.evaluation import get_protocol
+from agents.games import check_game
 from agents.networks import SIZES
 from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_machine
@@ -124,7 +124,7 @@ class AtariConfig:
     """Distil an agent of an Atari game into generations of students.
 
     Args:
-        game: ROM id of ale-py, like pong.
+        game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
         seed: root of every random stream.
         device: auto, cpu or cuda.
         threads: processor threads of torch and of the emulator; 0: as many as there are cores.
@@ -150,7 +150,7 @@ class AtariConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        check_game(self.game)
+        object.__setattr__(self, "game", check_game(self.game))
         require_at_least(0, self, "seed", "threads")
 
     def resolve(self) -> AtariConfig:
@@ -169,7 +169,7 @@ class AgentEvaluationConfig:
     Args:
         file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
         beside: another one, scored too and shown on the left of the video.
-        game: ROM id of ale-py, like pong.
+        game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
         protocol: rusu, machado or zoo.
         episodes: full games to play.
         seed: of the games and of the random actions.
@@ -191,7 +191,7 @@ class AgentEvaluationConfig:
     video_steps: int = 600
 
     def __post_init__(self) -> None:
-        check_game(self.game)
+        object.__setattr__(self, "game", check_game(self.game))
         get_protocol(self.protocol)
         require_at_least(1, self, "episodes", "video_steps")
         if self.video and not self.video.lower().endswith(".gif"):

@@ -14,8 +14,8 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from agents.archive import open_zip, printable, read_member, refusing, shown
-from agents.atari import check_game
 from agents.corner import cut_padding
+from agents.games import check_game
 from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
 from agents.places import opened, target_of
@@ -67,7 +67,7 @@ class AgentInspectionConfig:
         require_at_least(1, self, "episodes")
         require_at_least(0, self, "seed")
         if self.evaluate:
-            check_game(self.evaluate)
+            object.__setattr__(self, "evaluate", check_game(self.evaluate))
         if self.convert and target_of(self.convert).suffix.lower() != ".zip":
             raise ValueError(f"convert must end in .zip, got {self.convert}")
 

@@ -14,6 +14,8 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from agents.games import check_game
+
 
 class Reference(NamedTuple):
     """Scores of one game that others are measured against, in its points.
@@ -40,11 +42,14 @@ def _table() -> dict[str, Reference]:
 def reference(game: str) -> Reference | None:
     """The game's row; None for a game that is not among the 57.
 
+    Raises:
+        UserError: there is no game of that name.
+
     Example:
         >>> reference("pong")
         Reference(game='pong', random=-20.7, human=14.6)
     """
-    return _table().get(game)
+    return _table().get(check_game(game))
 
 
 def human_normalized(score: float, game: str) -> float | None:

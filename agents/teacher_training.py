@@ -32,8 +32,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import safe_mean
 
-from agents.atari import AtariVecEnv, check_game
+from agents.atari import AtariVecEnv
 from agents.evaluation import evaluate
+from agents.games import check_game
 from agents.networks import compute_scores
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
@@ -101,7 +102,7 @@ class TeacherTrainingConfig:
     episodes: int = 30
 
     def __post_init__(self) -> None:
-        check_game(self.game)
+        object.__setattr__(self, "game", check_game(self.game))
         counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
         require_at_least(1, self, *counts, "exploration_steps", "episodes")
         require_at_least(0, self, "seed", "threads", "learning_starts", "cooldown_steps")

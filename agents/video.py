@@ -42,7 +42,7 @@ def record_game(
     observations = env.reset()
     height, width = SCREEN
     colour = env.emulator_options | {"grayscale": False, "stack_num": 1, "img_height": height, "img_width": width}
-    player = AtariVectorEnv(game, 1, **colour)
+    player = AtariVectorEnv(env.game, 1, **colour)
     screens = [player.reset(seed=env.reset_seeds)[0].reshape(height, width, 3).copy()]
     for _ in range(max_steps - 1):
         scores = agent(torch.from_numpy(observations).to(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agents.games import check_game
 from polydistill.errors import UserError
 
 ZOO = Path(__file__).parent
@@ -15,6 +16,7 @@ def find_teacher(game: str) -> Path:
     Raises:
         UserError: the project ships none; the message says what to do.
     """
+    game = check_game(game)
     path = ZOO / f"dqn-{game}.zip"
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem.removeprefix("dqn-") for file in ZOO.glob("dqn-*.zip"))) or "none"
