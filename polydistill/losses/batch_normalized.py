@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from polydistill.losses.backend import fused_confidence, fused_loss, uses_kernels
-from polydistill.losses.checks import accept_labels, accept_pair, inspect_values, promote
+from polydistill.losses.checks import accept_labels, accept_pair, describe, inspect_values, promote
+from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.probabilities import (
     find_classes,
     join_members,
@@ -33,6 +34,7 @@ def cwtm(
     labels: Tensor,
     *,
     group: dist.ProcessGroup | None = None,
+    ignore_index: int | None = None,
     check_values: bool = False,
 ) -> Tensor:
     r"""Confidence-weighted by teacher max: cross-entropy with the labels, weighted by the teacher's confidence.
@@ -50,6 +52,8 @@ def cwtm(
         labels: ``(batch,)`` integers in ``[0, classes)``.
         group: processes that share the batch (``torch.distributed.group.WORLD`` for all of them), whose sums are
             added up, one all-reduce of two numbers; None: this process's batch is the whole.
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -57,7 +61,7 @@ def cwtm(
 
     Raises:
         ValueError: a shape, device or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> teacher = torch.tensor([[0.0, 0.0], [500.0, 0.0]])  # confidences 1/2 and 1, so weights 2/3 and 4/3
@@ -66,18 +70,27 @@ def cwtm(
     """
     student, teacher = accept_pair(student, teacher)
     labels = accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = set_aside(labels, counted)
     if check_values:
         inspect_values(student, teacher, labels)
     if uses_kernels(student):
         confidence = fused_confidence(student, teacher)
-        weights = confidence / _batch_mean(confidence, group)
-        return fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
+        weights = confidence / _batch_mean(confidence, group, counted)
+        loss = fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
+        return silence(loss, counted)
     confidence = promote(join_members(student, teacher)).softmax(dim=-1).amax(dim=-1)
-    return label_cross_entropy(promote(student), labels) * (confidence / _batch_mean(confidence, group))
+    loss = label_cross_entropy(promote(student), labels) * (confidence / _batch_mean(confidence, group, counted))
+    return silence(loss, counted)
 
 
 def uniform_confidence(
-    student: Tensor, teacher: Tensor, *, group: dist.ProcessGroup | None = None, check_values: bool = False
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+    rows: Tensor | None = None,
+    check_values: bool = False,
 ) -> Tensor:
     r"""Cross-entropy with a teacher made equally confident in every sample: dark knowledge without the weighting.
 
@@ -93,6 +106,8 @@ def uniform_confidence(
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose softmaxes are averaged. Detached.
         group: processes that share the batch, see :func:`cwtm`.
+        rows: ``(batch,)`` bool, False for padding: the sample's loss is 0 and has no gradient, and its confidence is
+            not in the mean. None: all count.
         check_values: also check that scores are finite (waits for the device).
 
     Returns:
@@ -100,7 +115,7 @@ def uniform_confidence(
 
     Raises:
         ValueError: a shape, device or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> teacher = torch.tensor([[0.0, 0.0], [500.0, 0.0]])  # confidences 1/2 and 1: both become 3/4
@@ -109,23 +124,38 @@ def uniform_confidence(
         [125.0, 125.0]
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
+    if rows is not None:
+        _check_rows(student, rows)
     if uses_kernels(student):
         confidence = fused_confidence(student, teacher)
-        shares = _batch_mean(confidence, group).expand_as(confidence)
-        return fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares)
+        shares = _batch_mean(confidence, group, rows).expand_as(confidence)
+        return silence(fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares), rows)
     student, teacher = promote(student), promote(join_members(student, teacher))
     is_best = find_classes(teacher.argmax(dim=-1), teacher.shape[-1])
-    mean_confidence = _batch_mean(teacher.softmax(dim=-1).amax(dim=-1), group).unsqueeze(-1)
+    mean_confidence = _batch_mean(teacher.softmax(dim=-1).amax(dim=-1), group, rows).unsqueeze(-1)
     rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=-1)
     target = rest * (1.0 - mean_confidence) + is_best * mean_confidence
-    return soft_cross_entropy(target, student_log_probabilities(student))
+    return silence(soft_cross_entropy(target, student_log_probabilities(student)), rows)
 
 
-def _batch_mean(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The mean of ``values (..., batch)`` over the batch of all processes in ``group``, ``(..., 1)``."""
-    if group is None:
+def _batch_mean(values: Tensor, group: dist.ProcessGroup | None, rows: Tensor | None) -> Tensor:
+    """The mean of ``values (..., batch)`` over the ``rows`` that count of the batch of all processes in ``group``,
+    ``(..., 1)``; 1 where none counts, so that what is divided by it stays finite."""
+    if group is None and rows is None:
         return values.mean(dim=-1, keepdim=True)
-    total = values.sum(dim=-1, keepdim=True)
-    sums = torch.stack([total, torch.full_like(total, values.shape[-1])])
-    dist.all_reduce(sums, group=group)
-    return sums[0] / sums[1]
+    total = silence(values, rows).sum(dim=-1, keepdim=True)
+    count = torch.full_like(total, values.shape[-1]) if rows is None else rows.sum(dim=-1, keepdim=True).to(total)
+    sums = torch.stack([total, count])
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    mean = sums[0] / sums[1]
+    return mean if rows is None else torch.where(sums[1] > 0, mean, 1.0)
+
+
+def _check_rows(student: Tensor, rows: object) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype is not torch.bool:
+        raise TypeError(f"rows must be a bool tensor, got {describe(rows)}")
+    if rows.shape != student.shape[:-1]:
+        raise ValueError(f"rows must be of shape {tuple(student.shape[:-1])}, got {tuple(rows.shape)}")
+    if rows.device != student.device:
+        raise ValueError(f"rows must be on the student's device {student.device}, got {rows.device}")

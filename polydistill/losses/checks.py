@@ -57,7 +57,8 @@ def accept_pair(
 
     Args:
         student: ``(batch, classes)`` or ``(students, batch, classes)``, floating.
-        teacher: the same shape, type and device. Detached.
+        teacher: the same shape and device. Detached. Of another floating type it is cast to the one in which the
+            student's scores are computed, float32 or float64.
         name: what the caller's signature calls the teacher's scores.
         members: the teacher may be an ensemble, with a dimension of members before the others. False where the loss
             looks at the scores themselves: those of an ensemble are no mean of probabilities.
@@ -65,11 +66,13 @@ def accept_pair(
         check_values: see :func:`inspect_values`.
 
     Raises:
-        TypeError: not tensors of floats, or of different types.
+        TypeError: not tensors of floats.
         ValueError: the shapes or devices differ, or are none of these.
     """
     if not _are_a_plain_pair(student, teacher):
         _check_pair(student, teacher, name, members)
+        if teacher.dtype is not student.dtype:  # as autocast and cached scores leave it
+            teacher = teacher.to(torch.promote_types(student.dtype, torch.float32))
     if mask is not None:
         check_mask(student, mask)
     if check_values:
@@ -94,8 +97,8 @@ def _check_pair(student: Tensor, teacher: object, name: str, members: bool) -> N
         if not members:
             advice = f"average the members' scores yourself, torch.stack({name}).mean(0)"
         raise TypeError(f"{name} must be one tensor, got a {type(teacher).__name__} of {len(teacher)}: {advice}")
-    if not isinstance(teacher, Tensor) or teacher.dtype != student.dtype:
-        raise TypeError(f"{name} must be of the student's type {student.dtype}, got {describe(teacher)}")
+    if not isinstance(teacher, Tensor) or not teacher.dtype.is_floating_point:
+        raise TypeError(f"{name} must be a floating tensor, got {describe(teacher)}")
     ensemble = teacher.dim() == student.dim() + 1 and len(teacher) > 0 and teacher.shape[1:] == student.shape
     if teacher.shape != student.shape and not (ensemble and members):
         advice = f": average the members' scores yourself, {name}.mean(0)" if ensemble else ""

@@ -26,6 +26,7 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
+from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.probabilities import (
     add_label_term,
     ensemble_log_probabilities,
@@ -38,7 +39,12 @@ from polydistill.losses.probabilities import (
 
 
 def cross_entropy(
-    student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, check_values: bool = False
+    student: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    check_values: bool = False,
 ) -> Tensor:
     r"""Cross-entropy with the labels: how generation 0 learns.
 
@@ -48,8 +54,10 @@ def cross_entropy(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        labels: ``(batch,)`` integers in ``[0, classes)``. There is no label to be ignored, not even -100.
+        labels: ``(batch,)`` integers in ``[0, classes)``.
         label_smoothing: the share of the target that is spread over all n classes, in [0, 1].
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -65,12 +73,14 @@ def cross_entropy(
     """
     student = accept_single(student)
     labels = accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = set_aside(labels, counted)
     check_fraction("label_smoothing", label_smoothing)
     if check_values:
         inspect_values(student, labels=labels)
     if uses_kernels(student):
-        return fused_loss("label", (0.0, 1.0, label_smoothing, 1.0, 1.0), student, None, labels)
-    return label_cross_entropy(promote(student), labels, label_smoothing)
+        return silence(fused_loss("label", (0.0, 1.0, label_smoothing, 1.0, 1.0), student, None, labels), counted)
+    return silence(label_cross_entropy(promote(student), labels, label_smoothing), counted)
 
 
 def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tensor:
@@ -92,7 +102,7 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
 
     Raises:
         ValueError: the shapes or devices differ or are not 2-D, or a value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> round(ban(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]])).item(), 4)  # the student knows nothing: ln 2
@@ -116,6 +126,7 @@ def ban_l(
     *,
     label_weight: float = 1.0,
     teacher_weight: float = 1.0,
+    ignore_index: int | None = None,
     check_values: bool = False,
 ) -> Tensor:
     r"""Born-again network with labels: cross-entropy with the labels plus cross-entropy with the teacher.
@@ -132,6 +143,8 @@ def ban_l(
         labels: ``(batch,)`` integers in ``[0, classes)``.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0.
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -139,7 +152,7 @@ def ban_l(
 
     Raises:
         ValueError: a shape, device, weight or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> round(ban_l(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.tensor([0])).item(), 4)  # 2 ln 2
@@ -147,14 +160,16 @@ def ban_l(
     """
     student, teacher = accept_pair(student, teacher)
     labels = accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = set_aside(labels, counted)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
     if uses_kernels(student):
         numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
-        return fused_loss("soft_label", numbers, student, teacher, labels)
-    return by_rows(_ban_l, student, teacher, labels, None, label_weight, teacher_weight)
+        return silence(fused_loss("soft_label", numbers, student, teacher, labels), counted)
+    return silence(by_rows(_ban_l, student, teacher, labels, None, label_weight, teacher_weight), counted)
 
 
 def _ban_l(
@@ -177,6 +192,7 @@ def hinton_kd(
     temperature: float = 4.0,
     label_weight: float = 0.1,
     teacher_weight: float = 0.9,
+    ignore_index: int | None = None,
     check_values: bool = False,
 ) -> Tensor:
     r"""Knowledge distillation: both sides tempered, the soft term times T^2, plus cross-entropy with the labels.
@@ -196,6 +212,8 @@ def hinton_kd(
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0; T^2 comes on top.
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -203,7 +221,7 @@ def hinton_kd(
 
     Raises:
         ValueError: a shape, device, ``temperature``, weight or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> student, teacher = torch.zeros(1, 2), torch.tensor([[900.0, 0.0]])  # soft term: 4^2 ln 2
@@ -212,6 +230,8 @@ def hinton_kd(
     """
     student, teacher = accept_pair(student, teacher)
     labels = None if labels is None else accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = None if labels is None else set_aside(labels, counted)
     check_temperature(temperature)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
@@ -220,8 +240,9 @@ def hinton_kd(
     kind = "kl" if labels is None else "kl_label"
     if uses_kernels(student):
         numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
-        return fused_loss(kind, numbers, student, teacher, labels)
-    return by_rows(_hinton_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
+        return silence(fused_loss(kind, numbers, student, teacher, labels), counted)
+    loss = by_rows(_hinton_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
+    return silence(loss, counted)
 
 
 def _hinton_kd(

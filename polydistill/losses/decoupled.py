@@ -26,6 +26,7 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
+from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.probabilities import add_label_term, find_classes, join_members, kl_divergence, lowest
 
 
@@ -45,6 +46,7 @@ def dkd(
     label_weight: float = 1.0,
     alpha: float = 1.0,
     beta: float = 8.0,
+    ignore_index: int | None = None,
     check_values: bool = False,
 ) -> Tensor:
     r"""Target and non-target knowledge, each with a weight of its own, plus cross-entropy with the labels.
@@ -65,6 +67,8 @@ def dkd(
         label_weight: w_L >= 0.
         alpha: weight of the target's term, >= 0.
         beta: weight of the other classes' term, >= 0.
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -72,7 +76,7 @@ def dkd(
 
     Raises:
         ValueError: a shape, device, ``temperature``, weight or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> scores = torch.tensor([[1.0, 2.0, 4.0]])
@@ -81,14 +85,17 @@ def dkd(
     """
     student, teacher = accept_pair(student, teacher)
     labels = accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = set_aside(labels, counted)
     check_temperature(temperature)
     for name, weight in (("label_weight", label_weight), ("alpha", alpha), ("beta", beta)):
         check_weight(name, weight)
     if check_values:
         inspect_values(student, teacher, labels)
+    options = (temperature, label_weight, alpha, beta)
     if uses_kernels(student):
-        return fused_loss("decoupled", (temperature, label_weight, alpha, beta), student, teacher, labels)
-    return by_rows(_dkd, student, teacher, labels, None, temperature, label_weight, alpha, beta)
+        return silence(fused_loss("decoupled", options, student, teacher, labels), counted)
+    return silence(by_rows(_dkd, student, teacher, labels, None, *options), counted)
 
 
 def _dkd(

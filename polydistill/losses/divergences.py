@@ -57,7 +57,7 @@ def reverse_kl(
 
     Raises:
         ValueError: a shape, device, ``temperature`` or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> student = torch.tensor([[500.0, 0.0]])  # sure of what the teacher holds for one of two
@@ -112,7 +112,7 @@ def jsd(
 
     Raises:
         ValueError: a shape, device, ``beta``, ``temperature`` or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> jsd(torch.tensor([[500.0, 0.0]]), torch.tensor([[0.0, 500.0]])).item()  # nothing in common: ln 2

@@ -90,7 +90,7 @@ def gradient_shares(
 
     Raises:
         ValueError: a shape, device, ``temperature`` or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> teacher = torch.tensor([[500.0, 0.0, 0.0]])  # a sure teacher is a label
@@ -131,7 +131,7 @@ def diagnostics(
 
     Raises:
         ValueError: a shape, device, ``temperature`` or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> found = diagnostics(torch.tensor([[1.0, 0.0]]), torch.tensor([[500.0, 0.0]]))

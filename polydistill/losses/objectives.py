@@ -18,6 +18,7 @@ from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
+from polydistill.losses.ignored import find_counted, silence
 from polydistill.losses.options import Option, read_options, refuse_unknown
 from polydistill.losses.permuted import dkpp
 from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
@@ -52,8 +53,19 @@ class Objective:
     needs_permutation: bool = False
     batch_coupled: bool = False
 
-    def __call__(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None, **options: Any) -> Tensor:
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor | None,
+        labels: Tensor | None,
+        *,
+        ignore_index: int | None = None,
+        **options: Any,
+    ) -> Tensor:
         """The loss per sample, ``(batch,)``; ``options`` are the keywords of the function.
+
+        With ``ignore_index`` a sample of that label counts for nothing, whether or not the function looks at labels,
+        see :mod:`~polydistill.losses.ignored`.
 
         Raises:
             ValueError: labels are needed and missing, or what the function raises.
@@ -62,7 +74,12 @@ class Objective:
         if self.needs_labels and labels is None:
             raise ValueError(f"objective {self.name} needs labels, got None")
         values = {"teacher": teacher, "labels": labels}
-        return self.function(student, *(values[name] for name in self.takes), **options)
+        counted = find_counted(labels, ignore_index)
+        if counted is not None and "labels" in self.takes:
+            options["ignore_index"] = ignore_index
+        elif counted is not None and self.batch_coupled:
+            options["rows"] = counted
+        return silence(self.function(student, *(values[name] for name in self.takes), **options), counted)
 
     def default(self, option: str) -> Any:
         """The default of a keyword of the function.
@@ -158,5 +175,7 @@ def _try(objective: Objective, options: Mapping[str, Any]) -> Tensor:
     """The losses of two made-up samples, on the CPU, whatever torch's default device is."""
     with use_backend("torch"), torch.device("cpu"):
         student, teacher = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.5]] * 2)
-        permutation = {"permutation": torch.tensor([[0, 1]] * 2)} if objective.needs_permutation else {}
-        return objective(student, teacher, torch.tensor([0, 1]), **options, **permutation)
+        given = dict(options)
+        if objective.needs_permutation:
+            given["permutation"] = torch.tensor([[0, 1]] * 2)
+        return objective(student, teacher, torch.tensor([0, 1]), **given)

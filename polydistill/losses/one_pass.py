@@ -21,6 +21,7 @@ from polydistill.losses.checks import (
     require,
 )
 from polydistill.losses.gradients import Diagnostics, diagnostics
+from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.objectives import Objective, get_objective
 
 
@@ -64,7 +65,7 @@ def value_and_grad(
         row_weights: w, ``(..., batch)``, float32 (float64 for float64 scores); None: 1.
         with_diagnostics: also say how each sample stands; needs the teacher.
         options: of the objective. Its ``check_values=True`` also looks at the weights, and at what only the diagnostics
-            look at.
+            look at. ``ignore_index`` is one of every objective: such a sample's loss, gradient and diagnostics are 0.
 
     Raises:
         RuntimeError: under torch.compile.
@@ -81,6 +82,10 @@ def value_and_grad(
     objective = get_objective(name)
     accept_single(student)
     weights = _check_weights(student, row_weights, bool(options.get("check_values")))
+    counted = find_counted(labels, options.get("ignore_index"))
+    if counted is not None:  # the kernel's gradient knows nothing of what is done to the loss afterwards
+        wide = torch.promote_types(student.dtype, torch.float32)
+        weights = counted.to(wide) if weights is None else weights * counted
     extras = _ask(objective, student, teacher, labels, with_diagnostics, options)
     extras.with_gradient, extras.row_weights = True, weights
     with torch.enable_grad(), asking_for(extras):
@@ -141,7 +146,7 @@ def _ask(
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
     _, teacher = accept_pair(student, teacher, mask=options.get("mask"))
-    labels = None if labels is None else accept_labels(student, labels)
+    labels = _class_labels(student, labels, options)
     if options.get("check_values"):
         inspect_values(student, teacher, labels, mask=options.get("mask"))
     return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher, labels=labels)
@@ -165,11 +170,22 @@ def _found(
     options: dict[str, Any],
 ) -> Diagnostics:
     assert teacher is not None
+    counted = find_counted(labels, options.get("ignore_index"))
     if extras.diagnostics is None:  # the plain formula
-        temperature = _temperature(objective, options)
-        return diagnostics(student, teacher, labels, temperature=temperature, mask=options.get("mask"))
-    agreement, *rest = extras.diagnostics.unbind(dim=-1)
-    return Diagnostics(agreement > 0.5, *rest)
+        labels, temperature = _class_labels(student, labels, options), _temperature(objective, options)
+        found = diagnostics(student, teacher, labels, temperature=temperature, mask=options.get("mask"))
+    else:
+        agreement, *rest = extras.diagnostics.unbind(dim=-1)
+        found = Diagnostics(agreement > 0.5, *rest)
+    return Diagnostics(*(silence(values, counted) for values in found))
+
+
+def _class_labels(student: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor | None:
+    """The labels, with a class where the sample does not count."""
+    if labels is None:
+        return None
+    labels = accept_labels(student, labels)
+    return set_aside(labels, find_counted(labels, options.get("ignore_index")))
 
 
 def _check_weights(student: Tensor, weights: Tensor | None, check_values: bool) -> Tensor | None:

@@ -41,7 +41,7 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
 
     Raises:
         ValueError: a shape, device or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> teacher = torch.tensor([[0.1, 0.6, 0.3]]).log()

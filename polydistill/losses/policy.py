@@ -57,7 +57,7 @@ def policy_kl(
 
     Raises:
         ValueError: the shapes or devices differ or are not 2-D, ``temperature`` or a value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> policy_kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).item()  # teacher sure, student not: ln 2
@@ -99,7 +99,7 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
 
     Raises:
         ValueError: the shapes or devices differ or are not 2-D, or a value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> policy_nll(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]])).item()  # one of four: ln 4
@@ -135,7 +135,7 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
 
     Raises:
         ValueError: the shapes or devices differ or are not 2-D, or a value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> policy_mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, -2.0]])).item()
@@ -177,7 +177,7 @@ def policy_huber(
 
     Raises:
         ValueError: the shapes or devices differ or are not 2-D, ``delta <= 0``, or a value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> policy_huber(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 2.5]])).item()  # 3 - 1/2 and 1/8

@@ -23,6 +23,7 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
+from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.probabilities import (
     add_label_term,
     kl_divergence,
@@ -41,6 +42,7 @@ def logit_standardized_kd(
     temperature: float = 2.0,
     label_weight: float = 0.1,
     teacher_weight: float = 9.0,
+    ignore_index: int | None = None,
     check_values: bool = False,
 ) -> Tensor:
     r"""Knowledge distillation that leaves the student free in the location and scale of its scores.
@@ -59,6 +61,8 @@ def logit_standardized_kd(
         temperature: T > 0, of both sides, in standard deviations.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0; T^2 comes on top.
+        ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
+            :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
     Returns:
@@ -66,7 +70,7 @@ def logit_standardized_kd(
 
     Raises:
         ValueError: a shape, device, ``temperature``, weight or value is out of range.
-        TypeError: an argument of another type, or the types of both sides differ.
+        TypeError: an argument of another type.
 
     Example:
         >>> scores = torch.tensor([[1.0, 2.0, 4.0]])
@@ -75,15 +79,18 @@ def logit_standardized_kd(
     """
     student, teacher = accept_pair(student, teacher, members=False)
     labels = None if labels is None else accept_labels(student, labels)
+    counted = find_counted(labels, ignore_index)
+    labels = None if labels is None else set_aside(labels, counted)
     check_temperature(temperature)
     check_weight("label_weight", label_weight)
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
     kind = "standardized" if labels is None else "standardized_label"
+    options = (temperature, label_weight, teacher_weight)
     if uses_kernels(student):
-        return fused_loss(kind, (temperature, label_weight, teacher_weight), student, teacher, labels)
-    return by_rows(_logit_standardized_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
+        return silence(fused_loss(kind, options, student, teacher, labels), counted)
+    return silence(by_rows(_logit_standardized_kd, student, teacher, labels, None, *options), counted)
 
 
 def _logit_standardized_kd(

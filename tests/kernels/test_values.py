@@ -538,3 +538,41 @@ def test_what_is_no_permutation_reads_nothing_foreign(device, tiles) -> None:
     permutation[0, 3], permutation[1, 4] = 400_000, -5
     loss, _ = compute("dkpp", inputs, {"permutation": permutation}, "triton")
     assert loss.isnan().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_has_neither_loss_nor_gradient_and_changes_no_other_row(device, name) -> None:
+    inputs = make_inputs((6, 5), device)
+    labels = inputs.labels.clone()
+    labels[[1, 4]] = -100
+    options = with_permutation(name, {"ignore_index": -100}, (6, 5), device)
+    assert_no_worse_than_plain(name, inputs._replace(labels=labels), options)
+    loss, gradient = compute(name, inputs._replace(labels=labels), options, "triton")
+    assert not loss[[1, 4]].any()
+    assert not gradient[[1, 4]].any()
+    with use_backend("triton"):
+        one_pass = value_and_grad(
+            name, inputs.student, inputs.teacher, labels, row_weights=inputs.weights, with_diagnostics=True, **options
+        )
+    torch.testing.assert_close(one_pass.loss.double(), loss)
+    torch.testing.assert_close(one_pass.gradient.double(), gradient)
+    assert all(not values[[1, 4]].any() for values in one_pass.diagnostics)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "teacher" in OBJECTIVES[name].takes])
+@pytest.mark.parametrize("types", [(0, 1), (1, 3)], ids=str)
+def test_a_teacher_of_another_float_type_gives_what_the_formula_gives(device, name, types) -> None:
+    of_student, of_teacher = ([*TYPES, torch.float64][index] for index in types)
+    inputs = make_inputs((5, 6), device)
+    student, teacher = inputs.student.to(of_student), inputs.teacher.to(of_teacher)
+    options = with_permutation(name, {}, (5, 6), device)
+    found = []
+    for backend in ("torch", "triton"):
+        with use_backend(backend):
+            found.append(value_and_grad(name, student, teacher, inputs.labels, with_diagnostics=True, **options))
+    plain, fused = found
+    slack = 2e-2 if of_student is torch.bfloat16 else 2e-3 if of_student is torch.float16 else 1e-5
+    torch.testing.assert_close(fused.loss, plain.loss, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(fused.gradient, plain.gradient, rtol=slack, atol=slack)
+    for ours, formula in zip(fused.diagnostics, plain.diagnostics, strict=True):
+        torch.testing.assert_close(ours, formula, rtol=1e-4, atol=1e-5)
