@@ -33,12 +33,12 @@ def require_own_agents() -> None:
     else:
         spec = importlib.util.find_spec("agents")
         if spec is None:
-            _exit("polydistill's package 'agents' is not installed; run `pip install -e .` in the clone")
+            exit_with("polydistill's package 'agents' is not installed; run `pip install -e .` in the clone")
         if spec.origin is not None and _is_marked(Path(spec.origin)):
             return
         places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
     place = places[0] if places else "of unknown origin"
-    _exit(
+    exit_with(
         f"another package named 'agents' ({place}) hides polydistill's; "
         "rename or uninstall it, or leave its folder out of PYTHONPATH and the working directory"
     )
@@ -54,6 +54,7 @@ def _is_marked(source: Path) -> bool:
     return any(isinstance(target, ast.Name) and target.id == MARK for target in targets)
 
 
-def _exit(message: str) -> NoReturn:
+def exit_with(message: str) -> NoReturn:
+    """Exit with one line and code 2, as a script does."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -26,10 +26,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
 
-import yaml
-
 from polydistill.errors import UserError, exit_with_error, suggest
-from polydistill.plain_yaml import PlainLoader, dump_yaml, load_yaml, to_mapping
+from polydistill.plain_yaml import dump_yaml, load_yaml, parse_value, to_mapping
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -306,8 +304,8 @@ def _whole_text(annotation: Any, text: str) -> str:
     """:func:`_whole` for text from the command line; text that changes nothing is passed on as it is."""
     if annotation is str or str in typing.get_args(annotation):
         return text
-    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
-        value = yaml.load(text, PlainLoader)
+    with contextlib.suppress(ValueError):
+        value = parse_value(text)
         whole = _whole(annotation, value)
         if repr(whole) != repr(value):
             return json.dumps(whole)

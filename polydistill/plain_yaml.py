@@ -12,9 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from polydistill._environment import require_extra
 from polydistill.errors import UserError
+
+try:
+    import yaml
+except ModuleNotFoundError:
+    require_extra("runs")
+    raise
 
 
 class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
@@ -36,6 +41,18 @@ for _class in (PlainLoader, _Dumper):
     _class.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
+
+
+def parse_value(text: str) -> Any:
+    """The plain value that ``text`` stands for.
+
+    Raises:
+        ValueError: it is not valid YAML.
+    """
+    try:
+        return yaml.load(text, PlainLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not valid YAML: {error}") from error
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

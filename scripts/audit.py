@@ -6,6 +6,14 @@ Exits 1 if a version has a known vulnerability. Where no database can be reached
 that is said in one line, and is no error: then nothing is known, neither good nor bad.
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("runs", "jsonargparse", "yaml")
+
 import json
 import subprocess
 from dataclasses import dataclass

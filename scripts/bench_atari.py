@@ -7,9 +7,13 @@ ratios of neighbours less so. The two others are the same update in plain float3
 hand, and the loop of Stable-Baselines3's own DQN with the same network, games, batch size and updates per step.
 """
 
-from polydistill._shadow import require_own_agents
+import pathlib
+import sys
 
-require_own_agents()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("atari")
 
 import json
 import statistics

@@ -12,6 +12,14 @@ installed, which is plain float32 too. torchdistill, where it is installed, runs
 over the same images, with the augmentation of its CIFAR configurations.
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("vision")
+
 import importlib.util
 import json
 import statistics

@@ -23,13 +23,20 @@ torch, Triton and numpy it takes jsonargparse and pyyaml; for a machine without 
 `pip install --target FOLDER jsonargparse pyyaml`, and there PYTHONPATH=FOLDER.
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("runs", "jsonargparse", "yaml")
+
 import csv
 import ctypes
 import importlib.util
 import io
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -10,12 +10,15 @@ The run folder gets summary.json, TensorBoard curves, and student.zip, which sto
 (Ctrl-C, SIGTERM) or killed, the same command goes on, and ends as if nothing had happened.
 """
 
-from polydistill._shadow import require_own_agents
+import pathlib
+import sys
 
-require_own_agents()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("atari")
 
 import shlex
-import sys
 
 from agents.checkup import ExaminedAtariDomain
 from agents.config import AtariConfig
@@ -41,10 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    with (
-        Run.open(parsed.out, config, kind="atari", command=command, may_grow=MAY_GROW) as run,
-        StopSignals() as stop,
-    ):
+    folder = Run.open(parsed.out, config, kind="atari", command=command, may_grow=MAY_GROW)
+    with folder as run, StopSignals() as stop:
         if run.summary is None:
             require_disk(config, teacher, run.out)
             domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run, stop)

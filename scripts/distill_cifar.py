@@ -11,8 +11,15 @@ finished one goes on with a larger --lineage.generations. The run folder gets su
 generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
 """
 
-import shlex
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("vision")
+
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 

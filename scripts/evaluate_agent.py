@@ -9,9 +9,13 @@ the name of its architecture before it; a path, hf://org/name or https://...#sha
 unpickling. Agents of the game's own actions and of all 18 play alike.
 """
 
-from polydistill._shadow import require_own_agents
+import pathlib
+import sys
 
-require_own_agents()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("atari")
 
 from pathlib import Path
 

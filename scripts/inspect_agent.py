@@ -11,9 +11,13 @@ FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of a
 fields are disassembled, never loaded; "unusual globals" names what stock DQN.load would import and execute.
 """
 
-from polydistill._shadow import require_own_agents
+import pathlib
+import sys
 
-require_own_agents()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("atari")
 
 from agents.evaluation import evaluate
 from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agent

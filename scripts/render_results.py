@@ -8,11 +8,18 @@ A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or 
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("runs", "jsonargparse", "yaml")
+
 import csv
 import json
 import re
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,12 +6,15 @@ The same command again continues from the newest good checkpoint in the folder. 
 an ordinary Stable-Baselines3 zip, and teacher.json, its card.
 """
 
-from polydistill._shadow import require_own_agents
+import pathlib
+import sys
 
-require_own_agents()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("atari")
 
 import shlex
-import sys
 
 from agents.teacher_training import TeacherTrainingConfig, finish_teacher, open_folder, train_teacher
 from polydistill.config import parse

@@ -5,7 +5,8 @@ depends on the clock goes to ``timing.jsonl``. Every JSON value is valid JSON: N
 that others read whole (config.yaml, summary.json) is there complete or not at all. What is logged is in its file when
 the call returns, and can be cut back to a :meth:`Run.position`, so that a run that was killed goes on without gaps or
 doubles. One process at a time: the others are refused. An error of the disk is a
-:class:`~polydistill.errors.UserError` that names the path. torch and TensorBoard are imported when first needed.
+:class:`~polydistill.errors.UserError` that names the path. torch is imported when first needed, as is what only a run
+needs: PyYAML and TensorBoard, of the extra runs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from polydistill._environment import require_extra
 from polydistill.checkpoint import Checkpoints, to_plain
 from polydistill.disk import atomic_write, disk_errors, is_temporary, remove_temporaries, sync_folder
 from polydistill.errors import UserError
 from polydistill.lock import LOCK, FolderLock
-from polydistill.plain_yaml import dump_yaml, flatten, load_yaml, to_mapping
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.tracking.log import Log, plain_json
 from polydistill.tracking.progress import Progress
@@ -50,6 +51,8 @@ def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Seque
     Raises:
         UserError: they differ; the message names the first key that does.
     """
+    from polydistill.plain_yaml import flatten, load_yaml
+
     old, new = (dict(flatten(mapping)) for mapping in (load_yaml(out / "config.yaml"), config))
     grown = []
     for key in [*new, *(key for key in old if key not in new)]:
@@ -110,6 +113,9 @@ class Run:
             UserError: ``out`` holds a run of another config, or something that is no run, or cannot be written, or
                 another process is working in it. Then nothing in it is changed.
         """
+        require_extra("runs")
+        from polydistill.plain_yaml import to_mapping
+
         run = cls(out, to_mapping(config), kind=kind, command=command)
         with disk_errors(out):
             if out.exists() and not out.is_dir():
@@ -131,6 +137,8 @@ class Run:
 
     def _prepare(self, may_grow: Sequence[str]) -> None:
         """Make the folder ready for :meth:`log`. Looks at it anew: another process may just have finished in it."""
+        from polydistill.plain_yaml import dump_yaml
+
         remove_temporaries(self.out)
         grown = []
         if (self.out / "config.yaml").exists():

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polydistill._environment import require_extra
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
 
@@ -150,6 +151,7 @@ def download(name: str, folder: Path) -> Path:
         UserError: no network, or a file with another checksum; it says where to put which file by hand.
     """
     release = RELEASES[name]
+    require_extra("vision")
     import pooch  # type: ignore[import-untyped]
 
     logger = pooch.get_logger()

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from polydistill._environment import require_extra
+from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
-from polydistill.tracking import atomic_write
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.data import Normalization
 from polydistill.vision.networks import build_network
@@ -67,6 +65,9 @@ def save_classifier(
     Raises:
         UserError: the disk refused.
     """
+    require_extra("vision")
+    from safetensors.torch import save
+
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     card = {
         "architecture": architecture,
@@ -76,7 +77,7 @@ def save_classifier(
         "sha256": weights_sha256(weights),
         **known,
     }
-    atomic_write(path, save_tensors(weights))
+    atomic_write(path, save(weights))
     atomic_write(path.with_suffix(".json"), (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return card
 
@@ -95,10 +96,14 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
         >>> classifier = load_classifier("runs/wrn28_1/generation_1.safetensors")  # doctest: +SKIP
         >>> classifier(pixels).argmax(dim=1)  # doctest: +SKIP
     """
+    require_extra("vision")
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     path = Path(path)
     card = _read_card(path.with_suffix(".json"))
     try:
-        weights = load_tensors(_read(path, LARGEST_WEIGHTS))
+        weights = load(_read(path, LARGEST_WEIGHTS))
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
     if weights_sha256(weights) != card["sha256"]:
