@@ -7,20 +7,18 @@ at temperature 1). A file is data, never code: see :mod:`agents.teachers.files`.
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
-from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from agents.networks import compute_scores
+from agents.normalization import Normalized, normalization_of
 from agents.places import Place, is_stream
-from agents.sb3_zip import kind_of
 from agents.teachers.files import read_network
+from agents.teachers.models import copy_network, score_network
 from agents.teachers.teacher import ScoreFunction, Teacher, sees_pixels
 from polydistill.errors import UserError
 
@@ -47,8 +45,7 @@ def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFuncti
     if isinstance(source, Teacher):
         return source
     if isinstance(source, (str, os.PathLike)) or is_stream(source):
-        network, kind = read_network(source)
-        return _from_callable(network, kind=kind)
+        return _of_network(*read_network(source))
     if isinstance(source, BaseAlgorithm):
         return _from_model(source)
     raise UserError(
@@ -59,28 +56,24 @@ def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFuncti
 def _from_callable(source: ScoreFunction, kind: str = "q_values") -> Teacher:
     if not isinstance(source, nn.Module):
         return Teacher(source, kind=kind)
-    network = copy.deepcopy(source)
-    if isinstance(network, QNetwork) and sees_pixels(network):
-        return Teacher(lambda observations: compute_scores(network, observations), kind=kind, network=network)
-    return Teacher(network, kind=kind, network=network)
+    return _of_network(copy_network(source), kind)
 
 
 def _from_model(model: BaseAlgorithm) -> Teacher:
-    if not isinstance(model.action_space, spaces.Discrete):
-        raise UserError(
-            f"a teacher of Atari needs discrete actions, this {type(model).__name__} has {model.action_space}"
-        )
-    student = getattr(model, "student", None)
-    if isinstance(student, QNetwork):  # our own algorithm; not imported, since it imports this module
-        return _from_callable(student, getattr(model, "scores", "q_values"))
-    if isinstance(model, DQN):
-        return _from_callable(model.q_net, kind_of(vars(model)))
-    policy: Any = copy.deepcopy(model.policy)
-    if isinstance(model, (PPO, A2C)):
-        return Teacher(lambda obs: policy.get_distribution(obs).distribution.logits, kind="logits", network=policy)
-    if hasattr(policy, "quantile_net"):  # sb3-contrib's QR-DQN: (batch, quantiles, actions)
-        return Teacher(lambda obs: policy.quantile_net(obs).mean(dim=1), kind="q_values", network=policy)
-    raise UserError(f"{type(model).__name__} is no teacher that is known; pass a callable from observations to scores")
+    network, kind = score_network(model)
+    normalization = normalization_of(model)
+    if normalization is not None:
+        statistics, space = normalization
+        for each in reversed(statistics):  # the innermost sees what comes
+            network = Normalized(network, each, space)
+    return _of_network(network, kind)
+
+
+def _of_network(network: nn.Module, kind: str) -> Teacher:
+    """The teacher of a network that nobody else holds."""
+    if isinstance(network, QNetwork) and sees_pixels(network):
+        return Teacher(lambda observations: compute_scores(network, observations), kind=kind, network=network)
+    return Teacher(network, kind=kind, network=network)
 
 
 __all__ = ["ScoreFunction", "Teacher", "as_teacher"]

@@ -171,7 +171,8 @@ def test_scores_of_a_quantile_network_are_the_means_over_its_quantiles():
 
     class QuantileModel(BaseAlgorithm):  # sb3-contrib's QR-DQN in what matters here
         def __init__(self) -> None:
-            self.action_space, self.policy = SIX, QuantilePolicy()
+            self.action_space, self.policy, self.env = SIX, QuantilePolicy(), None
+            self._last_original_obs = None
 
         def _setup_model(self) -> None: ...
 
