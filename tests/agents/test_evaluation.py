@@ -10,7 +10,8 @@ import torch
 from gymnasium import spaces
 
 from agents.atari import AtariVecEnv
-from agents.evaluation import PROTOCOLS, Protocol, choose_actions, evaluate, get_protocol
+from agents.evaluation import PROTOCOLS, Protocol, choose_actions, evaluate, get_protocol, sampling_temperature
+from agents.teachers import Teacher
 from polydistill.errors import UserError
 
 SHORT = Protocol(0.05, 30, 0.0, True, False, "test", max_frames=400)
@@ -21,8 +22,8 @@ class FakeGames:
 
     action_meanings = ("NOOP", "FIRE", "RIGHT")
 
-    def __init__(self, lengths: list[list[int]]) -> None:
-        self.lengths = lengths  # per environment, game by game
+    def __init__(self, lengths: list[list[int]], cap: int = 1000) -> None:
+        self.lengths, self.cap = lengths, cap  # per environment, game by game; the length of a game that is cut
         self.num_envs = len(lengths)
         self.observation_space = spaces.Box(0, 255, (1, 2, 2), np.uint8)
         self.action_space = spaces.Discrete(3)
@@ -48,6 +49,7 @@ class FakeGames:
             length = self.lengths[i][min(self.game[i], len(self.lengths[i]) - 1)]
             if self.clock[i] == length:
                 infos[i]["episode"] = {"r": 1000.0 * i + length, "l": length, "t": 0.0}
+                infos[i]["TimeLimit.truncated"] = length >= self.cap
                 dones[i], self.clock[i] = True, 0
                 self.game[i] += 1
             elif self.clock[i] == 1:
@@ -211,9 +213,112 @@ def test_a_greedy_agent_without_any_randomness_is_refused():
         evaluate(always_right, "any", protocol=Protocol(0.0, 0, 0.0, True, False, "test"))
 
 
-def test_no_games_are_refused():
-    with pytest.raises(ValueError, match="at least one game"):
-        evaluate(always_right, "any", protocol=fake([[1]]), episodes=0)
+@pytest.mark.parametrize(
+    "options",
+    [{"episodes": 0}, {"episodes": -3}, {"n_envs": 0}, {"seed": -1}, {"n_threads": -1}, {"temperature": 0.0},
+     {"temperature": float("nan")}, {"temperature": float("inf")}, {"play": "greedily"}],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        evaluate(always_right, "any", protocol=fake([[1]]), **options)
+
+
+# ------------------------------------------------------------------ sampling
+
+
+def test_sampled_actions_have_the_softmax_of_the_scores():
+    scores = torch.tensor([[0.0, -float("inf"), 0.02, 0.01]]).expand(30_000, 4)
+    actions = choose_actions(scores, 0.0, np.random.default_rng(0), temperature=0.01)
+    weights = np.array([1.0, 0.0, np.e**2, np.e])
+    np.testing.assert_allclose(np.bincount(actions, minlength=4) / 30_000, weights / weights.sum(), atol=0.01)
+    assert not (actions == 1).any(), "a masked action has probability 0"
+
+
+def test_an_action_of_probability_one_is_drawn_wherever_it_stands():
+    for best in range(4):
+        scores = torch.full((500, 4), -float("inf"))
+        scores[:, best] = -3.0
+        assert (choose_actions(scores, 0.0, np.random.default_rng(1), temperature=1.0) == best).all()
+
+
+def test_the_coin_still_explores_where_actions_are_sampled():
+    scores = torch.tensor([100.0, 0, 0, 0]).expand(20_000, 4)
+    actions = choose_actions(scores, 0.4, np.random.default_rng(0), temperature=1.0)
+    assert (actions == 0).mean() == pytest.approx(0.7, abs=0.015)
+
+
+def test_greedy_actions_are_those_that_they_always_were():
+    scores = torch.randn(12, 6, generator=torch.Generator().manual_seed(3))
+    coin = np.random.default_rng(11)
+    explore, uniform = coin.random(12) < 0.5, coin.integers(6, size=12)
+    after = coin.random()
+    ours = np.random.default_rng(11)
+    expected = np.where(explore, uniform, scores.argmax(dim=1).numpy())
+    np.testing.assert_array_equal(choose_actions(scores, 0.5, ours), expected)
+    assert ours.random() == after, "not one number more is drawn"
+
+
+@pytest.mark.parametrize(
+    ("play", "protocol", "kind", "expected"),
+    [
+        ("protocol", "zoo", "logits", 1.0),
+        ("protocol", "zoo", "q_values", None),
+        ("protocol", "rusu", "logits", None),
+        ("protocol", "machado", "logits", None),
+        ("greedy", "zoo", "logits", None),
+        ("sample", "rusu", "logits", 1.0),
+        ("sample", "rusu", "q_values", 0.25),
+    ],
+)
+def test_agents_sample_where_the_zoo_does_or_they_are_told_to(play, protocol, kind, expected):
+    assert sampling_temperature(play, PROTOCOLS[protocol], kind, 0.25) == expected
+
+
+def torn(frames):  # NOOP or RIGHT, with equal probability
+    return torch.tensor([0.0, -100.0, 0.0]).expand(len(frames), 3)
+
+
+def test_under_the_zoo_an_actor_samples_without_epsilon_and_a_dqn_is_greedy():
+    zoo = FakeProtocol(1.0, 30, 0.0, True, True, "test", samples_logits=True, games=FakeGames([[200]]))
+    evaluate(Teacher(torn, kind="logits"), "any", protocol=zoo, episodes=1)
+    pressed = np.bincount(np.concatenate(zoo.games.actions), minlength=3)
+    assert pressed[1] == 0, "no action comes from epsilon, which is 1 here"
+    assert pressed[0] == pytest.approx(100, abs=30)
+    greedy = replace(zoo, epsilon=0.0, games=FakeGames([[200]]))
+    evaluate(Teacher(torn, kind="q_values"), "any", protocol=greedy, episodes=1)
+    assert set(np.concatenate(greedy.games.actions)) == {0}
+
+
+def test_an_agent_that_samples_needs_no_other_randomness():
+    still = FakeProtocol(0.0, 0, 0.0, True, False, "test", games=FakeGames([[3]]))
+    assert evaluate(torn, "any", protocol=still, episodes=1, play="sample", temperature=1.0).lengths.tolist() == [3]
+
+
+# ------------------------------------------------------------------ what is counted beside the scores
+
+
+def test_games_that_were_cut_are_counted():
+    games = FakeGames([[5, 9], [9, 4]], cap=9)
+    protocol = FakeProtocol(0.05, 30, 0.0, True, False, "test", games=games)
+    assert evaluate(always_right, "any", protocol=protocol, episodes=4, n_envs=2).truncated == 2
+    assert evaluate(six_noops, "pong", protocol=replace(SHORT, max_frames=40), episodes=2, n_threads=1).truncated == 2
+
+
+def test_the_actions_of_agent_and_game_are_told():
+    short = replace(SHORT, max_frames=40)
+    result = evaluate(six_noops, "pong", protocol=short, episodes=1, n_threads=1)
+    assert (result.n_actions, result.game_actions) == (6, 6)
+    result = evaluate(lambda frames: torch.zeros(len(frames), 18), "pong", protocol=short, episodes=1, n_threads=1)
+    assert (result.n_actions, result.game_actions) == (18, 6)
+
+
+def test_scores_do_not_depend_on_the_number_of_threads():
+    random_play = Protocol(1.0, 30, 0.0, True, False, "test", max_frames=800)
+    one, three = (
+        evaluate(four_noops, "breakout", protocol=random_play, episodes=4, seed=5, n_threads=n) for n in (1, 3)
+    )
+    assert one.scores.tolist() == three.scores.tolist()
+    assert one.lengths.tolist() == three.lengths.tolist()
 
 
 # ------------------------------------------------------------------ protocols
@@ -224,6 +329,7 @@ def test_protocols_are_the_published_ones():
     assert (rusu.epsilon, rusu.noop_max, rusu.repeat_action_probability) == (0.05, 30, 0.0)
     assert (machado.epsilon, machado.noop_max, machado.repeat_action_probability) == (0.0, 0, 0.25)
     assert (zoo.epsilon, zoo.noop_max, zoo.repeat_action_probability, zoo.fire_on_life_loss) == (0.01, 30, 0.0, True)
+    assert [protocol.samples_logits for protocol in (rusu, machado, zoo)] == [False, False, True]
     assert all(protocol.max_frames == 108_000 for protocol in PROTOCOLS.values())
     for protocol in PROTOCOLS.values():
         assert protocol.epsilon or protocol.repeat_action_probability, "none is greedy without randomness"
@@ -287,7 +393,7 @@ def test_a_reference_of_other_actions_is_refused():
 
 def test_scores_of_a_real_game_are_unclipped():
     random_play = Protocol(1.0, 30, 0.0, True, False, "test")
-    result = evaluate(lambda frames: torch.zeros(len(frames), 9), "ms_pacman", protocol=random_play, episodes=2)
+    result = evaluate(lambda frames: torch.zeros(len(frames), 9), "ms_pacman", protocol=random_play, episodes=3)
     assert result.scores.min() >= 60, "a dot is worth ten points"
     assert result.lengths.min() > 200, "three lives"
     assert result.mean == result.scores.mean()
