@@ -34,8 +34,10 @@ __all__ = [
 Backend = Literal["auto", "torch", "triton"]
 
 HAS_TRITON = find_spec("triton") is not None
+TRUE = ("1", "true", "yes", "on", "y")  # how Triton reads its environment
 _FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _chosen: Backend = "auto"
+_interprets = False  # TRITON_INTERPRET was set when the kernels were chosen by hand
 _can_launch: bool | None = None  # None: not looked yet
 
 
@@ -48,7 +50,8 @@ class use_backend:
             Scores of float64 are always computed plainly.
 
     Raises:
-        ValueError: another name, or "triton" where Triton is not installed.
+        ValueError: another name, or "triton" where no kernel can run: Triton is not installed, or there is no GPU and
+            no interpreter, or no C compiler.
 
     Example:
         >>> with use_backend("torch"):
@@ -57,11 +60,12 @@ class use_backend:
     """
 
     def __init__(self, name: Backend) -> None:
-        global _chosen
+        global _chosen, _interprets
         if name not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
-        if name == "triton" and not HAS_TRITON:
-            raise ValueError("backend triton needs Triton, which is not installed: pip install triton")
+        if name == "triton":
+            _interprets = os.environ.get("TRITON_INTERPRET", "").lower() in TRUE
+            _require_triton()
         self._before = _chosen
         _chosen = name
 
@@ -88,11 +92,27 @@ def current_backend() -> Backend:
     return _chosen
 
 
+def _require_triton() -> None:
+    """Refuse the backend triton where no kernel can run."""
+    if not HAS_TRITON:
+        raise ValueError("backend triton needs Triton, which is not installed: pip install triton")
+    if _interprets:
+        return
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "backend triton needs a GPU, and torch sees none: choose auto, or set TRITON_INTERPRET=1 in the environment"
+        )
+    if not can_launch():
+        raise ValueError("backend triton needs a C compiler, and Triton finds none: set CC, or install gcc")
+
+
 def uses_kernels(student: Tensor) -> bool:
     """Whether the kernels are to compute a loss of these scores."""
-    if _chosen == "torch" or not (_chosen == "triton" or (student.is_cuda and can_launch())):
+    if _chosen == "torch" or not HAS_TRITON or student.dtype not in _FUSED_TYPES:
         return False
-    return HAS_TRITON and student.dtype in _FUSED_TYPES
+    if _chosen == "triton":
+        return student.is_cuda or _interprets
+    return student.is_cuda and can_launch()
 
 
 def can_launch() -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from polydistill.losses import backend, use_backend
-from polydistill.losses.backend import HAS_TRITON, can_launch, uses_kernels
+from polydistill.losses.backend import HAS_TRITON, can_launch, current_backend, uses_kernels
 from polydistill.losses.examinations import describe_backend
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton, which is not installed")
@@ -59,11 +59,38 @@ def test_compiler_named_by_cc_is_the_only_one_that_counts(programs, monkeypatch,
 
 
 @needs_triton
-def test_kernels_chosen_by_hand_go_on_to_triton_which_says_what_is_missing(programs) -> None:
+def test_kernels_chosen_by_hand_compute_what_they_can_and_leave_scores_on_the_cpu_to_the_formulas(
+    programs, monkeypatch
+) -> None:
+    programs.append("gcc")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with use_backend("triton"):
         assert uses_kernels(on_cuda())
+        assert not uses_kernels(torch.zeros(2, 3))
     with use_backend("torch"):
         assert not uses_kernels(on_cuda())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with use_backend("triton"):
+        assert uses_kernels(torch.zeros(2, 3))
+        assert not uses_kernels(torch.zeros(2, 3, dtype=torch.float64))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        (False, "needs a GPU, and torch sees none: choose auto, or set TRITON_INTERPRET=1 in the environment"),
+        (True, "needs a C compiler, and Triton finds none: set CC, or install gcc"),
+    ],
+)
+def test_kernels_chosen_where_none_can_run_are_one_line_at_the_call(programs, monkeypatch, gpu, says) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        use_backend("triton")
+    assert str(error.value) == f"backend triton {says}"
+    assert current_backend() == "auto"
 
 
 @needs_triton
