@@ -37,7 +37,7 @@ def require_extra(extra: str) -> None:
     missing = _missing(EXTRAS[extra])
     if missing:
         raise MissingExtra(
-            f"this needs the extra {extra} ({', '.join(missing)} not found): pip install 'polydistill[{extra}]'",
+            f"this needs the extra {extra} ({_few(missing)} not found): pip install 'polydistill[{extra}]'",
             name=missing[0],
         )
 
@@ -58,9 +58,14 @@ def require_environment(extra: str, *modules: str) -> None:
         exit_with(f"polydistill needs Python {wanted} or later, and {sys.executable} is {found}; {how}")
     missing = _missing(("torch", "numpy", *(modules or EXTRAS[extra])))
     if missing:
-        exit_with(f"not installed for {sys.executable}: {', '.join(missing)}; {how}")
+        exit_with(f"not installed for {sys.executable}: {_few(missing)}; {how}")
     if extra == "atari":
         require_own_agents()
+
+
+def _few(names: list[str]) -> str:
+    """Three names at most, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _missing(modules: tuple[str, ...]) -> list[str]:

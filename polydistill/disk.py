@@ -52,7 +52,9 @@ def atomic_write(path: Path, *content: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name, or one that is gone, is on the disk only when the folder is."""
+    """A new name, or one that is gone, is on the disk only when the folder is. (Windows opens no folders.)"""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -94,7 +94,8 @@ def _forget_in_child() -> None:
         signal.set_wakeup_fd(-1)
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _leave_at_second(told: socket.socket, numbers: frozenset[int]) -> None:

@@ -1,7 +1,7 @@
 """A lock on a folder: at most one process writes a run.
 
-The kernel holds the lock (``flock``) for as long as the process lives, so a crash, a SIGKILL or a loss of power leaves
-none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is never removed: removing it would
+The kernel holds the lock (``flock``; on Windows ``msvcrt.locking``) for as long as the process lives, so a crash, a
+SIGKILL or a loss of power leaves none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is never removed: removing it would
 let two processes lock two files of one name. A forked child does not keep its parent's lock, and a program that is
 started does not inherit it.
 
@@ -14,17 +14,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import importlib
 import os
 import socket
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
 
+fcntl: Any
+try:
+    fcntl = importlib.import_module("fcntl")
+except ImportError:
+    fcntl = None  # Windows
+
 LOCK = ".lock"
+LOCKED_BYTE = 1 << 30  # where msvcrt locks: far behind the text, which others may then read
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
@@ -47,7 +55,7 @@ class FolderLock:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in programs that are started (PEP 446)
         self._release = weakref.finalize(self, os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:
             holder = _read(descriptor)
             self.release()
@@ -59,7 +67,8 @@ class FolderLock:
             print(f"{folder} is on a file system without locks: start no second process on it", file=sys.stderr)
         with contextlib.suppress(OSError):  # a full disk: the name is only for the other's message
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
         _held.add(self)
 
     def __enter__(self) -> FolderLock:
@@ -73,10 +82,34 @@ class FolderLock:
         self._release()
 
 
+def _lock(descriptor: int) -> None:
+    """Lock the open file, or raise at once.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: this system, or this file system, cannot lock.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    try:
+        msvcrt: Any = importlib.import_module("msvcrt")
+    except ImportError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EDEADLK}:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        raise
+
+
 def _read(descriptor: int) -> str:
     """Who holds it, as far as the file tells."""
     with contextlib.suppress(OSError):
-        text = os.pread(descriptor, 200, 0).decode(errors="replace")
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        text = os.read(descriptor, 200).decode(errors="replace")
         if text.isprintable() and text:
             return f" ({text})"
     return ""
@@ -88,4 +121,5 @@ def _forget_in_child() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget_in_child)

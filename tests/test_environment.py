@@ -146,7 +146,7 @@ def test_a_script_outside_its_environment_is_one_line(name: str, root: Path, tmp
     assert PREAMBLE in script.read_text(encoding="utf-8"), "the same first lines in every script"
     command = [sys.executable, "-I", "-S", str(script), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert_one_line(done, f"not installed for {sys.executable}: torch, numpy, ")
+    assert_one_line(done, f"not installed for {sys.executable}: torch, numpy, jsonargparse")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,70 @@ def test_a_python_that_is_too_old_is_one_line(monkeypatch, capsys) -> None:
 )
 def test_an_old_python_reads_what_tells_it_that_it_is_too_old(name: str, root: Path) -> None:
     ast.parse((root / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+# ---- systems ---------------------------------------------------------------------------------------------------
+
+WINDOWS = """
+import errno, importlib, json, os, pkgutil, signal, sys, types
+from pathlib import Path
+
+import torch, stable_baselines3, gymnasium, ale_py, tensorboard, jsonargparse, pooch, PIL, tqdm, safetensors.torch
+
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+for name in ("fork", "register_at_fork", "sched_getaffinity", "pread", "pwrite", "O_DIRECTORY", "killpg", "getuid"):
+    delattr(os, name)
+del signal.SIGKILL
+
+held = {}
+
+def locking(descriptor, how, n_bytes):
+    file = os.fstat(descriptor).st_ino
+    assert (how, n_bytes) == (2, 1)
+    assert os.lseek(descriptor, 0, os.SEEK_CUR) > 1000, "the text would be locked"
+    for other in held.get(file, []):
+        try:
+            os.fstat(other)
+        except OSError:
+            continue  # closed: given back
+        raise PermissionError(errno.EACCES, "Permission denied")
+    held[file] = [descriptor]
+
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+
+import agents, polydistill
+for package in (polydistill, agents):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.startswith("polydistill.kernels.device"):
+            importlib.import_module(module.name)
+
+from polydistill.errors import UserError
+from polydistill.interruption import StopSignals
+from polydistill.lineage import LineageConfig
+from polydistill.tracking import Run
+
+out = Path("run")
+with Run.open(out, LineageConfig(1), kind="cifar", command="python") as run, StopSignals() as stop:
+    try:
+        Run.open(out, LineageConfig(1), kind="cifar", command="python")
+    except UserError as error:
+        refused = str(error)
+    run.log("student", 1, {"train/loss": 0.5})
+    run.finish({"throughput": {}, "ensembles": [], "generations": []})
+    os.kill(os.getpid(), signal.SIGTERM)
+    stopped = stop.received is not None
+with Run.open(out, LineageConfig(1), kind="cifar", command="python") as run:
+    print(json.dumps([refused, stopped, run.summary["kind"]]))
+"""
+
+
+def test_without_what_windows_lacks_everything_imports_and_a_run_is_written_and_locked(run_python) -> None:
+    done = run_python("-c", WINDOWS)
+    assert done.returncode == 0, done.stderr
+    refused, stopped, kind = json.loads(done.stdout.splitlines()[-1])
+    assert re.match(r"another process \(\d+ on .+\) is working in run; wait for it, or stop it first$", refused)
+    assert (stopped, kind) == (True, "cifar")
 
 
 # ---- make ------------------------------------------------------------------------------------------------------

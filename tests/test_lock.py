@@ -109,6 +109,15 @@ def test_a_file_system_without_locks_is_one_line_and_no_end(
     assert line == f"{tmp_path} is on a file system without locks: start no second process on it"
 
 
+def test_a_system_without_any_lock_is_one_line_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", None)
+    FolderLock(tmp_path).release()
+    assert capsys.readouterr().err == f"{tmp_path} is on a file system without locks: start no second process on it\n"
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\n", b"x" * 1000])
 def test_whatever_the_lock_file_holds_a_free_lock_is_free(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".lock").write_bytes(content)
