@@ -1,9 +1,9 @@
 """A lock on a folder: at most one process writes a run.
 
 The kernel holds the lock (``flock``; on Windows ``msvcrt.locking``) for as long as the process lives, so a crash, a
-SIGKILL or a loss of power leaves none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is never removed: removing it would
-let two processes lock two files of one name. A forked child does not keep its parent's lock, and a program that is
-started does not inherit it.
+SIGKILL or a loss of power leaves none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is
+never removed: removing it would let two processes lock two files of one name. A forked child does not keep its parent's
+lock, and a program that is started does not inherit it.
 
 On a file system that cannot lock (some network and FUSE mounts), one line on standard error says that nothing keeps a
 second process out, and the run goes on. On NFS, Linux turns ``flock`` into a lock that other machines see too; on

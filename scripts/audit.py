@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     audited = [package for package in packages if "vulns" in package]
     found = [(package, vulnerability) for package in audited for vulnerability in package["vulns"]]
     for package, vulnerability in found:
-        mended = ", ".join(vulnerability.get("fix_versions", [])) or "no version yet"
-        print(f"{package['name']} {package['version']}: {vulnerability['id']}, mended in {mended}")
+        fixed = ", ".join(vulnerability.get("fix_versions", [])) or "no version yet"
+        print(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
     if not audited:
         print(f"not audited: the database that is reached knows none of the {len(packages)} packages")
         return

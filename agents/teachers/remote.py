@@ -85,7 +85,7 @@ def _choose_file(where: str, names: Iterable[str]) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{where} holds {len(found)} files {ending}; say which: {where}/{found[0]}")
+            raise UserError(f"{where} holds {len(found)} files {ending}; choose one: {where}/{found[0]}")
     raise UserError(f"{where} holds no {', '.join(FILES)}")
 
 

@@ -124,7 +124,7 @@ def _decode_file(release: Release, name: str, content: bytes, official: bool) ->
     if official and n_rows != release.rows_per_file[name]:
         raise UserError(
             f"{name} holds {n_rows:,} images, the official one {release.rows_per_file[name]:,}; "
-            "for data of your own in this format say --data.official false"
+            "for data of your own in this format choose --data.official false"
         )
     table = np.frombuffer(content, dtype=np.uint8).reshape(n_rows, width)
     wrong = table[:, release.label_bytes - 1] >= release.classes
@@ -168,7 +168,7 @@ def download(name: str, folder: Path) -> Path:
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: another checksum
         raise UserError(
             f"cannot get {release.archive} ({_first_line(error)}); download {URL + release.archive} "
-            f"(md5 {release.archive_md5}) by hand into {folder}, or say --data.root FOLDER"
+            f"(md5 {release.archive_md5}) by hand into {folder}, or give --data.root FOLDER"
         ) from error
     finally:
         logger.setLevel(level)

@@ -160,7 +160,7 @@ class CifarConfig:
             UserError: batch norm is to be synchronised between processes on a CPU.
         """
         if self.training.sync_batchnorm and size > 1 and self.device == "cpu":
-            raise UserError("training.sync_batchnorm works on GPUs only: say --training.sync_batchnorm false")
+            raise UserError("training.sync_batchnorm works on GPUs only: choose --training.sync_batchnorm false")
 
     def resolve(self) -> CifarConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.

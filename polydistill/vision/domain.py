@@ -179,7 +179,7 @@ class CifarDomain:
         classifier = load_classifier(path, self.device)
         found, wanted = classifier.card["architecture"], self.config.teacher.network
         if found != wanted:
-            raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; say --teacher.network {found}")
+            raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; give --teacher.network {found}")
         if classifier.card["classes"] != self.images.classes:
             raise UserError(
                 f"{path} tells {classifier.card['classes']} classes apart, "

@@ -130,7 +130,9 @@ def open_processes(device: str) -> Iterator[Processes]:
     if device == "cuda":
         gpu, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if gpu >= there:
-            raise UserError(f"each process needs a GPU of its own, and there are {there}: say --nproc_per_node {there}")
+            raise UserError(
+                f"each process needs a GPU of its own, and there are {there}: give --nproc_per_node {there}"
+            )
         torch.cuda.set_device(gpu)
     rank = int(os.environ.get("RANK", "0"))
     with Processes(rank, size).peers_needed():

@@ -98,7 +98,7 @@ class Trainer:
         if min(config.batch_size, len(data) % config.batch_size or config.batch_size) < processes.size:
             raise UserError(
                 f"training.batch_size {config.batch_size} leaves a process without an image in the last batch of "
-                f"{len(data):,}, with {processes.size} processes; say another one"
+                f"{len(data):,}, with {processes.size} processes; choose another batch size"
             )
         self.student, self.lesson, self.data, self.normalizer, self.config = student, lesson, data, normalizer, config
         self.seed, self.generation, self.processes = seed, generation, processes

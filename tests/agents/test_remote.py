@@ -225,7 +225,7 @@ def test_a_file_of_the_hub_is_what_its_checksum_says(hub):
 @NEEDS_HUB
 def test_what_the_hub_does_not_hold_or_holds_twice_is_one_line(hub):
     Hub.repositories["sb3/two"] = {"a.zip": AGENT, "b.zip": AGENT}
-    assert hub("hf://sb3/two") == "error: hf://sb3/two holds 2 files .zip; say which: hf://sb3/two/a.zip"
+    assert hub("hf://sb3/two") == "error: hf://sb3/two holds 2 files .zip; choose one: hf://sb3/two/a.zip"
     assert Path(hub("hf://sb3/two/b.zip")).name == "b.zip"
     Hub.repositories["sb3/none"] = {"README.md": b"x"}
     assert "holds no .zip" in hub("hf://sb3/none")

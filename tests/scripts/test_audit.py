@@ -22,7 +22,7 @@ def package(name: str, **more: Any) -> dict[str, Any]:
     ("answer", "code", "line"),
     [
         ([package("a", vulns=[]), package("b", vulns=[])], 0, "2 of 2 packages audited, 0 known vulnerabilities"),
-        ([package("a", vulns=[FLAW])], 1, "a 1.0: PYSEC-2026-1, mended in 2.0"),
+        ([package("a", vulns=[FLAW])], 1, "a 1.0: PYSEC-2026-1, fixed in 2.0"),
         ([package("a", vulns=[]), package("b", skip_reason="x")], 0, "1 of 2 packages audited"),
         ([package("a", skip_reason="x")], 0, "not audited: the database that is reached knows none of the 1 packages"),
         (None, 0, "not audited: no database of vulnerabilities can be reached (ConnectionError: no route)"),

@@ -470,7 +470,7 @@ def test_batch_norm_is_synchronised_between_processes_where_asked_for(config: Ci
     plain.processes = asked.processes = Processes(0, 2)
     assert layers(plain) == (0, 7)
     assert layers(asked) == (7, 0)
-    with pytest.raises(UserError, match=r"sync_batchnorm works on GPUs only: say --training\.sync_batchnorm false"):
+    with pytest.raises(UserError, match=r"sync_batchnorm works on GPUs only: choose --training\.sync_batchnorm false"):
         CifarDomain(config, load_images(config.data), None, Processes(0, 2))
 
 

@@ -137,7 +137,7 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match=r"each process needs a GPU.*there are 1: say --nproc_per_node 1$"):
+    with pytest.raises(UserError, match=r"each process needs a GPU.*there are 1: give --nproc_per_node 1$"):
         open_processes("cuda").__enter__()
 
 
