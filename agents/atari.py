@@ -52,7 +52,8 @@ class AtariVecEnv(VecEnv):
         game: ROM id of ale-py, like ``"pong"``, or another name that :func:`~agents.games.check_game` knows.
         n_envs: number of games played at once, >= 1.
         seed: root of the random streams (no-ops, sticky actions); each environment and each reset gets its
-            own seed from ``numpy.random.SeedSequence``. None: from the operating system.
+            own seed from ``numpy.random.SeedSequence``. None: from the operating system. A seed given here stays when a
+            ``PolicyDistillation`` with ``seed=`` plays; Stable-Baselines3's algorithms call :meth:`seed` with theirs.
         noop_max: a game starts with 0 to ``noop_max`` no-ops, uniformly, one frame each.
         fire_on_reset: where the game has FIRE, press it in the first frame of the start, in the place of a no-op (and
             even if no no-op was drawn).
@@ -110,6 +111,7 @@ class AtariVecEnv(VecEnv):
         space = self._emulator.single_observation_space
         super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))
         self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
+        self.own_seed = seed
         self._seed_sequence = np.random.SeedSequence(seed)
         self._start_time = time.time()
         self.sent_actions = np.zeros(n_envs, dtype=np.int64)

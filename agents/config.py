@@ -95,6 +95,8 @@ class PlayConfig:
                 raise ValueError(f"{name} must be at least n_envs = {self.n_envs}, got {getattr(self, name)}")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(f"warmup_steps must lie between 0 and steps = {self.steps}, got {self.warmup_steps}")
+        if self.warmup_steps > self.replay_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} never are in replay_steps = {self.replay_steps}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ class AtariConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "game", check_game(self.game))
         require_at_least(0, self, "seed", "threads")
+        if self.student.batch_size > self.play.replay_steps:
+            samples, room = self.student.batch_size, self.play.replay_steps
+            raise ValueError(f"student.batch_size = {samples} samples never are in play.replay_steps = {room}")
 
     def resolve(self) -> AtariConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.

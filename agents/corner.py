@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
-from agents.networks import Size, build_network, is_nature, size_of
+from agents.networks import Size, begins_as_nature, build_network, size_of
 from agents.rebuild import CONVOLUTIONS, HIDDEN, QuantileNetwork
 
 
@@ -36,7 +36,8 @@ def cut_corner(wide: QNetwork, size: Size) -> QNetwork:
     """The Nature-CNN of widths ``size`` in the first channels and units of ``wide``."""
     source = wide.state_dict()
     with torch.device("meta"):  # no memory is taken, and no random number drawn, for weights that nobody keeps
-        network = build_network(cast(Any, wide.observation_space), int(cast(Any, wide.action_space).n), size)
+        space, n_actions = cast(Any, wide.observation_space), int(cast(Any, wide.action_space).n)
+        network = build_network(space, n_actions, size, wide.net_arch, wide.activation_fn)
     weights = {}
     for name, target in network.state_dict().items():
         value, shape = source[name], tuple(target.shape)
@@ -50,7 +51,11 @@ def cut_corner(wide: QNetwork, size: Size) -> QNetwork:
 
 def cut_padding(network: QNetwork | QuantileNetwork) -> QNetwork | QuantileNetwork:
     """``network`` itself, or, of a Nature-CNN whose last channels are zeros, a narrower one of the same scores."""
-    if not isinstance(network, QNetwork) or not is_nature(network) or network.observation_space.dtype != np.uint8:
+    if (
+        not isinstance(network, QNetwork)
+        or not begins_as_nature(network)
+        or network.observation_space.dtype != np.uint8
+    ):
         return network
     size, weights = size_of(network), network.state_dict()
     first, second, third = (

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -28,14 +27,27 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
 from agents.corner import cut_padding
+from agents.dues import clear_dues, explain_no_update, updates_due
 from agents.evaluation import choose_actions
 from agents.learning_state import learning_state, load_learning_state, weights_state
-from agents.networks import SIZES, Size, SizedNatureCNN, compute_scores, initialize_from_data, size_of
+from agents.networks import Size, begins_as_nature, compute_scores, initialize_from_data
 from agents.nonfinite import NonFiniteError, all_finite, find_nonfinite_update
 from agents.places import Place, target_of
 from agents.replay import FrameReplay, Take
-from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
+from agents.sb3_zip import read_agent, rebuild_scores, write_dqn_zip
+from agents.settings import (
+    check_choices,
+    check_learning_rate,
+    check_objective,
+    check_replay,
+    check_same_game,
+    check_spaces,
+    positive_number,
+    whole_number,
+)
+from agents.student_policy import as_in_file, check_policy, choose_size, make_policy_kwargs
 from agents.teachers import Teacher, as_teacher
+from polydistill.errors import UserError
 from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
@@ -98,6 +110,12 @@ class PolicyDistillation(BaseAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        check_policy(policy)
+        check_choices(precision, exploration_rate, seed)
+        if learning_rate is not None:
+            check_learning_rate(learning_rate)
+        if env is None and _init_setup_model:
+            raise ValueError("env is missing: PolicyDistillation needs the game that is played")
         super().__init__(
             policy,
             env,
@@ -108,23 +126,29 @@ class PolicyDistillation(BaseAlgorithm):
             verbose,
             device,
             support_multi_env=True,
-            supported_action_spaces=(spaces.Discrete,),
+            seed=None if seed is None else int(seed),
         )
-        if min(buffer_size, batch_size, train_freq) < 1 or samples_per_step <= 0:
-            raise ValueError(f"out of range: {buffer_size=}, {batch_size=}, {train_freq=}, {samples_per_step=}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        if not 0.0 <= exploration_rate <= 1.0:
-            raise ValueError(f"exploration_rate is a probability, got {exploration_rate}")
         self.teacher: Teacher | None = None if teacher is None else as_teacher(teacher)
-        self.buffer_size, self.learning_starts = buffer_size, learning_starts
-        self.batch_size, self.samples_per_step, self.train_freq = batch_size, samples_per_step, train_freq
+        self.buffer_size = whole_number("buffer_size", buffer_size, 1)
+        self.learning_starts = whole_number("learning_starts", learning_starts, 0)
+        self.batch_size, self.train_freq = (
+            whole_number("batch_size", batch_size, 1),
+            whole_number("train_freq", train_freq, 1),
+        )
+        check_replay(self.buffer_size, self.batch_size, self.learning_starts)
+        whole_number("stats_window_size", stats_window_size, 1)
+        self.generation = whole_number("generation", generation, 0)
+        self.samples_per_step = positive_number("samples_per_step", samples_per_step)
+        self.temperature = positive_number("temperature", temperature)
         self.objective, self.objective_kwargs = objective, dict(objective_kwargs or {})
-        self.temperature, self.exploration_rate = temperature, exploration_rate
-        self.size, self.precision, self.generation = size, precision, generation
-        self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._objective = get_objective(objective)
+        check_objective(self._objective, self.objective_kwargs, self.temperature)
+        self.exploration_rate, self.size, self.precision = exploration_rate, size, precision
+        self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if self.seed is None else self.seed
         self.replay: FrameReplay | None = None
+        self._played, self._updates_at_zero = 0, 0  # steps, and updates before them, since the counters were set
         self._loaded_scores: str | None = None
+        self._loaded_updates = 0
         if _init_setup_model:
             self._setup_model()
 
@@ -136,27 +160,19 @@ class PolicyDistillation(BaseAlgorithm):
     @property
     def scores(self) -> str:
         """Kind of the student's scores: the objective's, or for a regression the teacher's; of a file, as it says."""
-        if self._n_updates == 0 and self._loaded_scores is not None:
+        if self._loaded_scores is not None and self._n_updates == self._loaded_updates:
             return self._loaded_scores
         if self._objective.scores == "logits":
             return "logits"
         return "q_values" if self.teacher is None else self.teacher.kind
 
     def _setup_model(self) -> None:
-        self._objective = get_objective(self.objective)
         self._setup_lr_schedule()
-        if not isinstance(self.observation_space, spaces.Box) or len(self.observation_space.shape) != 3:
-            raise ValueError(f"observations must be frames (stack, height, width), not {self.observation_space}")
+        check_spaces(self.observation_space, self.action_space)
         if self.teacher is not None:
             self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
-        size = self._student_size()
-        kwargs: dict[str, Any] = {
-            "features_extractor_class": SizedNatureCNN,
-            "features_extractor_kwargs": {"features_dim": size.hidden, "channels": size.channels},
-            "net_arch": [],
-            "optimizer_kwargs": {"fused": True},
-        }
-        kwargs.update(self.policy_kwargs)
+        self.size = choose_size(self.size, self.teacher, self.policy_kwargs)
+        kwargs = make_policy_kwargs(self.policy_kwargs, self.size)
         # layers draw from the global generator of the CPU, given back after; learning begins with better weights
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.root_seed, "built weights", self.generation))
@@ -168,26 +184,31 @@ class PolicyDistillation(BaseAlgorithm):
         self._built_versions = self._weight_versions()
         self._starts = np.ones(self.n_envs, dtype=bool)
         self._rounds = 0  # of play and updates in this run, over all calls of learn
+        self._start_streams()
+        self.set_random_seed(self.seed)
+
+    def _start_streams(self) -> None:
         self._explore = numpy_stream(self.root_seed, "exploration", self.generation)
         self._order = torch_stream(self.root_seed, "data order", self.generation)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Start the random streams from ``seed``, those of the environment too, as Stable-Baselines3 does.
+
+        No global generator is touched. An environment that was made with a seed of its own (:class:`AtariVecEnv`'s
+        ``seed=``) keeps it. Later generations have other games than the first.
+        """
+        if seed is None:
+            return
+        self.root_seed = seed
+        self._start_streams()
+        games = seed if self.generation == 1 else derive_seed(seed, "environments of play", self.generation) % 2**31
+        self.action_space.seed(games)
+        if self.env is not None and getattr(self.env, "own_seed", None) is None:
+            self.env.seed(games)
 
     def _weight_versions(self) -> list[tuple[int, int]]:
         """Changes whenever a weight of the student is written or replaced."""
         return [(id(weight), weight._version) for weight in self.student.parameters()]
-
-    def _student_size(self) -> Size:
-        if isinstance(self.size, str):
-            if self.size not in SIZES:
-                raise ValueError(f"unknown size {self.size!r}, there are {', '.join(SIZES)}")
-            return SIZES[self.size]
-        if self.size is not None:
-            return Size(*self.size)
-        if self.teacher is None:
-            return SIZES["nature"]
-        if self.teacher.size is None:
-            warnings.warn("the teacher's architecture is unknown: the student is a Nature-CNN", stacklevel=3)
-            return SIZES["nature"]
-        return self.teacher.size
 
     def _make_replay(self) -> FrameReplay:
         stack, height, width = self.observation_space.shape  # type: ignore[misc]
@@ -206,19 +227,26 @@ class PolicyDistillation(BaseAlgorithm):
     ) -> Self:
         """Let the teacher play ``total_timesteps`` steps and teach the student from them.
 
+        Updates are owed for the steps that were played since the counters were set, by ``reset_num_timesteps`` or by
+        :meth:`load`; they are made once the replay holds ``learning_starts`` samples.
+
         Args:
-            total_timesteps: agent steps of all games together.
+            total_timesteps: agent steps of all games together; rounded up to whole steps of all games.
             callback: as in Stable-Baselines3; every hook is called.
-            log_interval: rounds of updates between two records.
+            log_interval: rounds of updates between two records; None: no records.
             tb_log_name: name of the run in ``tensorboard_log``.
             reset_num_timesteps: start counting from zero (and the games anew).
             progress_bar: show Stable-Baselines3's.
 
         Raises:
-            ValueError: there is no teacher.
+            ValueError: there is no teacher or no environment.
+
+        Warns:
+            UserWarning: steps were played, and no update was made.
         """
-        if self.teacher is None:
-            raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
+        self._require_what_learning_needs(log_interval)
+        if reset_num_timesteps:
+            clear_dues(self)
         if reset_num_timesteps or self._last_obs is None:  # the games start anew
             self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
         total_timesteps, callback = self._setup_learn(
@@ -227,29 +255,38 @@ class PolicyDistillation(BaseAlgorithm):
         if self.replay is None:
             self.replay = self._make_replay()
         assert isinstance(self.env, VecEnv)
+        updates_before, stopped = self._n_updates, False
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
-            if not self.collect_rollouts(self.env, callback, self.replay):
+            stopped = not self.collect_rollouts(self.env, callback, self.replay)
+            if stopped:
                 break
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            updates = self._updates_due()
+            updates = updates_due(self)
             if updates:
                 self.train(updates, self.batch_size)
             self._rounds += 1
             if log_interval is not None and self._rounds % log_interval == 0:
                 self.dump_logs()
         callback.on_training_end()
+        if self._n_updates == updates_before and self.num_timesteps > self._num_timesteps_at_start:
+            warnings.warn(f"learn made no update: {explain_no_update(self, stopped)}", stacklevel=2)
         return self
 
-    def _updates_due(self) -> int:
-        """Updates owed for the steps played so far; those of the warm-up are made up for."""
-        if self.num_timesteps < self.learning_starts:
-            return 0
-        owed = self.num_timesteps * self.samples_per_step / self.batch_size
-        return max(int(owed) - self._n_updates, 0)
+    def _require_what_learning_needs(self, log_interval: int | None) -> None:
+        if self.teacher is None:
+            raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
+        if self.env is None:
+            raise ValueError("there is no environment: pass one to load(..., env=...) or to set_env")
+        if log_interval is not None:
+            whole_number("log_interval", log_interval, 1)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As Stable-Baselines3's, but never below 0: the last step of all games may lead beyond the total."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
-        """Let the teacher play ``train_freq`` steps of all games; False if a callback asks to stop."""
+        """Let the teacher play ``train_freq`` steps of all games, or up to the total; False: a callback stopped it."""
         assert self.teacher is not None
         callback.on_rollout_start()
         for _ in range(self.train_freq):
@@ -265,10 +302,15 @@ class PolicyDistillation(BaseAlgorithm):
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
             self._starts = dones
             self.num_timesteps += env.num_envs
+            self._played += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._episode_num += int(dones.sum())
+            if self.num_timesteps >= self._total_timesteps:
+                break
         callback.on_rollout_end()
         return True
 
@@ -299,7 +341,6 @@ class PolicyDistillation(BaseAlgorithm):
         if self.scores == "logits":
             shares = gradient_shares(scores, targets, temperature=self._target_temperature)
             self.logger.record("distill/label_share", shares.label_share.mean().item())
-            self.logger.record("distill/dark_knowledge_share", 1.0 - shares.label_share.mean().item())
 
     @property
     def _target_temperature(self) -> float:
@@ -327,7 +368,7 @@ class PolicyDistillation(BaseAlgorithm):
         self.logger.record("train/loss", loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("distill/loss", loss)
-        self.logger.record("distill/agreement", agreement)
+        self.logger.record("distill/replay_agreement", agreement)
 
     def state(self) -> dict[str, Any]:
         """All that decides the future but the inner state of the games and the frames of the replay.
@@ -364,8 +405,8 @@ class PolicyDistillation(BaseAlgorithm):
         seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         fps = int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
         if self.ep_info_buffer:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([game["r"] for game in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([game["l"] for game in self.ep_info_buffer]))
+            self.logger.record("teacher/ep_rew_mean", safe_mean([game["r"] for game in self.ep_info_buffer]))
+            self.logger.record("teacher/ep_len_mean", safe_mean([game["l"] for game in self.ep_info_buffer]))
         self.logger.record("time/fps", fps)
         self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
@@ -376,6 +417,18 @@ class PolicyDistillation(BaseAlgorithm):
         with torch.no_grad():
             return compute_scores(self.student, observations)
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Play in ``env`` from now on, as in Stable-Baselines3; with another number of games, from an empty replay.
+
+        Raises:
+            ValueError: it is of another game.
+        """
+        env = self._wrap_env(env, self.verbose)
+        check_same_game("the student", (self.observation_space, self.action_space), env)
+        if env.num_envs != self.n_envs:
+            self.n_envs, self.replay, force_reset = env.num_envs, None, True
+        super().set_env(env, force_reset)
+
     def save(self, path: Place, exclude: Any = None, include: Any = None) -> None:  # type: ignore[override]
         """Write the student as an ordinary DQN zip: a path (``.zip`` is added to a name without an ending), or a file.
 
@@ -383,7 +436,8 @@ class PolicyDistillation(BaseAlgorithm):
         """
         if isinstance(path, (str, os.PathLike)):
             target_of(path).parent.mkdir(parents=True, exist_ok=True)
-        write_dqn_zip(path, self.student, scores=self.scores, steps=self.num_timesteps)
+        counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
+        write_dqn_zip(path, self.student, scores=self.scores, steps=self.num_timesteps, counters=counters)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -398,25 +452,35 @@ class PolicyDistillation(BaseAlgorithm):
     ) -> Self:
         """Open a DQN zip as a student, without unpickling; ``kwargs`` go to the constructor (``teacher=``, ...).
 
-        ``custom_objects`` and ``force_reset`` are Stable-Baselines3's: nothing is unpickled here that the former
-        could replace, and the games always start anew.
+        The network is the file's: its size, and what ``policy_kwargs`` say of the function. ``custom_objects`` and
+        ``force_reset`` are Stable-Baselines3's: nothing is unpickled here that the former could replace, and the
+        games always start anew.
 
         Raises:
             UserError: the file is missing, damaged, or no Nature-CNN.
+            ValueError: it is of another game than ``env``, or another network than ``kwargs`` ask for.
         """
         if print_system_info:
             get_system_info()
         agent = read_agent(path)
-        network = cast(QNetwork, cut_padding(rebuild_network(agent)))
+        network = cut_padding(rebuild_scores(agent))
+        if not begins_as_nature(network) or network.observation_space.dtype != np.uint8:
+            raise UserError(f"{agent.where}: it is no Nature-CNN of frames")
+        network = cast(QNetwork, network)
         model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)
-        if env is None:
+        if model.env is not None:
+            check_same_game(agent.where, (network.observation_space, network.action_space), model.env)
+        else:
             model.observation_space, model.action_space = network.observation_space, network.action_space
             model.n_envs = 1
-        model.size = size_of(network)
+        model.size, model.policy_kwargs = as_in_file(network, model.size, model.policy_kwargs)
         model._setup_model()
         model.student.load_state_dict(network.state_dict())
         model._loaded_scores = agent.scores
         model.num_timesteps = agent.steps or 0
+        model._n_updates, model._episode_num = (agent.counter(name) for name in ("_n_updates", "_episode_num"))
+        model._loaded_updates = model._n_updates
+        clear_dues(model)
         return model
 
     def predict(

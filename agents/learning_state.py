@@ -22,7 +22,10 @@ SETTINGS = (
     "buffer_size", "learning_starts", "batch_size", "samples_per_step", "train_freq", "objective", "objective_kwargs",
     "temperature", "exploration_rate", "precision", "generation", "root_seed", "n_envs",
 )  # fmt: skip
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds")
+COUNTERS = (
+    "num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds", "_played",
+    "_updates_at_zero",
+)  # fmt: skip
 
 
 def copied(value: Any, device: str | None = None) -> Any:
@@ -94,7 +97,8 @@ def load_learning_state(model: PolicyDistillation, state: Mapping[str, Any]) -> 
     load_weights_state(model, state)
     if state["untouched"]:
         model._built_versions = model._weight_versions()  # learning still begins with data-dependent weights
-    for name, value in state["counters"].items():
+    counters = state["counters"]
+    for name, value in ({"_played": counters["num_timesteps"]} | counters).items():  # older states do not tell it
         setattr(model, name, value)
     model._explore.bit_generator.state = state["explore"]
     model._starts = np.array(state["starts"], dtype=bool)

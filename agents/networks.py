@@ -1,11 +1,12 @@
 """The Nature-CNN of Mnih et al. (2015) in the sizes of Rusu et al. (2016, Table B1), as Stable-Baselines3 modules.
 
-A student is always a ``stable_baselines3`` ``QNetwork`` (features extractor, then one linear layer), so that
+A student is always a ``stable_baselines3`` ``QNetwork`` (features extractor, then linear layers, usually one), so that
 its weights carry Stable-Baselines3's names. :func:`compute_scores` is the one forward pass of the project.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -64,10 +65,25 @@ class SizedNatureCNN(BaseFeaturesExtractor):
         return self.linear(self.cnn(observations))  # type: ignore[no-any-return]
 
 
-def build_network(observation_space: spaces.Box, n_actions: int, size: Size = SIZES["nature"]) -> QNetwork:
-    """A fresh ``QNetwork`` on the CPU; initial weights come from torch's current generator."""
+def build_network(
+    observation_space: spaces.Box,
+    n_actions: int,
+    size: Size = SIZES["nature"],
+    net_arch: Sequence[int] = (),
+    activation_fn: type[nn.Module] = nn.ReLU,
+) -> QNetwork:
+    """A fresh ``QNetwork`` on the CPU; initial weights come from torch's current generator.
+
+    Args:
+        observation_space: of frames ``(stack, height, width)``.
+        n_actions: scores.
+        size: widths of the Nature-CNN.
+        net_arch: units of the linear layers between it and the scores.
+        activation_fn: behind each of them.
+    """
     extractor = SizedNatureCNN(observation_space, size.hidden, size.channels)
-    return QNetwork(observation_space, spaces.Discrete(n_actions), extractor, size.hidden, net_arch=[])
+    actions = spaces.Discrete(n_actions)
+    return QNetwork(observation_space, actions, extractor, size.hidden, list(net_arch), activation_fn)
 
 
 def size_of(network: QNetwork) -> Size:
@@ -77,15 +93,22 @@ def size_of(network: QNetwork) -> Size:
     return Size((first, second, third), weights["features_extractor.linear.0.weight"].shape[0])
 
 
-def is_nature(network: nn.Module) -> bool:
-    """Whether it is a Q-network of a Nature-CNN and one linear layer: what :func:`compute_scores` computes.
+def begins_as_nature(network: nn.Module) -> bool:
+    """Whether it is a Q-network of a Nature-CNN and linear layers: what :func:`compute_scores` computes.
 
     Asked of the classes, not of the weights' names: an extractor of one's own may bear the same names and compute
     something else.
     """
-    if not isinstance(network, QNetwork):
+    if not isinstance(network, QNetwork) or type(network.features_extractor) not in (NatureCNN, SizedNatureCNN):
         return False
-    return type(network.features_extractor) in (NatureCNN, SizedNatureCNN) and len(cast(Any, network.q_net)) == 1
+    extractor = cast(Any, network.features_extractor)
+    cnn, linear = ([type(layer) for layer in layers] for layers in (extractor.cnn, extractor.linear))
+    return cnn == [nn.Conv2d, nn.ReLU] * 3 + [nn.Flatten] and linear == [nn.Linear, nn.ReLU]
+
+
+def is_nature(network: nn.Module) -> bool:
+    """Whether it is a Q-network of a Nature-CNN and one linear layer behind it."""
+    return begins_as_nature(network) and len(cast(Any, network).q_net) == 1
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -100,17 +123,17 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
     255ths are not, and the large tensor is read once less.
 
     Args:
-        network: one that :func:`is_nature`: from :func:`build_network`, or a ``q_net`` of Stable-Baselines3. Gradient
-            flows. Made with ``normalize_images=False``, it sees 0 to 255.
+        network: one that :func:`begins_as_nature`: from :func:`build_network`, or a ``q_net`` of Stable-Baselines3.
+            Gradient flows. Made with ``normalize_images=False``, it sees 0 to 255.
         observations: ``(batch, stack, 84, 84)`` uint8, on the network's device.
-        precision: "float32", or "bfloat16" for the convolutions and the hidden layer. The last layer is always
+        precision: "float32", or "bfloat16" for the Nature-CNN. What is behind it, the last layer, is always
             computed in float32: three digits of a Q-value near 1 are 0.4 nats at temperature 0.01.
 
     Returns:
         ``(batch, n_actions)`` float32.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    extractor, head = cast(Any, network.features_extractor), cast(Any, network.q_net)[0]
+    extractor = cast(Any, network.features_extractor)
     with torch.autocast(observations.device.type, enabled=False):  # an outer one would lower the last layer's precision
         first = extractor.cnn[0]
         weight = first.weight / 255.0 if network.normalize_images else first.weight
@@ -122,7 +145,7 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
         hidden = extractor.linear[0]
         # flattened as (channel, row, column), as the stored weights expect
         x = F.relu(F.linear(x.flatten(1), hidden.weight.to(dtype), hidden.bias.to(dtype)), inplace=True)
-        return F.linear(x.float(), head.weight, head.bias)
+        return network.q_net(x.float())  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -135,13 +158,15 @@ def initialize_from_data(network: QNetwork, observations: Tensor, generator: tor
     samples where it gives the same policy in every state. The last layer starts near zero: a uniform policy.
 
     Args:
-        network: one that :func:`is_nature`, on any device. Changed in place.
+        network: one that :func:`begins_as_nature`, on any device. Changed in place.
         observations: ``(batch, stack, 84, 84)`` uint8, on the network's device; some hundreds of states of play.
         generator: on the CPU, of the orthogonal weights.
     """
-    extractor, head = cast(Any, network.features_extractor), cast(Any, network.q_net)[0]
+    extractor, behind = cast(Any, network.features_extractor), cast(Any, network.q_net)
+    layers = [(layer, F.relu) for layer in (extractor.cnn[0], extractor.cnn[2], extractor.cnn[4], extractor.linear[0])]
+    layers += zip(behind[:-1:2], behind[1::2], strict=True)
     x = observations.float() / (255.0 if network.normalize_images else 1.0)
-    for layer in (extractor.cnn[0], extractor.cnn[2], extractor.cnn[4], extractor.linear[0]):
+    for layer, activation in layers:
         _draw_orthogonal(layer, 1.0, generator)
         x = x if isinstance(layer, nn.Conv2d) else x.flatten(1)
         inputs = layer(x)
@@ -149,8 +174,8 @@ def initialize_from_data(network: QNetwork, observations: Tensor, generator: tor
         mean, deviation = inputs.mean(axes), inputs.std(axes).clamp(min=1e-3)  # a dead unit stays as it is
         layer.weight.div_(deviation.view(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias.copy_(-mean / deviation)
-        x = F.relu(layer(x))
-    _draw_orthogonal(head, 0.01, generator)
+        x = activation(layer(x))
+    _draw_orthogonal(behind[-1], 0.01, generator)
 
 
 def _draw_orthogonal(layer: Any, gain: float, generator: torch.Generator) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,7 +85,9 @@ def measure_labels(teacher: Teacher, env: AtariVecEnv, device: torch.device | st
 def measure_training(model: PolicyDistillation, seconds: float = 2.0, updates: int = 4) -> float:
     """Samples per second that the student learns from, from a replay of a little play. Changes the student."""
     if model.replay is None:
-        model.learn(20 * model.n_envs)
+        with warnings.catch_warnings():  # it may be no more than the beginning of a warm-up
+            warnings.filterwarnings("ignore", "learn made no update")
+            model.learn(20 * model.n_envs)
 
     def work() -> int:
         model.train(updates, model.batch_size)

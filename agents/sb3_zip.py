@@ -63,6 +63,11 @@ class AgentFile(NamedTuple):
         """See :func:`steps_of`."""
         return steps_of(self.data)
 
+    def counter(self, name: str) -> int:
+        """A number of :func:`write_dqn_zip`'s ``counters``; 0 where ``data`` tells none that could be true."""
+        count = self.data.get(name)
+        return count if type(count) is int and 0 <= count < MAX_STEPS else 0
+
 
 def kind_of(attributes: Mapping[str, Any]) -> str:
     """Kind of the scores of an agent with these attributes: those of a zip, or of a loaded model."""
@@ -153,7 +158,14 @@ def rebuild_network(agent: AgentFile) -> QNetwork:
     return cast(QNetwork, network)
 
 
-def write_dqn_zip(target: Place, network: QNetwork, *, scores: str = "q_values", steps: int = 0) -> None:
+def write_dqn_zip(
+    target: Place,
+    network: QNetwork,
+    *,
+    scores: str = "q_values",
+    steps: int = 0,
+    counters: Mapping[str, int] | None = None,
+) -> None:
     """Write ``network`` as a DQN zip that stock Stable-Baselines3 opens, atomically.
 
     A Nature-CNN narrower than Stable-Baselines3's ``NatureCNN`` is embedded in it (:mod:`agents.corner`). Online and
@@ -165,6 +177,7 @@ def write_dqn_zip(target: Place, network: QNetwork, *, scores: str = "q_values",
         network: a Nature-CNN of at most 32, 64, 64 channels, or linear layers alone; with any linear layers behind.
         scores: "q_values" or "logits", stored as plain JSON under ``polydistill``.
         steps: agent steps that the network has learned from; stored as ``num_timesteps``.
+        counters: further ones of Stable-Baselines3, as ``_n_updates``.
 
     Raises:
         ValueError: an unknown kind of scores, or a network too wide for ``NatureCNN``.
@@ -187,6 +200,7 @@ def write_dqn_zip(target: Place, network: QNetwork, *, scores: str = "q_values",
     model.replay_buffer = None
     model.exploration_rate = 0.05
     model.num_timesteps = steps
+    vars(model).update(counters or {})
     model.polydistill = {"scores": scores}  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     model.save(buffer, exclude=["replay_buffer"])

@@ -169,7 +169,7 @@ def measure(config: BenchConfig, atari: AtariConfig) -> dict[str, list[float]]:
     env, loop_env, dqn_env = (make_env(atari, teacher, generation) for generation in (1, 2, 3))
     alone, loop = (make_student(atari, teacher, e, 1) for e in (env, loop_env))
     dqn = make_dqn(atari, dqn_env)
-    loop.learning_starts = 0
+    alone.learning_starts = loop.learning_starts = 0
     for model in (loop, dqn, alone):  # past what is done once
         model.learn(16 * env.num_envs)
     assert alone.replay is not None

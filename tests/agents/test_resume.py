@@ -386,7 +386,8 @@ def test_scores_that_are_not_finite_while_it_plays_leave_the_student_and_what_it
 
 def test_a_state_of_other_settings_or_of_another_replay_is_refused(tmp_path: Path) -> None:
     env = AtariVecEnv("pong", 2, seed=0, n_threads=1)
-    make = partial(PolicyDistillation, "CnnPolicy", env, make_teacher(), size="net3", device="cpu", seed=0)
+    options = {"size": "net3", "device": "cpu", "seed": 0, "learning_starts": 8, "batch_size": 8}
+    make = partial(PolicyDistillation, "CnnPolicy", env, make_teacher(), **options)
     state = make(train_freq=4).learn(8).state()
     with pytest.raises(ValueError, match=r"the state is of a student with temperature 0\.01, this one has 0\.1"):
         make(train_freq=4, temperature=0.1).load_state(state)

@@ -1,0 +1,117 @@
+"""What can be said against the settings of a distillation before the first step of play.
+
+Contract: every check raises ValueError with one line that names the argument, what it must be, and what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from polydistill.errors import require_choice
+from polydistill.losses import Objective, check_options
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """``value`` as Python's own integer.
+
+    Raises:
+        ValueError: it is none, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {name}={value!r}")
+    return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """``value`` as Python's own number.
+
+    Raises:
+        ValueError: it is no number, not positive, or not finite.
+    """
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {name}={value!r}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def check_learning_rate(learning_rate: Any) -> None:
+    """A positive number, or a schedule whose rates at the ends are finite and not negative."""
+    if not callable(learning_rate):
+        positive_number("learning_rate", learning_rate)
+        return
+    for remaining in (1.0, 0.0):
+        rate = learning_rate(remaining)
+        if not _is_number(rate) or not 0 <= rate < math.inf:
+            raise ValueError(f"learning_rate must give rates of 0 or more, it gives {rate!r} at {remaining} remaining")
+
+
+def check_choices(precision: str, exploration_rate: Any, seed: Any) -> None:
+    """A known precision, a probability, and a seed or none."""
+    require_choice("precision", precision, PRECISIONS)
+    if not _is_number(exploration_rate) or not 0.0 <= exploration_rate <= 1.0:
+        raise ValueError(f"exploration_rate is a probability, got {exploration_rate!r}")
+    if seed is not None:
+        whole_number("seed", seed, 0)
+
+
+def check_replay(buffer_size: int, batch_size: int, learning_starts: int) -> None:
+    """The replay must have room for a batch, and for the warm-up."""
+    for name, samples in (("batch_size", batch_size), ("learning_starts", learning_starts)):
+        if samples > buffer_size:
+            raise ValueError(f"{name}={samples} samples never are in a replay of buffer_size={buffer_size}")
+
+
+def check_objective(objective: Objective, options: Mapping[str, Any], temperature: float) -> None:
+    """The objective must do without labels, and take its options."""
+    if objective.needs_labels or objective.needs_permutation:
+        raise ValueError(f"objective {objective.name} is one for classifiers: play has no labels")
+    if "label_weight" in options:
+        raise ValueError("objective_kwargs: label_weight has no effect, play has no labels; leave it out")
+    if objective.tempered and "temperature" in options:
+        raise ValueError("objective_kwargs: temperature is an argument of PolicyDistillation itself")
+    try:
+        check_options(objective.name, **options, **({"temperature": temperature} if objective.tempered else {}))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Frames of pixels from 0 to 255, and actions that count from 0: nothing else is divided by 255, or saved."""
+    if not is_image_space(observation_space) or min(observation_space.shape or (0,)) < 1:
+        raise ValueError(
+            f"observations must be frames (planes, height, width) of uint8 from 0 to 255, not {observation_space}"
+        )
+    if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+        raise ValueError(f"actions must be discrete and count from 0, not {action_space}")
+
+
+def check_same_game(where: str, known: tuple[spaces.Space[Any], spaces.Space[Any]], env: VecEnv) -> None:
+    """The environment must show and take what a student was built for.
+
+    Args:
+        where: whose student, for the message.
+        known: its observations and actions.
+        env: of the game.
+    """
+    if (known[0].shape, _n_actions(known[1])) != (env.observation_space.shape, _n_actions(env.action_space)):
+        ours, theirs = (
+            f"observations {observations.shape} and {_n_actions(actions)} actions"
+            for observations, actions in (known, (env.observation_space, env.action_space))
+        )
+        raise ValueError(f"another game: {where} is for {ours}, the environment has {theirs}")
+
+
+def _n_actions(space: spaces.Space[Any]) -> int | None:
+    return int(space.n) if isinstance(space, spaces.Discrete) else None
