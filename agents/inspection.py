@@ -13,7 +13,7 @@ from typing import Any
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from agents.archive import open_zip, printable, read_member, refusing, shown
+from agents.archive import printable, refusing, shown
 from agents.corner import cut_padding
 from agents.games import check_game
 from agents.networks import count_parameters, size_of
@@ -21,7 +21,7 @@ from agents.pickle_globals import MAX_OPCODES, find_globals
 from agents.places import opened, target_of
 from agents.rebuild import QuantileNetwork
 from agents.sb3_data import full_name
-from agents.sb3_zip import read_agent, read_data, steps_of, write_dqn_zip
+from agents.sb3_zip import open_members, read_agent, read_data, steps_of, write_dqn_zip
 from agents.teachers.files import find, read_network, read_stored_network
 from polydistill.errors import UserError, require_at_least
 
@@ -87,16 +87,12 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     if found.form != "zip":
         network, kind = read_network(source)
         return [*told, ("format", "a table of weights"), *_tell_network(network, kind)]
-    with (
-        refusing(found.where, "Stable-Baselines3 zip"),
-        opened(found.place) as stream,
-        open_zip(stream, found.where) as archive,
-    ):
-        data = read_data(archive, found.where)
+    with refusing(found.where, "Stable-Baselines3 zip"), open_members(found.place, found.where) as members:
+        data = read_data(members, found.where)
         texts: dict[str, str] = {
-            name: read_member(archive, name, MAX_TEXT_BYTES, found.where).decode("utf-8", "replace")
+            name: members.read(name, MAX_TEXT_BYTES).decode("utf-8", "replace")
             for name in ("_stable_baselines3_version", "system_info.txt")
-            if name in archive.namelist()
+            if name in members.names
         }
     told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
     told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]

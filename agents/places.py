@@ -40,10 +40,10 @@ def name_of(source: Place) -> str:
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
-    """The file that is meant: ``path``, or else ``path.zip``.
+    """The file that is meant: ``path``, or else ``path.zip``; of an agent's zip that was unpacked its ``policy.pth``.
 
     Raises:
-        UserError: it is a folder; the line says what of it can be named.
+        UserError: it is another folder; the line says what of it can be named.
     """
     path = Path(path)
     if path.parts[:1] and path.parts[0].startswith("~"):
@@ -53,8 +53,16 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_file() and zipped.is_file():
         return zipped
     if path.is_dir():
-        raise UserError(_refuse_folder(path))
+        weights = path / "policy.pth"
+        if not is_unzipped(weights):
+            raise UserError(_refuse_folder(path))
+        return weights
     return path
+
+
+def is_unzipped(path: Path) -> bool:
+    """Whether it is the ``policy.pth`` of an agent's zip that someone unpacked: its ``data`` lies beside it."""
+    return path.name == "policy.pth" and all(path.with_name(name).is_file() for name in UNZIPPED)
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -114,12 +122,7 @@ def write_place(target: Place, content: bytes) -> None:
 
 
 def _refuse_folder(folder: Path) -> str:
-    """What to name instead: an agent in the folder, such as a run's of rl-zoo, or the weights of an unzipped one."""
-    if all((folder / name).is_file() for name in UNZIPPED):
-        return (
-            f"{folder} is an unzipped agent: give its zip (cd {folder} && zip -r ../agent.zip .), "
-            f"or its weights alone: {folder / 'policy.pth'}"
-        )
+    """What to name instead: an agent in the folder, such as a run's of rl-zoo."""
     zips = sorted(folder.glob("*.zip"), key=lambda file: (file.name != "best_model.zip", file.name))
     if zips:
         others = f" (it holds {len(zips)} zips)" if len(zips) > 1 else ""

@@ -75,7 +75,7 @@ def rebuild(weights: Mapping[str, Tensor], description: Description, where: str)
     algorithm = description.algorithm
     kind = "Nature-CNN" if any(".cnn." in name for name in weights) else "network of linear layers"
     try:
-        own = _of_actor(weights) if algorithm == "actor-critic" else _of_values(weights, algorithm)
+        own = own_names(weights, algorithm)
         outputs = _head(own).shape[0]
         if outputs != description.n_actions * description.n_quantiles:
             counted = f"{description.n_actions} actions" + (
@@ -155,6 +155,20 @@ def space_of(weights: Mapping[str, Tensor]) -> spaces.Box:
 def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights in float32, in torch's own order of axes, in memory that nothing else uses."""
     return {name: value.float().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+
+
+def own_names(weights: Mapping[str, Tensor], algorithm: str) -> dict[str, Tensor]:
+    """The tensors of a policy that score the actions, under the names of a ``QNetwork``.
+
+    Args:
+        weights: under the names of Stable-Baselines3's policies.
+        algorithm: "DQN", "QR-DQN" or "actor-critic".
+
+    Raises:
+        KeyError: a tensor is missing.
+        ValueError: one is no part of such a policy.
+    """
+    return _of_actor(weights) if algorithm == "actor-critic" else _of_values(weights, algorithm)
 
 
 def _of_values(weights: Mapping[str, Tensor], algorithm: str) -> dict[str, Tensor]:

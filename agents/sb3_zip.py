@@ -8,13 +8,13 @@ this project is referred to.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from agents.archive import open_zip, read_member, refusing
 from agents.corner import embed
 from agents.networks import SIZES, is_nature, size_of
-from agents.places import UNZIPPED, Place, name_of, opened, settle, write_place
+from agents.places import UNZIPPED, Place, is_unzipped, name_of, opened, settle, write_place
 from agents.rebuild import QuantileNetwork, rebuild
 from agents.sb3_data import describe
 from agents.tensors import MAX_WEIGHT_BYTES, read_torch
@@ -94,24 +94,58 @@ def read_agent(source: Place) -> AgentFile:
     place = settle(source)
     where = name_of(place)
     with refusing(where, "Stable-Baselines3 zip"):
-        with opened(place) as stream, open_zip(stream, where) as archive:
+        with open_members(place, where) as members:
             for name in UNZIPPED:
-                if name not in archive.namelist():
+                if name not in members.names:
                     raise UserError(f"{where} is no Stable-Baselines3 zip: it has 0 members named {name!r}")
-            data = read_data(archive, where)
-            content = read_member(archive, "policy.pth", MAX_WEIGHT_BYTES, where)
+            data = read_data(members, where)
+            content = members.read("policy.pth", MAX_WEIGHT_BYTES)
         weights = read_torch(content, f"{where}: policy.pth")
-    return AgentFile(data, weights, where, place if isinstance(place, Path) else None)
+    path = place if isinstance(place, Path) else None
+    return AgentFile(data, weights, where, path.parent if path is not None and is_unzipped(path) else path)
 
 
-def read_data(archive: zipfile.ZipFile, where: str) -> dict[str, Any]:
+class Members(NamedTuple):
+    """The parts of an agent, in a zip or in the folder that was one.
+
+    Attributes:
+        names: of all parts.
+        read: from a name and a limit in bytes to the part.
+    """
+
+    names: Collection[str]
+    read: Callable[[str, int], bytes]
+
+
+@contextlib.contextmanager
+def open_members(place: Path | IO[bytes], where: str) -> Iterator[Members]:
+    """Open an agent that :func:`~agents.places.settle` gave.
+
+    Raises:
+        UserError: as :func:`~agents.archive.open_zip` and :func:`~agents.archive.read_member`.
+        zipfile.BadZipFile: no zip.
+    """
+    if isinstance(place, Path) and is_unzipped(place):
+        folder = place.parent
+
+        def read(name: str, limit: int) -> bytes:
+            with opened(folder / name, limit) as stream:
+                return stream.read()
+
+        yield Members([file.name for file in folder.iterdir()], read)
+        return
+    with opened(place) as stream, open_zip(stream, where) as archive:
+        yield Members(archive.namelist(), lambda name, limit: read_member(archive, name, limit, where))
+
+
+def read_data(members: Members, where: str) -> dict[str, Any]:
     """The plain JSON of ``data``; of the pickles in it no more than their base64 text.
 
     Raises:
         UserError: it is missing, too large, or no table.
         ValueError: no JSON.
     """
-    content = read_member(archive, "data", MAX_DATA_BYTES, where)
+    content = members.read("data", MAX_DATA_BYTES)
     data = json.loads(content.decode("utf-8"))  # of bytes, json would guess the encoding, and import its codec
     if not isinstance(data, dict):
         raise UserError(f"{where} is no Stable-Baselines3 zip: its data is no table")

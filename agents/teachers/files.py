@@ -2,8 +2,10 @@
 
 WHERE is a path (``.zip`` may be left out), ``hf://org/name[/file]`` or ``https://host/file#sha256=...``; in Python an
 open file too. A zip of Stable-Baselines3 says itself what it holds. A plain table of weights (``torch.save`` of a state
-dict, ``.safetensors``) shows its shapes only, so its architecture is named: ``acktr:pong.pt``; a ``.safetensors`` may
-carry the name in its ``__metadata__``. Which of the three it is, its first bytes tell, whatever it is called.
+dict, ``.safetensors``) is recognised by its shapes (:mod:`agents.teachers.architectures`); what they leave open, the
+name of an architecture says: ``acktr:pong.pt`` gives logits, ``nature:pong.pt`` Q-values. A ``.safetensors`` may carry
+``architecture`` and ``scores`` in its ``__metadata__``. Which of the three a file is, its first bytes tell, whatever it
+is called.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from stable_baselines3.dqn.policies import QNetwork
 
 from agents.archive import open_zip, refusing, shown
 from agents.corner import cut_padding
-from agents.places import Place, name_of, opened, settle
+from agents.places import Place, is_unzipped, name_of, opened, settle
 from agents.rebuild import QuantileNetwork
 from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_scores
-from agents.teachers.architectures import ARCHITECTURES, rebuild_named
+from agents.teachers.architectures import SCORES, rebuild_table
 from agents.teachers.remote import fetch
 from agents.tensors import MAX_HEADER_BYTES, MAX_WEIGHT_BYTES, read_safetensors, read_torch
 from polydistill.errors import UserError
@@ -36,7 +38,7 @@ class Found(NamedTuple):
         place: its path, or the open file.
         where: its name, for messages.
         architecture: the word before it, or empty.
-        form: "zip" of Stable-Baselines3, or a table of weights: "torch" or "safetensors".
+        form: "zip" of Stable-Baselines3 (or the folder that was one), or a table of weights: "torch" or "safetensors".
     """
 
     place: Path | IO[bytes]
@@ -48,7 +50,7 @@ class Found(NamedTuple):
 def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
     """``("acktr", "pong.pt")`` of ``acktr:pong.pt``; the name is empty where none of the known ones is there."""
     name, colon, where = str(source).partition(":")
-    return (name, where) if colon and name in ARCHITECTURES else ("", str(source))
+    return (name, where) if colon and name in SCORES else ("", str(source))
 
 
 def find(source: Place) -> Found:
@@ -64,7 +66,8 @@ def find(source: Place) -> Found:
     place = settle(place)
     where = name_of(place)
     with refusing(where, "agent's file"), opened(place) as stream:
-        return Found(place, where, architecture, _form_of(stream, where))
+        unzipped = isinstance(place, Path) and is_unzipped(place)
+        return Found(place, where, architecture, "zip" if unzipped else _form_of(stream, where))
 
 
 def _form_of(stream: BinaryIO, where: str) -> str:
@@ -110,12 +113,9 @@ def read_stored_network(source: Place) -> tuple[QNetwork | QuantileNetwork, str]
             weights, says = read_safetensors(content, found.where)
         else:
             weights = read_torch(content, found.where)
-        name = found.architecture or says.get("architecture", "")
-        if name not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            needed = f"needs the name of its architecture before it, as in nature:{found.where} (known: {known})"
-            raise UserError(f"{found.where} {needed}")
-        scores = says.get("scores", ARCHITECTURES[name].scores)
-        if scores not in SCORE_KINDS:
+        name, scores = found.architecture or says.get("architecture", ""), says.get("scores", "")
+        if name and name not in SCORES:
+            raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(SCORES)})")
+        if scores and scores not in SCORE_KINDS:
             raise UserError(f"{found.where}: its scores are {shown(scores)}, neither {' nor '.join(SCORE_KINDS)}")
-        return rebuild_named(name, weights, found.where), scores
+        return rebuild_table(weights, found.where, name, scores)

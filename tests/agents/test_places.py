@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 import pytest
@@ -136,14 +135,8 @@ def test_a_run_folder_of_the_zoo_names_the_zip_that_is_meant(tmp_path):
     assert refusal(run).endswith(f"did you mean {run / 'best_model.zip'}? (it holds 2 zips)")
 
 
-def test_an_unzipped_agent_is_told_how_it_can_be_given(tmp_path):
-    with zipfile.ZipFile(_written(tmp_path / "a.zip")) as archive:
-        archive.extractall(tmp_path / "unzipped")
-    assert f"its weights alone: {tmp_path / 'unzipped' / 'policy.pth'}" in refusal(tmp_path / "unzipped")
-
-
 def test_what_a_file_holds_is_told_by_its_first_bytes_whatever_its_name(tmp_path):
     torch.save(make_network().state_dict(), tmp_path / "dqn.cleanrl_model")
-    assert as_teacher(f"net3:{tmp_path / 'dqn.cleanrl_model'}").size == SIZES["net3"]
+    assert as_teacher(tmp_path / "dqn.cleanrl_model").size == SIZES["net3"]
     _written(tmp_path / "a.zip").rename(tmp_path / "agent.pt")
     assert as_teacher(tmp_path / "agent.pt").size == SIZES["net3"]
