@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
 
 from polydistill.errors import UserError, exit_with_error, suggest
+from polydistill.help_text import fold_description
 from polydistill.plain_yaml import dump_yaml, load_yaml, parse_value, to_mapping
 
 if TYPE_CHECKING:
@@ -239,7 +240,10 @@ def _make_parser(
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the lines of the description, which hold commands."""
+        """Keeps the commands of the description, and fits it to the terminal."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return fold_description(text, width)
 
     parser = ArgumentParser(
         prog=program,
