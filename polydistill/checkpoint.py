@@ -21,6 +21,7 @@ from typing import Any
 
 from polydistill.disk import atomic_write, disk_errors, remove_temporaries, sync_folder
 from polydistill.errors import UserError, require_at_least
+from polydistill.fields import check_fields
 
 FORMAT = 1
 HEADER = re.compile(rb"(polydistill checkpoint (\d+) (\w+) step (\d+) bytes (\d+) sha256) ([0-9a-f]{64})\n")
@@ -42,6 +43,7 @@ class CheckpointConfig:
     every_steps: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_at_least(0, self, "every_seconds", "every_steps")
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
 
 from polydistill.errors import UserError, exit_with_error, suggest
+from polydistill.fields import describe, near_choice
 from polydistill.help_text import fold_description
 from polydistill.plain_yaml import dump_yaml, load_yaml, parse_value, to_mapping
 
@@ -272,7 +273,7 @@ def _checked(parser: ArgumentParser, name: str, annotation: Any, given: Any, whe
     """The given value (text from the command line, anything from a file) as a value of the field's type."""
     from jsonargparse import ArgumentError
 
-    wrong = UserError(f"{where}{name} must be {_describe(annotation)}, got {given!r}{_near_choice(annotation, given)}")
+    wrong = UserError(f"{where}{name} must be {describe(annotation)}, got {given!r}{near_choice(annotation, given)}")
     try:
         if where == "--":
             value = parser.parse_args([f"--{name}={_whole_text(annotation, given)}"])[name]
@@ -322,26 +323,6 @@ def _allows_none(annotation: Any) -> bool:
     return annotation is type(None) or (
         typing.get_origin(annotation) is Literal and None in typing.get_args(annotation)
     )
-
-
-def _near_choice(annotation: Any, given: Any) -> str:
-    if typing.get_origin(annotation) is Literal and isinstance(given, str):
-        return suggest(given, map(str, typing.get_args(annotation)))
-    return ""
-
-
-def _describe(annotation: Any) -> str:
-    """A type in words."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if annotation in words:
-        return words[annotation]
-    arguments = [arg for arg in typing.get_args(annotation) if arg is not ...]
-    match typing.get_origin(annotation):
-        case typing.Literal:
-            return "one of " + ", ".join(map(str, arguments))
-        case origin if origin in {tuple, list}:
-            return "a list, each " + " and ".join(dict.fromkeys(map(_describe, arguments)))
-    return " or ".join(map(_describe, arguments))
 
 
 def _build(

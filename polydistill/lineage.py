@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from torch import nn
 
 from polydistill.errors import UserError
+from polydistill.fields import check_fields
 from polydistill.losses.sharing import find_shared
 from polydistill.provenance import weights_sha256
 
@@ -32,6 +33,7 @@ class LineageConfig:
     generations: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.generations < 1:
             raise ValueError(f"lineage.generations counts the students and must be at least 1, got {self.generations}")
 

@@ -38,7 +38,7 @@ PARTIAL = (
 
 
 def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = ()) -> list[str]:
-    """Compare the config.yaml of the run folder ``out`` with ``config``, key by key.
+    """Compare the config.yaml of the run folder ``out`` with ``config``, key by key; a key that is not there is null.
 
     Args:
         out: a folder with a config.yaml.
@@ -57,6 +57,8 @@ def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Seque
     grown = []
     for key in [*new, *(key for key in old if key not in new)]:
         if key in old and key in new and old[key] == new[key]:
+            continue
+        if key not in old and new[key] is None:  # an option that there was not when the run began, and is not used
             continue
         if key in old and key in may_grow and new[key] > old[key]:
             grown.append(key)

@@ -12,6 +12,7 @@ from typing import Literal
 from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_machine
 from polydistill.errors import UserError, require_at_least, require_choice
+from polydistill.fields import check_fields
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.vision.data import DataConfig
@@ -20,6 +21,7 @@ from polydistill.vision.networks import check_name
 from polydistill.vision.schedules import TrainingConfig
 
 TWIN = "teacher"  # as a student's network: the same as its teacher's
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,29 @@ class TeacherConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_name(self.network)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.path and self.label_smoothing:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, but the teacher of path is not trained here")
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Every later generation, and what it learns.
+    """Every later generation, and what it learns. An option that its objective does not have is refused.
 
     Args:
         network: a name as for the teacher, or teacher: the twin of its own teacher.
-        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), ...
-        temperature: of an objective that has one; null: its default.
-        label_weight: of an objective that has one; null: its default.
-        teacher_weight: of an objective that has one; null: its default.
+        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...
+        temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
+            reverse_kl, policy_kl: 1).
+        label_weight: of ban_l, hinton_kd and others: weight of the cross-entropy with the labels; null: its default.
+        teacher_weight: of hinton_kd and others: weight of what the teacher says; null: its default.
         label_smoothing: of cross_entropy; null: its default.
+        alpha: of dkd: weight of the target class's term; null: its default.
+        beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
+        delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
     """
 
@@ -62,18 +71,35 @@ class StudentConfig:
     label_weight: float | None = None
     teacher_weight: float | None = None
     label_smoothing: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    delta: float | None = None
     permutation: Literal["fresh", "fixed"] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.network != TWIN:
             check_name(self.network)
         require_choice("objective", self.objective, OBJECTIVES)
-        check_options(self.objective, self.options())
+        options = self.options()
+        try:
+            check_options(self.objective, options)
+        except ValueError as error:
+            raise ValueError(f"{error}{_whose(self.objective, options)}") from None
 
     def options(self) -> dict[str, float | str]:
         """The objective's options that are set."""
-        names = ("temperature", "label_weight", "teacher_weight", "label_smoothing", "permutation")
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("network", "objective")]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _whose(objective: str, options: dict[str, float | str]) -> str:
+    """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has them all."""
+    for name in options:
+        others = [other for other, its in OBJECTIVES.items() if name in its.options]
+        if others and objective not in others:
+            return f"; {name} is of {', '.join(others)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -92,12 +118,15 @@ class EvaluationConfig:
     ensembles: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_at_least(0, self, "every_epochs")
         if self.selection == "best_val" and not self.every_epochs:
             raise ValueError("selection best_val needs every_epochs of at least 1")
         for members in self.ensembles or ():
             if len(set(members)) != len(members) or len(members) < 2 or min(members) < 0:
-                raise ValueError(f"an ensemble has at least 2 members, each once, from 0 on; got {list(members)}")
+                raise ValueError(
+                    f"ensembles: an ensemble has at least 2 members, each once, from 0 on; got {list(members)}"
+                )
 
     def chosen_ensembles(self, generations: int) -> list[tuple[int, ...]]:
         """The members of each ensemble of a lineage with ``generations`` students."""
@@ -139,10 +168,27 @@ class CifarConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_at_least(0, self, "seed", "threads")
-        if self.evaluation.selection == "best_val" and not self.data.validation_images:
-            raise ValueError("evaluation.selection is best_val, but data.validation_images is 0")
-        for members in self.evaluation.ensembles or ():
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS:,}, got {self.threads:,}")
+        self._check_evaluation()
+        images, batch_size = self.data.images_to_learn, self.training.batch_size
+        if images is not None and batch_size > images:
+            raise ValueError(f"training.batch_size is {batch_size:,}, but there are {images:,} training images")
+
+    def _check_evaluation(self) -> None:
+        """Refuse what cannot be measured with these data and generations."""
+        evaluation = self.evaluation
+        if not self.data.validation_images:
+            if evaluation.selection == "best_val":
+                raise ValueError("evaluation.selection is best_val, but data.validation_images is 0")
+            if evaluation.every_epochs > 1:
+                raise ValueError(
+                    f"evaluation.every_epochs is {evaluation.every_epochs:,}, but data.validation_images is 0: there "
+                    "is nothing to validate on"
+                )
+        for members in evaluation.ensembles or ():
             if max(members) > self.lineage.generations:
                 raise ValueError(
                     f"evaluation.ensembles names generation {max(members)}, the last is {self.lineage.generations}"
@@ -166,6 +212,9 @@ class CifarConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
 
         Raises:
-            UserError: the device is not there.
+            UserError: the device is not there, or cannot do what is asked of it.
         """
-        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
+        resolved = dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
+        if self.training.capture == "on" and resolved.device == "cpu":
+            raise UserError("training.capture is on, but device is cpu: CUDA graphs are of GPUs; leave it at auto")
+        return resolved

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polydistill.errors import UserError, require_at_least
+from polydistill.fields import check_fields
 from polydistill.streams import numpy_stream
 from polydistill.vision.archives import RELEASES, SIDE, Release, Rows, download, encode_rows, read_release
 
@@ -46,14 +47,40 @@ class DataConfig:
     made_up: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_at_least(0, self, "validation_images", "train_images", "test_images", "made_up")
-        if 0 < self.made_up < 2 * RELEASES[self.name].classes:
+        release = RELEASES[self.name]
+        most = min(sum(release.rows_per_file[file] for file in files) for files in (release.train, release.test))
+        if 0 < self.made_up < 2 * release.classes:
             raise ValueError(f"made_up must be 0 or at least 2 images per class, got {self.made_up}")
-        if 0 < (self.train_images or self.made_up) <= self.validation_images:
+        if self.made_up > most:
+            raise ValueError(f"made_up must be at most {most:,}, got {self.made_up:,}")
+        if not self.official and not self.root:
+            raise ValueError("official is false, but root is empty: the official images would be downloaded")
+        for part in ("train", "test"):
+            wanted, there = getattr(self, f"{part}_images"), self.known_images(part)
+            if there is not None and wanted > there:
+                source = "made_up is" if self.made_up and not self.root else f"{self.name} has"
+                raise ValueError(f"{part}_images is {wanted:,}, but {source} {there:,}")
+        if self.images_to_learn is not None and self.images_to_learn < 1:
+            total = self.images_to_learn + self.validation_images
             raise ValueError(
-                f"validation_images = {self.validation_images} leaves nothing of the "
-                f"{self.train_images or self.made_up} training images"
+                f"validation_images = {self.validation_images:,} leaves nothing of the {total:,} training images"
             )
+
+    def known_images(self, part: str) -> int | None:
+        """How many images the ``part`` train or test has before a slice is taken; None: that is read from files."""
+        if self.made_up and not self.root:
+            return self.made_up
+        release = RELEASES[self.name]
+        files = release.train if part == "train" else release.test
+        return sum(release.rows_per_file[file] for file in files) if self.official else None
+
+    @property
+    def images_to_learn(self) -> int | None:
+        """How many images are learned from, validation images aside; None: that is read from files."""
+        images = self.train_images or self.known_images("train")
+        return None if images is None else images - self.validation_images
 
     @property
     def classes(self) -> int:

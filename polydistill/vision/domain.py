@@ -30,6 +30,7 @@ from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
+from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.training import NonFiniteLossError, Trainer
 
@@ -133,13 +134,19 @@ class CifarDomain:
         if teacher.path:
             self.seconds.append(0.0)
             return self._open(Path(teacher.path))
+        if self._begun is None:
+            rehearse(self)
         options = {"label_smoothing": teacher.label_smoothing}
         lesson = Lesson("cross_entropy", None, seed=self.config.seed, generation=0, options=options)
         return self._train(teacher.network, lesson, 0)
 
     def teach(self, teacher: nn.Module, generation: int) -> nn.Module:
         """The student of ``generation``, taught by ``teacher``."""
-        lesson = Lesson(
+        return self._train(self.config.student_network, self.make_lesson(teacher, generation), generation)
+
+    def make_lesson(self, teacher: nn.Module, generation: int) -> Lesson:
+        """What the student of ``generation`` learns from ``teacher``, which is frozen by it."""
+        return Lesson(
             self.config.student.objective,
             teacher,
             seed=self.config.seed,
@@ -148,7 +155,6 @@ class CifarDomain:
             classes=self.images.classes,
             group=self.processes.group,
         )
-        return self._train(self.config.student_network, lesson, generation)
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
         """The metrics of summary.json; this is the one time that the generation sees the test set."""
@@ -264,13 +270,21 @@ class CifarDomain:
             processes=self.processes,
         )
 
-    def try_batch(self, architecture: str, lesson: Lesson, generation: int, batch_size: int) -> None:
+    def try_batch(self, architecture: str, lesson: Lesson, generation: int, batch_size: int, **changes: Any) -> None:
         """Two steps with that batch, recorded where the run's are, on a student that is thrown away.
+
+        Args:
+            architecture: of the student.
+            lesson: of the student.
+            generation: whose images and permutations.
+            batch_size: images.
+            changes: further fields of the :class:`TrainingConfig`.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
+            NonFiniteLossError: the loss is not finite.
         """
-        config = dataclasses.replace(self.config.training, batch_size=batch_size, log_every_steps=2)
+        config = dataclasses.replace(self.config.training, batch_size=batch_size, log_every_steps=2, **changes)
         next(self.make_trainer(self.make_student(architecture, generation), lesson, generation, config).run())
 
     def _place(self, network: nn.Module) -> nn.Module:

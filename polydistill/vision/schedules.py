@@ -10,6 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from polydistill.fields import check_fields
+
+MILESTONES, DECAY = (0.3, 0.6, 0.8), 0.2
+MOST_STEPS_PER_LOG = 1_000_000  # their losses are kept in memory
 WARM_UP = 0.3  # one-cycle: share of the steps in which the rate rises
 FIRST_SHARE = 1 / 25  # and what it starts with, as a share of the highest
 
@@ -41,8 +45,8 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
-    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
-    decay: float = 0.2
+    milestones: tuple[float, ...] = MILESTONES
+    decay: float = DECAY
     augment: bool = True
     channels_last: bool = True
     compile: bool = False
@@ -51,19 +55,38 @@ class TrainingConfig:
     log_every_steps: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("epochs", "batch_size", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if self.log_every_steps > MOST_STEPS_PER_LOG:
+            raise ValueError(f"log_every_steps must be at most {MOST_STEPS_PER_LOG:,}, got {self.log_every_steps:,}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be greater than 0, got {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if not 0 <= self.weight_decay < math.inf:
+        if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay must lie in (0, 1], got {self.decay}")
-        if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise ValueError(f"milestones are shares of the epochs, between 0 and 1, got {list(self.milestones)}")
+        self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        """Refuse milestones that are no shares, do not rise, or have no effect, and a decay that has none."""
+        milestones = list(self.milestones)
+        if any(not 0 < milestone < 1 for milestone in milestones):
+            raise ValueError(f"milestones are shares of the epochs, between 0 and 1, got {milestones}")
+        if milestones != sorted(set(milestones)):
+            raise ValueError(f"milestones must rise, got {milestones}")
+        if self.schedule == "steps":
+            if not milestones and self.decay != DECAY:
+                raise ValueError(f"decay is {self.decay}, but there are no milestones at which it would act")
+            return
+        of_another = f"of schedule steps, and schedule is {self.schedule}"
+        if milestones != list(MILESTONES):
+            raise ValueError(f"milestones are {of_another}: leave them out")
+        if self.decay != DECAY:
+            raise ValueError(f"decay is {of_another}: leave it out")
 
 
 def schedule_rate(config: TrainingConfig, progress: float) -> float:

@@ -101,7 +101,7 @@ def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypa
     gc.disable()
     try:
         student = one.first()
-        assert [trainer() for trainer in trainers] == [None]
+        assert [trainer() for trainer in trainers] == [None, None], "of the rehearsal, and of generation 0"
     finally:
         gc.enable()
     assert all(parameter.grad is None for parameter in student.parameters())

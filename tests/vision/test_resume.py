@@ -101,6 +101,29 @@ class StopAfter(StopSignals):
         return signal.SIGTERM if self.questions < 0 else None
 
 
+# ---- older runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_before_an_option_was_there_goes_on_without_it_and_not_with_it(
+    tmp_path: Path, straight: Straight
+) -> None:
+    config, expected = straight("last")
+    with pytest.raises(Interrupted):
+        go_on(config, tmp_path / "run", StopAfter(2))
+    path = tmp_path / "run" / "config.yaml"
+    text = path.read_text()
+    for name in ("alpha", "beta", "delta"):
+        assert f"  {name}: null\n" in text
+        text = text.replace(f"  {name}: null\n", "")
+    path.write_text(text)
+    with_it = dataclasses.replace(config, student=StudentConfig(objective="dkd", alpha=1.0))
+    with pytest.raises(UserError, match=r"student\.(objective|alpha) is"):
+        go_on(with_it, tmp_path / "run")
+    go_on(config, tmp_path / "run")
+    shutil.copy(expected / "config.yaml", path)
+    assert_same_run(expected, tmp_path / "run", PRODUCTS)
+
+
 # ---- stopping ----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,54 @@
+"""What needs a batch to be known is tried with one before generation 0 begins: the lesson of the students.
+
+Contract: nothing of it stays, and no random stream moves: the run is bit for bit what it would be without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.vision.memory import explain_out_of_memory
+from polydistill.vision.training import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from polydistill.vision.domain import CifarDomain
+
+FEW = 8  # images, on a processor; a GPU tries the whole batch, since its memory is to suffice
+GENTLE = {"learning_rate": 1e-6, "weight_decay": 0.0}  # what is tried is the lesson, not the schedule
+
+
+def rehearse(domain: CifarDomain) -> None:
+    """Two steps of generation 1 on a student that is thrown away, taught by an untrained network.
+
+    Raises:
+        UserError: the memory does not suffice; with the largest batch that does.
+        FloatingPointError: the loss is not finite.
+        ValueError, TypeError, RuntimeError: what the objective, the networks or the processes refuse.
+    """
+    config = domain.config
+    images = domain.images.train.images[: domain.processes.size * FEW]
+    teacher = domain.make_student(config.teacher.network, 0)
+    _take_statistics(teacher, domain.normalizer(domain.processes.share(images)))
+    lesson = domain.make_lesson(teacher, 1)
+    whole = domain.device.type == "cuda" or domain.processes.size > 1
+    batch_size = config.training.batch_size if whole else min(FEW, config.training.batch_size)
+    try:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            domain.try_batch(config.student_network, lesson, 1, batch_size, compile=False, **GENTLE)
+            return
+    except NonFiniteLossError as error:
+        raise FloatingPointError(f"{error}: seen in a trial before the first step of generation 0") from error
+    raise explain_out_of_memory(domain, config.student_network, lesson, 1)
+
+
+def _take_statistics(network: nn.Module, inputs: Tensor) -> None:
+    """Give the batch norms the statistics of ``inputs``: an untrained deep network that has none overflows."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network.train()(inputs)
