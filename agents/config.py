@@ -6,11 +6,13 @@ A published run is one file in ``configs/atari``; the defaults here are the run 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agents.evaluation import get_protocol
 from agents.games import check_game
-from agents.networks import SIZES
+from agents.networks import SIZES, multiply_adds
 from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_machine
 from polydistill.errors import require_at_least, require_choice
@@ -18,6 +20,8 @@ from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, get_objective
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
+EMULATOR_STEP = 1e7  # multiply-adds that take about as long as a step of the emulator
+MAY_MOVE = ("teacher.path",)  # the weights count, not where they lie
 
 
 @dataclass(frozen=True)
@@ -158,13 +162,28 @@ class AtariConfig:
             samples, room = self.student.batch_size, self.play.replay_steps
             raise ValueError(f"student.batch_size = {samples} samples never are in play.replay_steps = {room}")
 
-    def resolve(self) -> AtariConfig:
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> AtariConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Args:
+            stored: the config of the run that is continued, whose words are kept.
 
         Raises:
             UserError: the device is not there.
         """
-        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
+        work = {"step": self._update_work(), "run": self._update_work() * self._updates()}
+        machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)
+        return dataclasses.replace(self, **machine)
+
+    def _updates(self) -> float:
+        return self.play.steps * self.student.samples_per_step / self.student.batch_size
+
+    def _update_work(self) -> float:
+        """Multiply-adds of an update and of the play that it needs; a teacher counts as the largest size."""
+        largest = multiply_adds(SIZES["nature"])
+        student = largest if self.student.size == SAME_SIZE else multiply_adds(SIZES[self.student.size])
+        steps = self.student.batch_size / self.student.samples_per_step
+        return self.student.batch_size * 3 * student + steps * (largest + EMULATOR_STEP)
 
 
 @dataclass(frozen=True)

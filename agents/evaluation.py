@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agents.atari import FRAME_SKIP, MAX_FRAMES, AtariVecEnv
 from agents.teachers import ScoreFunction
+from polydistill.device import few_rows
 from polydistill.errors import UserError, require_choice, suggest
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 
@@ -288,7 +289,8 @@ def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int,
 @torch.no_grad()
 def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
     frames = torch.from_numpy(observations).to(device)
-    asked = [agent(frames) for agent in agents]
+    with few_rows(len(frames)):
+        asked = [agent(frames) for agent in agents]
     for index, scores in enumerate(asked):
         if not bool(scores.amax(dim=1).isfinite().all()):
             raise NonFiniteScoresError(index > 0, frames, scores)

@@ -86,6 +86,18 @@ def build_network(
     return QNetwork(observation_space, actions, extractor, size.hidden, list(net_arch), activation_fn)
 
 
+def multiply_adds(size: Size) -> int:
+    """Of a forward pass of one observation of 4 frames of 84 x 84, without the last layer.
+
+    Example:
+        >>> multiply_adds(SIZES["nature"])
+        9343232
+    """
+    first, second, third = size.channels
+    convolutions = 20**2 * 8**2 * 4 * first + 9**2 * 4**2 * first * second + 7**2 * 3**2 * second * third
+    return convolutions + 7**2 * third * size.hidden
+
+
 def size_of(network: QNetwork) -> Size:
     """The widths of a Nature-CNN, read from the shapes of its weights."""
     weights = network.state_dict()

@@ -35,7 +35,7 @@ from stable_baselines3.common.utils import safe_mean
 from agents.atari import AtariVecEnv
 from agents.evaluation import evaluate
 from agents.games import check_game
-from agents.networks import compute_scores
+from agents.networks import SIZES, compute_scores, multiply_adds
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.checkpoint import Checkpoints
@@ -112,13 +112,18 @@ class TeacherTrainingConfig:
         if not 0.0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
 
-    def resolve(self) -> TeacherTrainingConfig:
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> TeacherTrainingConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Args:
+            stored: the config of the training that is continued, whose words are kept.
 
         Raises:
             UserError: the device is not there.
         """
-        return dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
+        step = 4 * self.batch_size * multiply_adds(SIZES["nature"])  # there, back, and once more for the target
+        machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, step=step)
+        return dataclasses.replace(self, **machine)
 
 
 def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:

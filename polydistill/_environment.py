@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 
 from polydistill._shadow import exit_with, require_own_agents
+from polydistill.cores import limit_spinning
 
 OLDEST = (3, 11)
 _RUNS = ("jsonargparse", "yaml", "rich", "tensorboard")  # the modules of each extra, as pyproject.toml has its packages
@@ -61,6 +62,7 @@ def require_environment(extra: str, *modules: str) -> None:
         exit_with(f"not installed for {sys.executable}: {_few(missing)}; {how}")
     if extra == "atari":
         require_own_agents()
+    limit_spinning()  # torch is not imported yet
 
 
 def _few(names: list[str]) -> str:

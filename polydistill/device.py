@@ -5,19 +5,24 @@ Precision, threads and memory format decide the last bits of every number, so th
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from polydistill.cores import as_before, available_cores, worthwhile_threads
 from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+FEW_ROWS = 4  # a network answers so few sooner alone than with other threads to wait for
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
@@ -34,11 +39,10 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     return device
 
 
-def resolve_threads(threads: int) -> int:
-    """The number of threads; 0 stands for as many as this process may use cores, divided among the processes that
-    torchrun has started on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def resolve_threads(threads: int, *, step: float = math.inf, run: float = math.inf) -> int:
+    """The number of threads; 0 stands for as many as this process may use and its work is worth, see
+    :func:`polydistill.cores.worthwhile_threads`."""
+    return threads or worthwhile_threads(step, run)
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
@@ -46,24 +50,72 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
     a processor has, torch tells from 2.11 on; before, float32 is meant.)"""
     if precision != "auto":
         return precision
+    return "bfloat16" if _computes_bfloat16(device) else "float32"
+
+
+def _computes_bfloat16(device: str) -> bool:
     if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bfloat16" if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def resolve_machine(device: Device, threads: int, precision: Precision) -> dict[str, Any]:
+def resolve_machine(
+    device: Device,
+    threads: int,
+    precision: Precision,
+    *,
+    stored: Mapping[str, Any] | None = None,
+    step: float = math.inf,
+    run: float = math.inf,
+) -> dict[str, Any]:
     """These three of a config, as this machine understands auto and 0.
+
+    Args:
+        device: auto, cpu or cuda.
+        threads: 0: as many as the work is worth.
+        precision: auto, float32 or bfloat16.
+        stored: the config of the run that is continued: what auto and 0 meant there is kept, whatever this machine
+            is, since it decides the last bits. One line on standard error says what that costs here.
+        step: multiply-adds of a step of the work.
+        run: multiply-adds of all of it.
 
     Raises:
         UserError: the device is not there.
     """
-    found = resolve_device(device)
-    return {
-        "device": found,
-        "threads": resolve_threads(threads),
-        "precision": resolve_precision(precision, found),
-    }
+    machine = as_before({"device": device, "threads": threads, "precision": precision}, stored)
+    if device == "auto" and machine["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("this run was begun on a GPU, and torch sees none here: go on with it where there is one")
+    found = resolve_device(machine["device"])
+    meant = resolve_precision(machine["precision"], found)
+    if precision == "auto" and meant == "bfloat16" and not _computes_bfloat16(found):
+        _say_once("the run was begun in bfloat16, and goes on in it, though this processor is slow at that")
+    n_threads = resolve_threads(machine["threads"], step=step, run=run)
+    if not threads and n_threads > available_cores():
+        _say_once(
+            f"the run was begun with {n_threads} threads, and goes on with them on {available_cores()} here, slowly"
+        )
+    return {"device": found, "threads": n_threads, "precision": meant}
+
+
+@contextlib.contextmanager
+def few_rows(rows: int) -> Iterator[None]:
+    """Let torch compute with one thread inside, where a batch has so few rows that threads would wait for each other.
+
+    Costs under a microsecond. The number of threads belongs to the process: not for two Python threads at once.
+
+    Args:
+        rows: of the batch; from :data:`FEW_ROWS` + 1 on nothing changes.
+    """
+    threads = torch.get_num_threads()
+    if rows > FEW_ROWS or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def prepare(device: str, threads: int) -> torch.device:

@@ -40,10 +40,10 @@ from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.tracking import atomic_write, format_table
 from polydistill.vision.augmentation import Normalizer
+from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.data import ImageSet, Normalization
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.networks import build_network, check_name
-from polydistill.vision.plan import BACKWARD, count_cost
 from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.training import Trainer
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-from polydistill.device import resolve_threads
 from polydistill.errors import run_script
 
 # as torch 2.13 words it
@@ -53,14 +50,3 @@ def test_another_error_of_a_gpu_is_a_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="device-side assert"):
         main()
-
-
-def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
-    for processes, threads in ((None, 6), ("2", 3), ("4", 1), ("8", 1)):
-        if processes is None:
-            monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-        else:
-            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert resolve_threads(0) == threads
-        assert resolve_threads(5) == 5, "a number that was given is meant"

@@ -22,7 +22,7 @@ import torch
 
 from polydistill import disk, provenance, tracking
 from polydistill.errors import UserError
-from polydistill.plain_yaml import load_yaml
+from polydistill.plain_yaml import load_yaml, to_mapping
 from polydistill.tracking import Run, atomic_write, format_interval, format_table, weights_sha256
 
 
@@ -127,10 +127,82 @@ def test_another_config_is_refused_and_every_byte_stays(
         run.log("teacher", 1, {"a": 1.0})
         if finished:
             run.finish({})
+        else:
+            run.save({}, 1)
     before = tree(tmp_path)
     with pytest.raises(UserError, match=re.escape(message)):
         open_run(tmp_path, other)
     assert tree(tmp_path) == before
+
+
+def test_a_run_without_a_checkpoint_binds_nothing_but_what_is_not_ours_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path) as run:
+        run.log("teacher", 1, {"a": 1.0})
+    (tmp_path / "notes.txt").write_text("mine")
+    other = Demo(teacher=Teacher("corrected.zip"))
+    with open_run(tmp_path, other) as run:
+        assert run.summary is None
+    assert load_yaml(tmp_path / "config.yaml")["teacher"]["path"] == "corrected.zip"
+    assert set(tree(tmp_path)) == {"config.yaml", "notes.txt"}
+    assert (
+        capsys.readouterr().err == f"{tmp_path} held a run of another config that had no checkpoint: it is replaced\n"
+    )
+    open_run(tmp_path, other)
+    assert capsys.readouterr().err == "", "the same config"
+
+
+def test_another_tools_config_is_no_run_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 3\nmodel: mine\n")
+    (tmp_path / "metrics.jsonl").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="another config"):
+        open_run(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_place_may_differ_and_the_caller_hears_of_it(tmp_path: Path) -> None:
+    def reopen(path: str, seed: int = 3) -> Run:
+        config, may_move = Demo(teacher=Teacher(path), seed=seed), ("teacher.path",)
+        return Run.open(tmp_path, config, kind="cifar", command="python scripts/demo.py", may_move=may_move)
+
+    with open_run(tmp_path) as run:
+        run.save({}, 1)
+    for path, moved in (("1e5", []), ("moved.zip", ["teacher.path"])):
+        with reopen(path) as run:
+            assert list(run.moved) == moved
+    with pytest.raises(UserError, match="seed is 3 there"):
+        reopen("moved.zip", seed=4)
+    with reopen("1e5") as run:
+        run.finish({})
+    assert list(reopen("moved.zip").moved) == ["teacher.path"]
+
+
+def test_a_machines_word_that_differs_is_best_left_out(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.save({}, 1)
+    with pytest.raises(UserError, match="device is 'cpu' there and 'cuda' here; leave --device out to go on with"):
+        open_run(tmp_path, Demo(device="cuda"))
+
+
+def test_looking_at_a_folder_writes_nothing(tmp_path: Path) -> None:
+    assert tracking.examine_folder(tmp_path / "none", to_mapping(Demo())).state == "new"
+    assert not (tmp_path / "none").exists()
+    assert tracking.stored_config(tmp_path) is None
+    out = tmp_path / "run"
+    with open_run(out) as run:
+        assert tracking.examine_folder(out, to_mapping(Demo())).state == "begun"
+        assert tracking.stored_config(out) is None, "nothing is bound to it yet"
+        run.save({}, 1)
+        assert tracking.examine_folder(out, to_mapping(Demo())).state == "unfinished"
+        assert tracking.stored_config(out) == to_mapping(Demo())
+        run.finish({})
+    before = tree(out)
+    assert tracking.examine_folder(out, to_mapping(Demo())).state == "finished"
+    grown = tracking.examine_folder(out, to_mapping(Demo(seed=4)), may_grow=("seed",))
+    assert (grown.state, grown.grown) == ("unfinished", ["seed"])
+    assert tree(out) == before
 
 
 def test_a_key_that_only_one_side_has_is_a_difference(tmp_path: Path) -> None:
@@ -415,7 +487,8 @@ def test_two_processes_on_one_folder_the_second_is_refused_and_changes_nothing(t
 
 
 def test_a_refused_run_gives_the_folder_back(tmp_path: Path) -> None:
-    open_run(tmp_path).close()
+    with open_run(tmp_path) as run:
+        run.save({}, 1)
     with pytest.raises(UserError, match="another config"):
         open_run(tmp_path, Demo(seed=4))
     open_run(tmp_path).close()

@@ -2,17 +2,22 @@
 
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.provenance import weights_sha256
+from polydistill.tracking.folder import Standing, examine_folder, read_summary, require_same_config, stored_config
 from polydistill.tracking.progress import Progress
-from polydistill.tracking.run import Run, require_same_config
+from polydistill.tracking.run import Run
 from polydistill.tracking.table import format_interval, format_table
 
 __all__ = [
     "Progress",
     "Run",
+    "Standing",
     "atomic_write",
     "disk_errors",
+    "examine_folder",
     "format_interval",
     "format_table",
+    "read_summary",
     "require_same_config",
+    "stored_config",
     "weights_sha256",
 ]

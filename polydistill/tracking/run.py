@@ -22,52 +22,18 @@ from typing import Any, Literal
 
 from polydistill._environment import require_extra
 from polydistill.checkpoint import Checkpoints, to_plain
-from polydistill.disk import atomic_write, disk_errors, is_temporary, remove_temporaries, sync_folder
-from polydistill.errors import UserError
-from polydistill.lock import LOCK, FolderLock
+from polydistill.disk import atomic_write, disk_errors, remove_temporaries, sync_folder
+from polydistill.lock import FolderLock
 from polydistill.provenance import git_state, hardware, versions
+from polydistill.tracking.folder import SCHEMA, examine_folder, read_summary
 from polydistill.tracking.log import Log, plain_json
 from polydistill.tracking.progress import Progress
 
-SCHEMA = 1
 # What an unfinished run without a checkpoint leaves, and a fresh start removes.
 PARTIAL = (
     *("metrics.jsonl", "timing.jsonl", "tb"),
     *("student.zip", "generation_*.zip", "generation_*.safetensors", "generation_*.json", "generation_*_failure.pt"),
 )
-
-
-def require_same_config(out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = ()) -> list[str]:
-    """Compare the config.yaml of the run folder ``out`` with ``config``, key by key; a key that is not there is null.
-
-    Args:
-        out: a folder with a config.yaml.
-        config: nested plain values, see :func:`polydistill.plain_yaml.to_mapping`.
-        may_grow: dotted keys that may be larger here than there.
-
-    Returns:
-        those of ``may_grow`` that are larger here.
-
-    Raises:
-        UserError: they differ; the message names the first key that does.
-    """
-    from polydistill.plain_yaml import flatten, load_yaml
-
-    old, new = (dict(flatten(mapping)) for mapping in (load_yaml(out / "config.yaml"), config))
-    grown = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        if key in old and key in new and old[key] == new[key]:
-            continue
-        if key not in old and new[key] is None:  # an option that there was not when the run began, and is not used
-            continue
-        if key in old and key in may_grow and new[key] > old[key]:
-            grown.append(key)
-            continue
-        was, now = (repr(side[key]) if key in side else "not set" for side in (old, new))
-        raise UserError(
-            f"{out} holds a run of another config: {key} is {was} there and {now} here; give --out another folder"
-        )
-    return grown
 
 
 class Run:
@@ -79,11 +45,13 @@ class Run:
         checkpoints: in ``checkpoints/``.
         summary: what summary.json holds; None until the run is finished. Not None right after :meth:`open`: this
             folder holds the finished run of the same config, and nothing must be logged.
+        moved: the keys of ``may_move`` that name another place than the run began with.
     """
 
     def __init__(self, out: Path, config: dict[str, Any], *, kind: str, command: str) -> None:
         self.out, self.config, self.kind, self.command = out, config, kind, command
         self.summary: dict[str, Any] | None = None
+        self.moved: Sequence[str] = ()
         self.checkpoints = Checkpoints(out / "checkpoints", kind=kind)
         self._start = time.monotonic()
         self._seconds_before = 0.0
@@ -99,17 +67,20 @@ class Run:
         kind: Literal["atari", "cifar"],
         command: str,
         may_grow: Sequence[str] = (),
+        may_move: Sequence[str] = (),
     ) -> Run:
         """The run of ``config`` in the folder ``out``: new, to be continued, started over, or finished.
 
         Args:
             out: the folder; made where there is none. An unfinished run in it without a checkpoint is started over:
-                its metrics, events and products are removed. One with a checkpoint stays as it is: see :meth:`resume`.
+                its metrics, events and products are removed, and where it was of another config, one line says so. One
+                with a checkpoint stays as it is: see :meth:`resume`.
             config: frozen dataclass, resolved (threads, precision and device too).
             kind: goes to summary.json.
             command: the command line, for summary.json.
             may_grow: dotted keys of ``config`` that may be larger than those that the run began with. A finished run
                 with a checkpoint is then unfinished again.
+            may_move: dotted keys that say where something lies; the caller compares what lies there, see ``moved``.
 
         Raises:
             UserError: ``out`` holds a run of another config, or something that is no run, or cannot be written, or
@@ -119,56 +90,41 @@ class Run:
         from polydistill.plain_yaml import to_mapping
 
         run = cls(out, to_mapping(config), kind=kind, command=command)
-        with disk_errors(out):
-            if out.exists() and not out.is_dir():
-                raise UserError(f"{out} is a file; --out takes a folder")
-            out.mkdir(parents=True, exist_ok=True)
-            entries = [entry.name for entry in out.iterdir() if not (is_temporary(entry.name) or entry.name == LOCK)]
-        if entries and "config.yaml" not in entries:
-            raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
-        if entries and not require_same_config(out, run.config, may_grow=may_grow) and (out / "summary.json").exists():
-            run.summary = run._read_summary()
+        allowed = {"may_grow": may_grow, "may_move": may_move}
+        standing = examine_folder(out, run.config, **allowed)
+        if standing.state == "finished":
+            run.summary, run.moved = read_summary(out), standing.moved
             return run
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
         run._lock = FolderLock(out)
         try:
-            run._prepare(may_grow)
+            run._prepare(**allowed)
         except BaseException:
             run._lock.release()
             raise
         return run
 
-    def _prepare(self, may_grow: Sequence[str]) -> None:
+    def _prepare(self, **allowed: Sequence[str]) -> None:
         """Make the folder ready for :meth:`log`. Looks at it anew: another process may just have finished in it."""
         from polydistill.plain_yaml import dump_yaml
 
         remove_temporaries(self.out)
-        grown = []
-        if (self.out / "config.yaml").exists():
-            grown = require_same_config(self.out, self.config, may_grow=may_grow)
-            if (self.out / "summary.json").exists():
-                if not grown:
-                    self.summary = self._read_summary()
-                    return
-                if not self.checkpoints.paths():
-                    raise UserError(f"{self.out} is finished and has no checkpoint from which {grown[0]} could grow")
-                with disk_errors(self.out / "summary.json", "remove"):  # first: never a summary of another config
-                    (self.out / "summary.json").unlink()
-                    sync_folder(self.out)
-        if grown or not (self.out / "config.yaml").exists():
-            atomic_write(self.out / "config.yaml", dump_yaml(self.config).encode())
-        if not self.checkpoints.paths():
+        standing = examine_folder(self.out, self.config, **allowed)
+        self.moved = standing.moved
+        if standing.state == "finished":
+            self.summary = read_summary(self.out)
+            return
+        if standing.grown and (self.out / "summary.json").exists():
+            with disk_errors(self.out / "summary.json", "remove"):  # first: never a summary of another config
+                (self.out / "summary.json").unlink()
+                sync_folder(self.out)
+        if standing.state == "begun":
             self._remove_partial()
-
-    def _read_summary(self) -> dict[str, Any]:
-        path = self.out / "summary.json"
-        try:
-            with disk_errors(path, "read"):
-                summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary["schema"] != SCHEMA:
-                raise UserError(f"{path} has schema {summary['schema']!r}, this version reads {SCHEMA}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged; remove it, and the same command starts the run over") from error
-        return dict(summary)
+        if standing.state == "new" or standing.grown or standing.replaced:
+            atomic_write(self.out / "config.yaml", dump_yaml(self.config).encode())
+        if standing.replaced:
+            print(f"{self.out} held a run of another config that had no checkpoint: it is replaced", file=sys.stderr)
 
     def _remove_partial(self) -> None:
         for path in sorted(path for pattern in PARTIAL for path in self.out.glob(pattern)):

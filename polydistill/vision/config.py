@@ -6,8 +6,9 @@ A published row is one file in ``configs/cifar``; the defaults here are the born
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from polydistill.checkpoint import CheckpointConfig
 from polydistill.device import Device, Precision, resolve_machine
@@ -15,6 +16,7 @@ from polydistill.errors import UserError, require_at_least, require_choice
 from polydistill.fields import check_fields
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
+from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.data import DataConfig
 from polydistill.vision.lesson import check_options
 from polydistill.vision.networks import check_name
@@ -208,13 +210,30 @@ class CifarConfig:
         if self.training.sync_batchnorm and size > 1 and self.device == "cpu":
             raise UserError("training.sync_batchnorm works on GPUs only: choose --training.sync_batchnorm false")
 
-    def resolve(self) -> CifarConfig:
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> CifarConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Args:
+            stored: the config of the run that is continued, whose words are kept.
 
         Raises:
             UserError: the device is not there, or cannot do what is asked of it.
         """
-        resolved = dataclasses.replace(self, **resolve_machine(self.device, self.threads, self.precision))
+        work: dict[str, float] = {}
+        if not self.threads:  # counted for generation 0, which arms of one study share
+            image = (1 + BACKWARD) * count_cost(self.teacher.network, self.data.classes).operations / 2
+            work = {"step": self.training.batch_size * image}
+            work["run"] = self.training.epochs * self.data.expected_images * image
+        machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)
+        resolved = dataclasses.replace(self, **machine)
         if self.training.capture == "on" and resolved.device == "cpu":
             raise UserError("training.capture is on, but device is cpu: CUDA graphs are of GPUs; leave it at auto")
         return resolved
+
+    def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """The keys that may name another place than ``stored``, the config of the run that is continued.
+
+        A generation 0 that was trained there does not come from a file here, nor the other way round.
+        """
+        from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
+        return ("data.root", "teacher.path") if from_file else ("data.root",)

@@ -87,6 +87,14 @@ class DataConfig:
         """Number of classes of the data set."""
         return RELEASES[self.name].classes
 
+    @property
+    def expected_images(self) -> int:
+        """How many images there will be to train on, if the files are the official ones."""
+        release = RELEASES[self.name]
+        official = sum(release.rows_per_file[name] for name in release.train)
+        everything = self.made_up if self.made_up and not self.root else official
+        return (self.train_images or everything) - self.validation_images
+
 
 @dataclass(frozen=True)
 class ImageSet:

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from polydistill.device import prepare
 from polydistill.plain_yaml import dump_yaml, to_mapping
-from polydistill.vision.archives import RELEASES, SIDE
+from polydistill.vision.archives import RELEASES
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.networks import build_network
+from polydistill.vision.cost import BACKWARD, count_cost
 
-BACKWARD = 2  # a backward pass costs about two forward passes
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
-
-
-class Cost(NamedTuple):
-    """Of one network: operations of a forward pass of one image (2 per multiply and add), numbers that its layers put
-    out for one image, parameters."""
-
-    operations: int
-    outputs: int
-    parameters: int
-
-
-def count_cost(architecture: str, classes: int) -> Cost:
-    """The cost of a network, counted without computing anything.
-
-    Example:
-        >>> count_cost("resnet-20", 10).operations / 2e6  # million multiply-adds of one image
-        40.55104
-    """
-    outputs = 0
-
-    def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        nonlocal outputs
-        outputs += output.numel()
-
-    with torch.device("meta"), torch.no_grad():
-        network = build_network(architecture, classes).eval()
-        for module in network.modules():
-            if not list(module.children()):
-                module.register_forward_hook(add)
-        with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 3, SIDE, SIDE))
-    return Cost(counter.get_total_flops(), outputs, sum(p.numel() for p in network.parameters()))
 
 
 def measure_rate(device: torch.device, precision: str) -> float:
@@ -104,9 +69,7 @@ def format_plan(config: CifarConfig, out: Path) -> str:
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
     rate = measure_rate(prepare(config.device, config.threads), config.precision)
     release = RELEASES[config.data.name]
-    read = sum(release.rows_per_file[name] for name in release.train)
-    everything = config.data.made_up if config.data.made_up and not config.data.root else read
-    images = (config.data.train_images or everything) - config.data.validation_images
+    images = config.data.expected_images
     passes = images * config.training.epochs
     first = 0 if config.teacher.path else passes * (1 + BACKWARD) * teacher.operations
     # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others

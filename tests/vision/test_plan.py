@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import pkgutil
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 
 import polydistill.vision
+from polydistill import cores
 from polydistill import device as device_module
-from polydistill.device import compile_network, resolve_precision
-from polydistill.vision.config import CifarConfig, EvaluationConfig
+from polydistill.device import FEW_ROWS, compile_network, few_rows, resolve_precision, resolve_threads
+from polydistill.errors import UserError
+from polydistill.vision.config import CifarConfig, EvaluationConfig, TeacherConfig
+from polydistill.vision.cost import count_cost
 from polydistill.vision.data import DataConfig
-from polydistill.vision.plan import count_cost, format_plan
+from polydistill.vision.plan import format_plan
 from polydistill.vision.schedules import TrainingConfig
 
 MODULES = sorted(
@@ -66,6 +70,61 @@ def test_an_explicit_precision_is_kept() -> None:
     assert resolve_precision("float32", "cpu") == "float32"
     assert resolve_precision("bfloat16", "cpu") == "bfloat16"
     assert resolve_precision("auto", "cpu") in ("float32", "bfloat16")
+
+
+def test_a_number_of_threads_that_is_given_is_meant() -> None:
+    assert resolve_threads(64, step=1.0, run=1.0) == 64
+
+
+def test_what_auto_meant_is_kept_when_a_run_is_continued_on_another_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device_module._say_once.cache_clear()
+    stored = {"device": "cpu", "threads": 64, "precision": "bfloat16"}
+    monkeypatch.setattr(device_module, "_computes_bfloat16", lambda device: False)
+    found = CifarConfig().resolve(stored)
+    assert {name: getattr(found, name) for name in stored} == stored
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "64 threads" in lines[1]
+    given = CifarConfig(device="cpu", threads=1, precision="float32").resolve(stored)
+    assert (given.threads, given.precision) == (1, "float32")
+    assert CifarConfig(device="cpu", precision="float32").resolve({"threads": "many"}).threads >= 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_that_was_begun_on_a_gpu_is_one_line_without_one() -> None:
+    with pytest.raises(UserError, match="was begun on a GPU"):
+        CifarConfig().resolve({"device": "cuda", "threads": 1, "precision": "bfloat16"})
+
+
+def test_threads_follow_the_work_of_generation_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: 8)
+    smoke = CifarConfig(
+        device="cpu",
+        teacher=TeacherConfig(network="resnet-8"),
+        data=DataConfig(made_up=500, validation_images=100),
+        training=TrainingConfig(epochs=3, batch_size=50),
+    )
+    assert smoke.resolve().threads == 1, "seconds of work"
+    assert CifarConfig(device="cpu").resolve().threads == 8, "the paper's recipe"
+    small = dataclasses.replace(smoke, training=TrainingConfig(epochs=10_000, batch_size=2))
+    assert small.resolve().threads == 1, "a long run of small steps"
+
+
+def test_few_rows_are_computed_by_one_thread_and_the_others_come_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for rows, inside in ((1, 1), (FEW_ROWS, 1), (FEW_ROWS + 1, 3)):
+            with few_rows(rows):
+                assert torch.get_num_threads() == inside
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), few_rows(1):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,0 +1,130 @@
+"""How many cores this process may use, and how many threads are worth having for some work; nothing heavy is imported.
+
+Contract: the answer depends on what the process is allowed and on the work, never on the load of the moment: the same
+command on the same machine has the same number of threads, and so the same weights to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GRAIN = 3e8  # multiply-adds of a step for each thread; below that, threads wait for each other more than they work
+WORTHWHILE = 1e12  # multiply-adds of a run for each thread after the first: under a minute of one core
+AUTO = {"device": "auto", "threads": 0, "precision": "auto"}  # the words that a machine gives their meaning
+SPINS = "10000"  # rounds, of well under a millisecond in all, that an idle thread of OpenMP waits before it sleeps
+
+
+def available_cores() -> int:
+    """The cores that this process may use: by its affinity, ``PYTHON_CPU_COUNT``, the quotas of its cgroups, and
+    ``OMP_NUM_THREADS``; divided among the processes that torchrun has started on this machine. At least 1."""
+    count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on
+    if count is not None:
+        cores = count() or 1
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = int(min(cores, cgroup_quota()))
+    processes = _positive("LOCAL_WORLD_SIZE") or 1
+    wanted = _positive("OMP_NUM_THREADS")
+    if processes > 1 and wanted == 1:  # torchrun's own word, which it gives where the user has given none
+        wanted = None
+    return max(1, min(cores // processes, wanted or cores))
+
+
+def worthwhile_threads(step: float = math.inf, run: float = math.inf) -> int:
+    """How many threads some work is worth, up to :func:`available_cores`.
+
+    Args:
+        step: multiply-adds between two points where threads wait for each other: of an update, or of a batch.
+        run: multiply-adds of everything. A run of seconds is left to one core: others have use for the rest.
+
+    Example:
+        >>> worthwhile_threads(step=1e6), worthwhile_threads(run=1e9)
+        (1, 1)
+    """
+    bounds = [available_cores(), step / GRAIN, 1 + run / WORTHWHILE]
+    return max(1, int(min(bounds)))
+
+
+def cgroup_quota(process: Path = Path("/proc/self")) -> float:
+    """Cores' worth of time that the control groups of a process leave it: the least of its own and of those around it;
+    infinite where none sets a limit, or there are no control groups.
+
+    Args:
+        process: a folder with ``cgroup`` and ``mountinfo`` as Linux has them under /proc (versions 1 and 2).
+    """
+    try:
+        return min((quota for folder in _cgroups(process) for quota in _quotas(folder)), default=math.inf)
+    except (OSError, ValueError):  # another system, or one that hides them
+        return math.inf
+
+
+def _cgroups(process: Path) -> Iterator[Path]:
+    """The folders of the groups that may limit the processor, from the innermost to the outermost of each hierarchy."""
+    paths = {}  # "" is version 2, where one hierarchy holds everything
+    for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path
+    for line in (process / "mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind, "no group")
+        if controller not in paths or (controller and controller not in options.split(",")):
+            continue
+        root, mount = (text.encode().decode("unicode_escape") for text in before.split(" ")[3:5])
+        inside = os.path.relpath(paths[controller], root)
+        folder = Path(mount) if inside.startswith("..") else Path(mount, inside)  # of a container: its own root
+        yield folder
+        yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+
+
+def _quotas(folder: Path) -> Iterator[float]:
+    """Quota by period of one group, if it has a limit."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        if all((folder / name).is_file() for name in names):
+            quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(period)
+
+
+def _positive(name: str) -> int | None:
+    """A whole positive number that the environment names; of a list, as OpenMP has for nested regions, the first."""
+    text = os.environ.get(name, "").split(",")[0].strip()
+    return int(text) if text.isdecimal() and int(text) else None
+
+
+def as_before(machine: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Device, threads and precision of ``machine``, with what a run's config has stored in the place of auto and 0.
+
+    Example:
+        >>> as_before({"device": "auto", "threads": 3, "precision": "auto"}, {"device": "cpu", "threads": 2})
+        {'device': 'cpu', 'threads': 3, 'precision': 'auto'}
+    """
+    kept = {} if stored is None else stored
+    return {
+        name: kept[name] if machine[name] == auto and type(kept.get(name)) is type(auto) else machine[name]
+        for name, auto in AUTO.items()
+    }
+
+
+def limit_spinning() -> None:
+    """Let idle threads of OpenMP sleep soon, unless the environment says how they wait. Before torch is imported.
+
+    As the library comes, they wait for milliseconds at full speed. Beside other work that takes the time from the very
+    threads that they wait for: three runs at once took ten times what they take one after the other.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def say_if_loaded() -> None:
+    """One line on standard error where other work has more to do than this machine has cores. Changes nothing."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > cores:
+        text = f"other work is running on this machine (load {load:.1f} on {cores} core{'s' * (cores > 1)})"
+        print(f"{text}: this run will be slower, and computes the same", file=sys.stderr)

@@ -1,0 +1,46 @@
+"""What a network for small images costs, counted without computing anything."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from polydistill.vision.archives import SIDE
+from polydistill.vision.networks import build_network
+
+BACKWARD = 2  # a backward pass costs about two forward passes
+
+
+class Cost(NamedTuple):
+    """Of one network: operations of a forward pass of one image (2 per multiply and add), numbers that its layers put
+    out for one image, parameters."""
+
+    operations: int
+    outputs: int
+    parameters: int
+
+
+def count_cost(architecture: str, classes: int) -> Cost:
+    """The cost of a network, counted without computing anything.
+
+    Example:
+        >>> count_cost("resnet-20", 10).operations / 2e6  # million multiply-adds of one image
+        40.55104
+    """
+    outputs = 0
+
+    def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal outputs
+        outputs += output.numel()
+
+    with torch.device("meta"), torch.no_grad():
+        network = build_network(architecture, classes).eval()
+        for module in network.modules():
+            if not list(module.children()):
+                module.register_forward_hook(add)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, SIDE, SIDE))
+    return Cost(counter.get_total_flops(), outputs, sum(p.numel() for p in network.parameters()))
