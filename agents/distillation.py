@@ -47,6 +47,7 @@ from agents.settings import (
 )
 from agents.student_policy import as_in_file, check_policy, choose_size, make_policy_kwargs
 from agents.teachers import Teacher, as_teacher
+from polydistill.device import few_rows
 from polydistill.errors import UserError
 from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
@@ -491,7 +492,9 @@ class PolicyDistillation(BaseAlgorithm):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Greedy actions, or epsilon-greedy ones with a coin for each row where ``deterministic`` is False."""
-        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        many = getattr(observation, "ndim", 0) > len(self.observation_space.shape or ())
+        with few_rows(len(observation) if many else 1):
+            actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
             explore = self._explore.random(np.shape(actions)) < self.exploration_rate
             randoms = self._explore.integers(self.action_space.n, size=np.shape(actions))  # type: ignore[attr-defined]

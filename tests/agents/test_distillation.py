@@ -404,3 +404,24 @@ def test_building_one_allocates_no_replay_and_learning_one_of_its_own() -> None:
 def test_teacher_may_be_a_teacher() -> None:
     teacher = Teacher(look, kind="logits")
     assert make(teacher).teacher is teacher
+
+
+def test_single_decisions_are_made_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    seen: list[int] = []
+    predict = model.policy.predict
+
+    def spy(*given: Any, **named: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return predict(*given, **named)
+
+    monkeypatch.setattr(model.policy, "predict", spy)
+    torch.set_num_threads(2)
+    try:
+        frame = model.observation_space.sample()
+        model.predict(frame, deterministic=True)
+        model.predict(np.stack([frame] * 2), deterministic=True)
+        model.predict(np.stack([frame] * 64), deterministic=True)
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 1, 2]
