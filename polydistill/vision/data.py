@@ -89,11 +89,9 @@ class DataConfig:
 
     @property
     def expected_images(self) -> int:
-        """How many images there will be to train on, if the files are the official ones."""
-        release = RELEASES[self.name]
-        official = sum(release.rows_per_file[name] for name in release.train)
-        everything = self.made_up if self.made_up and not self.root else official
-        return (self.train_images or everything) - self.validation_images
+        """:attr:`images_to_learn`, or what it would be if files of one's own were as long as the official ones."""
+        official = sum(RELEASES[self.name].rows_per_file[file] for file in RELEASES[self.name].train)
+        return self.images_to_learn or official - self.validation_images
 
 
 @dataclass(frozen=True)
