@@ -63,6 +63,11 @@ def test_every_command_in_readme_exists(root: Path) -> None:
     assert [fault for words in shown for fault in command_faults(words, root)] == []
 
 
+def test_readme_names_the_version_of_torch_that_is_tested(root: Path) -> None:
+    (pin,) = re.findall(r"^torch==.*$", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"`pip install {pin} --index-url" in (root / "README.md").read_text(encoding="utf-8")
+
+
 def test_commands_are_read_as_a_shell_would() -> None:
     readme = "```sh\nX=1 make test ARGS='-k a'  # fast\ncd a && python b.py \\\n  --c d\n```\n```python\nmake no\n```\n"
     assert commands(readme) == [["make", "test", "ARGS=-k a"], ["cd", "a"], ["python", "b.py", "--c", "d"]]
