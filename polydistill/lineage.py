@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from polydistill.errors import UserError
 from polydistill.fields import check_fields
@@ -20,6 +22,7 @@ from polydistill.provenance import weights_sha256
 
 Member = TypeVar("Member")
 Metrics = Mapping[str, Any]
+MOST_GENERATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,18 @@ class LineageConfig:
     """How long a lineage is.
 
     Args:
-        generations: students to train, each taught by the one before; >= 1.
+        generations: students to train, each taught by the one before; from 1 to 1000.
     """
 
     generations: int = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
+        name = "lineage.generations counts the students and must be"
         if self.generations < 1:
-            raise ValueError(f"lineage.generations counts the students and must be at least 1, got {self.generations}")
+            raise ValueError(f"{name} at least 1, got {self.generations}")
+        if self.generations > MOST_GENERATIONS:
+            raise ValueError(f"{name} at most {MOST_GENERATIONS}, got {self.generations}")
 
 
 class Domain(Protocol[Member]):
@@ -56,6 +62,14 @@ class Domain(Protocol[Member]):
 
     def evaluate(self, member: Member, teacher: Member | None, generation: int) -> Metrics:
         """What is reported of ``member``; ``teacher`` is None for generation 0."""
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A domain that wants to see the members that an earlier run has finished."""
+
+    def recall(self, member: Any, generation: int) -> None:
+        """Note the member of a generation that is done; 0 comes first."""
 
 
 class Generation(NamedTuple, Generic[Member]):
@@ -96,6 +110,8 @@ class Lineage(Generic[Member]):
         self._last = done[-1] if done else None
         for index, generation in enumerate(done):
             self._check_done(generation, index)
+            if isinstance(domain, Recalling):
+                domain.recall(generation.member, index)
 
     def __iter__(self) -> Iterator[Generation[Member]]:
         teacher = self._last
@@ -111,7 +127,7 @@ class Lineage(Generic[Member]):
     def _describe(self, member: Member, teacher: Generation[Member] | None, generation: int) -> Generation[Member]:
         network = self.domain.network(member)
         if network is not None:
-            network.eval().requires_grad_(False)
+            _freeze(network)
         return Generation(
             generation=generation,
             member=member,
@@ -127,7 +143,7 @@ class Lineage(Generic[Member]):
             raise ValueError(f"`done` must hold generations 0, 1, ... in order, got {done.generation} at {index}")
         network = self.domain.network(done.member)
         if network is not None:
-            network.eval().requires_grad_(False)
+            _freeze(network)
             if weights_sha256(network.state_dict()) != done.sha256:
                 raise UserError(f"generation {index} is not what it was when it was finished: its sha256 differs")
 
@@ -141,6 +157,20 @@ class Lineage(Generic[Member]):
             )
         if weights_sha256(taught.state_dict()) != teacher.sha256:
             raise RuntimeError(f"the teacher of generation {generation} changed while teaching: it must be frozen")
+
+
+def _freeze(network: nn.Module) -> None:
+    """Evaluation mode, no gradients, and where processes hold copies of it the buffers of the first in all of them.
+
+    ``DistributedDataParallel`` would copy them in its next forward pass, so that a network that only teaches would
+    change, in every process but the first.
+    """
+    network.eval().requires_grad_(False)
+    for part in network.modules():
+        if isinstance(part, DistributedDataParallel) and part.broadcast_buffers:
+            group = part.process_group
+            for buffer in part.module.buffers():
+                dist.broadcast(buffer, dist.get_global_rank(group, 0), group)
 
 
 def share_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -258,6 +258,17 @@ def test_a_summary_is_plain_json_without_the_weights():
     assert set(summary) == {"generation", "sha256", "teacher_sha256", "objective", "parameters", "metrics"}
 
 
+@pytest.mark.parametrize("generations", [float("nan"), float("inf"), 1.0, "2", True, None])
+def test_generations_that_are_no_whole_number_are_refused(generations):
+    with pytest.raises(ValueError, match=r"generations must be .*got"):
+        LineageConfig(generations)
+
+
+def test_a_lineage_without_end_is_refused():
+    with pytest.raises(ValueError, match="at most 1000, got 1000000000"):
+        LineageConfig(10**9)
+
+
 @pytest.mark.parametrize("generations", [0, -1])
 def test_a_lineage_without_students_is_refused(generations):
     with pytest.raises(ValueError, match=f"at least 1, got {generations}"):

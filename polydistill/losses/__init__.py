@@ -13,7 +13,7 @@ from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.doctor import Report, doctor
 from polydistill.losses.examinations import Finding
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
-from polydistill.losses.objectives import OBJECTIVES, Objective, check_options, get_objective
+from polydistill.losses.objectives import OBJECTIVES, Objective, as_objective, check_options, get_objective
 from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad
 from polydistill.losses.options import Option
 from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
@@ -30,6 +30,7 @@ __all__ = [
     "Option",
     "Report",
     "ValueAndGrad",
+    "as_objective",
     "average_quantiles",
     "ban",
     "ban_l",

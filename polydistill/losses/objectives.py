@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
+from polydistill.losses.checks import describe
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
@@ -100,6 +102,46 @@ class Objective:
         return read_options(self.name, self.function)
 
 
+class OwnObjective(Objective):
+    """A function of one's own, of ``(student, teacher, labels)``; see :func:`as_objective`."""
+
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor | None,
+        labels: Tensor | None,
+        *,
+        ignore_index: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The loss per sample, ``(batch,)``.
+
+        With ``ignore_index`` the function is given the samples that count alone: it may know nothing of padding. (How
+        many these are must be known, for which a GPU is waited for.)
+
+        Raises:
+            TypeError: the function returns no floats.
+            ValueError: it returns another shape than ``(batch,)``.
+        """
+        counted = find_counted(labels, ignore_index)
+        if counted is None or labels is None:
+            return self._call(student, teacher, labels, options)
+        found = self._call(student[counted], None if teacher is None else teacher[counted], labels[counted], options)
+        return torch.zeros(counted.shape, dtype=found.dtype, device=found.device).masked_scatter(counted, found)
+
+    def _call(
+        self, student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Mapping[str, Any]
+    ) -> Tensor:
+        found: object = self.function(student, teacher, labels, **options)
+        if not isinstance(found, Tensor) or not found.dtype.is_floating_point:
+            raise TypeError(f"objective {self.name} must return a tensor of losses, got {describe(found)}")
+        if found.shape != student.shape[:-1]:
+            hint = ": do not reduce it, the mean is taken afterwards" if found.dim() == 0 else ""
+            expected, got = tuple(student.shape[:-1]), tuple(found.shape)
+            raise ValueError(f"objective {self.name} must return one loss per sample, {expected}, got {got}{hint}")
+        return found
+
+
 _LABELS, _TEACHER, _BOTH = ("labels",), ("teacher",), ("teacher", "labels")
 
 _ALL = (
@@ -140,6 +182,37 @@ def get_objective(name: str) -> Objective:
     raise ValueError(f"unknown objective {name!r}, there are {', '.join(OBJECTIVES)}{hint}")
 
 
+def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
+    """The objective of that name, or one made of a function of one's own.
+
+    Args:
+        objective: a name in ``OBJECTIVES``, or a function of ``(student, teacher, labels)``, ``(batch, classes)`` twice
+            and ``(batch,)``, that returns ``(batch,)``, not reduced. Options are bound with ``functools.partial``. In
+            metrics its name is its ``__name__``.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor a function.
+
+    Example:
+        >>> def squares(student, teacher, labels, power=2):
+        ...     return (student - teacher).abs().pow(power).sum(dim=1)
+        >>> own = as_objective(functools.partial(squares, power=1))
+        >>> own.name, own(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([0])).tolist()
+        ('squares', [2.0])
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, str):
+        return get_objective(objective)
+    if not callable(objective):
+        raise TypeError(f"objective must be a name or a function of (student, teacher, labels), got {objective!r}")
+    named: Any = objective
+    while isinstance(named, functools.partial):
+        named = named.func
+    return OwnObjective(str(getattr(named, "__name__", type(named).__name__)), objective, _BOTH)
+
+
 def check_options(name: str, /, **options: Any) -> None:
     """Refuse what the objective would refuse: an option that it does not have, or a value that is out of its range.
 
@@ -161,7 +234,7 @@ def check_options(name: str, /, **options: Any) -> None:
     objective = get_objective(name)
     refuse_unknown(name, options, objective.options)
     try:
-        total = _try(objective, options).sum().item()
+        total = float(_try(objective, options).numpy().sum())
     except (TypeError, ValueError) as error:
         raise type(error)(f"objective {name}: {error}") from None
     except (OverflowError, RuntimeError):  # a number that no float32 holds

@@ -7,7 +7,9 @@ network and set of images, in evaluation mode and float32; everything else is co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +24,15 @@ BINS = 15
 
 @contextlib.contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode without gradients; afterwards in the mode that it was in."""
-    was_training = network.training
+    """The network in evaluation mode without gradients; afterwards each of its parts is in the mode that it was in."""
+    modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        network.train(was_training)
+        for part, was_training in modes:
+            part.training = was_training
 
 
 def predict(network: nn.Module, images: ImageSet, normalizer: Normalizer) -> Tensor:
@@ -71,6 +74,17 @@ def require_finite(logits: Tensor, images: ImageSet, whose: str) -> None:
         some = rows[:100]
         batch = {"rows": some, "images": images.images[some], "labels": images.labels[some], "scores": logits[some]}
         raise NonFiniteScoresError(f"the scores of {whose} are not finite for {len(rows):,} of {len(images):,}", batch)
+
+
+def require_finite_metrics(metrics: Mapping[str, Any], whose: str) -> None:
+    """Refuse a metric that is no finite number; None stands for one that there is not.
+
+    Raises:
+        FloatingPointError: naming it, and ``whose`` it is.
+    """
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FloatingPointError(f"{name} of {whose} is {value}: its scores are too far apart for a number")
 
 
 def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> float:

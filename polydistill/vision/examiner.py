@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.data import Images
-from polydistill.vision.evaluation import compare, ensemble_logits, measure, predict, require_finite
+from polydistill.vision.evaluation import (
+    compare,
+    ensemble_logits,
+    measure,
+    predict,
+    require_finite,
+    require_finite_metrics,
+)
 
 
 class Examiner:
@@ -44,12 +51,16 @@ class Examiner:
 
         Raises:
             NonFiniteScoresError: its scores are not finite.
+            FloatingPointError: a metric is not.
         """
-        whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'}) on the test images"
-        require_finite(self._test_logits[-1], self.images.test, whose)
+        whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'})"
+        require_finite(self._test_logits[-1], self.images.test, f"{whose} on the test images")
+        if self._val_logits:
+            require_finite(self._val_logits[-1], self.images.validation, f"{whose} on the validation images")
         metrics = self._measure([len(self._test_logits) - 1])
         alone = {"agreement": None, "kl": None}
         metrics |= alone if objective is None else compare(self._test_logits[-1], self._test_logits[-2])
+        require_finite_metrics(metrics, whose)
         return {**metrics, "selection": self.config.selection}
 
     def ensembles(self, generations: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ needs no gradient; an option that the objective does not take is refused, never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from polydistill import losses
-from polydistill.losses import fix_permutation, get_objective, gradient_shares
+from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
 
@@ -23,13 +23,18 @@ class Lesson:
     """An objective with all that it needs besides the student's scores.
 
     Args:
-        objective: name in ``polydistill.losses.OBJECTIVES``.
+        objective: name in ``polydistill.losses.OBJECTIVES``, or a function of one's own, see
+            :func:`polydistill.losses.as_objective`.
         teacher: frozen here: evaluation mode, no gradients; None for an objective of labels alone.
         seed: root of the random streams (permutations).
         generation: of the student.
         options: of the objective, see :func:`check_options`.
         classes: how many there are, for an objective that permutes them.
         group: of the processes that share a batch; None: there is one.
+        ignore_index: label of samples that count for nothing; None: all count.
+
+    Attributes:
+        objective: its name.
 
     Raises:
         ValueError: an option that the objective does not take, or no teacher where it needs one.
@@ -47,7 +52,7 @@ class Lesson:
 
     def __init__(
         self,
-        objective: str,
+        objective: str | Callable[..., Tensor],
         teacher: nn.Module | None = None,
         *,
         seed: int = 0,
@@ -55,21 +60,25 @@ class Lesson:
         options: Mapping[str, Any] | None = None,
         classes: int | None = None,
         group: dist.ProcessGroup | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         self.classes, self.group = classes, group
-        self.objective, self.teacher, self.seed, self.generation = objective, teacher, seed, generation
-        self._function = get_objective(objective)
+        self._function = as_objective(objective)
+        self.objective, self.teacher, self.seed, self.generation = self._function.name, teacher, seed, generation
         if teacher is None and "teacher" in self._function.takes:
-            raise ValueError(f"objective {objective} needs a teacher, and there is none")
-        check_options(objective, options or {})
+            raise ValueError(f"objective {self.objective} needs a teacher, and there is none")
+        if isinstance(objective, str):
+            check_options(objective, options or {})
         if self._function.needs_permutation and classes is None:
-            raise ValueError(f"objective {objective} permutes classes: it must be told how many there are")
+            raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh")
         if self._function.tempered:  # the default of these is for Q-values; a classifier's scores are logits
             self._options.setdefault("temperature", 1.0)
         if self._function.batch_coupled:
             self._options["group"] = group
+        if ignore_index is not None:
+            self._options["ignore_index"] = ignore_index
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 

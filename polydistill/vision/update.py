@@ -9,6 +9,9 @@ Contract: the mean over the batch is taken here and nowhere else; nothing waits 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +32,7 @@ class Update:
         precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
         processes: over which the gradient is summed.
         compiled: run both networks through torch.compile.
+        score: the scores that a network gives for inputs; None: what it returns is the scores.
 
     Raises:
         RuntimeError: student and teacher are one, or share weights.
@@ -44,25 +48,26 @@ class Update:
         precision: str = "float32",
         processes: Processes = ALONE,
         compiled: bool = False,
+        score: Callable[[nn.Module, Any], Tensor] | None = None,
     ) -> None:
         if lesson.teacher is not None:
             _require_apart(student, lesson.teacher)
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
-        self.precision = precision
+        self.precision, self._score = precision, score or _call
         networks = [student] if lesson.teacher is None else [student, lesson.teacher]
         forwards = [compile_network(network, self.device) if compiled else network for network in networks]
         self._student, self._teacher = forwards[0], forwards[1] if len(forwards) > 1 else None
 
     def __call__(
-        self, inputs: Tensor, labels: Tensor, n_batch: int, permutation: Tensor | None = None
+        self, inputs: Any, labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Do it.
 
         Args:
-            inputs: this process's part of the batch.
+            inputs: this process's part of the batch, as ``score`` takes it.
             labels: ``(part,)`` int64.
-            n_batch: size of the whole batch, of all processes.
+            n_batch: size of the whole batch, of all processes; what counts of it.
             permutation: for an objective that wants one; see :meth:`Lesson.draw_permutation`.
 
         Returns:
@@ -71,7 +76,7 @@ class Update:
         """
         teacher_scores = self.teacher_scores(inputs)
         with self._autocast():
-            scores = self._student(inputs)
+            scores = self._score(self._student, inputs)
         scores = scores.float()
         loss = self.lesson(scores, teacher_scores, labels, permutation).sum() / n_batch
         self.optimizer.zero_grad(set_to_none=True)
@@ -80,12 +85,12 @@ class Update:
         self.optimizer.step()
         return scores.detach(), teacher_scores, loss.detach()
 
-    def teacher_scores(self, inputs: Tensor) -> Tensor | None:
+    def teacher_scores(self, inputs: Any) -> Tensor | None:
         """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""
         if self._teacher is None:
             return None
         with torch.no_grad(), self._autocast():
-            return self._teacher(inputs).float()  # type: ignore[no-any-return]
+            return self._score(self._teacher, inputs).float()
 
     def _autocast(self) -> torch.autocast:
         # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
@@ -117,6 +122,11 @@ def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
         raise ValueError(f"the student is on {ours}, its teacher on {theirs}: they must be on the same device")
     if share_weights(student, teacher):
         raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
+
+
+def _call(network: nn.Module, inputs: Tensor) -> Tensor:
+    scores: Tensor = network(inputs)
+    return scores
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

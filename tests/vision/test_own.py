@@ -73,8 +73,8 @@ def test_every_objective_serves_an_own_module(objective: str) -> None:
 
 def test_building_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    one = ModuleDomain(build, [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))], [], epochs=1)
-    one.first()
+    batches = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))]
+    ModuleDomain(build, batches, batches, epochs=1).first()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -87,7 +87,8 @@ def test_each_generation_starts_from_weights_of_its_own_and_a_seed_repeats_them(
             built.append(torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]))
             return module
 
-        one = ModuleDomain(record, [(torch.zeros(4, 2), torch.arange(4) % 3)] * 2, [], epochs=1, seed=seed)
+        batches = [(torch.zeros(4, 2), torch.arange(4) % 3)] * 2
+        one = ModuleDomain(record, batches, batches, epochs=1, seed=seed)
         teacher = one.first()
         for generation in (1, 2):
             teacher = one.teach(teacher, generation)
@@ -119,9 +120,8 @@ def test_building_leaves_the_generators_of_the_gpus_as_they_would_be(
         return build()
 
     for generation in (0, 0, 1):
-        ModuleDomain(draw, [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))], [], epochs=1)._train(
-            Lesson("cross_entropy"), generation
-        )
+        batches = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))]
+        ModuleDomain(draw, batches, batches, epochs=1)._make(generation)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2]), "a module built on the GPU has weights of its own too"
     assert torch.equal(gpu.get_state(), before)
@@ -137,9 +137,9 @@ def test_samples_of_one_label_are_permuted_apart(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Lesson, "draw_permutation", record)
     batches = [(torch.zeros(6, 2), torch.zeros(6, dtype=torch.int64))] * 2
-    one = ModuleDomain(lambda: nn.Linear(2, 20), batches, [], epochs=1, objective="dkpp", classes=20)
+    one = ModuleDomain(lambda: nn.Linear(2, 20), batches, batches, epochs=1, objective="dkpp", classes=20)
     one.teach(nn.Linear(2, 20), 1)
-    first, second = drawn
+    first, second = drawn[-2:]  # those before are the trial's
     assert first is not None
     assert second is not None
     assert len(torch.unique(torch.cat([first, second]), dim=0)) == 12
@@ -181,23 +181,22 @@ def test_an_ensemble_of_others_than_evaluated_generations_is_refused(members: li
         one.ensemble(members)
 
 
-def test_test_batches_in_another_order_each_time_are_refused() -> None:
+def test_test_batches_in_another_order_each_time_are_refused_and_the_student_is_kept() -> None:
     data = rings(64, 1)
-    orders = iter([torch.arange(64), torch.arange(64).flip(0)])
 
     class Shuffled:
+        """Draws from a generator of its own."""
+
+        generator = np.random.default_rng(0)
+
         def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            yield data[next(orders)]
+            yield data[self.generator.permutation(64)]
 
     one = ModuleDomain(build, [data[:]], Shuffled(), epochs=1)
-    with pytest.raises(ValueError, match="must not be shuffled"):
+    with pytest.raises(ValueError, match="must not be shuffled") as caught:
         list(Lineage(one, LineageConfig(1)))
-
-
-def test_a_generator_of_batches_is_refused_when_it_is_empty() -> None:
-    batches = iter([(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))])
-    with pytest.raises(ValueError, match="no batches in epoch 2"):
-        ModuleDomain(build, batches, [], epochs=2).first()
+    assert "members[1]" in caught.value.__notes__[0]
+    assert sorted(one.members) == [0, 1]
 
 
 def test_a_student_that_shares_its_teachers_weights_is_refused() -> None:
@@ -209,12 +208,12 @@ def test_a_student_that_shares_its_teachers_weights_is_refused() -> None:
 
 
 def test_a_loss_that_is_not_finite_says_where() -> None:
-    batches = [(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))]
-    with pytest.raises(FloatingPointError, match="generation 0 is nan at batch 1 of epoch 1"):
-        ModuleDomain(build, batches, [], epochs=1).first()
     good = (torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
+    bad = (torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(FloatingPointError, match="generation 0 is nan at batch 1 of epoch 1"):
+        ModuleDomain(build, [bad], [good], epochs=1).first()
     with pytest.raises(FloatingPointError, match="generation 0 is nan at batch 3 of epoch 1"):
-        ModuleDomain(build, [good, good, *batches, good], [], epochs=2).first()
+        ModuleDomain(build, [good, good, bad, good], [good], epochs=2).first()
 
 
 def test_within_an_epoch_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +227,7 @@ def test_within_an_epoch_nothing_waits_for_the_device(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(torch.Tensor, name, record)
     batches = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))] * 5
-    one = ModuleDomain(lambda: nn.Linear(2, 3), batches, [], epochs=2, objective="dkpp", classes=3)
+    one = ModuleDomain(lambda: nn.Linear(2, 3), batches, batches, epochs=2, objective="dkpp", classes=3)
     teacher = one.first()
     waits.clear()
     one.teach(teacher, 1)

@@ -1,0 +1,138 @@
+"""What batches and outputs of one's own data and modules may look like, and what is made of them.
+
+A batch is ``(inputs, labels)``, ``(input, input, ..., labels)`` with the labels last, or a mapping with the labels
+under "labels" (or "label"), whose other entries are the module's keyword arguments. An output is a tensor of scores,
+anything with ``.logits`` or ``["logits"]``, or a tuple whose first is one of these.
+
+Contract: :func:`score` gives ``(positions, classes)``, and ``Batch.labels`` are ``(positions,)`` int64, where a
+position is a sample, or each token of a sequence, or each pixel of an image. Nothing waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.losses.checks import check_integers, describe
+
+LABELS = ("labels", "label")
+
+
+class Batch(NamedTuple):
+    """One batch, ready for a module.
+
+    Attributes:
+        inputs: positional arguments.
+        keywords: keyword arguments.
+        labels: ``(positions,)`` int64.
+        shape: the labels' own, like ``(batch,)`` or ``(batch, time)``.
+    """
+
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+    labels: Tensor
+    shape: torch.Size
+
+
+def read_batch(batch: Any, device: torch.device | None) -> Batch:
+    """Take a batch apart.
+
+    Args:
+        batch: see the head of this file.
+        device: where the module lies, to which tensors are moved; None: they stay where they are.
+
+    Raises:
+        TypeError: it is none of these, or its labels are no integers.
+        ValueError: it is a sample, not a batch of them.
+    """
+    if isinstance(batch, Mapping):
+        name = next((name for name in LABELS if name in batch), None)
+        if name is None:
+            raise TypeError(f'a batch must have its labels under "labels", this one has {", ".join(map(str, batch))}')
+        inputs, keywords = (), {str(key): value for key, value in batch.items() if key != name}
+        labels = batch[name]
+    elif isinstance(batch, tuple | list) and len(batch) >= 2:
+        inputs, keywords, labels = tuple(batch[:-1]), {}, batch[-1]
+    else:
+        what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+        raise TypeError(f"a batch must be (inputs, labels) or a mapping with labels, got {what}")
+    if not isinstance(labels, Tensor):
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"labels must be a tensor of integers, got a {type(labels).__name__}") from None
+    check_integers("labels", labels)
+    if not labels.dim():
+        raise ValueError("labels must be those of a batch, got a single one: put a data set into a DataLoader")
+    labels = move(labels, device)
+    return Batch(move(inputs, device), move(keywords, device), labels.reshape(-1).long(), labels.shape)
+
+
+def score(module: nn.Module, batch: Batch) -> Tensor:
+    """``(positions, classes)`` scores of the batch. Gradient flows.
+
+    Raises:
+        TypeError: the module gives no scores.
+        ValueError: their shape does not fit the labels'.
+    """
+    return _line_up(read_scores(module(*batch.inputs, **batch.keywords)), batch.shape)
+
+
+def read_scores(output: Any) -> Tensor:
+    """The scores of a module's output, see the head of this file.
+
+    Raises:
+        TypeError: there are none.
+    """
+    found = output
+    for _ in range(2):  # a tuple may hold an output
+        if isinstance(found, Mapping) and "logits" in found:
+            found = found["logits"]
+        elif not isinstance(found, Tensor) and hasattr(found, "logits"):
+            found = found.logits
+        elif isinstance(found, tuple | list) and found:
+            found = found[0]
+    if not isinstance(found, Tensor) or not found.dtype.is_floating_point:
+        raise TypeError(
+            "a module must give scores: a tensor, an output with logits, or a tuple that begins with them; got "
+            f"{describe(output) if isinstance(output, Tensor) else 'a ' + type(output).__name__}"
+        )
+    return found
+
+
+def move(value: Any, device: torch.device | None) -> Any:
+    """``value`` with its tensors on ``device``, in tuples, lists and mappings, and in what has a method ``to``."""
+    if device is None or value is None or isinstance(value, nn.Module):
+        return value
+    if isinstance(value, Tensor):
+        return value if value.device == device else value.to(device, non_blocking=True)
+    if callable(getattr(value, "to", None)):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: move(entry, device) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(move(entry, device) for entry in value))
+    if isinstance(value, tuple | list):
+        return type(value)(move(entry, device) for entry in value)
+    return value
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where a module lies: its first tensor; None where it has none, or where that is nowhere."""
+    tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
+    return None if tensor is None or tensor.is_meta else tensor.device
+
+
+def _line_up(scores: Tensor, shape: torch.Size) -> Tensor:
+    """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``."""
+    if scores.shape[:-1] == shape:
+        return scores if scores.dim() == 2 else scores.reshape(-1, scores.shape[-1])
+    if scores.dim() > 2 and torch.Size([scores.shape[0], *scores.shape[2:]]) == shape:
+        return scores.movedim(1, -1).reshape(-1, scores.shape[1])
+    raise ValueError(
+        f"scores of shape {tuple(scores.shape)} do not fit labels of shape {tuple(shape)}: there must be one label for "
+        "each row of scores, (batch, classes) and (batch,), or (batch, time, classes) and (batch, time)"
+    )

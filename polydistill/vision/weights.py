@@ -1,0 +1,95 @@
+"""A file of weights, for a module that one builds oneself.
+
+Contract: opening a file runs no code of the file's, and a file that does not fit is refused in one line with the names
+that are missing, unexpected or of another shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill._environment import require_extra
+from polydistill.errors import UserError
+
+NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+NAMED = 3  # names in a message
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a ``.safetensors`` file, or of one that ``torch.save(module.state_dict(), path)`` wrote.
+
+    Raises:
+        UserError: it is not there, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return _find_weights(found, path)
+
+
+def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the weights into the module.
+
+    Raises:
+        UserError: names or shapes are others than the module's.
+    """
+    own = module.state_dict()
+    there = {tensor.data_ptr() for name, tensor in own.items() if name in weights} - {0}
+    missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in there]
+    shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
+    other = [f"{name} {found} for {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
+    faults = {"missing": missing, "unexpected": [name for name in weights if name not in own], "shapes": other}
+    if any(faults.values()):
+        told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
+        raise UserError(f"{path} does not fit the module that build() makes: {told}")
+    module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    require_extra("vision")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a foreign or damaged pickle makes of torch.load
+        raise UserError(
+            f"{path} is damaged, or holds more than weights: store them by torch.save(module.state_dict(), path)"
+        ) from error
+
+
+def _find_weights(found: Any, path: Path) -> dict[str, Tensor]:
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path} holds no weights by name: store them by torch.save(module.state_dict(), path)")
+    weights: dict[str, Tensor] = dict(found)
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _list(names: Iterable[str]) -> str:
+    first, rest = list(names)[:NAMED], len(list(names)) - NAMED
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,156 @@
+"""One seed, one lineage of one's own modules: whatever draws, and whatever the objective, in every process."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
+
+from polydistill.lineage import Generation, Lineage, LineageConfig
+from polydistill.vision import ModuleDomain
+
+LABELS = torch.arange(24) % 3
+DATA = TensorDataset(torch.randn(24, 2, generator=torch.Generator().manual_seed(1)) + LABELS.unsqueeze(1), LABELS)
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+
+
+def own_generator() -> torch.Generator:
+    return torch.Generator().manual_seed(torch.seed() % 1000)
+
+
+class Shuffled:
+    """An iterable that draws from the global generators of Python and numpy."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = list(range(24))
+        random.shuffle(order)
+        order = [order[i] for i in np.random.permutation(24)]
+        yield DATA[order[:12]]
+        yield DATA[order[12:]]
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "shuffle": lambda: DataLoader(DATA, 8, shuffle=True),
+    "own generator": lambda: DataLoader(DATA, 8, shuffle=True, generator=own_generator()),
+    "own sampler": lambda: DataLoader(DATA, 8, sampler=RandomSampler(DATA, generator=own_generator())),
+    "weighted": lambda: DataLoader(DATA, 8, sampler=WeightedRandomSampler([1.0] * 24, 24)),
+    "global generators": Shuffled,
+}
+
+
+def domain(batches: Any, **options: Any) -> ModuleDomain:
+    return ModuleDomain(build, batches, [DATA[:]], epochs=2, **options)
+
+
+def grow(batches: Any, generations: int = 1, **options: Any) -> list[Generation[nn.Module]]:
+    return list(Lineage(domain(batches, **options), LineageConfig(generations)))
+
+
+def hashes(found: list[Generation[nn.Module]]) -> list[str | None]:
+    return [generation.sha256 for generation in found]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_seed_decides_the_order_of_batches_and_dropout(kind: str) -> None:
+    first = hashes(grow(LOADERS[kind]()))
+    torch.rand(3), random.random(), np.random.random()  # what was drawn before is of no account
+    assert hashes(grow(LOADERS[kind]())) == first
+    assert hashes(grow(LOADERS[kind](), seed=1))[0] != first[0]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_arms_of_one_seed_have_the_same_generation_0(kind: str) -> None:
+    arms = [hashes(grow(LOADERS[kind](), objective=name, classes=3)) for name in ("ban", "cwtm", "dkpp")]
+    assert len({arm[0] for arm in arms}) == 1
+    assert len({arm[1] for arm in arms}) == 3
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_draw_from_the_seed(persistent: bool) -> None:
+    class Noisy(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            return DATA[index][0] + torch.rand(2) + random.random() + np.random.random(), LABELS[index]
+
+    def loader() -> Any:
+        return DataLoader(Noisy(), 8, num_workers=1, persistent_workers=persistent, multiprocessing_context="fork")
+
+    whole = grow(loader(), 2)
+    rest = list(Lineage(domain(loader()), LineageConfig(2), whole[:2]))
+    assert hashes(rest) == hashes(whole)[2:]
+
+
+def test_all_global_generators_and_those_of_the_loader_are_as_before() -> None:
+    loader = LOADERS["own generator"]()
+
+    def states() -> list[Any]:
+        numpys = np.random.get_state()[1]
+        return [torch.get_rng_state(), torch.as_tensor(numpys.astype(np.int64)), loader.generator.get_state()]
+
+    before, python = states(), random.getstate()
+    grow(loader)
+    assert all(map(torch.equal, states(), before))
+    assert random.getstate() == python
+
+
+def test_the_trial_before_the_first_step_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(build(), nn.BatchNorm1d(3))
+
+    def run() -> list[str | None]:
+        one = ModuleDomain(network, DataLoader(DATA, 8, shuffle=True), [DATA[:]], epochs=1, build_student=network)
+        return hashes(list(Lineage(one, LineageConfig(2))))
+
+    tried = run()
+    monkeypatch.setattr(ModuleDomain, "_try", lambda self, teacher, generation, learns: None)
+    assert run() == tried
+
+
+def test_test_batches_that_a_loader_shuffles_come_in_one_order() -> None:
+    one = ModuleDomain(build, [DATA[:]], DataLoader(DATA, 8, shuffle=True), epochs=1)
+    found = list(Lineage(one, LineageConfig(1)))
+    in_order = ModuleDomain(build, [DATA[:]], DataLoader(DATA, 8), epochs=1)
+    expected = list(Lineage(in_order, LineageConfig(1)))[1].metrics
+    assert found[1].metrics == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("n_done", [1, 2, 3])
+def test_a_lineage_that_goes_on_ends_as_the_unbroken_one(n_done: int) -> None:
+    config = LineageConfig(3)
+    first = domain(LOADERS["shuffle"]())
+    whole = list(Lineage(first, config))
+    again = domain(LOADERS["shuffle"]())
+    rest = list(Lineage(again, config, whole[:n_done]))
+    assert [generation.summary() for generation in rest] == [generation.summary() for generation in whole[n_done:]]
+    assert again.ensemble([1, 2]) == first.ensemble([1, 2])
+    assert again.ensemble([0, 3]) == first.ensemble([0, 3])
+
+
+def test_another_process_with_that_seed_makes_the_same_students(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    code = (
+        "import torch; from torch import nn; from torch.utils.data import DataLoader, TensorDataset\n"
+        "from polydistill.lineage import Lineage, LineageConfig; from polydistill.vision import ModuleDomain\n"
+        "data = TensorDataset(torch.eye(12), torch.arange(12) % 3)\n"
+        "build = lambda: nn.Sequential(nn.Dropout(0.3), nn.Linear(12, 3))\n"
+        "domain = ModuleDomain(build, DataLoader(data, 4, shuffle=True), DataLoader(data, 4), epochs=2)\n"
+        "found = [generation.sha256 for generation in Lineage(domain, LineageConfig(1))]\n"
+    )
+    here: dict[str, Any] = {}
+    exec(code, here)
+    there = run_python("-c", code + "print(found)")
+    assert there.returncode == 0, there.stderr
+    assert there.stdout == f"{here['found']}\n"
