@@ -53,6 +53,7 @@ from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
 Precision = Literal["float32", "bfloat16"]
+MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
 INITIAL_STATES = 1024  # states of play from which the scale of the initial weights is taken
 
 
@@ -71,7 +72,7 @@ class PolicyDistillation(BaseAlgorithm):
         batch_size: samples per update.
         samples_per_step: samples learned from per step of play, so that ``samples_per_step / batch_size`` updates
             follow each step.
-        train_freq: steps of all games between two rounds of updates.
+        train_freq: steps of all games between two rounds of updates, at most: a short call of ``learn`` has 8 rounds.
         objective: name in ``polydistill.losses.OBJECTIVES``.
         objective_kwargs: its further options.
         temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
@@ -150,6 +151,7 @@ class PolicyDistillation(BaseAlgorithm):
         self._played, self._updates_at_zero = 0, 0  # steps, and updates before them, since the counters were set
         self._loaded_scores: str | None = None
         self._loaded_updates = 0
+        self._round_steps = self._resumed_round_steps = 0  # steps of all games in a round of this call of learn
         if _init_setup_model:
             self._setup_model()
 
@@ -256,6 +258,8 @@ class PolicyDistillation(BaseAlgorithm):
         if self.replay is None:
             self.replay = self._make_replay()
         assert isinstance(self.env, VecEnv)
+        in_a_round = min(self.train_freq, (total_timesteps - self.num_timesteps) // (self.n_envs * MIN_ROUNDS))
+        self._round_steps, self._resumed_round_steps = self._resumed_round_steps or max(int(in_a_round), 1), 0
         updates_before, stopped = self._n_updates, False
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
@@ -268,6 +272,7 @@ class PolicyDistillation(BaseAlgorithm):
             self._rounds += 1
             if log_interval is not None and self._rounds % log_interval == 0:
                 self.dump_logs()
+        self._round_steps = 0
         callback.on_training_end()
         if self._n_updates == updates_before and self.num_timesteps > self._num_timesteps_at_start:
             warnings.warn(f"learn made no update: {explain_no_update(self, stopped)}", stacklevel=2)
@@ -287,10 +292,10 @@ class PolicyDistillation(BaseAlgorithm):
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
-        """Let the teacher play ``train_freq`` steps of all games, or up to the total; False: a callback stopped it."""
+        """Let the teacher play the steps of a round, or up to the total; False if a callback asks to stop."""
         assert self.teacher is not None
         callback.on_rollout_start()
-        for _ in range(self.train_freq):
+        for _ in range(self._round_steps):
             observations = self._last_obs
             assert isinstance(observations, np.ndarray)
             scores = self.teacher(torch.from_numpy(observations).to(self.device))

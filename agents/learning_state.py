@@ -24,7 +24,7 @@ SETTINGS = (
 )  # fmt: skip
 COUNTERS = (
     "num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds", "_played",
-    "_updates_at_zero",
+    "_updates_at_zero", "_round_steps",
 )  # fmt: skip
 
 
@@ -97,9 +97,10 @@ def load_learning_state(model: PolicyDistillation, state: Mapping[str, Any]) -> 
     load_weights_state(model, state)
     if state["untouched"]:
         model._built_versions = model._weight_versions()  # learning still begins with data-dependent weights
-    counters = state["counters"]
-    for name, value in ({"_played": counters["num_timesteps"]} | counters).items():  # older states do not tell it
+    counters = state["counters"]  # older ones do not tell the first two
+    for name, value in ({"_played": counters["num_timesteps"], "_round_steps": model.train_freq} | counters).items():
         setattr(model, name, value)
+    model._resumed_round_steps = model._round_steps  # of the call of learn that it was in, if it was
     model._explore.bit_generator.state = state["explore"]
     model._starts = np.array(state["starts"], dtype=bool)
     model.ep_info_buffer = deque(copied(state["games"]), maxlen=model._stats_window_size)

@@ -183,6 +183,23 @@ def test_a_warm_up_that_the_rounded_replay_never_reaches_ends_once_it_is_full() 
     assert model.learn(96 + 64)._n_updates == 40
 
 
+@pytest.mark.parametrize("total", [8, 64, 1_000])
+def test_a_call_however_short_does_not_learn_at_the_end_of_its_schedule_only(total: int) -> None:
+    """In rounds of 64 steps of all games, a call of 64 would ask it once, for the end: a line to zero gives zero."""
+    asked: list[float] = []
+    model = make(env=Squares(1, shape=SMALL), learning_starts=0, train_freq=64, samples_per_step=32.0)
+    model.learn(total)
+    model.lr_schedule = lambda left: asked.append(left) or 1e-4  # type: ignore[func-returns-value]
+    for _ in range(2):
+        asked.clear()
+        before = model.num_timesteps
+        model.learn(total, reset_num_timesteps=False)
+        rounds = sorted({round((1 - left) * (before + total)) for left in asked})
+        assert len(rounds) >= 8, "the steps at which it was asked"
+        assert np.diff([before, *rounds]).max() <= 64
+        assert rounds[-1] == before + total
+
+
 def test_a_schedule_is_never_asked_for_less_than_the_end() -> None:
     """A line to zero would go below it where the last step of all games leads beyond the total."""
     model = make(env=Squares(16, shape=SMALL), learning_starts=0, learning_rate=lambda left: 1e-3 * left).learn(20)
