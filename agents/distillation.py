@@ -113,7 +113,7 @@ class PolicyDistillation(BaseAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         check_policy(policy)
-        check_choices(precision, exploration_rate, seed)
+        check_choices(precision, exploration_rate, seed, device)
         if learning_rate is not None:
             check_learning_rate(learning_rate)
         if env is None and _init_setup_model:

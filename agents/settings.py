@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
@@ -57,13 +58,17 @@ def check_learning_rate(learning_rate: Any) -> None:
             raise ValueError(f"learning_rate must give rates of 0 or more, it gives {rate!r} at {remaining} remaining")
 
 
-def check_choices(precision: str, exploration_rate: Any, seed: Any) -> None:
-    """A known precision, a probability, and a seed or none."""
+def check_choices(precision: str, exploration_rate: Any, seed: Any, device: Any) -> None:
+    """A known precision and device, a probability, and a seed or none."""
     require_choice("precision", precision, PRECISIONS)
     if not _is_number(exploration_rate) or not 0.0 <= exploration_rate <= 1.0:
         raise ValueError(f"exploration_rate is a probability, got {exploration_rate!r}")
     if seed is not None:
         whole_number("seed", seed, 0)
+    try:
+        torch.device("cpu" if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device {device!r}, choose auto, cpu or cuda ({str(error)[:80]})") from None
 
 
 def check_replay(buffer_size: int, batch_size: int, learning_starts: int) -> None:

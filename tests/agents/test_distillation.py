@@ -370,22 +370,6 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
     assert all(bool(weight.isfinite().all()) for weight in model.student.parameters())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"temperature": -1.0}, "temperature must be positive"),
-        ({"exploration_rate": 1.5}, "exploration_rate is a probability"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"objective": "policy_lk"}, "policy_kl"),
-        ({"size": "net9"}, "unknown size 'net9'"),
-    ],
-)
-def test_an_argument_out_of_range_is_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(**options)
-
-
 def test_a_teacher_of_other_actions_is_refused() -> None:
     from polydistill.errors import UserError
 

@@ -169,6 +169,18 @@ def test_on_two_threads_and_in_bfloat16_a_stop_changes_nothing_either(tmp_path: 
     assert_same_outcome(tmp_path / "run", outcome(tmp_path / "whole"))
 
 
+def test_the_rounds_of_a_short_run_stay_as_long_as_they_were(tmp_path: Path) -> None:
+    """A round of 50 steps is cut to an eighth of the run: to one of 12, also in what is left after a stop."""
+    config = dataclasses.replace(CONFIG, play=dataclasses.replace(CONFIG.play, train_freq=50), lineage=LineageConfig(1))
+    distill(tmp_path / "whole", config=config)
+    with pytest.raises(Interrupted):
+        distill(tmp_path / "run", StopAt(9), config)
+    distill(tmp_path / "run", config=config)
+    assert_same_outcome(tmp_path / "run", outcome(tmp_path / "whole"))
+    rounds = [json.loads(line)["step"] for line in outcome(tmp_path / "run")["metrics"] if "train/loss" in line]
+    assert rounds == [24, 48, 72, 96, 120, 144, 168, 192, 200]
+
+
 def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
     stopped = 0
     while not (tmp_path / "run" / "summary.json").exists():
