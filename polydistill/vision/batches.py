@@ -127,8 +127,9 @@ def device_of(module: nn.Module) -> torch.device | None:
 
 
 def _line_up(scores: Tensor, shape: torch.Size) -> Tensor:
-    """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``."""
-    if scores.shape[:-1] == shape:
+    """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``; labels that are
+    a column, ``(batch, 1)``, are those of a batch."""
+    if scores.shape[:-1] == shape or (scores.dim() == 2 and shape == (len(scores), 1)):
         return scores if scores.dim() == 2 else scores.reshape(-1, scores.shape[-1])
     if scores.dim() > 2 and torch.Size([scores.shape[0], *scores.shape[2:]]) == shape:
         return scores.movedim(1, -1).reshape(-1, scores.shape[1])

@@ -22,7 +22,7 @@ def seeded(seed: int, source: object = None) -> Iterator[None]:
     """Seed the global generators, of the GPUs too, and those that ``source`` holds, while the context lasts.
 
     Args:
-        seed: not negative.
+        seed: of torch's generators, not negative; those of the others derive from it.
         source: perhaps a ``DataLoader``: its ``generator`` and those of its sampler and data set are seeded too, and
             workers that persist are started anew, since they would bring along what they drew before.
     """
@@ -31,7 +31,7 @@ def seeded(seed: int, source: object = None) -> Iterator[None]:
     python, legacy = random.getstate(), np.random.get_state()
     _dismiss_workers(source)
     try:
-        with _torch_seeded(derive_seed(seed, "torch")):
+        with _torch_seeded(seed):
             random.seed(derive_seed(seed, "python"))
             np.random.seed(derive_seed(seed, "numpy") % 2**32)
             for number, generator in enumerate(held):

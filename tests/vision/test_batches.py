@@ -51,10 +51,11 @@ def plain() -> list[str | None]:
         (INPUTS[:, :2], INPUTS[:, 2:], LABELS),
         [INPUTS, LABELS],
         (INPUTS, LABELS.to(torch.int32)),
+        (INPUTS, LABELS.unsqueeze(1)),
         (INPUTS, LABELS.tolist()),
         (INPUTS, LABELS.numpy()),
     ],
-    ids=["dict", "mapping", "two keywords", "triple", "list", "int32", "plain list", "numpy"],
+    ids=["dict", "mapping", "two keywords", "triple", "list", "int32", "column", "plain list", "numpy"],
 )
 def test_every_form_of_a_batch_gives_the_same_students(plain: list[str | None], batch: Any) -> None:
     assert weights([batch]) == plain
@@ -144,7 +145,7 @@ def test_what_holds_no_scores_is_refused(output: Any) -> None:
         read_scores(output)
 
 
-@pytest.mark.parametrize("shape", [(12, 1), (6,), (4, 3)])
+@pytest.mark.parametrize("shape", [(1, 12), (6,), (4, 3), (6, 2)])
 def test_labels_that_do_not_fit_the_scores_are_refused(shape: tuple[int, ...]) -> None:
     batch = read_batch((INPUTS, LABELS[: torch.Size(shape).numel()].view(shape)), None)
     with pytest.raises(ValueError, match=r"scores of shape \(12, 3\) do not fit labels of shape"):

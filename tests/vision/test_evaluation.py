@@ -11,8 +11,18 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from polydistill.vision.augmentation import Normalizer
-from polydistill.vision.data import ImageSet, Normalization
-from polydistill.vision.evaluation import calibration_error, compare, ensemble_logits, measure, predict
+from polydistill.vision.config import EvaluationConfig
+from polydistill.vision.data import Images, ImageSet, Normalization
+from polydistill.vision.evaluation import (
+    NonFiniteScoresError,
+    calibration_error,
+    compare,
+    ensemble_logits,
+    evaluation_mode,
+    measure,
+    predict,
+)
+from polydistill.vision.examiner import Examiner
 
 
 def logits_and_labels(n: int = 400, classes: int = 10, scale: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -92,3 +102,50 @@ def test_predicting_uses_evaluation_mode_and_leaves_the_mode_as_it_was(training:
     assert network.training is training
     assert all(module.training is training for module in network.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+class Broken(nn.Module):
+    """Gives ``wrong`` for images that are black, and otherwise small numbers."""
+
+    def __init__(self, wrong: list[float]) -> None:
+        super().__init__()
+        self.wrong = torch.tensor(wrong)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        black = pixels.flatten(1).amax(dim=1) < 0
+        return torch.where(black.unsqueeze(1), self.wrong, pixels.flatten(1)[:, :2])
+
+
+def images(*, black_validation: bool, black_test: bool) -> Images:
+    bright = ImageSet(torch.full((4, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(4) % 2)
+    black = ImageSet(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.arange(4) % 2)
+    normalization = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    sets = [black if is_black else bright for is_black in (False, black_validation, black_test)]
+    return Images(*sets, normalization, 2)
+
+
+@pytest.mark.parametrize("wrong", [[np.nan, 0.0], [np.inf, 0.0], [0.0, -np.inf]], ids=str)
+@pytest.mark.parametrize("which", ["validation", "test"])
+def test_scores_that_are_not_finite_are_refused_with_their_generation(wrong: list[float], which: str) -> None:
+    data = images(black_validation=which == "validation", black_test=which == "test")
+    examiner = Examiner(data, Normalizer.of(data.normalization), EvaluationConfig())
+    examiner.look(Broken(wrong))
+    with pytest.raises(NonFiniteScoresError, match=rf"generation 0 \(labels\) on the {which} images are not finite"):
+        examiner.report(None)
+
+
+def test_a_metric_that_overflows_is_refused_with_its_generation() -> None:
+    data = images(black_validation=False, black_test=True)
+    examiner = Examiner(data, Normalizer.of(data.normalization), EvaluationConfig())
+    examiner.look(Broken([0.0, 0.0]))
+    examiner.look(Broken([3e38, -3e38]))
+    with pytest.raises(FloatingPointError, match=r"test_nll of generation 1 \(ban\) is inf"):
+        examiner.report("ban")
+
+
+def test_evaluation_leaves_each_part_in_its_own_mode() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    network[0].eval()
+    with evaluation_mode(network):
+        assert not any(part.training for part in network.modules())
+    assert [part.training for part in network.modules()] == [True, False, True]
