@@ -16,6 +16,7 @@ from polydistill.streams import derive_seed
 from polydistill.vision.batches import device_of, read_batch, score
 from polydistill.vision.evaluation import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
 from polydistill.vision.seeding import seeded
+from polydistill.vision.trial import check_labels
 
 
 class ModuleExaminer:
@@ -40,7 +41,7 @@ class ModuleExaminer:
         """The metrics of a generation, alone and beside its teacher.
 
         Raises:
-            ValueError: the test batches are others than before, or no label counts.
+            ValueError: the test batches are others than before, a label is no class, or none counts.
             FloatingPointError: scores or metrics are not finite.
         """
         self._scores.pop(generation, None)
@@ -92,11 +93,12 @@ class ModuleExaminer:
         return scores
 
     def _predict(self, member: nn.Module) -> tuple[Tensor, Tensor]:
-        parts = []
+        parts: list[tuple[Tensor, Tensor]] = []
         with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member):
             for given in self.test:
                 batch = read_batch(given, device_of(member))
                 found = score(member, batch).float()
+                check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `test`", self.ignore_index)
                 counted = slice(None) if self.ignore_index is None else batch.labels != self.ignore_index
                 parts.append((found[counted], batch.labels[counted]))
         if not sum(len(labels) for _, labels in parts):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from polydistill.losses import as_objective
 from polydistill.losses.checks import check_integer
@@ -19,7 +17,7 @@ from polydistill.vision.lesson import Lesson, check_options
 from polydistill.vision.module_examiner import ModuleExaminer
 from polydistill.vision.module_training import train
 from polydistill.vision.seeding import seeded
-from polydistill.vision.weights import fit_weights, load_weights
+from polydistill.vision.weights import copy_module, fit_weights, load_weights
 
 Batches = Iterable[Any]
 LARGEST_SEED = 2**63 - 1
@@ -195,10 +193,7 @@ class ModuleDomain:
             module = self._make(0)
             fit_weights(module, load_weights(teacher), teacher)
             return module
-        try:  # the caller's own keeps its mode, and may go on learning
-            return copy.deepcopy(teacher.module if isinstance(teacher, DistributedDataParallel) else teacher)
-        except Exception as error:
-            raise ValueError(f"`teacher` cannot be copied, give the path of a file of its weights: {error}") from error
+        return copy_module(teacher)  # the caller's own keeps its mode, and may go on learning
 
     def _lesson(self, teacher: nn.Module, generation: int) -> Lesson:
         return Lesson(
@@ -222,6 +217,8 @@ class ModuleDomain:
             first = trial.take_first(self.test, "test")
             trial.try_network(teacher, first, whose, "test", self.ignore_index)
         n_classes = scores.shape[1]
+        for name, batches in (("batches", self.batches), ("test", self.test)):
+            trial.check_all_labels(batches, name, n_classes, self.ignore_index)
         if self.classes is not None and self.classes != n_classes:
             raise ValueError(f"`classes` is {self.classes}, but {whose} gives {n_classes} scores per sample")
         of_student = scores

@@ -6,6 +6,7 @@ for the device.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from polydistill.vision.batches import Batch, device_of, read_batch, score
 from polydistill.vision.evaluation import evaluation_mode
 from polydistill.vision.lesson import Lesson
 
+_OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -100,6 +102,16 @@ def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | N
         raise ValueError(f"labels must be from 0 to {classes - 1}{besides}; {where} has {wrong[0]}")
 
 
+def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | None) -> None:
+    """Refuse a label that is no class in any batch of a list or tuple, which costs no loading.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for number, batch in enumerate(batches if isinstance(batches, list | tuple) else ()):
+        check_labels(read_batch(batch, None).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
+
+
 def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
     """Refuse an optimiser that would move nothing of the module.
 
@@ -114,6 +126,8 @@ def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
     groups = getattr(made, "param_groups", None)
     if not isinstance(groups, list) or not hasattr(made, "step"):
         raise TypeError(f"`optimizer` must make a torch optimiser from parameters, it made {describe(made)}")
+    if inspect.signature(made.step).parameters.get("closure", _OPTIONAL).default is inspect.Parameter.empty:
+        raise TypeError(f"`optimizer` makes a {type(made).__name__}, which asks for a closure; choose another one")
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")
 
@@ -137,9 +151,9 @@ def try_lesson(lesson: Lesson, student: Tensor, teacher: Tensor, labels: Tensor)
     try:
         with torch.enable_grad():
             loss = lesson(leaf, teacher.detach(), labels, permutation)
-    except torch.OutOfMemoryError:
-        raise
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(f"objective {name} "):
+            raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"objective {name} cannot be computed of the first batch: {error}") from error
     if not loss.requires_grad:

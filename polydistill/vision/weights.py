@@ -1,4 +1,4 @@
-"""A file of weights, for a module that one builds oneself.
+"""Where a network that one has comes from: another module, or a file of weights for one that is built anew.
 
 Contract: opening a file runs no code of the file's, and a file that does not fit is refused in one line with the names
 that are missing, unexpected or of another shape.
@@ -6,12 +6,14 @@ that are missing, unexpected or of another shape.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from polydistill._environment import require_extra
 from polydistill.errors import UserError
@@ -53,6 +55,23 @@ def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Pa
         told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
         raise UserError(f"{path} does not fit the module that build() makes: {told}")
     module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy of its own, without ``DistributedDataParallel`` around it.
+
+    Raises:
+        ValueError: it holds what cannot be copied.
+    """
+    if isinstance(module, DistributedDataParallel):
+        module = module.module
+    held = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    # what a forward pass has left in it, as weight norm does, torch refuses to copy with its graph
+    known: dict[int, Any] = {id(value): value.detach().clone() for value in held if not value.is_leaf}
+    try:
+        return copy.deepcopy(module, known)
+    except Exception as error:
+        raise ValueError(f"`teacher` cannot be copied, give the path of a file of its weights: {error}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

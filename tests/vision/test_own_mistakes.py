@@ -92,6 +92,9 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"batches": [(GOOD[0][0], LABELS.float())]}, TypeError, "labels must be a tensor of integers"),
     ({"batches": [(GOOD[0][0], LABELS[:6])]}, ValueError, "do not fit labels of shape"),
     ({"batches": [(GOOD[0][0], torch.full((12,), -100))]}, ValueError, "every label in the first batch of `batches`"),
+    ({"batches": [*GOOD, (GOOD[0][0], LABELS * 2)]}, ValueError, "; batch 2 of `batches` has 4"),
+    ({"test": (*GOOD, (GOOD[0][0], LABELS * 2))}, ValueError, "; batch 2 of `test` has 4"),
+    ({"optimizer": torch.optim.LBFGS}, TypeError, "makes a LBFGS, which asks for a closure"),
     ({"test": [GOOD[0][0]]}, TypeError, "a batch must be"),
     ({"batches": [({"x": torch.zeros(2)}, LABELS)]}, TypeError, "the module that `build` makes, the first batch of"),
 ]
@@ -125,9 +128,13 @@ def test_what_a_batch_tells_is_told_before_the_first_step(
 
 
 def test_a_label_that_is_no_class_is_told_with_its_batch() -> None:
-    bad = (GOOD[0][0], LABELS * 2)
+    late = TensorDataset(torch.zeros(24, 2), torch.cat([LABELS, LABELS * 2]))
     with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of epoch 1 has 4"):
-        domain(batches=[*GOOD, bad]).first()
+        domain(batches=DataLoader(late, 12)).first()
+    one = domain(test=DataLoader(late, 12))
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of `test` has 4"):
+        list(Lineage(one, LineageConfig(1)))
+    assert sorted(one.members) == [0]
 
 
 def test_data_that_only_streams_is_good_enough() -> None:

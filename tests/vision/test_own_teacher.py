@@ -63,6 +63,16 @@ def test_students_of_a_given_teacher_may_be_another_network() -> None:
     assert [generation.parameters for generation in found] == [67, 9]
 
 
+def test_a_teacher_that_has_just_learned_is_copied_with_what_it_remembers() -> None:
+    """Spectral norm of the old kind keeps a weight with its graph."""
+    teacher = nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 3)))
+    expected = teacher(DATA[0][0])
+    teacher.eval()
+    found = next(iter(Lineage(domain(teacher=teacher), LineageConfig(1))))
+    torch.testing.assert_close(found.member(DATA[0][0]), teacher(DATA[0][0]))
+    expected.sum().backward()
+
+
 def test_a_teacher_that_cannot_be_copied_is_told_the_other_way() -> None:
     class Stubborn(nn.Linear):
         def __deepcopy__(self, memo: object) -> nn.Module:
@@ -145,4 +155,5 @@ def test_a_function_that_gives_no_losses_is_refused_before_the_first_step(
     with pytest.raises(error, match=text) as caught:
         domain(objective=function, optimizer=optimizer).first()
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("objective ") == 1
     assert not steps
