@@ -140,17 +140,21 @@ class Checkpoints:
         self._damaged.clear()
         return path
 
-    def latest(self) -> dict[str, Any] | None:
+    def latest(self, *, tidy: bool = True) -> dict[str, Any] | None:
         """The state of the newest good checkpoint, tensors on the CPU; None where there are no checkpoints.
 
         A damaged one is passed over, with one line on standard error. Temporary files of a killed process are removed.
+
+        Args:
+            tidy: False: nothing is removed.
 
         Raises:
             UserError: there are checkpoints and none is good, or one is of another version or kind of run.
         """
         if not self.folder.is_dir():
             return None
-        remove_temporaries(self.folder)
+        if tidy:
+            remove_temporaries(self.folder)
         faults = []
         for path in reversed(self.paths()):
             try:

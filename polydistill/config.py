@@ -38,7 +38,9 @@ Config = TypeVar("Config")
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
 SWITCHES = {
-    "dry_run": "print what would run, and write nothing",
+    "dry_run": "print what would run and what it takes, refuse what the run would refuse, and write nothing",
+    "dry_run_measure": "the same, with the speed of this machine measured now instead of remembered",
+    "wide": "show every column of the table at the end",
     "doctor": "before each lesson, say what is wrong in its set-up, and stop if something is",
     "print_config": "print the resolved config as YAML, and run nothing",
     "help": "print this help",
@@ -46,12 +48,23 @@ SWITCHES = {
 
 
 class Parsed(NamedTuple, Generic[Config]):
-    """What the command line asks for: config, run folder, whether to print the plan only, whether to ask the doctor."""
+    """What the command line asks for.
+
+    Args:
+        config: of the run, auto and 0 not yet resolved.
+        out: the run folder.
+        dry_run: print the plan only.
+        doctor: ask the doctor before each lesson.
+        measure: the speed of the machine, for the plan.
+        wide: show every column of the table.
+    """
 
     config: Config
     out: Path
     dry_run: bool
     doctor: bool = False
+    measure: bool = False
+    wide: bool = False
 
 
 class Field(NamedTuple):
@@ -71,9 +84,9 @@ def parse(
     default_name: str | None,
     default_config: str | None = None,
     first_word: str | None = None,
-    doctor: bool = False,
+    distils: bool = False,
 ) -> Parsed[Config]:
-    """The config, the run folder and the dry-run switch that a command line asks for.
+    """The config, the run folder and the switches that a command line asks for.
 
     Args:
         config_class: frozen dataclass; ranges are checked in its ``__post_init__``, which raises ValueError.
@@ -84,10 +97,10 @@ def parse(
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
         first_word: field that a first word without a flag stands for, as in ``evaluate_agent.py FILE --game pong``.
-        doctor: the script distils, and has ``--doctor``.
+        distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
 
     Returns:
-        ``(config, out, dry_run, doctor)``. ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
+        what is asked for; ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
 
     Raises:
         SystemExit: code 2 after one line ``error: ...``; code 0 after ``--help`` and ``--print_config``.
@@ -107,8 +120,9 @@ def parse(
     own_flags, own_switches = dict(VALUE_FLAGS), dict(SWITCHES)
     if default_name is None:
         del own_flags["out"], own_switches["dry_run"]
-    if not doctor:
-        del own_switches["doctor"]
+    if not distils:
+        for name in ("doctor", "dry_run_measure", "wide"):
+            del own_switches[name]
     try:
         flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "")
@@ -127,7 +141,15 @@ def parse(
     if "print_config" in switches:
         print(dump_yaml(to_mapping(config)), end="")
         raise SystemExit(0)
-    return Parsed(config, Path(out) if out else default_out, "dry_run" in switches, "doctor" in switches)
+    measure = "dry_run_measure" in switches
+    return Parsed(
+        config=config,
+        out=Path(out) if out else default_out,
+        dry_run="dry_run" in switches or measure,
+        doctor="doctor" in switches,
+        measure=measure,
+        wide="wide" in switches,
+    )
 
 
 # ---- fields, words, values -------------------------------------------------------------------------------------

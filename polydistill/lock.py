@@ -57,9 +57,9 @@ class FolderLock:
         try:
             _lock(descriptor)
         except BlockingIOError:
-            holder = _read(descriptor)
+            held = _held_by(descriptor, folder)
             self.release()
-            raise UserError(f"another process{holder} is working in {folder}; wait for it, or stop it first") from None
+            raise held from None
         except OSError as error:
             if error.errno not in CANNOT_LOCK:
                 self.release()
@@ -80,6 +80,30 @@ class FolderLock:
     def release(self) -> None:
         """Give it back; a second time does nothing."""
         self._release()
+
+
+def require_unlocked(folder: Path) -> None:
+    """Look whether another process is working in ``folder``, and write nothing.
+
+    Raises:
+        UserError: one is.
+    """
+    if not (folder / LOCK).exists():
+        return
+    with disk_errors(folder / LOCK):
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        raise _held_by(descriptor, folder) from None
+    except OSError:
+        return  # there are no locks here, which a run says
+    finally:
+        os.close(descriptor)
+
+
+def _held_by(descriptor: int, folder: Path) -> UserError:
+    return UserError(f"another process{_read(descriptor)} is working in {folder}; wait for it, or stop it first")
 
 
 def _lock(descriptor: int) -> None:

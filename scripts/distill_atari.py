@@ -36,7 +36,9 @@ MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    parsed = parse(AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong", doctor=True)
+    parsed = parse(
+        AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong", distils=True
+    )
     config = parsed.config.resolve()
     teacher = open_teacher(config)
     if parsed.dry_run:

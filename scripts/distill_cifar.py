@@ -19,23 +19,30 @@ from polydistill._environment import require_environment
 
 require_environment("vision")
 
+import dataclasses
+import os
 import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from polydistill.config import parse
+from polydistill.cores import as_before, say_if_loaded
 from polydistill.disk import require_room
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
-from polydistill.tracking import Run
+from polydistill.plain_yaml import to_mapping
+from polydistill.tracking import Run, examine_folder, read_summary, stored_config
 from polydistill.vision.checkup import ExaminedCifarDomain
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.parallel import open_processes
-from polydistill.vision.plan import disk_bytes, format_plan
+from polydistill.vision.plan import check_run, disk_bytes, format_plan, remember_speed
 from polydistill.vision.report import format_summary
+from polydistill.vision.sources import open_teacher, require_same_sources
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke" / "cifar.yaml"
 MAY_GROW = ("lineage.generations",)  # of a run that is there
@@ -50,24 +57,38 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         default_name="cifar",
         default_config=str(SMOKE),
-        doctor=True,
+        distils=True,
     )
-    config = parsed.config.resolve()
+    stored = stored_config(parsed.out)
+    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
+    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
+    standing = examine_folder(parsed.out, to_mapping(config), **allowed)
+    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
+        summary = read_summary(parsed.out)
+        require_same_sources(config, summary, standing.moved)
+        show(summary, parsed.out, parsed.wide)
+        return
+    config = parsed.config.resolve(stored)
     if parsed.dry_run:
-        print(format_plan(config, parsed.out))
+        if standing.state != "finished":
+            check_run(config, parsed.out)
+        print(f"{format_plan(config, parsed.out, measure=parsed.measure)}\n{parsed.out}: {standing.describe()}")
         return
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_cifar.py", *words])
     with ExitStack() as stack:
         processes = stack.enter_context(open_processes(config.device))
-        config.check_processes(processes.size)  # before there is a run folder, which would keep what is refused
-        run = None
+        config.check_processes(processes.size)
+        images = processes.in_turn(lambda: load_images(config.data, config.device))
+        if config.teacher.path and standing.state in {"new", "begun"}:
+            open_teacher(config, images, "cpu")
+        run = None  # and no folder before everything that it needs was found
         if processes.rank == 0:
-            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, may_grow=MAY_GROW))
+            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, **allowed))
         if not processes.first_says(run is not None and run.summary is not None):
-            images = processes.in_turn(lambda: load_images(config.data, config.device))
             if run is not None:
                 require_room(run.out, disk_bytes(config, len(images.train)))
+                say_if_loaded()
             domain_class = ExaminedCifarDomain if parsed.doctor else CifarDomain
             domain = domain_class(config, images, run, processes, stack.enter_context(StopSignals()))
             domain.restore()
@@ -75,10 +96,16 @@ def main(argv: list[str] | None = None) -> None:
                 domain.keep(generation)
             summary = domain.summary()
             if run is not None:
-                run.finish(summary)
+                remember_speed(config, run.finish(summary))
         if run is not None and run.summary is not None:
-            print(format_summary(run.summary))
-            print(f"\nsaved: {run.out}/generation_<k>.safetensors   curves: make tensorboard")
+            show(run.summary, run.out, parsed.wide)
+
+
+def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
+    """Print the table, once for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(format_summary(summary))
+        print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
 
 
 if __name__ == "__main__":

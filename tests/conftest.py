@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # in the background of a shell Ctrl-C is ignored, and the programs that tests start would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# the speeds of tiny runs are nothing to remember
+_cache = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 

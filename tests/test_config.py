@@ -76,13 +76,13 @@ def write(folder: Path, text: str, name: str = "pong.yaml") -> str:
 
 
 def test_without_words_there_are_the_defaults() -> None:
-    assert read() == (Demo(), Path("runs/demo"), False, False)
+    assert read() == Parsed(Demo(), Path("runs/demo"), dry_run=False, doctor=False, measure=False, wide=False)
     assert read().config.teacher.temperature == 0.5  # the group's own default, not its class's
 
 
 def test_the_command_line_beats_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
     file = write(tmp_path, "steps: 5\ngame: qbert\nteacher:\n  path: a.zip\n")
-    config, out, dry_run, _ = read("--config", file, "--game=breakout", "--teacher.temperature", "1e-2", "--dry_run")
+    config, out, dry_run, *_ = read("--config", file, "--game=breakout", "--teacher.temperature", "1e-2", "--dry_run")
     assert config == Demo(teacher=Teacher("a.zip", 0.01), steps=5, game="breakout")
     assert (out, dry_run) == (Path("runs/pong"), True)
     assert read("--config", file, "--out", "here").out == Path("here")
@@ -98,12 +98,19 @@ def test_a_first_word_stands_for_the_field_that_the_script_names() -> None:
         read_first("--steps", "5", "qbert")
 
 
-def test_only_a_script_that_distils_has_a_doctor() -> None:
-    assert parse(
-        Demo, ["--doctor", "--game", "qbert"], program="p", description="", default_name="d", doctor=True
-    ).doctor
-    with pytest.raises(SystemExit):
-        read("--doctor")
+def test_only_a_script_that_distils_has_a_doctor_a_wide_table_and_a_speed_to_measure() -> None:
+    def read_distilling(*words: str) -> Parsed[Any]:
+        return parse(Demo, list(words), program="p", description="", default_name="d", distils=True)
+
+    assert read_distilling("--doctor", "--game", "qbert").doctor
+    assert read_distilling("--wide").wide
+    measured = read_distilling("--dry_run_measure")
+    assert (measured.dry_run, measured.measure) == (True, True)
+    plain = read_distilling("--dry_run")
+    assert (plain.dry_run, plain.measure, plain.wide, plain.doctor) == (True, False, False, False)
+    for word in ("--doctor", "--wide", "--dry_run_measure"):
+        with pytest.raises(SystemExit):
+            read(word)
 
 
 @pytest.mark.parametrize("word", ["--out", "--dry_run"])

@@ -36,6 +36,17 @@ class Standing(NamedTuple):
     moved: Sequence[str] = ()
     replaced: bool = False
 
+    def describe(self) -> str:
+        """What the command would do there, in a few words."""
+        if self.replaced:
+            return "holds a run of another config without a checkpoint, which would be replaced"
+        return {
+            "new": "a new run would begin there",
+            "begun": "holds a run without a checkpoint, which would start over",
+            "unfinished": f"the run there would go on{' with more ' + ', '.join(self.grown) if self.grown else ''}",
+            "finished": "the run there is finished: its table would be printed",
+        }[self.state]
+
 
 def is_bound(out: Path) -> bool:
     """Whether the folder holds a checkpoint or a summary: something that belongs to one config."""

@@ -182,6 +182,11 @@ def choose_validation(labels: NDArray[np.uint8], n: int) -> NDArray[np.bool_]:
     return held_out
 
 
+def needs_download(config: DataConfig) -> bool:
+    """Whether the images are not on this machine yet."""
+    return not (config.root or config.made_up or (DOWNLOADS / RELEASES[config.name].archive).exists())
+
+
 def _read(config: DataConfig) -> tuple[Rows, Rows]:
     if config.root:
         return read_release(config.name, Path(config.root).expanduser(), official=config.official)

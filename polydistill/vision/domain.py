@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from polydistill.device import prepare
-from polydistill.errors import UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Generation
-from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
 from polydistill.tracking import Run
 from polydistill.vision.augmentation import Normalizer
@@ -23,7 +21,7 @@ from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.continuation import Continuation
 from polydistill.vision.course import Course, Recorder
-from polydistill.vision.data import Images, ImageSet
+from polydistill.vision.data import Images
 from polydistill.vision.evaluation import NonFiniteScoresError
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.lesson import Lesson
@@ -32,6 +30,7 @@ from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.schedules import TrainingConfig
+from polydistill.vision.sources import describe_images, open_teacher, require_same_images, require_same_teacher
 from polydistill.vision.training import NonFiniteLossError, Trainer
 
 
@@ -85,8 +84,7 @@ class CifarDomain:
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """How many images there are of each kind, and a hash of them: what a result can be compared by."""
-        parts = {"train": self.images.train, "validation": self.images.validation, "test": self.images.test}
-        return {name: _describe(part) for name, part in parts.items()}
+        return describe_images(self.images)
 
     def restore(self) -> None:
         """Go on from the last checkpoint of the run, if there is one: fills ``generations``.
@@ -97,8 +95,9 @@ class CifarDomain:
         state = self._continuation.restore()
         if state is None:
             return
-        if state["data"] != self.data:
-            raise UserError("the images are not those that this run began with; give --out another folder")
+        require_same_images(self.config, self.data, state["data"])
+        if state["generations"] and self.run is not None and "teacher.path" in self.run.moved:
+            require_same_teacher(self.config, state["generations"][0]["sha256"])
         for record in state["generations"]:
             member = self._reopen(record["generation"])
             self._examiner.look(member)
@@ -128,17 +127,32 @@ class CifarDomain:
 
         self._continuation.save(state, 0 if course is None else course.trainer.steps, where)
 
+    def check(self) -> None:
+        """Try what comes before the first step, and keep nothing of it.
+
+        Raises:
+            UserError, FloatingPointError, ValueError: what the run would refuse.
+        """
+        if self.config.teacher.path:
+            open_teacher(self.config, self.images, self.device)
+            return
+        network = self.make_student(self.config.teacher.network, 0)
+        self.make_trainer(network, self._first_lesson(), 0)
+        rehearse(self)
+
     def first(self) -> nn.Module:
         """Generation 0."""
         teacher = self.config.teacher
         if teacher.path:
             self.seconds.append(0.0)
-            return self._open(Path(teacher.path))
+            return self._open_teacher()
         if self._begun is None:
             rehearse(self)
-        options = {"label_smoothing": teacher.label_smoothing}
-        lesson = Lesson("cross_entropy", None, seed=self.config.seed, generation=0, options=options)
-        return self._train(teacher.network, lesson, 0)
+        return self._train(teacher.network, self._first_lesson(), 0)
+
+    def _first_lesson(self) -> Lesson:
+        options = {"label_smoothing": self.config.teacher.label_smoothing}
+        return Lesson("cross_entropy", None, seed=self.config.seed, generation=0, options=options)
 
     def teach(self, teacher: nn.Module, generation: int) -> nn.Module:
         """The student of ``generation``, taught by ``teacher``."""
@@ -181,22 +195,9 @@ class CifarDomain:
             "data": self.data,
         }
 
-    def _open(self, path: Path) -> nn.Module:
-        classifier = load_classifier(path, self.device)
-        found, wanted = classifier.card["architecture"], self.config.teacher.network
-        if found != wanted:
-            raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; give --teacher.network {found}")
-        if classifier.card["classes"] != self.images.classes:
-            raise UserError(
-                f"{path} tells {classifier.card['classes']} classes apart, "
-                f"{self.config.data.name} has {self.images.classes}"
-            )
-        if classifier.normalization != self.images.normalization:
-            raise UserError(
-                f"{path} was trained on pixels normalised by {classifier.normalization}, those here are normalised by "
-                f"{self.images.normalization}: teacher and student would see different images"
-            )
-        self._save(classifier.network, found, 0, None)
+    def _open_teacher(self) -> nn.Module:
+        classifier = open_teacher(self.config, self.images, self.device)
+        self._save(classifier.network, self.config.teacher.network, 0, None)
         return self._place(classifier.network)
 
     def _reopen(self, generation: int) -> nn.Module:
@@ -312,9 +313,3 @@ class CifarDomain:
             objective=None if lesson is None else lesson.objective,
             seed=self.config.seed,
         )
-
-
-def _describe(part: ImageSet) -> dict[str, Any]:
-    """How many images, and a hash of them and their labels: what a result can be compared by."""
-    whole = {"images": part.images, "labels": part.labels}
-    return {"images": len(part), "sha256": weights_sha256(whole) if len(part) else None}

@@ -1,22 +1,35 @@
-"""What a lineage will take, for ``--dry_run``: time from counted operations and a measured rate, memory, disk."""
+"""What a lineage will take, for ``--dry_run``: time from counted operations and a speed that was seen,
+memory, disk; and what a run would be refused for."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from polydistill.checkpoint import Checkpoints
 from polydistill.device import prepare
+from polydistill.disk import require_room
+from polydistill.lock import require_unlocked
 from polydistill.plain_yaml import dump_yaml, to_mapping
+from polydistill.speeds import recall, remember
 from polydistill.vision.archives import RELEASES
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, count_cost
+from polydistill.vision.data import load_images, needs_download
+from polydistill.vision.domain import CifarDomain
+from polydistill.vision.sources import describe_images, require_same_images
 
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
+# images/s of WRN-28-1 that learns from WRN-28-1 in batches of 128, bfloat16, from RESULTS.md
+ELSEWHERE = {"cpu": (725, "two cores of an AMD EPYC (Zen 4)"), "cuda": (35_606, "one NVIDIA H100")}
+DOUBT = "a network may be two or three times slower, or faster"
 
 
 def measure_rate(device: torch.device, precision: str) -> float:
@@ -58,16 +71,40 @@ def disk_bytes(config: CifarConfig, images: int) -> int:
     return files + checkpoints + curves + SMALL_FILES_BYTES
 
 
-def format_plan(config: CifarConfig, out: Path) -> str:
-    """The config, then what it costs on this machine. Takes a second; reads no data and writes nothing.
+def check_run(config: CifarConfig, out: Path) -> None:
+    """Refuse what the run would refuse before its first step. Reads the data where it is there; writes nothing.
+
+    Args:
+        config: resolved.
+        out: the run folder, not of a finished run.
+
+    Raises:
+        UserError, FloatingPointError, ValueError: as the run would.
+    """
+    require_unlocked(out)
+    config.check_processes(1)
+    images = None if needs_download(config.data) else load_images(config.data, config.device)
+    n_images = config.data.expected_images if images is None else len(images.train)
+    require_room(out, disk_bytes(config, n_images), quiet=True)
+    saved = Checkpoints(out / "checkpoints", kind="cifar").latest(tidy=False)
+    if images is None:
+        return
+    if saved is None:
+        CifarDomain(config, images, None).check()
+    else:
+        require_same_images(config, describe_images(images), saved["state"]["data"])
+
+
+def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str:
+    """The config, then what it costs. Writes nothing.
 
     Args:
         config: resolved.
         out: the run folder, for the text.
+        measure: the speed of this machine now; otherwise it is what is remembered, or what another machine had.
     """
     classes, generations = config.data.classes, config.lineage.generations
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
-    rate = measure_rate(prepare(config.device, config.threads), config.precision)
     release = RELEASES[config.data.name]
     images = config.data.expected_images
     passes = images * config.training.epochs
@@ -75,6 +112,7 @@ def format_plan(config: CifarConfig, out: Path) -> str:
     # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
     taught = teacher.operations + (generations - 1) * student.operations
     learning = passes * (generations * (1 + BACKWARD) * student.operations + taught)
+    rate, whose = _measured(config) if measure else _remembered(config)
     number = 2 if config.precision == "bfloat16" else 4
     memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
     steps = -(-images // config.training.batch_size) * config.training.epochs
@@ -85,13 +123,47 @@ def format_plan(config: CifarConfig, out: Path) -> str:
         f"{teacher.operations / 2e6:,.1f} million multiply-adds per image",
         f"students: {config.student_network}, {student.parameters:,} parameters, "
         f"{student.operations / 2e6:,.1f} million multiply-adds per image",
-        f"time: about {_duration((first + learning) / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution here; "
-        "a network may be two or three times slower, or faster",
+        f"time: about {_duration((first + learning) / rate)} {whose}",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
         f"disk: up to {disk_bytes(config, images) / 1e6:,.1f} MB, of weights, checkpoints and curves"
-        + ("" if config.data.root or config.data.made_up else f"; {release.archive} (170 MB) is downloaded into data/"),
+        + (f"; {release.archive} (170 MB) is downloaded into data/" if needs_download(config.data) else ""),
     ]
     return "\n".join(lines)
+
+
+def _measured(config: CifarConfig) -> tuple[float, str]:
+    """Operations per second of a convolution, and how to say whose speed that is."""
+    rate = measure_rate(prepare(config.device, config.threads), config.precision)
+    return rate, f"at the {rate / 1e12:.2f} TFLOP/s of a convolution measured here; {DOUBT}"
+
+
+def _remembered(config: CifarConfig) -> tuple[float, str]:
+    """Operations per second of the last such run here, or of one elsewhere."""
+    per_image = (1 + BACKWARD) * count_cost(config.teacher.network, config.data.classes).operations
+    images = recall(_work(config))
+    if images is not None:
+        return images * per_image, f"at the {images:,.0f} images/s of {config.teacher.network} in an earlier run here"
+    images, machine = ELSEWHERE[config.device]
+    rate = images * (1 + BACKWARD + 1) * count_cost("wrn-28-1", 100).operations
+    return rate, f"on {machine} (measured there, with WRN-28-1); {DOUBT}; --dry_run_measure measures this machine"
+
+
+def _work(config: CifarConfig) -> dict[str, Any]:
+    """What the speed of generation 0 depends on."""
+    return {
+        "kind": "cifar",
+        "network": config.teacher.network,
+        "classes": config.data.classes,
+        **{name: getattr(config, name) for name in ("device", "threads", "precision")},
+        **{name: getattr(config.training, name) for name in ("batch_size", "compile")},
+    }
+
+
+def remember_speed(config: CifarConfig, summary: Mapping[str, Any]) -> None:
+    """Note the speed of a finished run, for the plans of later ones."""
+    images = summary["throughput"].get("generation_0_train_samples_per_second")
+    if images and summary["processes"] == 1:
+        remember(_work(config), images)
 
 
 def _duration(seconds: float) -> str:

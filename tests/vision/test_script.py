@@ -13,7 +13,9 @@ import pytest
 import torch
 import yaml
 
+from polydistill.lock import FolderLock
 from polydistill.vision.classifier import load_classifier
+from polydistill.vision.data import write_made_up
 
 FAST = ["--device", "cpu", "--threads", "1", "--training.epochs", "1", "--lineage.generations", "1"]
 
@@ -51,7 +53,8 @@ def script(
 def refused(done: Done) -> str:
     """The one line of an error."""
     assert done.code == 2
-    errors = [line for line in done.err.splitlines() if "learns:" not in line and " takes up to " not in line]
+    told = ("learns:", " takes up to ", "other work is running on this machine")
+    errors = [line for line in done.err.splitlines() if not any(words in line for words in told)]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert "Traceback" not in done.err
@@ -108,18 +111,134 @@ def test_a_published_row_has_the_papers_recipe(script: Script, root: Path) -> No
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(script: Script, tmp_path: Path) -> None:
-    done = script("--dry_run", "--teacher.network", "wrn-28-10", "--data.made_up", 0, "--data.train_images", 0)
+    words = ["--dry_run", "--teacher.network", "wrn-28-10", "--data.made_up", 0, "--data.train_images", 0]
+    done = script(*words, "--device", "cpu")
     assert done.code == 0, done.err
     for part in (
         "36,536,884 parameters",
         "million multiply-adds",
-        "time: about",
+        "on two cores of an AMD EPYC (Zen 4) (measured there",
         "memory: about",
         "disk: up to",
+        "a new run would begin there",
     ):
         assert part in done.out
     assert "cifar-100-binary.tar.gz" in done.out
+    assert "TFLOP/s of a convolution measured here" in script("--dry_run_measure", "--device", "cpu").out
     assert list(tmp_path.iterdir()) == []
+
+
+def made_up_files(folder: Path, seed: int = 0) -> Path:
+    """A release in the official format, of few images."""
+    folder.mkdir()
+    write_made_up("cifar100", folder, 400, 300, seed=seed)
+    return folder
+
+
+OWN = [*FAST, "--data.official", "false", "--data.train_images", "0", "--out", "run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.root", "nowhere"], "nowhere holds neither"),
+        (["--teacher.path", "nothing.safetensors"], "cannot read nothing.json"),
+        (["--device", "gpu"], "must be one of auto, cpu, cuda"),
+        (["--out", "thesis"], "holds no run"),
+        (["--out", "file"], "file is a file"),
+        (["--out", "locked"], "is working in locked"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_will_refuse_and_neither_leaves_a_folder(
+    script: Script, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "locked").mkdir()
+    made_up_files(tmp_path / "other")
+    with FolderLock(tmp_path / "locked"):
+        before = tree(tmp_path)
+        for switch in (["--dry_run"], []):
+            assert message in refused(script(*OWN, "--data.root", tmp_path / "other", *words, *switch))
+            assert tree(tmp_path) == before
+
+
+def test_a_dry_run_tries_a_batch_of_ones_own_data(script: Script, tmp_path: Path) -> None:
+    words = [*OWN, "--data.root", made_up_files(tmp_path / "own"), "--training.batch_size", 1000, "--dry_run"]
+    before = tree(tmp_path)
+    assert "training.batch_size is 1,000, but there are 300" in refused(script(*words))
+    assert tree(tmp_path) == before
+
+
+def test_a_dry_run_refuses_a_folder_of_another_config(script: Script, tmp_path: Path) -> None:
+    assert script(*FAST, "--out", "run").code == 0
+    before = tree(tmp_path)
+    assert "seed is 0 there and 1 here" in refused(script(*FAST, "--out", "run", "--seed", 1, "--dry_run"))
+    done = script(*FAST, "--out", "run", "--dry_run")
+    assert "the run there is finished" in done.out
+    assert "images/s of resnet-8 in an earlier run here" in done.out
+    assert tree(tmp_path) == before
+
+
+def test_a_typo_binds_no_folder(script: Script, tmp_path: Path) -> None:
+    root = made_up_files(tmp_path / "data_here")
+    refused(script(*OWN, "--data.root", tmp_path / "data_hree"))
+    assert not (tmp_path / "run").exists()
+    assert "the loss" in refused(script(*OWN, "--data.root", root, "--training.learning_rate", "1e30"))
+    done = script(*OWN, "--data.root", root)
+    assert done.code == 0, done.err
+    assert "had no checkpoint: it is replaced" in done.err
+
+
+def test_a_run_goes_on_with_moved_data_and_a_finished_one_prints_anywhere(script: Script, tmp_path: Path) -> None:
+    root = made_up_files(tmp_path / "here")
+    first = script(*OWN, "--data.root", root)
+    assert first.code == 0, first.err
+    moved, other = root.rename(tmp_path / "there"), made_up_files(tmp_path / "other", seed=1)
+    before = tree(tmp_path / "run")
+    assert script(*OWN, "--data.root", root).out == first.out, "its data is gone"
+    assert script(*OWN, "--data.root", moved).out == first.out
+    assert f"data.root {other} holds other images" in refused(script(*OWN, "--data.root", other))
+    assert tree(tmp_path / "run") == before
+
+    grown = [*OWN, "--lineage.generations", 2]
+    assert f"data.root {other} holds other images" in refused(script(*grown, "--data.root", other))
+    assert f"data.root {other} holds other images" in refused(script(*grown, "--data.root", other, "--dry_run"))
+    done = script(*grown, "--data.root", moved)
+    assert done.code == 0, done.err
+    assert "generation 2, resnet-8" in done.out
+
+
+def test_a_teacher_is_known_by_its_weights_wherever_it_lies(script: Script, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        assert script(*FAST, "--out", f"teacher{seed}", "--seed", seed).code == 0
+    words = [*FAST, "--out", "run"]
+    first = script(*words, "--teacher.path", "teacher0/generation_0.safetensors")
+    assert first.code == 0, first.err
+    (tmp_path / "teacher0").rename(tmp_path / "elsewhere")
+    moved, other = "elsewhere/generation_0.safetensors", "teacher1/generation_0.safetensors"
+    assert script(*words, "--teacher.path", "teacher0/generation_0.safetensors").out == first.out
+    assert script(*words, "--teacher.path", moved).out == first.out
+    grown = [*words, "--lineage.generations", 2]
+    for given in (words, grown):
+        assert f"teacher.path {other} holds other weights" in refused(script(*given, "--teacher.path", other))
+    assert "teacher.path is" in refused(script(*words)), "a teacher that is trained is not one of a file"
+    assert script(*grown, "--teacher.path", moved).code == 0
+
+
+def test_a_run_from_a_larger_machine_goes_on_and_prints_here(script: Script, tmp_path: Path) -> None:
+    words = [*FAST[FAST.index("--training.epochs") :], "--precision", "float32"]
+    assert script(*words, "--device", "cpu", "--threads", 3, "--out", "run").code == 0
+    done = script(*words, "--out", "run", "--lineage.generations", 2)
+    assert done.code == 0, done.err
+    summary = tmp_path / "run" / "summary.json"
+    assert json.loads(summary.read_text())["config"]["threads"] == 3
+    refusal = refused(script(*words, "--out", "run", "--threads", 2, "--lineage.generations", 2))
+    assert "threads is 3 there and 2 here; leave --threads out" in refusal
+    for file in (tmp_path / "run" / "config.yaml", summary):  # as if it had been made on a GPU
+        file.write_text(file.read_text().replace("device: cpu", "device: cuda"))
+    assert script(*words, "--out", "run", "--lineage.generations", 2).out == done.out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What a run of classifiers is made from, images and perhaps a teacher's file: found, checked, and known again by hash.
+
+Contract: a run that goes on, or is shown, knows its sources by their bytes. Where they lie may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polydistill.errors import UserError
+from polydistill.provenance import weights_sha256
+from polydistill.vision.classifier import Classifier, load_classifier
+from polydistill.vision.config import CifarConfig
+from polydistill.vision.data import Images, ImageSet, load_images
+
+
+def describe_images(images: Images) -> dict[str, Any]:
+    """How many images there are of each kind, and a hash of them: what a result can be compared by."""
+    parts = {"train": images.train, "validation": images.validation, "test": images.test}
+    return {name: _describe(part) for name, part in parts.items()}
+
+
+def _describe(part: ImageSet) -> dict[str, Any]:
+    whole = {"images": part.images, "labels": part.labels}
+    return {"images": len(part), "sha256": weights_sha256(whole) if len(part) else None}
+
+
+def open_teacher(config: CifarConfig, images: Images, device: torch.device | str) -> Classifier:
+    """The classifier in the file ``teacher.path``.
+
+    Raises:
+        UserError: there is none, or it is of another architecture, other classes, or saw images otherwise normalised.
+    """
+    path = Path(config.teacher.path)
+    classifier = load_classifier(path, device)
+    found, wanted = classifier.card["architecture"], config.teacher.network
+    if found != wanted:
+        raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; choose --teacher.network {found}")
+    if classifier.card["classes"] != images.classes:
+        raise UserError(
+            f"{path} tells {classifier.card['classes']} classes apart, {config.data.name} has {images.classes}"
+        )
+    if classifier.normalization != images.normalization:
+        raise UserError(
+            f"{path} was trained on pixels normalised by {classifier.normalization}, those here are normalised by "
+            f"{images.normalization}: teacher and student would see different images"
+        )
+    return classifier
+
+
+def require_same_images(config: CifarConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
+    """Compare two results of :func:`describe_images`.
+
+    Raises:
+        UserError: the images are not those that the run began with.
+    """
+    if found != began:
+        where = f"data.root {config.data.root} holds" if config.data.root else "these are"
+        raise UserError(f"{where} other images than those that this run began with; give --out another folder")
+
+
+def require_same_teacher(config: CifarConfig, sha256: str) -> None:
+    """Compare the weights in ``teacher.path`` with the sha256 of generation 0.
+
+    Raises:
+        UserError: they are not those that the run began with, or there are none.
+    """
+    if load_classifier(Path(config.teacher.path)).card["sha256"] != sha256:
+        raise UserError(
+            f"teacher.path {config.teacher.path} holds other weights than those that this run began with; "
+            "give --out another folder"
+        )
+
+
+def require_same_sources(config: CifarConfig, summary: Mapping[str, Any], moved: Sequence[str]) -> None:
+    """Look whether what lies in places that have changed is what a finished run was made from.
+
+    Args:
+        config: names the places.
+        summary: of the run.
+        moved: the keys of ``config`` that name other places than the run's own config does.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if "data.root" in moved:
+        require_same_images(config, describe_images(load_images(config.data)), summary["data"])
+    if "teacher.path" in moved:
+        require_same_teacher(config, summary["generations"][0]["sha256"])
