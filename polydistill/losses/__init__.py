@@ -11,7 +11,7 @@ from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.doctor import Report, doctor
-from polydistill.losses.examinations import Finding
+from polydistill.losses.examination.findings import Finding
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
 from polydistill.losses.objectives import OBJECTIVES, Objective, as_objective, check_options, get_objective
 from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad

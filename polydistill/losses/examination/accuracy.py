@@ -1,0 +1,155 @@
+"""What the labels say of the teacher: its accuracy beside chance and the student's, and why it may be useless.
+
+A teacher at chance is the commonest silent fault: classes in another order, labels shifted by one, inputs normalised in
+another way, weights that were never loaded. Few samples decide nothing: then it is said that they do not.
+
+Symbols: n samples, C classes, p0 the share of hits if predictions and labels were independent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polydistill.losses.examination.chance import at_least, at_most, chance_of, is_better
+from polydistill.losses.examination.findings import Finding, Level
+from polydistill.losses.examination.normalisation import renormalised
+
+SURE, UNSURE = 0.001, 0.05  # P of so many hits by chance: below it the teacher knows something, above it perhaps not
+WEAK = 0.25  # a teacher is useless if it is surely not this far on the way from chance to always right
+GAIN = 0.1  # by which another order or normalisation must raise the accuracy
+
+
+class Verdict(NamedTuple):
+    """Of the labels.
+
+    Attributes:
+        findings: on the teacher.
+        useless: the teacher is at chance or below: what its targets look like says nothing.
+    """
+
+    findings: list[Finding]
+    useless: bool
+
+
+def examine_accuracy(
+    scores: Tensor, targets: Tensor, labels: Tensor, inputs: Any, ask_teacher: Callable[[Any], Tensor]
+) -> Verdict:
+    """Compare teacher, student and chance on the labels.
+
+    Args:
+        scores: ``(n, C)`` of the student.
+        targets: ``(n, C)`` of the teacher (of an ensemble: as one).
+        labels: ``(n,)`` integers in [0, C).
+        inputs: as the teacher takes them, to be tried with another normalisation.
+        ask_teacher: from inputs to targets ``(n, C)``, in evaluation mode and without a graph.
+    """
+    n, n_classes = targets.shape
+    predictions, labels = targets.argmax(dim=-1), labels.long()
+    right, of_student = predictions == labels, scores.argmax(dim=-1) == labels
+    k, p0 = int(right.sum()), chance_of(predictions, labels, n_classes)
+    figures = f"the teacher is right in {k / n:.1%} of {n} labels (chance {p0:.1%}, the student {_share(of_student)})"
+    by_chance = at_least(k, n, p0)
+    far_from_good = by_chance > UNSURE and at_most(k, n, p0 + WEAK * (1.0 - p0)) < 0.02
+    useless = far_from_good or at_most(k, n, p0) < SURE
+    causes = list(_find_causes(predictions, labels, n_classes, right))
+    causes += [] if causes else list(_try_inputs(inputs, ask_teacher, labels, right))
+    level: Level = "wrong" if by_chance > SURE else "suspicious"
+    if causes:
+        return Verdict([Finding(level, f"{figures}: {cause}") for cause in causes], level == "wrong")
+    if useless:
+        return Verdict([Finding("wrong", f"{figures}: it knows nothing of them; {_advise(predictions)}")], True)
+    if by_chance > SURE:
+        return Verdict([Finding("cannot tell", f"{figures}: {_why_unsure(labels)}")], False)
+    if is_better(of_student, right, SURE):
+        return Verdict([Finding("suspicious", f"{figures}: the student is better than its teacher")], False)
+    return Verdict([Finding("fine", figures)], False)
+
+
+def _share(right: Tensor) -> str:
+    return f"{float(right.double().mean()):.1%}"
+
+
+def _why_unsure(labels: Tensor) -> str:
+    if bool((labels == labels[0]).all()):
+        return "all labels are of one class, so whether the teacher knows them cannot be told; choose a mixed batch"
+    return "whether that is more than chance cannot be told of so few; choose a larger batch"
+
+
+def _advise(predictions: Tensor) -> str:
+    commonest = torch.bincount(predictions)
+    share = float(commonest.max()) / len(predictions)
+    if share > 0.9 and len(predictions) > 1:
+        said = f"it says class {int(commonest.argmax())} of {share:.0%} of the samples"
+        return f"{said}: are its inputs normalised as it was trained, were its weights loaded?"
+    return "were its weights loaded, are its classes in this order, its inputs normalised as it was trained?"
+
+
+def _find_causes(predictions: Tensor, labels: Tensor, n_classes: int, right: Tensor) -> Iterator[str]:
+    """Labels shifted by one, or classes in another order."""
+    for shift in (1, -1):
+        shifted = (predictions + shift) % n_classes
+        if n_classes > 2 and _explains(shifted, labels, n_classes, right):
+            yield (
+                f"labels and classes are shifted by one: with 1 {'added to' if shift > 0 else 'taken from'} its class "
+                f"it is right in {_share(shifted == labels)}"
+            )
+            return
+    matched, orders = _match_by_halves(predictions, labels, n_classes)
+    if _explains(matched, labels, n_classes, right):
+        moved = [f"its class {c} is label {int(orders[c])}" for c in range(n_classes) if orders[c] not in (c, -1)]
+        yield (
+            f"its classes are in another order: matched with the labels on half of the samples it is right in "
+            f"{_share(matched == labels)} of the other half ({', '.join(moved[:3])}{', ...' if moved[3:] else ''})"
+        )
+
+
+def _explains(other: Tensor, labels: Tensor, n_classes: int, right: Tensor) -> bool:
+    """Whether other predictions are right far more often, by more than chance."""
+    hits = other == labels
+    gains = float(hits.double().mean() - right.double().mean()) >= GAIN
+    known = at_least(int(hits.sum()), len(hits), chance_of(other, labels, n_classes)) < SURE / 10
+    return gains and known and is_better(hits, right, SURE / 10)
+
+
+def _match_by_halves(predictions: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Each half's predictions renamed to the commonest label of that prediction in the other half.
+
+    Returns:
+        the predictions renamed, ``(n,)``, as they are where the other half never saw the class; and the order that all
+        samples tell.
+    """
+    first = torch.arange(len(labels), device=labels.device) % 2 == 0
+    matched = predictions.clone()
+    for half in (first, ~first):
+        matched[half] = _commonest(predictions[~half], labels[~half], n_classes)[predictions[half]]
+    return torch.where(matched < 0, predictions, matched), _commonest(predictions, labels, n_classes)
+
+
+def _commonest(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """``(C,)``: the commonest label of each predicted class, -1 where it is never predicted."""
+    pairs, counts = torch.unique(torch.stack([predictions, labels]), dim=1, return_counts=True)
+    rising = counts.argsort()
+    orders = torch.full((n_classes,), -1, dtype=torch.int64, device=labels.device)
+    for prediction, label in zip(*pairs[:, rising].tolist(), strict=True):  # the commonest comes last
+        orders[prediction] = label
+    return orders
+
+
+def _try_inputs(inputs: Any, ask_teacher: Callable[[Any], Tensor], labels: Tensor, right: Tensor) -> Iterator[str]:
+    """Whether the teacher is right far more often when its inputs are normalised in another way."""
+    for how, others in renormalised(inputs):
+        try:
+            targets = ask_teacher(others)
+        except Exception:  # a network may refuse such inputs in any way: then they are not what it was trained on
+            continue
+        predictions = targets.argmax(dim=-1)
+        if predictions.shape == labels.shape and _explains(predictions, labels, targets.shape[-1], right):
+            yield (
+                f"with the inputs {how} it is right in {_share(predictions == labels)}: it was trained with another "
+                "normalisation than it is given"
+            )
+            return

@@ -1,0 +1,75 @@
+"""A batch as rows: tokens and students beside each other become rows, and those without a label leave.
+
+Symbols: R rows of one label each; C classes; M members of an ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """The rows that are examined.
+
+    Attributes:
+        scores: ``(R, C)`` of the student.
+        targets: ``(R, C)`` of the teacher, or ``(M, R, C)``.
+        labels: ``(R,)``, or None.
+        options: of the objective, those of each row cut likewise.
+        kept: ``(all rows,)`` bool, False where the label is to be ignored; None: no row left.
+    """
+
+    scores: Tensor
+    targets: Tensor
+    labels: Tensor | None
+    options: Mapping[str, Any]
+    kept: Tensor | None
+
+    @property
+    def ignored(self) -> int:
+        """How many rows left."""
+        return 0 if self.kept is None else int((~self.kept).sum())
+
+
+def take_rows(
+    scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any], ignore_index: int
+) -> Rows:
+    """Scores ``(..., C)`` and labels ``(...)`` as rows, without those whose label is ``ignore_index``.
+
+    What does not fit together stays as it is: the objective will say what is wrong with it.
+    """
+    leading, n_classes = scores.shape[:-1], scores.shape[-1]
+    if targets.shape[-scores.dim() :] != scores.shape or targets.dim() > scores.dim() + 1:
+        return Rows(scores, targets, labels, options, None)
+    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != leading or not _whole(labels)):
+        return Rows(scores, targets, labels, options, None)
+    kept = None
+    if labels is not None:
+        labels = labels.reshape(-1)
+        kept = labels.long() != ignore_index
+        kept = None if bool(kept.all()) else kept
+    if scores.dim() == 2 and kept is None:
+        return Rows(scores, targets, labels, options, None)
+
+    def cut(tensor: Tensor, before: int = 0) -> Tensor:
+        flat = tensor.flatten(before, before + len(leading) - 1)
+        return flat if kept is None else flat.index_select(before, kept.nonzero().flatten())
+
+    cut_options = {
+        name: cut(value) if isinstance(value, Tensor) and value.shape[:-1] == leading else value
+        for name, value in options.items()
+    }
+    members = targets.dim() - scores.dim()
+    rows = Rows(cut(scores), cut(targets, members), None if labels is None else labels, cut_options, kept)
+    if labels is not None and kept is not None:
+        rows = rows._replace(labels=labels[kept])
+    assert rows.scores.shape[-1] == n_classes
+    return rows
+
+
+def _whole(labels: Tensor) -> bool:
+    return labels.dtype is not torch.bool and not labels.dtype.is_floating_point and not labels.dtype.is_complex

@@ -1,0 +1,20 @@
+"""What an examination says."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Level = Literal["wrong", "suspicious", "cannot tell", "fine"]
+
+
+class Finding(NamedTuple):
+    """One thing looked at.
+
+    Attributes:
+        level: "wrong" will spoil the result; "suspicious" may be meant; "cannot tell": this batch does not decide it,
+            the text says which would; "fine".
+        text: what is the case and, where it is not fine, what to do.
+    """
+
+    level: Level
+    text: str

@@ -1,0 +1,73 @@
+"""What a loss is, in words: its terms, the weights that are meant, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from polydistill.losses.examination.findings import Finding
+from polydistill.losses.examination.fit import Explanation
+from polydistill.losses.examination.readings import Reading
+
+
+def say(
+    found: Explanation, weights: tuple[float, float], faults: Sequence[str], readings: Sequence[Reading], averaged: str
+) -> Finding:
+    """One finding of an explanation.
+
+    Args:
+        found: the terms of the loss.
+        weights: of the mean over the rows, as they are found.
+        faults: of the terms themselves.
+        readings: how the weights can be read; none where they are neither those asked for nor plausible ones.
+        averaged: "averaged over the batch" or "per sample".
+    """
+    alone = found.label is None and found.soft is not None and not found.soft.fault
+    slips = list(dict.fromkeys(text for reading in readings if (text := _join_slips(reading, alone and not faults))))
+    what = _join_terms(found, readings[0].weights if readings else weights, readings[0] if readings else None)
+    if slips and alone and not faults:
+        return Finding("wrong", f"your loss {', or '.join(slips)}")
+    if faults or slips:
+        return Finding(
+            "wrong", f"your loss is {what}: " + "; ".join([*faults, *([", or ".join(slips)] if slips else [])])
+        )
+    if readings and readings[0].asked:
+        return Finding("fine", f"your loss is the objective, {averaged}" + ("" if alone else f": {what}"))
+    if readings:
+        return Finding("fine", f"your loss is the objective, {averaged}, with weights of its own: {what}")
+    if alone:
+        return Finding("suspicious", f"your loss is {weights[1]:.4g} times the objective: a weight, if that is meant")
+    return Finding(
+        "suspicious", f"your loss is {what}, {averaged}: other weights than the objective's, if they are meant"
+    )
+
+
+def choose(said: Sequence[Finding]) -> Finding:
+    """One finding of several explanations that are equally good."""
+    if len(said) == 1:
+        return said[0]
+    choices = ", or ".join(finding.text.removeprefix("your loss ") for finding in said[:3])
+    more = f", or one of {len(said) - 3} others" if len(said) > 3 else ""
+    if all(finding.level == "wrong" for finding in said):
+        return Finding("wrong", f"your loss {choices}{more}")
+    text = f"what your loss is cannot be told: {choices}{more}; these are one on this batch: choose another temperature"
+    return Finding("cannot tell", f"{text}, or more samples with mixed labels")
+
+
+def _join_slips(reading: Reading, alone: bool) -> str:
+    """All slips of a reading; a term that is alone is the loss."""
+    if alone:
+        return " and ".join((*reading.of_both, *reading.of_soft))
+    of_all = (("it", reading.of_both), ("its label term", reading.of_label), ("its soft term", reading.of_soft))
+    return ", and ".join(f"{subject} {slip}" for subject, slips in of_all for slip in slips)
+
+
+def _join_terms(found: Explanation, weights: tuple[float, float], reading: Reading | None) -> str:
+    """For example "0.1 x cross-entropy + 0.9 x soft term without T^2"."""
+    parts = []
+    for form, weight, slips in zip(
+        (found.label, found.soft), weights, (reading.of_label, reading.of_soft) if reading else ((), ()), strict=True
+    ):
+        if form is not None:
+            lacking = " without T^2" if any(slip.startswith("lacks T^2") for slip in slips) else ""
+            parts.append(f"{weight:.4g} x {form.name}{lacking}")
+    return " + ".join(parts)
