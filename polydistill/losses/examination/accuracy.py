@@ -8,7 +8,7 @@ Symbols: n samples, C classes, p0 the share of hits if predictions and labels we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from polydistill.losses.examination.normalisation import renormalised
 
 SURE, UNSURE = 0.001, 0.05  # P of so many hits by chance: below it the teacher knows something, above it perhaps not
 WEAK = 0.25  # a teacher is useless if it is surely not this far on the way from chance to always right
-GAIN = 0.1  # by which another order or normalisation must raise the accuracy
+GAIN, SENSE = 0.1, 0.3  # what another order or normalisation must add to the accuracy, and reach from chance to 1
 
 
 class Verdict(NamedTuple):
@@ -55,11 +55,10 @@ def examine_accuracy(
     by_chance = at_least(k, n, p0)
     far_from_good = by_chance > UNSURE and at_most(k, n, p0 + WEAK * (1.0 - p0)) < 0.02
     useless = far_from_good or at_most(k, n, p0) < SURE
-    causes = list(_find_causes(predictions, labels, n_classes, right))
-    causes += [] if causes else list(_try_inputs(inputs, ask_teacher, labels, right))
-    level: Level = "wrong" if by_chance > SURE else "suspicious"
-    if causes:
-        return Verdict([Finding(level, f"{figures}: {cause}") for cause in causes], level == "wrong")
+    cause = _find_order(predictions, labels, n_classes, right) or _try_inputs(inputs, ask_teacher, labels, right)
+    if cause is not None:
+        level: Level = "wrong" if by_chance > SURE or k < cause.accuracy * n / 2 else "suspicious"
+        return Verdict([Finding(level, f"{figures}: {cause.text}")], level == "wrong")
     if useless:
         return Verdict([Finding("wrong", f"{figures}: it knows nothing of them; {_advise(predictions)}")], True)
     if by_chance > SURE:
@@ -88,30 +87,37 @@ def _advise(predictions: Tensor) -> str:
     return "were its weights loaded, are its classes in this order, its inputs normalised as it was trained?"
 
 
-def _find_causes(predictions: Tensor, labels: Tensor, n_classes: int, right: Tensor) -> Iterator[str]:
+class Cause(NamedTuple):
+    """Why a teacher is less right than it could be, and how right that would be."""
+
+    text: str
+    accuracy: float
+
+
+def _find_order(predictions: Tensor, labels: Tensor, n_classes: int, right: Tensor) -> Cause | None:
     """Labels shifted by one, or classes in another order."""
-    for shift in (1, -1):
+    for shift, how in ((1, "added to"), (-1, "taken from")):
         shifted = (predictions + shift) % n_classes
         if n_classes > 2 and _explains(shifted, labels, n_classes, right):
-            yield (
-                f"labels and classes are shifted by one: with 1 {'added to' if shift > 0 else 'taken from'} its class "
-                f"it is right in {_share(shifted == labels)}"
-            )
-            return
+            text = f"labels and classes are shifted by one: with 1 {how} its class it is right in "
+            return Cause(text + _share(shifted == labels), float((shifted == labels).double().mean()))
     matched, orders = _match_by_halves(predictions, labels, n_classes)
-    if _explains(matched, labels, n_classes, right):
-        moved = [f"its class {c} is label {int(orders[c])}" for c in range(n_classes) if orders[c] not in (c, -1)]
-        yield (
-            f"its classes are in another order: matched with the labels on half of the samples it is right in "
-            f"{_share(matched == labels)} of the other half ({', '.join(moved[:3])}{', ...' if moved[3:] else ''})"
-        )
+    if not _explains(matched, labels, n_classes, right):
+        return None
+    moved = [f"its class {c} is label {int(orders[c])}" for c in range(n_classes) if orders[c] not in (c, -1)]
+    text = (
+        f"its classes are in another order: matched with the labels of half of the samples it is right in "
+        f"{_share(matched == labels)} of the other half ({', '.join(moved[:3])}{', ...' if moved[3:] else ''})"
+    )
+    return Cause(text, float((matched == labels).double().mean()))
 
 
 def _explains(other: Tensor, labels: Tensor, n_classes: int, right: Tensor) -> bool:
-    """Whether other predictions are right far more often, by more than chance."""
+    """Whether other predictions are right far more often, and often, by more than chance."""
     hits = other == labels
-    gains = float(hits.double().mean() - right.double().mean()) >= GAIN
-    known = at_least(int(hits.sum()), len(hits), chance_of(other, labels, n_classes)) < SURE / 10
+    accuracy, chance = float(hits.double().mean()), chance_of(other, labels, n_classes)
+    gains = accuracy - float(right.double().mean()) >= GAIN and accuracy >= chance + SENSE * (1.0 - chance)
+    known = at_least(int(hits.sum()), len(hits), chance) < SURE / 10
     return gains and known and is_better(hits, right, SURE / 10)
 
 
@@ -139,8 +145,10 @@ def _commonest(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     return orders
 
 
-def _try_inputs(inputs: Any, ask_teacher: Callable[[Any], Tensor], labels: Tensor, right: Tensor) -> Iterator[str]:
+def _try_inputs(inputs: Any, ask_teacher: Callable[[Any], Tensor], labels: Tensor, right: Tensor) -> Cause | None:
     """Whether the teacher is right far more often when its inputs are normalised in another way."""
+    if float(right.double().mean()) > 1.0 - GAIN:
+        return None
     for how, others in renormalised(inputs):
         try:
             targets = ask_teacher(others)
@@ -148,8 +156,6 @@ def _try_inputs(inputs: Any, ask_teacher: Callable[[Any], Tensor], labels: Tenso
             continue
         predictions = targets.argmax(dim=-1)
         if predictions.shape == labels.shape and _explains(predictions, labels, targets.shape[-1], right):
-            yield (
-                f"with the inputs {how} it is right in {_share(predictions == labels)}: it was trained with another "
-                "normalisation than it is given"
-            )
-            return
+            text = f"with the inputs {how} it is right in {_share(predictions == labels)}: it was trained with another "
+            return Cause(f"{text}normalisation than it is given", float((predictions == labels).double().mean()))
+    return None

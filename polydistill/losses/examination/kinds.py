@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polydistill.losses.examination.findings import Finding, Level
 
+ROUNDED = 2e-3  # what the sum of probabilities may lose on its way through float16
 LEAST_NUMBERS = 64  # fewer scores may be between 0 and 1, or at least 0, by chance
 CLIPPED = 0.1  # share of exact zeros among scores of which none is negative
 
@@ -28,7 +29,7 @@ def examine_kind(name: str, scores: Tensor, *, regression: bool = False) -> Iter
     rows = exact.flatten(0, -2)
     if rows.shape[-1] < 2 or not bool(rows.isfinite().any(dim=-1).all()) or bool((rows == torch.inf).any()):
         return
-    slack = 4.0 * torch.finfo(scores.dtype).eps * rows.shape[-1] ** 0.5 + 1e-6
+    slack = max(ROUNDED, 4.0 * torch.finfo(scores.dtype).eps)
     if _are_probabilities(rows, slack):
         level: Level = "suspicious" if regression or len(rows) == 1 else "wrong"
         text = (
@@ -36,7 +37,7 @@ def examine_kind(name: str, scores: Tensor, *, regression: bool = False) -> Iter
             "before the softmax; leave the softmax out, or pass the logarithm"
         )
         yield Finding(level, text)
-    elif bool((rows.logsumexp(dim=-1).abs() <= slack * 4).all()):
+    elif bool((rows.logsumexp(dim=-1).abs() <= slack).all()):
         yield from _examine_log_probabilities(name, rows)
     elif len(rows) * rows.shape[-1] >= LEAST_NUMBERS:
         yield from _examine_range(name, rows)
