@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from agents.domain import AtariDomain
 from agents.evaluation import choose_actions
 from agents.lesson import make_env, make_student
+from agents.scores import reference
 from agents.teachers import Teacher
 from polydistill.errors import UserError
-from polydistill.losses import doctor, get_objective
+from polydistill.losses import Finding, doctor, get_objective
 from polydistill.losses.doctor import Report
 from polydistill.streams import numpy_stream
 
 STATES = 512
+LEAST_GAMES = 5  # fewer say nothing
+MARGIN = 0.05  # of the way from random play to a human: less is no play
 
 
 class ExaminedAtariDomain(AtariDomain):
@@ -31,10 +34,33 @@ class ExaminedAtariDomain(AtariDomain):
     def teach(self, teacher: Teacher, generation: int) -> Teacher:
         """The student of ``generation``, taught by ``teacher``, after the examination."""
         report = examine(self, teacher, generation)
+        played = judge_play(self.scores_of(generation - 1), self.config.game)
+        report = report._replace(findings=(*played, *report.findings))
         print(report, flush=True)
         if not report.healthy:
-            raise UserError(f"the doctor finds the lesson of generation {generation} wrong, see above")
+            raise UserError(f"the doctor finds the lesson of generation {generation} wrong: {report.wrong[0]}")
         return super().teach(teacher, generation)
+
+
+def judge_play(scores: Sequence[float], game: str) -> Iterator[Finding]:
+    """Whether a teacher plays better than at random: what stands for its accuracy, since games have no labels.
+
+    Args:
+        scores: of its games; none: it was not scored.
+        game: whose scores of random play are compared, where they are known.
+    """
+    row, n = reference(game), len(scores)
+    if row is None or not n:
+        return
+    mean = float(np.mean(scores))
+    text = f"the teacher scores {mean:.4g} in {n} games (random play {row.random:g}, a human {row.human:g})"
+    error = float(np.std(scores, ddof=1)) / n**0.5 if n > 1 else 0.0
+    if n >= LEAST_GAMES and mean + 2.0 * error < row.random + MARGIN * (row.human - row.random):
+        yield Finding("wrong", f"{text}: it plays at random; is it of this game, does it see what it was trained on?")
+    elif mean - 2.0 * error <= row.random:
+        yield Finding("cannot tell", f"{text}: whether it plays better than at random, so few games do not say")
+    else:
+        yield Finding("fine", text)
 
 
 class _Scores(nn.Module):

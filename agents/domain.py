@@ -209,6 +209,13 @@ class AtariDomain:
         first = None if generation == 0 else np.array(self._done[0]["summary"]["metrics"]["scores"])
         return self._metrics(result, first)
 
+    def scores_of(self, generation: int) -> list[float]:
+        """Of the games that a finished generation played; none where it is not finished."""
+        if not 0 <= generation < len(self._done):
+            return []
+        scores: list[float] = self._done[generation]["summary"]["metrics"]["scores"]
+        return scores
+
     def finish(self) -> None:
         """Write summary.json; what only an unfinished run needs is removed."""
         remove_recordings(self.run.out)

@@ -55,9 +55,14 @@ class Report(NamedTuple):
     terms: Mapping[str, float]
 
     @property
+    def wrong(self) -> tuple[str, ...]:
+        """The texts of what is wrong."""
+        return tuple(finding.text for finding in self.findings if finding.level == "wrong")
+
+    @property
     def healthy(self) -> bool:
         """Nothing is wrong; something may be suspicious, or not to be told."""
-        return all(finding.level != "wrong" for finding in self.findings)
+        return not self.wrong
 
     def __bool__(self) -> bool:
         return self.healthy
@@ -82,7 +87,7 @@ def doctor(
     labels: Tensor | None = None,
     *,
     loss_function: LossFunction | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     **options: Any,
 ) -> Report:
     """Examine the set-up of a distillation on one batch.
@@ -98,7 +103,7 @@ def doctor(
         loss_function: one's own loss of ``(student scores, teacher scores, labels)``. Its gradient is taken apart into
             terms and compared with the objective's. It is called at the batch's scores and at others, in float64 where
             it can.
-        ignore_index: label of rows that do not count.
+        ignore_index: label of rows that do not count; None: all do.
         options: of the objective. Its ``check_values`` changes nothing: values are looked at anyway.
 
     Returns:
@@ -169,7 +174,7 @@ def _join_types(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[F
         return scores, targets, []
     wider = torch.promote_types(scores.dtype, targets.dtype)
     names = [str(x.dtype).removeprefix("torch.") for x in (scores, targets)]
-    text = f"the student's scores are {names[0]}, the teacher's {names[1]}: cast the narrower ones before a loss"
+    text = f"the student's scores are {names[0]}, the teacher's {names[1]}: compared in {str(wider)[6:]}"
     return scores.to(wider), targets.to(wider), [Finding("fine", text)]
 
 

@@ -28,15 +28,20 @@ class ExaminedCifarDomain(CifarDomain):
         if self.processes.rank == 0:
             print(report, flush=True)
         if not report.healthy:
-            raise UserError(f"the doctor finds the lesson of generation {generation} wrong, see above")
+            raise UserError(f"the doctor finds the lesson of generation {generation} wrong: {report.wrong[0]}")
         return super().teach(teacher, generation)
 
 
 def examine(domain: CifarDomain, teacher: nn.Module, generation: int) -> Report:
-    """The doctor's report on the lesson of ``generation``, from the first training images and a student thrown away."""
+    """The doctor's report on the lesson of ``generation``, from training images and a student thrown away.
+
+    The images lie apart by the same step, since those of one class may follow each other; the teacher's accuracy is the
+    one on them.
+    """
     config, images = domain.config, domain.images.train
     student = domain.make_student(config.student_network, generation).train()
     samples = min(SAMPLES, len(images))
+    chosen = torch.arange(samples, device=images.labels.device) * len(images) // samples
     options: dict[str, Any] = dict(config.student.options())
     objective = get_objective(config.student.objective)
     options.pop("permutation", None)
@@ -45,5 +50,5 @@ def examine(domain: CifarDomain, teacher: nn.Module, generation: int) -> Report:
         options["permutation"] = drawn.to(domain.device)
     if objective.tempered:  # as a lesson of classifiers has it
         options.setdefault("temperature", 1.0)
-    pixels = domain.normalizer(images.images[:samples])
-    return doctor(student, teacher, objective.name, pixels, images.labels[:samples], **options)
+    pixels = domain.normalizer(images.images[chosen])
+    return doctor(student, teacher, objective.name, pixels, images.labels[chosen], **options)

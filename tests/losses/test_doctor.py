@@ -383,7 +383,7 @@ def soft(z, t):
         (lambda z, t, y: soft(z, t).mean() * T * T, "wrong", "averaged over the classes too: 10 times too small"),
         (lambda z, t, y: soft(z, t).sum(1).mean(), "wrong", r"your loss lacks T\^2 = 16"),
         (lambda z, t, y: soft(z, t).sum(1).mean() * T**4, "wrong", r"has a T\^2 = 16 too many"),
-        (lambda z, t, y: soft(z, t).mean(), "wrong", r"averaged over the classes too: 10 times too small and lacks T\^2 = 16"),
+        (lambda z, t, y: soft(z, t).mean(), "wrong", r"classes too: 10 times too small and lacks T\^2 = 16"),
         (lambda z, t, y: soft(z, t).sum(), "wrong", r"summed over the batch: 32 times too large and lacks T\^2 = 16"),
         (lambda z, t, y: soft(z, t).sum(1).mean() * 3, "suspicious", "times the objective: a weight"),
         (lambda z, t, y: F.mse_loss(z, t), "wrong", "squared distance of scores"),

@@ -26,7 +26,7 @@ FAULTY = {  # the loss of (z, t, y) at temperature T with weights a and 1 - a, a
     "T for T^2": (lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T) * T), "multiplied by T = .*, not by T"),
     "T^4": (lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T) * T**4), r"soft term has a T\^2 = .* too many"),
     "T^2 on both": (lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T)) * T * T, r"label term is multiplied by T\^2"),
-    "T^2 on the label": (lambda z, t, y, T, a: both(a, ce(z, y) * T * T, kl(z, t, T)), r"label term is multiplied by T"),
+    "T^2 on the label": (lambda z, t, y, T, a: both(a, ce(z, y) * T * T, kl(z, t, T)), "label term is multiplied"),
     "mean of kl_div": (
         lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T, "none").mean() * T * T),
         "soft term is averaged over the classes too",
@@ -155,7 +155,8 @@ SOUND = {
     "by log_target": lambda z, t, y, T, a: both(a, ce(z, y), F.kl_div(
         (z / T).log_softmax(1), (t / T).log_softmax(1), reduction="batchmean", log_target=True) * T * T),
     "by hand": lambda z, t, y, T, a: (
-        -a * z.log_softmax(1)[torch.arange(len(y)), y] - (1 - a) * T * T * ((t / T).softmax(1) * (z / T).log_softmax(1)).sum(1)
+        -a * z.log_softmax(1)[torch.arange(len(y)), y]
+        - (1 - a) * T * T * ((t / T).softmax(1) * (z / T).log_softmax(1)).sum(1)
     ).mean(),
     "ours": lambda z, t, y, T, a: hinton_kd(z, t, y, temperature=T, label_weight=a, teacher_weight=1 - a).mean(),
     "in float32": lambda z, t, y, T, a: both(a, ce(z.float(), y), kl(z.float(), t.float(), T) * T * T),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 
 import pytest
@@ -64,7 +63,7 @@ USELESS = {  # of a batch, and what is said
     "bytes as inputs": (lambda b: b.linear(0.0, 1 / 255), "with the inputs times 255"),
     "inputs from -1 to 1": (lambda b: b.linear(0.5, 0.5), r"from \[0, 1\] to \[-1, 1\]|standardised"),
     "never loaded": (build_fresh, "knows nothing of them.*(were its weights loaded)"),
-    "one class for all": (lambda b: lambda x: torch.tensor([0.0] * 9 + [5.0]).expand(len(x), -1), "says class 9 of 100%"),
+    "one class for all": (lambda b: lambda x: torch.tensor([0.0] * 9 + [5.0]).expand(len(x), -1), "class 9 of 100%"),
     "noise": (
         lambda b: lambda x: torch.randn(len(x), CLASSES, generator=torch.Generator().manual_seed(5)),
         "knows nothing of them",

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from polydistill.losses.ignored import find_counted
+
 
 class Rows(NamedTuple):
     """The rows that are examined.
@@ -36,13 +38,13 @@ class Rows(NamedTuple):
 
 
 def take_rows(
-    scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any], ignore_index: int
+    scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any], ignore_index: int | None
 ) -> Rows:
-    """Scores ``(..., C)`` and labels ``(...)`` as rows, without those whose label is ``ignore_index``.
+    """Scores ``(..., C)`` and labels ``(...)`` as rows, without those whose label is ``ignore_index`` (None: all stay).
 
     What does not fit together stays as it is: the objective will say what is wrong with it.
     """
-    leading, n_classes = scores.shape[:-1], scores.shape[-1]
+    leading = scores.shape[:-1]
     if targets.shape[-scores.dim() :] != scores.shape or targets.dim() > scores.dim() + 1:
         return Rows(scores, targets, labels, options, None)
     if labels is not None and (not isinstance(labels, Tensor) or labels.shape != leading or not _whole(labels)):
@@ -50,8 +52,8 @@ def take_rows(
     kept = None
     if labels is not None:
         labels = labels.reshape(-1)
-        kept = labels.long() != ignore_index
-        kept = None if bool(kept.all()) else kept
+        kept = find_counted(labels, ignore_index)
+        kept = None if kept is None or bool(kept.all()) else kept
     if scores.dim() == 2 and kept is None:
         return Rows(scores, targets, labels, options, None)
 
@@ -67,7 +69,6 @@ def take_rows(
     rows = Rows(cut(scores), cut(targets, members), None if labels is None else labels, cut_options, kept)
     if labels is not None and kept is not None:
         rows = rows._replace(labels=labels[kept])
-    assert rows.scores.shape[-1] == n_classes
     return rows
 
 

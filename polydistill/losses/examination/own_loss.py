@@ -34,7 +34,11 @@ TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are
 
 
 def compare_loss(
-    objective: Objective, loss_function: LossFunction, place: Place, options: Mapping[str, Any], ignore_index: int
+    objective: Objective,
+    loss_function: LossFunction,
+    place: Place,
+    options: Mapping[str, Any],
+    ignore_index: int | None,
 ) -> Iterator[Finding]:
     """What one's own loss is, and what is wrong with it.
 
@@ -43,7 +47,7 @@ def compare_loss(
         loss_function: of ``(student scores, teacher scores, labels)``.
         place: the batch, as the loss takes it.
         options: of the objective.
-        ignore_index: label of rows that do not count.
+        ignore_index: label of rows that do not count, or None.
     """
     answer, again = ask(loss_function, place), ask(loss_function, place)
     if isinstance(answer, Finding) or isinstance(again, Finding):
@@ -76,7 +80,7 @@ class _Comparison:
 
     def __init__(
         self, objective: Objective, loss_function: LossFunction, place: Place, options: Mapping[str, Any],
-        ignore_index: int,
+        ignore_index: int | None,
     ) -> None:  # fmt: skip
         self.objective, self.loss_function, self.place = objective, loss_function, place
         self.options, self.ignore_index = options, ignore_index
