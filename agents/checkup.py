@@ -58,7 +58,7 @@ def judge_play(scores: Sequence[float], game: str) -> Iterator[Finding]:
     if n >= LEAST_GAMES and mean + 2.0 * error < row.random + MARGIN * (row.human - row.random):
         yield Finding("wrong", f"{text}: it plays at random; is it of this game, does it see what it was trained on?")
     elif mean - 2.0 * error <= row.random:
-        yield Finding("cannot tell", f"{text}: whether it plays better than at random, so few games do not say")
+        yield Finding("cannot tell", f"{text}: so few do not tell whether it plays better than at random")
     else:
         yield Finding("fine", text)
 

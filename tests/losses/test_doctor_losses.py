@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from polydistill.losses import doctor, hinton_kd
+from polydistill.losses import OBJECTIVES, doctor, draw_permutation, hinton_kd
 
 
 def kl(z, t, T, reduction="batchmean"):
@@ -204,3 +204,156 @@ def test_sound_loss_is_not_called_wrong(name, T, a, classes, batch) -> None:
     found = examine(SOUND[name], T, a, *make_batch(0, classes, batch))
     assert found.level == "fine", found
     assert f"{a:g} x cross-entropy + {1 - a:g} x soft term" in found.text
+
+
+@pytest.mark.parametrize("spread", [1e-3, 0.02])
+def test_commonest_mistake_does_not_pass_as_right_where_targets_are_flat(spread) -> None:
+    z, t, y = make_batch(0, 10, 32, spread)
+    loss, expected = FAULTY["swapped in kl_div"]
+    found = examine(loss, 8.0, 0.1, spread * z, t, y)
+    assert found.level == "wrong"
+    assert re.search(expected, found.text)
+
+
+def alone_at(z, t, loss):
+    """The loss at these scores only: at others it is refused, as one is that looks at something else too."""
+
+    def function(found_z, found_t, y):
+        if not (torch.equal(found_z.detach().float(), z) and torch.equal(found_t.float(), t)):
+            raise RuntimeError("these are other scores")
+        return loss(found_z.float(), found_t.float(), y)
+
+    return function
+
+
+def test_what_the_batch_alone_cannot_tell_is_not_told() -> None:
+    """The targets are the labels: the label term and the soft term are one."""
+    z, _, y = make_batch(0, 10, 32)
+    t = 1000.0 * F.one_hot(y, 10)
+    report = doctor(
+        lambda x: z, lambda x: t, "ban_l", None, y,
+        loss_function=alone_at(z, t, lambda z, t, y: 0.5 * ce(z, y) + 0.5 * ce(z, t.softmax(1))),
+    )  # fmt: skip
+    found = report.findings[-1]
+    assert found.level in {"cannot tell", "wrong"}
+    assert " or " in found.text
+    sharp = doctor(
+        lambda x: z, lambda x: t, "ban_l", None, y,
+        loss_function=lambda z, t, y: 0.5 * ce(z, y) + 0.5 * ce(z, t.softmax(1)),
+    )  # fmt: skip
+    assert "0.5 x cross-entropy + 0.5 x soft term" in sharp.findings[-1].text
+
+
+def test_batch_alone_is_enough_where_terms_differ() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    for name in ("no T^2", "swapped in kl_div", "mean of kl_div"):
+        loss, expected = FAULTY[name]
+        report = doctor(
+            lambda x: z, lambda x: t, "hinton_kd", None, y, temperature=4.0,
+            loss_function=alone_at(z, t, lambda z, t, y, loss=loss: loss(z, t, y, 4.0, 0.1)),
+        )  # fmt: skip
+        assert re.search(expected, report.findings[-1].text)
+
+
+def test_random_loss_is_not_told() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    state = torch.get_rng_state()
+    report = doctor(
+        lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=lambda z, t, y: kl(F.dropout(z), t, 4.0)
+    )
+    assert report.findings[-1].level == "cannot tell"
+    assert "your loss is random" in report.findings[-1].text
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_are_asked_for_are_held_against_the_loss() -> None:
+    batch = make_batch(0, 10, 32)
+    found = examine(SOUND["by torch"], 4.0, 0.5, *batch, label_weight=0.1)
+    assert found.level == "suspicious"
+    assert "0.5 x cross-entropy + 0.5 x soft term" in found.text
+    found = examine(lambda z, t, y, T, a: kl(z, t, T) * T * T, 4.0, 0.1, *batch, label_weight=0.1, teacher_weight=1.0)
+    assert found.level == "wrong"
+    assert "it has no label term, of which hinton_kd has 0.1" in found.text
+
+
+OTHER = {  # of other objectives: the loss, options, the level and what is said
+    "ban": (lambda z, t, y: ce(z, t.softmax(1)), {}, "fine", "your loss is the objective, averaged over the batch"),
+    "ban_l": (lambda z, t, y: ce(z, y) + ce(z, t.softmax(1)), {}, "fine", r"1 x cross-entropy \+ 1 x soft term"),
+    "policy_kl": (lambda z, t, y: F.kl_div(z.log_softmax(1), (t / 0.5).softmax(1), reduction="batchmean"),
+                  {"temperature": 0.5}, "fine", "your loss is the objective"),
+    "reverse_kl": (lambda z, t, y: kl(t, z, 1.0), {}, "fine", "your loss is the objective"),
+    "jsd": (lambda z, t, y: kl(z, t, 1.0), {}, "wrong", r"KL\(teacher \|\| student\)"),
+    "policy_mse": (lambda z, t, y: F.mse_loss(z, t), {}, "wrong", "averaged over the classes too: 10 times too small"),
+    "policy_huber": (lambda z, t, y: F.huber_loss(z, t), {}, "wrong", "averaged over the classes too: 10 times too"),
+    "policy_nll": (lambda z, t, y: ce(z, t.argmax(1)), {}, "fine", "your loss is the objective"),
+    "cross_entropy": (lambda z, t, y: ce(z, y), {}, "fine", "your loss is the objective"),
+    "uniform_confidence": (lambda z, t, y: kl(z, t, 1.0), {}, "wrong", r"KL\(teacher \|\| student\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_losses_of_other_objectives_are_told_too(name) -> None:
+    loss, options, level, text = OTHER[name]
+    z, t, y = make_batch(0, 10, 32)
+    report = doctor(lambda x: z, lambda x: t, name, None, y, loss_function=loss, **options)
+    assert report.findings[-1].level == level, report.findings[-1]
+    assert re.search(text, report.findings[-1].text), report.findings[-1]
+
+
+def own_loss_of(objective):
+    def loss(z, t, y):
+        extra = {"permutation": draw_permutation(len(z), z.shape[1], generator=torch.Generator().manual_seed(0))}
+        return objective(z, t, y, **(extra if objective.needs_permutation else {})).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_objective_is_itself(name) -> None:
+    z, t, y = make_batch(0, 10, 32)
+    options = {}
+    if OBJECTIVES[name].needs_permutation:
+        options["permutation"] = draw_permutation(32, 10, generator=torch.Generator().manual_seed(0))
+    report = doctor(lambda x: z, lambda x: t, name, None, y, loss_function=own_loss_of(OBJECTIVES[name]), **options)
+    assert report.findings[-1].level == "fine", report.findings[-1]
+
+
+def test_mask_that_is_left_out_is_named() -> None:
+    z, t, _ = make_batch(0, 10, 32)
+    mask = torch.arange(10) >= 7
+    report = doctor(
+        lambda x: z, lambda x: t, "policy_kl", None, temperature=2.0, mask=mask,
+        loss_function=lambda z, t, y: F.kl_div(z.log_softmax(1), (t / 2).softmax(1), reduction="batchmean"),
+    )  # fmt: skip
+    assert report.findings[-1].level == "wrong"
+    assert "the mask is left out" in report.findings[-1].text
+
+
+@pytest.mark.parametrize(
+    ("loss", "level", "text"),
+    [
+        (lambda z, t, y: ce(z.flatten(0, 1), y.flatten()), "wrong", "the teacher has no say"),
+        (lambda z, t, y: 0.1 * ce(z.flatten(0, 1), y.flatten()) + 0.9 * 16 * kl(z[y >= 0], t[y >= 0], 4.0),
+         "fine", "0.1 x cross-entropy + 0.9 x soft term"),
+        (lambda z, t, y: 0.1 * ce(z.flatten(0, 1), y.flatten()) + 0.9 * 16 * F.kl_div(
+            (z / 4).log_softmax(2), (t / 4).softmax(2), reduction="none")[y >= 0].sum() / len(z),
+         "wrong", "soft term is divided by the first dimension only, not by all 72 rows: 9 times too large"),
+    ],
+    ids=["labels", "sound", "batchmean"],
+)  # fmt: skip
+def test_loss_of_tokens_is_told(loss, level, text) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(10, (8, 12), generator=generator)
+    t = 4.0 * F.one_hot(y, 10) + torch.randn(8, 12, 10, generator=generator)
+    z = torch.randn(8, 12, 10, generator=generator)
+    y[:, 9:] = -100
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=loss)
+    assert report.findings[-1].level == level, report.findings[-1]
+    assert text in report.findings[-1].text
+
+
+def test_padding_in_the_soft_term_is_suspicious() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    y[::4] = -100
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=lambda z, t, y: kl(z, t, 4.0) * 16)
+    assert any("has a gradient at rows whose label is -100" in text for _, text in report.findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -122,3 +123,142 @@ def test_useful_teacher_is_not_called_wrong(name, samples) -> None:
     report = examine(batch, USEFUL[name](batch))
     assert report.healthy, str(report)
     assert any(text.startswith("the teacher is right in ") for _, text in report.findings)
+
+
+class Own(nn.Module):
+    """A module of somebody's own, with what is given in its middle."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Flatten(), middle, nn.Linear(48, CLASSES)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x)))
+
+
+class Noise(nn.Module):
+    """Depends on the mode, and no module of torch's own does."""
+
+    def forward(self, x):
+        return x + torch.randn_like(x) if self.training else x
+
+
+MODES = {  # what is in the middle, and whether training mode changes the outputs
+    "nothing": (nn.Identity, False),
+    "a layer": (lambda: nn.Linear(48, 48), False),
+    "norms of a sample": (lambda: nn.Sequential(nn.LayerNorm(48), nn.ReLU()), False),
+    "dropout of 0": (lambda: nn.Dropout(0.0), False),
+    "statistics of the batch": (lambda: nn.BatchNorm1d(48, track_running_stats=False), False),
+    "dropout": (lambda: nn.Dropout(0.1), True),
+    "batch norm": (lambda: nn.BatchNorm1d(48), True),
+    "random slopes": (nn.RReLU, True),
+    "noise": (Noise, True),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("wrap", [nn.Sequential, Own], ids=["torch's own", "of one's own"])
+def test_mode_is_a_fault_only_where_it_changes_the_outputs(name, wrap) -> None:
+    build, matters = MODES[name]
+    network = Own(build()) if wrap is Own else nn.Sequential(nn.Flatten(), build(), nn.Linear(48, CLASSES))
+    batch = Pixels(0, 32)
+    useful, state = batch.linear(), torch.get_rng_state()
+    before = copy.deepcopy(network.state_dict())
+    teaching = doctor(student_of(CLASSES), network.requires_grad_(False), "ban", batch.pixels)
+    assert teaching.healthy is not matters, str(teaching)
+    assert ("the teacher is in training mode" in " ".join(teaching.wrong)) is matters
+    learning = doctor(network.requires_grad_(True).eval(), useful, "ban", batch.pixels)
+    assert ("the student is in evaluation mode" in str(learning)) is matters, str(learning)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_report_is_true_where_it_is_healthy() -> None:
+    batch = Pixels(0, 64)
+    assert examine(batch, batch.linear())
+    assert not examine(batch, USELESS["never loaded"][0](batch))
+
+
+def test_few_samples_do_not_tell() -> None:
+    """Three of eight are 38%: by chance once in twenty-six times, and no useless teacher for sure."""
+    batch = Pixels(0, 8)
+    labels = torch.arange(8)
+    teacher = nn.functional.one_hot(torch.tensor([0, 1, 2, 0, 1, 2, 3, 9]), CLASSES).float() * 3 - 1
+    report = doctor(student_of(CLASSES), lambda x: teacher, "ban", batch.pixels, labels)
+    (found,) = [finding for finding in report.findings if finding.text.startswith("the teacher is right in 37.5% of 8")]
+    assert found.level == "cannot tell"
+    assert "choose a larger batch" in found.text
+    assert report.healthy
+
+
+def test_labels_of_one_class_do_not_tell() -> None:
+    batch = Pixels(0, 256)
+    one = batch.labels == 3
+    report = doctor(student_of(CLASSES), batch.linear(), "ban", batch.pixels[one], batch.labels[one])
+    assert any(level == "cannot tell" and "choose a mixed batch" in text for level, text in report.findings)
+
+
+def test_two_classes_that_are_swapped_are_suspicious() -> None:
+    batch = Pixels(0, 256)
+    swapped = torch.arange(CLASSES)
+    swapped[[3, 5]] = swapped[[5, 3]]
+    report = examine(batch, after(batch.linear(), lambda s: s[:, swapped]))
+    (text,) = [text for level, text in report.findings if "in another order" in text and level == "suspicious"]
+    assert "its class 3 is label 5, its class 5 is label 3)" in text
+
+
+def test_student_that_is_better_than_its_teacher_is_suspicious() -> None:
+    batch = Pixels(0, 256)
+    weak = after(batch.linear(), lambda s: torch.where(torch.arange(len(s))[:, None] % 2 == 0, s.roll(1, 1), s))
+    report = doctor(lambda x: batch.linear()(x), weak, "ban", batch.pixels, batch.labels)
+    assert any(level == "suspicious" and "better than its teacher" in text for level, text in report.findings)
+
+
+def centred(scores):
+    return (scores - scores.mean(1, keepdim=True)) / 10
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("function", "level", "text"),
+    [
+        (lambda s: s.softmax(1), "wrong", "gives probabilities"),
+        (lambda s: s.softmax(1).log_softmax(1), "wrong", "a softmax is taken twice"),
+        (lambda s: s.log_softmax(1), "fine", "gives log-probabilities, which are valid scores"),
+        (lambda s: centred(s).sigmoid(), "suspicious", "does it end in a sigmoid"),
+        (lambda s: centred(s).relu(), "suspicious", "does it end in a ReLU"),
+    ],
+    ids=["softmax", "softmax twice", "log-softmax", "sigmoid", "relu"],
+)
+def test_what_is_no_score_is_seen_of_both(side, function, level, text) -> None:
+    batch = Pixels(0, 64)
+    network = after(batch.linear(), function)
+    other = after(batch.linear(), lambda s: s + 0.1)
+    pair = (network, other) if side == "student" else (other, network)
+    report = doctor(*pair, "ban", batch.pixels, batch.labels)
+    assert any(found == level and f"the {side}" in said and text in said for found, said in report.findings), str(
+        report
+    )
+
+
+def test_tokens_count_where_they_have_a_label() -> None:
+    """(batch, time, classes), padding of -100: as the rows that are left, whatever the padding holds."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (8, 12), generator=generator)
+    teacher = 4.0 * nn.functional.one_hot(labels, CLASSES) + torch.randn(8, 12, CLASSES, generator=generator)
+    student = torch.randn(8, 12, CLASSES, generator=generator)
+    padded = labels.clone()
+    padded[:, 9:] = -100
+    rows = padded != -100
+    flat = doctor(lambda x: student[rows], lambda x: teacher[rows], "hinton_kd", None, labels[rows])
+    teacher[:, 9:] = 7.0
+    found = doctor(lambda x: {"logits": student}, lambda x: (teacher, None), "hinton_kd", None, padded)
+    assert found.title == "hinton_kd, 72 samples of 10 classes (24 more have no label) on cpu, plain formulas"
+    assert found.findings == flat.findings
+    assert found.terms == flat.terms
+    assert found.healthy
+
+
+def test_batch_without_a_label_is_wrong() -> None:
+    report = doctor(lambda x: torch.randn(4, 3), lambda x: torch.randn(4, 3), "ban", None, torch.full((4,), -100))
+    assert report.wrong == ("every label is -100: no row is left",)

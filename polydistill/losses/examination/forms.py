@@ -34,9 +34,14 @@ class Form(NamedTuple):
     coupled: bool = False
 
 
-def label_forms(temperature: float) -> Iterator[Form]:
-    """Terms of the labels; the first is the right one."""
-    yield Form("cross-entropy", "", _entropy(1.0))
+def label_forms(temperature: float, objective: str) -> Iterator[Form]:
+    """Terms of the labels; the first is the right one, unless it is the objective itself."""
+    smoothed = "the label term smooths the labels, which the objective does not"
+    if objective == "cross_entropy":
+        yield Form("smoothing of its labels", smoothed, _uniform)
+    else:
+        yield Form("cross-entropy", "", _entropy(1.0))
+        yield Form("cross-entropy of smoothed labels", smoothed, _entropy(1.0), columns=(_uniform,))
     if temperature != 1.0:
         fault = f"the label term is tempered by {temperature:g}: give it the scores as they are"
         yield Form("cross-entropy of tempered scores", fault, _entropy(temperature))
@@ -52,8 +57,6 @@ def label_forms(temperature: float) -> Iterator[Form]:
     yield Form("binary cross-entropy of the labels", fault, _binary)
     fault = "the label term is a squared distance: use F.cross_entropy"
     yield Form("squared distance of probabilities to the labels", fault, _distance)
-    fault = "the label term smooths the labels, which the objective does not"
-    yield Form("cross-entropy of smoothed labels", fault, _entropy(1.0), columns=(_uniform,))
 
 
 def _entropy(temperature: float, shift: int = 0) -> Function:

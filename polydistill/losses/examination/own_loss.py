@@ -88,9 +88,7 @@ class _Comparison:
         self.has_label_term = place.labels is not None and objective.name in TERMS
         square = self.temperature if objective.name in TEMPERED_TWICE else 1.0
         self.own = Form("soft term" if self.has_label_term else objective.name, "", self._own_loss, square)
-        self.labels = list(label_forms(self.temperature)) if place.labels is not None else []
-        if objective.name == "cross_entropy":
-            self.labels = self.labels[1:]  # the first is the objective itself
+        self.labels = [] if place.labels is None else list(label_forms(self.temperature, objective.name))
         self.softs = [self.own, *soft_forms(self.temperature, objective.name)]
         if options.get("mask") is not None:
             self.softs.append(
@@ -177,7 +175,7 @@ class _Comparison:
                 faults.append(f"the {whose} term has the wrong sign: it is made as large as can be")
         if found.soft is None and self.asked[1] > 0.0:
             faults.append("the teacher has no say in it")
-        if found.label is not None and not self.has_label_term:
+        if found.label is not None and "labels" not in self.objective.takes:
             faults.append(f"{self.objective.name} has no label term")
         if found.label is None and self.asked[0] > 0.0 and self.explicit:
             faults.append(f"it has no label term, of which {self.objective.name} has {self.asked[0]:g}")

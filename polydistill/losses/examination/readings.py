@@ -91,8 +91,8 @@ def _is_plausible(weights: tuple[float, float], asked: tuple[float, float], numb
 
 
 def _adds_up(weights: tuple[float, float]) -> bool:
-    """Both are there, they add up to 1, and they are round."""
-    return min(weights) > 0.0 and _near(sum(weights), 1.0) and abs(weights[0] * 100 - round(weights[0] * 100)) < 0.02
+    """Both have a say, they add up to 1, and they are round."""
+    return min(weights) > 0.005 and _near(sum(weights), 1.0) and abs(weights[0] * 100 - round(weights[0] * 100)) < 0.02
 
 
 def _all_readings(found: tuple[float, float], scale: Scale, temperature: float) -> Iterator[Reading]:

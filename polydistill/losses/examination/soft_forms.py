@@ -102,7 +102,7 @@ def _divergences(T: float) -> Iterator[tuple[str, Form]]:
     temperatures = {"both": (T, T), "teacher": (1.0, T), "student": (T, 1.0), "none": (1.0, 1.0)}
     for side, (of_student, of_teacher) in temperatures.items():
         if T == 1.0 and side != "both":
-            return
+            continue
         how = f" with {SIDES[side]}" if T != 1.0 else ""
         square = T if side == "both" else 1.0
         fault = f"its soft term has {SIDES[side]} by T = {T:g}" if side != "none" else "no side is tempered"
@@ -118,6 +118,8 @@ def _temperatures(T: float) -> Iterator[tuple[str, Form]]:
         if other not in (T, 1.0):
             fault = f"its soft term has T = {other:g}, not {T:g}"
             yield "", Form(f"{FORWARD} at T = {other:g}", fault, _of(_kl, other, other), other)
+    if T == 1.0:
+        return
     fault = f"the scores of its soft term are multiplied by {T:g}, not divided"
     yield "", Form(f"{FORWARD} at T = 1/{T:g}", fault, _of(_kl, 1.0 / T, 1.0 / T), 1.0 / T)
     fault = "the student's scores are tempered twice"
