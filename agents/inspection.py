@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import gymnasium
+from gymnasium import spaces
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
@@ -18,10 +20,10 @@ from agents.corner import cut_padding
 from agents.games import check_game
 from agents.networks import count_parameters, size_of
 from agents.pickle_globals import MAX_OPCODES, find_globals
-from agents.places import opened, target_of
+from agents.places import Place, opened, target_of
 from agents.rebuild import QuantileNetwork
-from agents.sb3_data import full_name
-from agents.sb3_zip import open_members, read_agent, read_data, steps_of, write_dqn_zip
+from agents.sb3_data import describe, full_name
+from agents.sb3_zip import how_to_go_on, open_members, read_agent, read_data, steps_of, write_dqn_zip
 from agents.teachers.files import find, read_network, read_stored_network
 from polydistill.errors import UserError, require_at_least
 
@@ -52,6 +54,7 @@ class AgentInspectionConfig:
     Args:
         file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
         convert: zip to write, which stock DQN.load opens.
+        env: gymnasium id of the environment, like CartPole-v1, whose bounds are written; empty: those in the file.
         evaluate: ROM id of a game that the agent then plays, like pong.
         episodes: full games to play.
         seed: of the games and of the random actions.
@@ -59,6 +62,7 @@ class AgentInspectionConfig:
 
     file: str
     convert: str = ""
+    env: str = ""
     evaluate: str = ""
     episodes: int = 10
     seed: int = 0
@@ -68,6 +72,8 @@ class AgentInspectionConfig:
         require_at_least(0, self, "seed")
         if self.evaluate:
             object.__setattr__(self, "evaluate", check_game(self.evaluate))
+        if self.env and not self.convert:
+            raise ValueError("env is for convert: it gives the bounds that are written")
         if self.convert and target_of(self.convert).suffix.lower() != ".zip":
             raise ValueError(f"convert must end in .zip, got {self.convert}")
 
@@ -110,22 +116,56 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     return [(printable(what), printable(text)) for what, text in told]
 
 
-def convert_agent(source: str, target: str | Path) -> None:
+def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "") -> list[str]:
     """Write what ``source`` holds as a clean DQN zip of today, with the same greedy actions.
 
     A QR-DQN becomes the DQN of its mean, an actor the DQN whose scores are its logits.
 
+    Args:
+        source: as :func:`~agents.teachers.files.read_network` takes it.
+        target: path of the zip to write.
+        env_id: a gymnasium environment whose bounds of observations are written; empty: those that the file tells.
+
+    Returns:
+        Lines for people: how to go on with it, and what is not told.
+
     Raises:
-        UserError: it cannot be a DQN, or cannot be read or written.
+        UserError: it cannot be a DQN, or cannot be read or written; another environment.
     """
     network, kind = read_network(source)
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
-    found = find(source)
-    steps = read_agent(found.place).steps if found.form == "zip" else None
+    found, steps, lines = find(source), None, []
+    if found.form == "zip":
+        agent = read_agent(found.place)
+        steps = agent.steps
+        if not env_id and not describe(agent.data, agent.where).bounds_told:
+            lines.append(
+                "the bounds of its observations are not told: DQN.load(..., env=env) takes only an unbounded env; "
+                "--env ID writes those of the gymnasium environment ID"
+            )
+    if env_id:
+        plain.observation_space = _space_of(env_id, plain)
     try:
         write_dqn_zip(target, plain, scores=kind, steps=steps or 0)
     except ValueError as error:
         raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
+    return [how_to_go_on(target_of(target), kind), *lines]
+
+
+def _space_of(env_id: str, network: QNetwork) -> spaces.Box:
+    """The observations of an environment, if they and its actions are those of the network."""
+    try:
+        env = gymnasium.make(env_id)
+    except Exception as error:  # of gymnasium, or of the environment's own code
+        raise UserError(f"--env {env_id}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    env.close()
+    mine, theirs = (f"{space.dtype} {space.shape}" for space in (network.observation_space, env.observation_space))
+    if not isinstance(env.observation_space, spaces.Box) or mine != theirs:
+        raise UserError(f"--env {env_id}: the agent sees {mine}, the environment shows {theirs}")
+    n_actions = getattr(env.action_space, "n", None)
+    if n_actions != int(cast(Any, network.action_space).n):
+        raise UserError(f"--env {env_id}: the agent has {network.action_space}, the environment {env.action_space}")
+    return env.observation_space
 
 
 def describe_network(network: nn.Module) -> str:

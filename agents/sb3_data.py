@@ -1,11 +1,14 @@
 """What the ``data`` of a Stable-Baselines3 zip says in plain JSON about the network that its shapes do not show.
 
 Values that JSON cannot hold stand there as a base64 pickle with a plain-text summary of their attributes beside it.
-Only the text is read. What is not known is refused: Tanh taken for ReLU would score, and play, in silence.
+Only the text is read, and of a space of observations the bounds as its pickle describes them
+(:mod:`agents.pickle_values`): the text is rounded and abbreviated. Nothing is unpickled. What is not known is refused:
+Tanh taken for ReLU would score, and play, in silence.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Mapping
@@ -13,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import nn
 
 from agents.archive import shown
+from agents.pickle_values import Built, array_of, read_values
 from polydistill.errors import UserError
 
 MODULES = {
@@ -36,6 +41,7 @@ HARMLESS_KWARGS = {  # they choose widths, which the shapes show, initial weight
 OWN_KEYS = (":type:", ":serialized:")
 DEFAULT_QUANTILES = 200
 MAX_SIDE, MAX_STACK = 512, 64  # of frames
+MAX_SPACE_CHARACTERS = 2**24  # of a pickled space
 DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 
 
@@ -47,8 +53,9 @@ class Description(NamedTuple):
         activation: between the linear layers behind the features.
         n_actions: of the action space.
         n_quantiles: of a QR-DQN, else 1.
-        space: of the observations; None where ``data`` names none.
+        space: of the observations; None where ``data`` names none. Unbounded where its bounds are not told.
         normalize_images: whether pixels are divided by 255.
+        bounds_told: whether the bounds of ``space`` are the true ones: long arrays are abbreviated.
     """
 
     algorithm: str
@@ -57,6 +64,7 @@ class Description(NamedTuple):
     n_quantiles: int
     space: spaces.Box | None
     normalize_images: bool
+    bounds_told: bool = True
 
 
 def describe(data: Mapping[str, Any], where: str) -> Description:
@@ -77,13 +85,15 @@ def describe(data: Mapping[str, Any], where: str) -> Description:
             raise UserError(f"{where}: its policy_kwargs hold {shown(name)}, which is not known")
     quantiles = data.get("n_quantiles", kwargs.get("n_quantiles", DEFAULT_QUANTILES))
     n_quantiles = _number(quantiles, "n_quantiles", where) if algorithm == "QR-DQN" else 1
+    space, bounds_told = _space(data.get("observation_space"), where)
     return Description(
         algorithm,
         _activation(kwargs, algorithm, where),
         _n_actions(data.get("action_space"), where),
         n_quantiles,
-        _space(data.get("observation_space"), where),
+        space,
         _normalize_images(kwargs, where),
+        bounds_told,
     )
 
 
@@ -137,10 +147,10 @@ def _n_actions(given: Any, where: str) -> int:
     return _number(space.get("n"), "the number of actions", where)
 
 
-def _space(given: Any, where: str) -> spaces.Box | None:
-    """The space without its bounds, but for frames: those of 0 to 255 are pixels."""
+def _space(given: Any, where: str) -> tuple[spaces.Box | None, bool]:
+    """The space, and whether its bounds are those of the text."""
     if given is None:
-        return None
+        return None, False
     space = _table(given)
     shape, dtype = space.get("_shape", space.get("shape")), space.get("dtype")
     if not re.fullmatch(r"<class '(gym|gymnasium)\.spaces\.box\.Box'>", str(space.get(":type:"))):
@@ -150,13 +160,53 @@ def _space(given: Any, where: str) -> spaces.Box | None:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} and type {shown(dtype)} are not read")
     if (max(sizes) > MAX_SIDE or sizes[0] > MAX_STACK) if len(sizes) == 3 else math.prod(sizes) > 2**20:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} are larger than what is read")
-    if dtype != "uint8":
-        limits: Any = (-np.inf, np.inf) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return spaces.Box(*limits, tuple(sizes), np.dtype(dtype))  # type: ignore[call-overload, no-any-return]
-    bounds = [set(re.findall(r"[\d.]+", re.sub(r"\.\.\.", "", str(space.get(name, ""))))) for name in ("low", "high")]
-    if len(sizes) == 3 and bounds != [{"0"}, {"255"}]:
-        raise UserError(f"{where}: frames that are not pixels of 0 to 255 are not read")
-    return spaces.Box(0, 255, tuple(sizes), np.uint8)
+    if dtype == "uint8" and len(sizes) == 3:
+        bounds = [set(re.findall(r"[\d.]+", str(space.get(name, "")).replace("...", ""))) for name in ("low", "high")]
+        if bounds != [{"0"}, {"255"}]:
+            raise UserError(f"{where}: frames that are not pixels of 0 to 255 are not read")
+        return spaces.Box(0, 255, tuple(sizes), np.uint8), True
+    kind = np.dtype(dtype)
+    pickled = _attributes(space)
+    low, high = (_bound(pickled.get(name), space.get(name), sizes, kind) for name in ("low", "high"))
+    if low is not None and high is not None and bool((low <= high).all()):
+        return spaces.Box(low, high, tuple(sizes), kind), True
+    limits: Any = (-np.inf, np.inf) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    return spaces.Box(limits[0], limits[1], tuple(sizes), kind), False
+
+
+def _attributes(space: Mapping[str, Any]) -> dict[Any, Any]:
+    """The attributes in a pickled space, described and never loaded; none where it is damaged or too long."""
+    text = space.get(":serialized:")
+    if not isinstance(text, str) or len(text) > MAX_SPACE_CHARACTERS:
+        return {}
+    try:
+        built = read_values(base64.b64decode(text, validate=True))
+    except Exception:  # a stranger's bytes
+        return {}
+    return built.attributes() if isinstance(built, Built) else {}
+
+
+def _bound(pickled: Any, text: Any, sizes: list[int], kind: np.dtype[Any]) -> NDArray[Any] | None:
+    """Low or high bounds as the pickle describes them, or the text, which is rounded and abbreviated; None if neither.
+
+    The largest float stands for no bound: so environments wrote it before gymnasium 1.0, which writes infinity.
+    """
+    values = array_of(pickled)
+    if values is None or (values.shape, values.dtype) != (tuple(sizes), kind):
+        words = re.sub(r"[\[\]]", " ", text).split() if isinstance(text, str) else []
+        if len(words) != math.prod(sizes):
+            return None
+        try:
+            with np.errstate(over="ignore"):  # beyond the type: infinite
+                values = np.array([float(word) if kind.kind == "f" else int(word) for word in words]).astype(kind)
+        except (ValueError, OverflowError):  # "..." is no number
+            return None
+        if kind.kind != "f" and [int(value) for value in values] != [int(word) for word in words]:
+            return None
+        values = values.reshape(sizes)
+    if kind.kind == "f":
+        values = np.where(np.abs(values) >= np.finfo(kind).max, np.copysign(kind.type(np.inf), values), values)
+    return None if np.isnan(values).any() else values
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,14 @@ from polydistill.errors import UserError
 MAX_DATA_BYTES = 16 * 2**20  # as Python objects, brackets take twenty times as much
 MAX_STEPS = 10**15
 SCORE_KINDS = ("q_values", "logits")
+# of a zip that stock DQN.load opens: players take no memory for a buffer that nobody writes to (NumPy's zeros), and
+# learners go on from what the agent can do: with the exploration at which DQN ends, and a buffer of some games first
+BUFFER_SIZE = 10_000
+GOES_ON: dict[str, Any] = {
+    "learning_starts": 1_000,
+    "exploration_initial_eps": 0.05,
+    "exploration_final_eps": 0.05,
+}
 
 
 class AgentFile(NamedTuple):
@@ -221,7 +230,8 @@ def write_dqn_zip(
     space = cast(spaces.Box, network.observation_space)
     policy_kwargs, linear = _policy_kwargs(network)
     policy = "MlpPolicy" if linear else "CnnPolicy"
-    model = DQN(policy, None, buffer_size=1, policy_kwargs=policy_kwargs, device="cpu", _init_setup_model=False)  # type: ignore[arg-type]
+    settings = GOES_ON | {"policy_kwargs": policy_kwargs, "device": "cpu", "_init_setup_model": False}
+    model = DQN(policy, cast(Any, None), buffer_size=1, **settings)
     model.observation_space = _copy_of(space)
     model.action_space = spaces.Discrete(int(network.action_space.n))
     model.n_envs = 1
@@ -232,6 +242,7 @@ def write_dqn_zip(
         old.data = online.data
     model.observation_space = _copy_of(space)  # the first one was sampled
     model.replay_buffer = None
+    model.buffer_size = BUFFER_SIZE
     model.exploration_rate = 0.05
     model.num_timesteps = steps
     vars(model).update(counters or {})
@@ -239,6 +250,24 @@ def write_dqn_zip(
     buffer = io.BytesIO()
     model.save(buffer, exclude=["replay_buffer"])
     write_place(target, buffer.getvalue())
+
+
+def how_to_go_on(path: str | os.PathLike[str], scores: str) -> str:
+    """One line for people: how stock Stable-Baselines3 learns on from a zip, or why it must not.
+
+    Args:
+        path: of the zip.
+        scores: kind of its scores.
+
+    Example:
+        >>> how_to_go_on("a.zip", "q_values")
+        "to learn on in Stable-Baselines3: DQN.load('a.zip', env=env, buffer_size=100_000).learn(1_000_000)"
+    """
+    name = os.fspath(path)
+    if scores == "q_values":
+        return f"to learn on in Stable-Baselines3: DQN.load({name!r}, env=env, buffer_size=100_000).learn(1_000_000)"
+    never = "temporal-difference learning must not go on from it: its scores are logits, no Q-values"
+    return f"DQN.load({name!r}) plays it; {never}"
 
 
 def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:
@@ -262,6 +291,4 @@ def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:
 
 def _copy_of(space: spaces.Box) -> spaces.Box:
     """The space without a random state."""
-    if space.dtype == np.uint8:
-        return spaces.Box(0, 255, space.shape, np.uint8)
     return spaces.Box(space.low, space.high, space.shape, space.dtype)

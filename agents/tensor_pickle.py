@@ -81,7 +81,7 @@ def read_forms(content: bytes) -> dict[str, Form]:
     """
     if len(content) > MAX_PICKLE_BYTES:
         raise NotTensors(f"a pickle of {len(content):,} bytes, more than {MAX_PICKLE_BYTES:,}")
-    table = _Machine().run(content)
+    table = Machine().run(content)
     if not isinstance(table, dict):
         raise NotTensors(f"a {type(table).__name__}, not a table of tensors")
     for name, form in table.items():
@@ -91,8 +91,11 @@ def read_forms(content: bytes) -> dict[str, Form]:
     return table
 
 
-class _Machine:
-    """A stack, a memo, and the opcodes that tables of tensors need. Text is the only key of a table."""
+class Machine:
+    """A stack, a memo, and the opcodes that tables of tensors need. Text is the only key of a table.
+
+    What globals, calls and states become is the part that a derived machine decides; none is ever executed.
+    """
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -131,18 +134,29 @@ class _Machine:
             values = self.pop(1) if opcode == "APPEND" else self.pop_many()
             self.top(list).extend(values)
         elif opcode == "GLOBAL":
-            self.stack.append(_known(*argument.split(" ", 1)))
+            self.stack.append(self.name(*argument.split(" ", 1)))
         elif opcode == "STACK_GLOBAL":
-            self.stack.append(_known(*self.pop(2)))
+            self.stack.append(self.name(*self.pop(2)))
         elif opcode == "BINPERSID":
             self.stack.append(_storage(*self.pop(1)))
         elif opcode == "REDUCE":
-            self.stack.append(_call(*self.pop(2)))
-        elif opcode == "BUILD":  # a state dict's ``_metadata``: version numbers of its modules
-            self.pop(1)
-            self.top(dict)
+            self.stack.append(self.call(*self.pop(2)))
+        elif opcode == "BUILD":
+            self.build(*self.pop(1))
         elif opcode not in IGNORED:
             raise NotTensors(f"the opcode {opcode}")
+
+    def name(self, module: Any, name: Any) -> Any:
+        """What stands for a global."""
+        return _known(module, name)
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """What stands for the result of a call."""
+        return _call(function, arguments)
+
+    def build(self, state: Any) -> None:
+        """Take the state of what is on top: a state dict's ``_metadata``, version numbers of its modules."""
+        self.top(dict)
 
     def pop(self, count: int) -> list[Any]:
         if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:

@@ -25,6 +25,7 @@ from agents.config import AtariConfig
 from agents.domain import AtariDomain, open_teacher
 from agents.plan import format_plan, require_disk
 from agents.report import format_summary
+from agents.sb3_zip import how_to_go_on, read_agent
 from polydistill.config import parse
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
@@ -56,7 +57,10 @@ def main(argv: list[str] | None = None) -> None:
             domain.finish()
         assert run.summary is not None
         print(format_summary(run.summary))
-        print(f"\nsaved: {run.out / 'student.zip'} (DQN.load opens it)   curves: make tensorboard")
+        student = run.out / "student.zip"
+        print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
+        if student.is_file():
+            print(how_to_go_on(student, read_agent(student).scores))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python scripts/inspect_agent.py downloads/dqn-PongNoFrameskip-v4.zip
     python scripts/inspect_agent.py old.zip --convert clean.zip            today's zip, for stock DQN.load
+    python scripts/inspect_agent.py ppo.zip --convert a.zip --env CartPole-v1   with the bounds of that environment
     python scripts/inspect_agent.py ppo-pong.zip --evaluate pong           ten full games, protocol rusu
-    python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, by its architecture
+    python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, which give logits
     python scripts/inspect_agent.py hf://sb3/dqn-PongNoFrameskip-v4        from the Hugging Face Hub (extra hub)
 
 FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights
-(.pth, .pt, .safetensors) with the name of its architecture before it: nature, net1, net2, net3, acktr. Pickled
-fields are disassembled, never loaded; "unusual globals" names what stock DQN.load would import and execute.
+(torch.save of a state dict, .safetensors), whose layers are known by their shapes; acktr: before it says that a single
+head gives logits, nature: that it gives Q-values. Pickled fields are disassembled, never loaded; "unusual globals"
+names what stock DQN.load would import and execute.
 """
 
 import pathlib
@@ -45,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     for what, text in told:
         print(f"{what:{width}}  {text}")
     if config.convert:
-        convert_agent(config.file, config.convert)
-        print(f"\nsaved: {target_of(config.convert)} (stable_baselines3.DQN.load opens it)")
+        lines = convert_agent(config.file, config.convert, config.env)
+        print("\n".join([f"\nsaved: {target_of(config.convert)} (stable_baselines3.DQN.load opens it)", *lines]))
     if config.evaluate:
         agent = as_teacher(config.file)
         with Progress(f"{config.file} plays", config.episodes, "games") as bar:

@@ -19,6 +19,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from agents.inspection import convert_agent
 from agents.rebuild import QuantileNetwork
 from agents.sb3_zip import read_agent, rebuild_network, rebuild_scores, write_dqn_zip
 from agents.teachers import as_teacher
@@ -281,6 +282,88 @@ def test_any_agent_becomes_a_dqn_that_stock_load_opens_and_that_acts_the_same(al
     ).all()
     assert (stock.num_timesteps, stock.polydistill) == (3, {"scores": agent.scores})
     assert as_teacher(tmp_path / "b.zip").kind == agent.scores
+
+
+# ------------------------------------------------------------------ the bounds of observations
+
+ODD = np.array([[0.1, -2.5, 1e-7], [3e5, -np.inf, 0.0]])
+BOUNDED = [
+    spaces.Box(-1, 1, (2, 3), np.float32),
+    spaces.Box(ODD.astype(np.float32), np.full((2, 3), np.inf, np.float32), dtype=np.float32),
+    spaces.Box(ODD, ODD + np.float64(0.7), dtype=np.float64),
+    spaces.Box(-7, 2**40, (5,), np.int64),
+    spaces.Box(np.int16([-3, 0]), np.int16([4, 9]), dtype=np.int16),
+    spaces.Box(3, 250, (8,), np.uint8),
+    spaces.Box(-2, 2, (1, 1500), np.float32),  # longer than what NumPy prints
+    spaces.Box(-4, 4, (2, 5, 5), np.float32),
+]
+
+
+@pytest.mark.parametrize("space", BOUNDED, ids=lambda space: f"{space.dtype}{space.shape}")
+@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+def test_a_converted_agent_has_the_bounds_of_its_environment_and_works_with_it(algorithm, space, tmp_path):
+    make_model(algorithm, space, "MlpPolicy", net_arch=[4]).save(tmp_path / "a.zip")
+    lines = convert_agent(tmp_path / "a.zip", tmp_path / "b")
+    assert len(lines) == 1
+    stock = DQN.load(tmp_path / "b", env=Room(space), device="cpu")  # it compares the spaces
+    assert stock.observation_space == space
+    stock.set_env(Room(space))
+    np.testing.assert_array_equal(stock.observation_space.low, space.low)
+
+
+@pytest.mark.parametrize(
+    "space", [space for space in BOUNDED if space.shape != (1, 1500)], ids=lambda space: str(space.dtype)
+)
+def test_where_the_pickle_is_damaged_the_text_beside_it_tells_the_bounds(space, tmp_path):
+    make_model("DQN", space, "MlpPolicy", net_arch=[4]).save(tmp_path / "whole.zip")
+    given = json.loads(members_of(tmp_path / "whole.zip")["data"])["observation_space"]
+    changed(tmp_path / "whole.zip", tmp_path / "a.zip", observation_space=given | {":serialized:": "no base64"})
+    assert len(convert_agent(tmp_path / "a.zip", tmp_path / "b.zip")) == 1
+    assert DQN.load(tmp_path / "b.zip", env=Room(space), device="cpu").observation_space == space
+
+
+def test_bounds_of_the_largest_float_are_those_that_environments_write_today_as_infinite(tmp_path):
+    most = np.finfo(np.float32).max
+    space = spaces.Box(np.float32([-4.8, -most]), np.float32([4.8, most]))
+    make_model("DQN", space, net_arch=[4]).save(tmp_path / "a.zip")
+    convert_agent(tmp_path / "a.zip", tmp_path / "b.zip")
+    expected = spaces.Box(np.float32([-4.8, -np.inf]), np.float32([4.8, np.inf]))
+    assert DQN.load(tmp_path / "b.zip", device="cpu").observation_space == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[0. 1. ... 1. 1.]", "[0. 0.]", "[a b c d]", "[nan nan nan nan]", "", 3, None, "[5 5 5 5]"]
+)
+def test_bounds_that_are_not_told_come_from_an_environment_by_name(tmp_path, text):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").save(tmp_path / "whole.zip")
+    given = json.loads(members_of(tmp_path / "whole.zip")["data"])["observation_space"]
+    broken = given | {"low": text, ":serialized:": "gAR9lC4="}  # an empty table
+    changed(tmp_path / "whole.zip", tmp_path / "a.zip", observation_space=broken)
+    lines = convert_agent(tmp_path / "a.zip", tmp_path / "b.zip")
+    assert "--env ID writes those of the gymnasium environment ID" in lines[1]
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        DQN.load(tmp_path / "b.zip", env=gym.make("CartPole-v1"), device="cpu")
+    lines = convert_agent(tmp_path / "a.zip", tmp_path / "b.zip", "CartPole-v1")
+    assert len(lines) == 1
+    DQN.load(tmp_path / "b.zip", env=gym.make("CartPole-v1"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("CartPool-v1", "--env CartPool-v1: Environment `CartPool` doesn't exist. Did you mean: `CartPole`?"),
+        ("MountainCar-v0", "the agent sees float32 (4,), the environment shows float32 (2,)"),
+        ("FrozenLake-v1", "--env FrozenLake-v1: "),
+        ("no.such.module:Env-v0", "--env no.such.module:Env-v0: "),
+    ],
+)
+def test_an_environment_of_another_kind_is_one_line(tmp_path, env_id, message):
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").save(tmp_path / "a.zip")
+    with pytest.raises(UserError) as error:
+        convert_agent(tmp_path / "a.zip", tmp_path / "b.zip", env_id)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "b.zip").exists()
 
 
 # ------------------------------------------------------------------ refused

@@ -10,6 +10,7 @@ import random
 import zipfile
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import QNetwork
 
 from agents.networks import SIZES, Size, build_network, compute_scores
-from agents.sb3_zip import read_agent, rebuild_network, write_dqn_zip
+from agents.sb3_zip import how_to_go_on, read_agent, rebuild_network, write_dqn_zip
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 
@@ -347,7 +348,8 @@ def test_plain_json_says_the_kind_of_scores_the_steps_and_no_seed(small_zip):
     assert data["polydistill"] == {"scores": "logits"}
     assert data["num_timesteps"] == 1000
     assert data["seed"] is None
-    assert data["buffer_size"] == 1
+    assert data["buffer_size"] == 10_000
+    assert data["learning_starts"] == 1_000
     assert data["exploration_rate"] == 0.05
     assert data["_last_obs"] is None
     assert data["tensorboard_log"] is None
@@ -473,3 +475,78 @@ def test_stock_stable_baselines_opens_plays_and_saves_where_we_are_not_installed
     assert again.scores == "logits", "the kind of scores outlives a stock save"
     original = read_agent(paths[0])
     assert weights_sha256(again.weights) == weights_sha256(original.weights)
+
+
+# ------------------------------------------------------------------ learning on in stock Stable-Baselines3
+
+
+class Corridor(gym.Env):
+    """Eight cells; right is good; bounds that no other environment has."""
+
+    observation_space = spaces.Box(np.float32([-0.25, 0.0]), np.float32([1.0, np.inf]))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell, self.steps = 0, 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.cell, self.steps = max(self.cell + 2 * int(action) - 1, -2), self.steps + 1
+        return self.observe(), float(action), self.cell == 8, self.steps == 20, {}
+
+    def observe(self):
+        return np.float32([self.cell / 8, self.steps / 20])
+
+
+def make_vector_zip(path, scores="q_values"):
+    model = DQN("MlpPolicy", Corridor(), policy_kwargs={"net_arch": [16]}, seed=0, device="cpu", buffer_size=1)
+    write_dqn_zip(path, model.q_net, scores=scores, steps=5_000_000)
+    return model.q_net
+
+
+def test_stock_stable_baselines_learns_on_with_a_buffer_of_many_steps(tmp_path):
+    make_vector_zip(tmp_path / "a.zip")
+    model = DQN.load(tmp_path / "a.zip", env=Corridor(), device="cpu")
+    before = weights_sha256(model.q_net.state_dict())
+    model.learn(1_200)
+    assert model.replay_buffer.size() == 1_200
+    assert len(np.unique(model.replay_buffer.observations[:1_200], axis=0)) > 50
+    assert model._n_updates == 50, "every 4 of the 200 steps after the first 1,000"
+    assert weights_sha256(model.q_net.state_dict()) != before
+    assert model.exploration_rate == 0.05
+    larger = DQN.load(tmp_path / "a.zip", env=Corridor(), buffer_size=20_000, device="cpu")
+    assert larger.replay_buffer.buffer_size == 20_000
+
+
+def test_playing_takes_no_memory_for_the_buffer(small_zip, run_python):
+    code = """
+import sys
+from stable_baselines3 import DQN
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+DQN.load(sys.argv[1], device="cpu")
+before = resident()
+model = DQN.load(sys.argv[1], device="cpu")
+assert model.replay_buffer.observations.nbytes > 250 * 2**20
+print(resident() - before)
+"""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    done = run_python("-c", code, str(small_zip))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 50 * 2**20
+
+
+def test_the_line_that_people_read_is_python_that_learns_on(tmp_path):
+    make_vector_zip(tmp_path / "a.zip")
+    line = how_to_go_on(tmp_path / "a.zip", "q_values")
+    what, _, code = line.partition(": ")
+    assert what == "to learn on in Stable-Baselines3"
+    model = eval(code.replace("1_000_000", "8"), {"DQN": DQN, "env": Corridor()})
+    assert (model.num_timesteps, model.buffer_size) == (8, 100_000)
+
+
+def test_of_logits_the_line_says_that_temporal_differences_must_not_go_on():
+    line = how_to_go_on("a.zip", "logits")
+    assert line.startswith("DQN.load('a.zip') plays it; temporal-difference learning must not go on")
+    assert "learn(" not in line

@@ -63,6 +63,12 @@ def test_it_tells_what_is_inside_what_would_be_executed_and_executes_nothing(ins
     assert lines["pickled _last_obs"] == "posix.mknod"
     assert lines["unusual globals"] == "posix.mknod in _last_obs (never loaded here; DQN.load would execute them)"
     assert not marker.exists()
+    assert (
+        "\nsaved: clean.zip (stable_baselines3.DQN.load opens it)\nto learn on in Stable-Baselines3: DQN.load("
+        in done.stdout
+    )
+    clean_space = DQN.load(tmp_path / "clean.zip", device="cpu").observation_space
+    assert clean_space == spaces.Box(-1, 1, (3,), np.float32), "the true bounds"
     assert DQN.load(tmp_path / "clean.zip", device="cpu").action_space.n == 3
     clean = told(inspect("clean.zip"))
     assert clean["algorithm"] == "DQN"
@@ -112,6 +118,7 @@ def test_what_cannot_be_a_dqn_is_one_line(inspect: Inspect, tmp_path: Path) -> N
         (["missing.zip"], "no such file: missing.zip"),
         (["http://x/a.zip"], "https:// or hf:// only"),
         (["a.zip", "--convert", "no/such/a.zip"], "no folder no/such"),
+        (["a.zip", "--env", "CartPole-v1"], "env is for convert"),
         (["a.zip", "--evaluate", "pongg"], "did you mean pong"),
     ],
 )
