@@ -85,13 +85,14 @@ def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
     explore = numpy_stream(config.seed, "examination", generation)
     for _ in range(-(-STATES // env.num_envs)):
         states.append(torch.from_numpy(frames).to(domain.device))
-        actions = choose_actions(teacher(states[-1]), config.teacher.epsilon, explore)
+        sampled = model.target_temperature if config.teacher.play == "sample" else None
+        actions = choose_actions(teacher(states[-1]), config.teacher.epsilon, explore, sampled)
         frames = np.asarray(env.step(actions)[0])
     env.close()
     objective = get_objective(config.student.objective)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(config.student.options())
     if objective.tempered:
-        options["temperature"] = config.student.temperature if teacher.kind == "q_values" else 1.0
+        options["temperature"] = model.target_temperature
     return doctor(
         _Scores(model.student, model.student, training=True),
         _Scores(teacher.network, teacher, training=False),

@@ -48,7 +48,7 @@ from agents.settings import (
 from agents.student_policy import as_in_file, check_policy, choose_size, make_policy_kwargs
 from agents.teachers import Teacher, as_teacher
 from polydistill.device import few_rows
-from polydistill.errors import UserError
+from polydistill.errors import UserError, require_choice
 from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 
@@ -77,6 +77,8 @@ class PolicyDistillation(BaseAlgorithm):
         objective_kwargs: its further options.
         temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
         exploration_rate: epsilon of the acting teacher.
+        play: its other actions: "greedy", or "sample": drawn from its policy, logits at T = 1, Q-values at
+            ``temperature``.
         size: widths of the student, a name of ``SIZES`` or a ``Size``; None: the teacher's.
         precision: of the student's convolutions and hidden layer.
         generation: number of the student in its lineage; part of every random stream.
@@ -101,6 +103,7 @@ class PolicyDistillation(BaseAlgorithm):
         objective_kwargs: dict[str, Any] | None = None,
         temperature: float = 0.01,
         exploration_rate: float = 0.05,
+        play: Literal["greedy", "sample"] = "greedy",
         size: str | Size | None = None,
         precision: Precision = "float32",
         generation: int = 1,
@@ -114,6 +117,7 @@ class PolicyDistillation(BaseAlgorithm):
     ) -> None:
         check_policy(policy)
         check_choices(precision, exploration_rate, seed, device)
+        require_choice("play", play, ("greedy", "sample"))
         if learning_rate is not None:
             check_learning_rate(learning_rate)
         if env is None and _init_setup_model:
@@ -146,6 +150,7 @@ class PolicyDistillation(BaseAlgorithm):
         self._objective = get_objective(objective)
         check_objective(self._objective, self.objective_kwargs, self.temperature)
         self.exploration_rate, self.size, self.precision = exploration_rate, size, precision
+        self.play = play
         self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if self.seed is None else self.seed
         self.replay: FrameReplay | None = None
         self._played, self._updates_at_zero = 0, 0  # steps, and updates before them, since the counters were set
@@ -304,7 +309,8 @@ class PolicyDistillation(BaseAlgorithm):
                 message = f"the teacher's scores are not finite: {where}"
                 raise NonFiniteError(message, torch.from_numpy(observations), scores, float("nan"))
             replay.add(observations, scores, self._starts)
-            actions = choose_actions(scores, self.exploration_rate, self._explore)
+            sampled = self.target_temperature if self.play == "sample" else None
+            actions = choose_actions(scores, self.exploration_rate, self._explore, sampled)
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
             self._starts = dones
             self.num_timesteps += env.num_envs
@@ -345,12 +351,12 @@ class PolicyDistillation(BaseAlgorithm):
         self._n_updates += gradient_steps
         self._record(losses.mean().item(), agreed.mean().item())
         if self.scores == "logits":
-            shares = gradient_shares(scores, targets, temperature=self._target_temperature)
+            shares = gradient_shares(scores, targets, temperature=self.target_temperature)
             self.logger.record("distill/label_share", shares.label_share.mean().item())
 
     @property
-    def _target_temperature(self) -> float:
-        """T for the teacher's scores: logits are taken as they are."""
+    def target_temperature(self) -> float:
+        """T for the teacher's scores, where they are learned from or sampled: logits are taken as they are."""
         assert self.teacher is not None
         return self.temperature if self.teacher.kind == "q_values" else 1.0
 
@@ -362,7 +368,7 @@ class PolicyDistillation(BaseAlgorithm):
         """
         options = dict(self.objective_kwargs)
         if self._objective.tempered:
-            options["temperature"] = self._target_temperature
+            options["temperature"] = self.target_temperature
         scores = compute_scores(self.student, observations, precision=self.precision)
         loss = self._objective(scores, targets, None, **options).mean()
         self.policy.optimizer.zero_grad()

@@ -14,14 +14,14 @@ from torch import nn
 
 from agents.config import AtariConfig
 from agents.distillation import PolicyDistillation
-from agents.evaluation import Evaluation, NonFiniteScoresError, evaluate, get_protocol
-from agents.lesson import Lesson, remove_recordings
+from agents.evaluation import Evaluation, NonFiniteScoresError, evaluate, get_protocol, sampling_temperature
+from agents.lesson import Lesson, rehearse, remove_recordings, role_of
 from agents.networks import Size, size_of
 from agents.nonfinite import NonFiniteError
 from agents.scores import human_normalized, reference, teacher_normalized
 from agents.segments import DamagedSegment
-from agents.student_file import read_student
-from agents.teachers import ScoreFunction, Teacher, as_teacher
+from agents.student_file import is_student, read_student
+from agents.teachers import Teacher, as_teacher
 from agents.zoo import find_teacher
 from polydistill.checkpoint import Pace
 from polydistill.disk import atomic_write, disk_errors
@@ -32,12 +32,20 @@ from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
 
+SCORE = "eval/mean_reward"
+
+
+def curve_point(played: Evaluation) -> dict[str, float]:
+    """The tags of a student's curve: mean score, and agreement with its teacher in the states of these games."""
+    point = {SCORE: played.mean}
+    return point if played.agreement is None else point | {"eval/agreement": played.agreement}
+
 
 def open_teacher(config: AtariConfig) -> Teacher:
     """The configured teacher, or the project's own, on the configured device.
 
     Raises:
-        UserError: there is none, the file is damaged, or it does not fit the game.
+        UserError: there is none, the file is damaged, it does not fit the game, or no student could learn from it.
     """
     teacher = as_teacher(config.teacher.path or find_teacher(config.game)).to(config.device)
     make_env = partial(get_protocol(config.evaluation.protocol).make_env, config.game, 1, seed=0, n_threads=1)
@@ -49,7 +57,19 @@ def open_teacher(config: AtariConfig) -> Teacher:
             teacher.check_fits(full.observation_space, full.action_space)
         except UserError:
             raise error from None  # of the game's own actions: the likelier ones
+    rehearse(config, teacher)
     return teacher
+
+
+def choose_play(config: AtariConfig, teacher: Teacher) -> str:
+    """How all agents of a lineage act while they are scored, "greedy" or "sample": as the protocol has it for the first
+    teacher, so that its students, which are DQNs in their files, compare with it.
+    """
+    settings, path = config.evaluation, config.teacher.path
+    play = "greedy" if settings.play == "protocol" and path and is_student(path) else settings.play
+    temperature = config.student.temperature
+    sampled = sampling_temperature(play, get_protocol(settings.protocol), teacher.kind, temperature)
+    return "greedy" if sampled is None else "sample"
 
 
 class AtariDomain:
@@ -76,7 +96,9 @@ class AtariDomain:
         self.throughput: dict[str, float] = {}
         self._done: list[dict[str, Any]] = []
         self._lesson: dict[str, Any] | None = None  # of the checkpoint, until it is gone on with
+        self._learned_steps = 0  # of the student that was taught last
         self._pace = Pace(config.checkpoint)
+        self._play = choose_play(config, teacher)
 
     @property
     def objective(self) -> str:
@@ -165,6 +187,7 @@ class AtariDomain:
             path = self.run.keep_failure(generation, error, lesson.model.state(), batch)
             raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
         self._save(lesson)  # scoring it takes minutes, which may end otherwise
+        self._learned_steps = model.num_timesteps
         self.seconds.append(lesson.seconds)
         learning_seconds = self.seconds[-1] - lesson.curve_seconds
         samples = model._n_updates * self.config.student.batch_size
@@ -177,9 +200,11 @@ class AtariDomain:
     def _open_lesson(self, teacher: Teacher, generation: int) -> Lesson:
         """That of the checkpoint where it was; a new one where there is none, or its recording is damaged."""
 
-        def score_curve(model: PolicyDistillation, step: int) -> float:
+        def score_curve(model: PolicyDistillation, step: int) -> dict[str, float]:
+            student = Teacher(model.student_scores, kind=model.scores)
             episodes = self.config.evaluation.curve_episodes
-            return self.play(model.student_scores, model.student, episodes, f"curve {step}", generation).mean
+            played = self.play(student, model.student, episodes, f"curve {step}", generation, teacher)
+            return curve_point(played)
 
         state, self._lesson = self._lesson, None
         lesson = Lesson(self.config, teacher, generation, self.run, score_curve)
@@ -204,8 +229,9 @@ class AtariDomain:
             result = self.play(member, member.network, settings.episodes, "evaluation", generation, teacher, bar)
         self.seconds[-1] += result.seconds
         if generation == 0:
-            for step in (0, self.config.play.steps):  # a level line beside the students' curves
-                self.run.log("teacher", step, {"eval/mean_reward": result.mean})
+            self._draw_level_lines(result.mean)
+        else:  # the last point of the student's curve
+            self.run.log(role_of(generation), self._learned_steps, curve_point(result))
         first = None if generation == 0 else np.array(self._done[0]["summary"]["metrics"]["scores"])
         return self._metrics(result, first)
 
@@ -215,6 +241,18 @@ class AtariDomain:
             return []
         scores: list[float] = self._done[generation]["summary"]["metrics"]["scores"]
         return scores
+
+    def _draw_level_lines(self, teacher: float) -> None:
+        """The teacher's score, and random play's, at every step where a student may have a point.
+
+        A chart that leaves out outliers then never takes the untrained student, or the others, for some.
+        """
+        row, settings = reference(self.config.game), self.config.evaluation
+        end = self.config.play.steps
+        for step in [*range(0, end, settings.curve_every_steps or end), end]:
+            self.run.log("teacher", step, {SCORE: teacher})
+            if row is not None:
+                self.run.log("random_play", step, {SCORE: row.random})
 
     def finish(self) -> None:
         """Write summary.json; what only an unfinished run needs is removed."""
@@ -230,7 +268,7 @@ class AtariDomain:
 
     def play(
         self,
-        member: ScoreFunction,
+        member: Teacher,
         network: nn.Module | None,
         episodes: int,
         stream: str,
@@ -260,6 +298,8 @@ class AtariDomain:
                 device=self.device,
                 reference=teacher,
                 on_step=on_step,
+                play=self._play,
+                temperature=self.config.student.temperature,
             )
         except NonFiniteScoresError as error:
             batch = {"observations": error.observations, "scores": error.scores}
@@ -278,6 +318,9 @@ class AtariDomain:
             "score_iqm": result.iqm,
             "score_ci95": result.interval(self.config.seed),
             "episodes": len(result.scores),
+            "truncated": result.truncated,
+            "n_actions": result.n_actions,
+            "game_actions": result.game_actions,
             "protocol": self.config.evaluation.protocol,
             "human_normalized": human_normalized(result.mean, game),
             "teacher_normalized": None,

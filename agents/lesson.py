@@ -23,10 +23,18 @@ from agents.distillation import PolicyDistillation
 from agents.recording import Recording
 from agents.teachers import Teacher
 from polydistill.disk import disk_errors
+from polydistill.errors import UserError
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
 
-ScoreCurve = Callable[[PolicyDistillation, int], float]
+REHEARSED = 256  # samples of a rehearsal at most
+
+ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
+
+
+def role_of(generation: int) -> str:
+    """The name under which a student's numbers are logged."""
+    return f"generation_{generation}"
 
 
 def make_env(config: AtariConfig, teacher: Teacher, generation: int) -> AtariVecEnv:
@@ -56,14 +64,39 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
         samples_per_step=config.student.samples_per_step,
         train_freq=config.play.train_freq,
         objective=config.student.objective,
+        objective_kwargs=config.student.options(),
         temperature=config.student.temperature,
         exploration_rate=config.teacher.epsilon,
+        play=config.teacher.play,
         size=None if config.student.size == SAME_SIZE else config.student.size,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         generation=generation,
         seed=config.seed,
         device=config.device,
     )
+
+
+def rehearse(config: AtariConfig, teacher: Teacher) -> None:
+    """One update of a throw-away student from the first states of play: what only a batch shows, shown before hours.
+
+    Raises:
+        UserError: the teacher's scores, the loss or the weights after the update are not finite.
+    """
+    env = make_env(config, teacher, generation=1)
+    model = make_student(config, teacher, env, generation=1)
+    observations = torch.from_numpy(env.reset()).to(config.device)
+    env.close()
+    targets = teacher(observations)
+    if not bool(targets.amax(dim=1).isfinite().all()):
+        raise UserError("the teacher's scores of the first states are not finite: it cannot teach")
+    rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)
+    model.update(observations[rows], targets[rows])
+    loss, scores = model.update(observations[rows], targets[rows])  # what the first update has made of the student
+    if not bool(loss.isfinite() & scores.isfinite().all()):
+        raise UserError(
+            f"the first update of a student is not finite with student.objective = {config.student.objective} and "
+            f"student.learning_rate = {config.student.learning_rate:g}: choose others"
+        )
 
 
 def remove_recordings(out: Path) -> None:
@@ -81,7 +114,7 @@ class Lesson:
         teacher: who plays.
         generation: of the student.
         run: gets the metrics; its folder gets the recording of the play.
-        score_curve: the score of a student at a step, for its curve.
+        score_curve: tags and numbers of a student at a step, for its curve.
 
     Attributes:
         model: the student.
@@ -93,14 +126,14 @@ class Lesson:
         self, config: AtariConfig, teacher: Teacher, generation: int, run: Run, score_curve: ScoreCurve
     ) -> None:
         self.config, self.generation, self.run, self.score_curve = config, generation, run, score_curve
-        self.role = f"generation_{generation}"
+        self.role = role_of(generation)
         self.env = make_env(config, teacher, generation)
         self.model = make_student(config, teacher, self.env, generation)
         self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
         folder = run.out / "recordings" / self.role
         self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
         self.began = run.position()
-        self.next_curve, self.scored_at = 0, -1
+        self.next_curve = 0
         self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
         self._loaded = False
 
@@ -117,7 +150,6 @@ class Lesson:
             "recording": self.recording.state(),
             "model": self.model.state(),
             "next_curve": self.next_curve,
-            "scored_at": self.scored_at,
             "seconds": self.seconds,
             "curve_seconds": self.curve_seconds,
         }
@@ -133,7 +165,7 @@ class Lesson:
             UserError: the emulator is another one.
             DamagedSegment: the recording is damaged. Then this lesson must not be used.
         """
-        self.began, self.next_curve, self.scored_at = state["began"], state["next_curve"], state["scored_at"]
+        self.began, self.next_curve = state["began"], state["next_curve"]
         played = state["model"]["counters"]["num_timesteps"]
         with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
             self.model.continue_play(self._play_again(state["recording"], bar, on_step))
@@ -165,14 +197,11 @@ class Lesson:
         return self.model
 
     def score(self) -> None:
-        """A point of the student's curve, once for each step."""
-        if self.scored_at == self.model.num_timesteps:
-            return
+        """A point of the student's curve. The last, at the end, is that of the table: whoever teaches scores it."""
         started = time.perf_counter()
-        score = self.score_curve(self.model, self.model.num_timesteps)
+        point = self.score_curve(self.model, self.model.num_timesteps)
         self.curve_seconds += time.perf_counter() - started
-        self.run.log(self.role, self.model.num_timesteps, {"eval/mean_reward": score})
-        self.scored_at = self.model.num_timesteps
+        self.run.log(self.role, self.model.num_timesteps, point)
 
 
 class _RunWriter(KVWriter):
@@ -211,10 +240,8 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         every = self.lesson.config.evaluation.curve_every_steps
         if every and self.model.num_timesteps >= self.lesson.next_curve:
+            episodes = self.lesson.config.evaluation.curve_episodes
+            self.bar.say(f"plays {episodes} game{'s' * (episodes != 1)} for its curve")
             self.lesson.score()
             self.lesson.next_curve += every
         self.save()
-
-    def _on_training_end(self) -> None:
-        if self.lesson.config.evaluation.curve_every_steps:
-            self.lesson.score()

@@ -8,9 +8,21 @@ import torch
 
 from agents.corner import cut_corner
 from agents.networks import Size
+from agents.places import Place
 from agents.sb3_zip import read_agent, rebuild_network
 from agents.teachers import Teacher, as_teacher
+from agents.teachers.files import find
 from polydistill.errors import UserError
+
+
+def is_student(source: Place) -> bool:
+    """Whether a file is a zip of this project: a DQN to Stable-Baselines3, whatever the kind of its scores.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    found = find(source)
+    return found.form == "zip" and "polydistill" in read_agent(found.place).data
 
 
 def read_student(path: Path, size: Size) -> Teacher:

@@ -42,6 +42,7 @@ from polydistill.checkpoint import Checkpoints
 from polydistill.device import Device, Precision, prepare, resolve_machine
 from polydistill.disk import is_temporary, require_room
 from polydistill.errors import UserError, require_at_least
+from polydistill.fields import check_fields
 from polydistill.interruption import StopSignals
 from polydistill.lock import LOCK, FolderLock
 from polydistill.plain_yaml import dump_yaml, to_mapping
@@ -102,6 +103,7 @@ class TeacherTrainingConfig:
     episodes: int = 30
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "game", check_game(self.game))
         counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
         require_at_least(1, self, *counts, "exploration_steps", "episodes")
@@ -109,8 +111,8 @@ class TeacherTrainingConfig:
         for name in ("exploration_final", "gamma"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        if not 0.0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> TeacherTrainingConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.

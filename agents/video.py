@@ -34,8 +34,13 @@ def record_game(
     max_steps: int = 600,
     device: torch.device | str = "cpu",
     full_action_space: bool = False,
+    temperature: float | None = None,
 ) -> NDArray[np.uint8]:
-    """The screens of one game from its start, ``(steps, 210, 160, 3)`` uint8 RGB; at most ``max_steps`` of them."""
+    """The screens of one game from its start, ``(steps, 210, 160, 3)`` uint8 RGB; at most ``max_steps`` of them.
+
+    With a ``temperature`` the agent samples its actions, without the protocol's epsilon.
+    """
+    epsilon = protocol.epsilon if temperature is None else 0.0
     env_seed, coin_seed = np.random.SeedSequence(seed).generate_state(2)
     env = protocol.make_env(game, 1, seed=int(env_seed), n_threads=1, full_action_space=full_action_space)
     coin = np.random.default_rng(coin_seed)
@@ -46,7 +51,7 @@ def record_game(
     screens = [player.reset(seed=env.reset_seeds)[0].reshape(height, width, 3).copy()]
     for _ in range(max_steps - 1):
         scores = agent(torch.from_numpy(observations).to(device))
-        observations, _, dones, _ = env.step(choose_actions(scores, protocol.epsilon, coin))
+        observations, _, dones, _ = env.step(choose_actions(scores, epsilon, coin, temperature))
         if dones[0]:
             break
         screens.append(player.step(env.sent_actions)[0].reshape(height, width, 3).copy())

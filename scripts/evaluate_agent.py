@@ -17,20 +17,39 @@ from polydistill._environment import require_environment
 
 require_environment("atari")
 
+import shutil
 from pathlib import Path
 
 import torch
 
 from agents.config import AgentEvaluationConfig
-from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol
+from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol, sampling_temperature
 from agents.networks import count_parameters
+from agents.report import GamesPlayed, count_games, format_points, format_points_interval, notes
 from agents.scores import human_normalized
+from agents.student_file import is_student
 from agents.teachers import Teacher, as_teacher
 from agents.video import record_game, write_gif
 from polydistill.config import parse
 from polydistill.device import resolve_device, resolve_threads
 from polydistill.errors import UserError, run_script
-from polydistill.tracking import Progress, format_interval, format_table
+from polydistill.tracking import NARROW, Progress, format_narrow_table
+
+HEADERS = ("agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds")
+IMPORTANCE = ("agent", "mean", "95% interval", "parameters", "IQM", "of human", "seconds")
+OTHERS = 52  # characters that the columns beside an agent's name ask for at least
+
+
+def shorten(path: str, columns: int) -> str:
+    """The end of a path that is too long for a table of so many columns."""
+    room = columns - OTHERS
+    return path if len(path) <= room else f"...{path[3 - room :]}"
+
+
+def choose_temperature(config: AgentEvaluationConfig, path: str, agent: Teacher) -> float | None:
+    """At which temperature it samples; None: it is greedy, as a DQN is, which a student's zip is to everybody else."""
+    play = "greedy" if config.play == "protocol" and is_student(path) else config.play
+    return sampling_temperature(play, get_protocol(config.protocol), agent.kind, config.temperature)
 
 
 @run_script
@@ -56,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
         own = protocol.make_env(config.game, 1, seed=0, n_threads=1, full_action_space=all_actions[path])
         agent.check_fits(own.observation_space, own.action_space)
 
+    temperatures = {path: choose_temperature(config, path, agent) for path, agent in agents.items()}
+
     def play(path: str, agent: Teacher) -> Evaluation:
         with Progress(f"{path} plays", config.episodes, "games") as bar:
             return evaluate(
@@ -66,26 +87,36 @@ def main(argv: list[str] | None = None) -> None:
                 seed=config.seed,
                 n_threads=threads,
                 device=device,
+                play="greedy" if temperatures[path] is None else "sample",
+                temperature=config.temperature,
                 on_step=lambda games: bar.advance(games - bar.done),
             )
 
+    columns = max(shutil.get_terminal_size().columns, NARROW)
     rows: list[list[str | float | None]] = []
+    played = []
     for path, agent in agents.items():
         result = play(path, agent)
+        played.append(GamesPlayed(path, config.episodes, result.truncated, result.n_actions, result.game_actions))
         of_human = human_normalized(result.mean, config.game)
         rows.append(
             [
-                path,
-                f"{result.mean:.2f}",
-                format_interval(result.interval(config.seed)),
-                f"{result.iqm:.2f}",
+                shorten(path, columns),
+                format_points(result.mean),
+                format_points_interval(result.interval(config.seed)),
+                format_points(result.iqm),
                 None if of_human is None else f"{of_human:.2f}",
                 None if agent.network is None else count_parameters(agent.network),
                 f"{result.seconds:.0f}",
             ]
         )
-    print(f"{config.game}, {config.episodes} full games, protocol {config.protocol} ({protocol.source})\n")
-    print(format_table(["agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds"], rows))
+    print(f"{config.game}, {count_games(config.episodes)}, protocol {config.protocol} ({protocol.source})\n")
+    print(format_narrow_table(HEADERS, rows, IMPORTANCE, columns))
+    for path, temperature in temperatures.items():
+        if temperature is not None:
+            print(f"note: {path}: its actions are sampled at T = {temperature:g}")
+    for note in notes(config.game, config.protocol, played):
+        print(f"note: {note}")
     if config.video:
         games = [
             record_game(
@@ -96,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
                 max_steps=config.video_steps,
                 device=device,
                 full_action_space=all_actions[path],
+                temperature=temperatures[path],
             )
             for path, agent in agents.items()
         ]

@@ -23,7 +23,7 @@ import torch
 from polydistill import disk, provenance, tracking
 from polydistill.errors import UserError
 from polydistill.plain_yaml import load_yaml, to_mapping
-from polydistill.tracking import Run, atomic_write, format_interval, format_table, weights_sha256
+from polydistill.tracking import Run, atomic_write, format_interval, format_narrow_table, format_table, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -902,3 +902,12 @@ def test_an_infinite_end_keeps_its_side_in_summary_json(tmp_path):
     read = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert format_interval(read["above"]) == "-inf to 2.00"
     assert format_interval(read["below"]) == "1.00 to inf"
+
+
+def test_a_narrow_table_keeps_the_columns_that_matter_most_in_their_order():
+    headers, rows = ["a", "wide", "b", "c"], [["1", "x" * 50, "3", "4"]]
+    narrow = format_narrow_table(headers, rows, ["b", "wide", "c", "a"], width=20)
+    assert narrow.splitlines()[0].split() == ["|", "a", "|", "b", "|", "c", "|"]
+    whole = format_narrow_table(headers, rows, ["b", "wide", "c", "a"])
+    assert whole == format_table(headers, rows)
+    assert format_narrow_table(headers, rows, ["wide", "b"], width=20).splitlines()[0].split() == ["|", "wide", "|"]

@@ -5,9 +5,10 @@ from polydistill.provenance import weights_sha256
 from polydistill.tracking.folder import Standing, examine_folder, read_summary, require_same_config, stored_config
 from polydistill.tracking.progress import Progress
 from polydistill.tracking.run import Run
-from polydistill.tracking.table import format_interval, format_table
+from polydistill.tracking.table import NARROW, format_interval, format_narrow_table, format_table
 
 __all__ = [
+    "NARROW",
     "Progress",
     "Run",
     "Standing",
@@ -15,6 +16,7 @@ __all__ = [
     "disk_errors",
     "examine_folder",
     "format_interval",
+    "format_narrow_table",
     "format_table",
     "read_summary",
     "require_same_config",

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+NARROW = 80  # characters of a terminal's line where nobody says otherwise
+
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
     """A table for a terminal that is Markdown too; columns of numbers are right-aligned, None is ``-``.
@@ -34,6 +36,39 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | N
         for row in [cells[0], rule, *cells[1:]]
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def format_narrow_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str | float | None]],
+    importance: Sequence[str],
+    width: int = NARROW,
+) -> str:
+    """:func:`format_table` with as many columns as fit into ``width`` characters.
+
+    Args:
+        headers: all different.
+        rows: as in :func:`format_table`.
+        importance: headers, those that matter most first; a column that is not among them is left out. The first of
+            them stays however wide it is.
+        width: of a line, in characters.
+
+    Example:
+        >>> rows = [["pong", 20.5, 30]]
+        >>> print(format_narrow_table(["game", "score", "episodes"], rows, ["score", "game", "episodes"], width=20))
+        | game | score |
+        | ---- | ----: |
+        | pong |  20.5 |
+    """
+    kept: list[str] = []
+    table = ""
+    for header in importance:
+        tried = [name for name in headers if name in {*kept, header}]
+        indices = [headers.index(name) for name in tried]
+        narrower = format_table(tried, [[row[index] for index in indices] for row in rows])
+        if not kept or max(map(len, narrower.splitlines())) <= width:
+            kept, table = tried, narrower
+    return table
 
 
 def format_interval(ends: Sequence[float | None] | None, digits: int = 2) -> str:

@@ -29,7 +29,7 @@ import agents.lesson
 from agents.atari import AtariVecEnv
 from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from agents.distillation import PolicyDistillation
-from agents.domain import AtariDomain, open_teacher
+from agents.domain import SCORE, AtariDomain, open_teacher
 from agents.evaluation import PROTOCOLS, Evaluation, evaluate
 from agents.networks import SIZES, build_network
 from agents.plan import require_disk
@@ -145,9 +145,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 # while the teacher plays (1), at the start of generation 1 (4), in the warm-up (8), at a point of the curve (14), just
-# after games have begun anew (18), while it learns (27), in its last round and after (34, 37), while it is scored for
-# the table (41), and so on in generation 2
-@pytest.mark.parametrize("at", [1, 4, 8, 14, 18, 27, 34, 37, 41, 60, 75, 77])
+# after games have begun anew (18), while it learns (27), in its last rounds (34, 35), while it is scored for the table
+# (36, 38), and so on in generation 2
+@pytest.mark.parametrize("at", [1, 4, 8, 14, 18, 27, 34, 35, 36, 38, 57, 71, 73])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     tmp_path: Path, expected: dict[str, Any], at: int
 ) -> None:
@@ -204,13 +204,59 @@ def test_a_signal_while_games_are_played_again_is_heeded_at_once(tmp_path: Path,
     assert_same_outcome(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("at", [9, 24, 48, 58, 74])
+@pytest.mark.parametrize("at", [9, 24, 37, 46, 56, 72])
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expected: dict[str, Any], at: int) -> None:
     """What was played, learned and logged after the checkpoint is done again, and stands in no file twice."""
     with pytest.raises(Killed):
         distill(tmp_path / "run", StopAt(at, kill=True))
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
+
+
+def curve(metrics: list[str], role: str, tag: str) -> dict[int, float]:
+    """The points of a tag by step, of the lines of metrics.jsonl; none is there twice."""
+    lines = [json.loads(line) for line in metrics]
+    points = [(line["step"], line["values"][tag]) for line in lines if line["role"] == role and tag in line["values"]]
+    assert len(dict(points)) == len(points)
+    return dict(points)
+
+
+def test_the_last_point_of_a_curve_is_the_score_of_the_table(expected: dict[str, Any]) -> None:
+    for generation in expected["summary"]["generations"][1:]:
+        role = f"generation_{generation['generation']}"
+        for tag, metric in (("eval/mean_reward", "score_mean"), ("eval/agreement", "agreement")):
+            points = curve(expected["metrics"], role, tag)
+            assert list(points) == [0, 60, 120, 180, 200]
+            assert points[200] == generation["metrics"][metric]
+    teacher = expected["summary"]["generations"][0]["metrics"]["score_mean"]
+    assert curve(expected["metrics"], "teacher", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), teacher)
+    assert curve(expected["metrics"], "random_play", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), -20.7)
+
+
+def test_a_run_that_is_killed_once_the_last_point_is_logged_logs_it_once(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: AtariDomain, generation: Any) -> None:
+        if generation.generation == 1:
+            assert 200 in curve((tmp_path / "run" / "metrics.jsonl").read_text().splitlines(), "generation_1", SCORE)
+            raise Killed
+        keep(self, generation)
+
+    keep = AtariDomain.keep
+    with monkeypatch.context() as patch:
+        patch.setattr(AtariDomain, "keep", killed)
+        with pytest.raises(Killed):
+            distill(tmp_path / "run")
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_without_a_curve_there_is_still_its_last_point(tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(CONFIG.evaluation, curve_every_steps=0)
+    distill(tmp_path / "run", config=dataclasses.replace(CONFIG, evaluation=evaluation))
+    found = outcome(tmp_path / "run")
+    score = found["summary"]["generations"][1]["metrics"]["score_mean"]
+    assert curve(found["metrics"], "generation_1", SCORE) == {200: score}
 
 
 def test_a_run_survives_losses_of_power_at_any_touch_of_the_disk(

@@ -89,11 +89,11 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Run, tea
 
     for name in ("generation_1.zip", "student.zip"):
         assert DQN.load(out / name, device="cpu").action_space.n == 6
-    assert {path.name for path in (out / "tb").iterdir()} == {"teacher", "generation_1", "generation_2"}
+    assert {path.name for path in (out / "tb").iterdir()} == {"teacher", "random_play", "generation_1", "generation_2"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not any(tag.startswith("time/") for line in lines for tag in line["values"])
     assert any("distill/replay_agreement" in line["values"] for line in lines)
-    for word in ("random play", "human player", "teacher", "student 1", "student 2", "student.zip"):
+    for word in ("random", "human", "teacher", "student 1", "student 2", "student.zip"):
         assert word in done.stdout
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
