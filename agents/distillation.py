@@ -62,13 +62,13 @@ class PolicyDistillation(BaseAlgorithm):
 
     Args:
         policy: "CnnPolicy", the DQN policy of Stable-Baselines3 with a Nature-CNN.
-        env: a ``VecEnv`` (or environment) of stacked frames ``(stack, height, width)`` uint8, newest last; usually
-            :class:`agents.atari.AtariVecEnv`.
+        env: a ``VecEnv`` (or environment) of frames ``(planes, height, width)`` uint8, usually a stack of grey ones in
+            :class:`agents.atari.AtariVecEnv`; colours do too.
         teacher: path of a DQN zip, Stable-Baselines3 model, or callable from frames to scores. It may be missing
             as long as nothing is learned.
         learning_rate: of Adam; a number or a schedule of the remaining progress; None: from 1e-3 linearly to zero.
-        buffer_size: samples kept in the replay, 7 KiB each.
-        learning_starts: steps of play before the first update.
+        buffer_size: samples kept in the replay: 7 KiB each of a stack that slides, else 7 KiB for each of its planes.
+        learning_starts: samples in the replay before the first update. The updates of the warm-up are made after it.
         batch_size: samples per update.
         samples_per_step: samples learned from per step of play, so that ``samples_per_step / batch_size`` updates
             follow each step.
@@ -82,7 +82,14 @@ class PolicyDistillation(BaseAlgorithm):
         size: widths of the student, a name of ``SIZES`` or a ``Size``; None: the teacher's.
         precision: of the student's convolutions and hidden layer.
         generation: number of the student in its lineage; part of every random stream.
-        seed: root of the random streams; None draws one. No global generator is touched.
+        policy_kwargs: Stable-Baselines3's, as far as the saved file can hold them: ``net_arch``, ``activation_fn``,
+            ``normalize_images``, the widths of a ``NatureCNN``, and any optimiser.
+        seed: root of the random streams, and of the environment's if it has none of its own (see
+            :meth:`set_random_seed`); None draws one. No global generator is touched.
+
+    Raises:
+        ValueError: an argument that cannot work, by its name.
+        UserError: a teacher that cannot be read, or is of another game.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": CnnPolicy}

@@ -75,7 +75,8 @@ def check_replay(buffer_size: int, batch_size: int, learning_starts: int) -> Non
     """The replay must have room for a batch, and for the warm-up."""
     for name, samples in (("batch_size", batch_size), ("learning_starts", learning_starts)):
         if samples > buffer_size:
-            raise ValueError(f"{name}={samples} samples never are in a replay of buffer_size={buffer_size}")
+            lacking = f"{name}={samples} samples never are in a replay of buffer_size={buffer_size}"
+            raise ValueError(f"{lacking}: raise buffer_size or lower {name}")
 
 
 def check_objective(objective: Objective, options: Mapping[str, Any], temperature: float) -> None:

@@ -14,6 +14,7 @@ from agents.networks import (
     SIZES,
     Size,
     _convolve_frames,
+    begins_as_nature,
     build_network,
     compute_scores,
     count_parameters,
@@ -165,6 +166,33 @@ def test_only_a_nature_cnn_with_one_linear_layer_is_nature():
     assert not is_nature(behind(Squared(FRAMES), [])), "the same names, another function"
     assert not is_nature(torch.nn.Linear(2, 2))
     assert not is_nature(DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu").q_net)
+
+
+def test_a_nature_cnn_whose_layers_were_exchanged_is_none() -> None:
+    for part, place, layer in (
+        ("cnn", 1, torch.nn.Tanh()),
+        ("cnn", 2, torch.nn.Identity()),
+        ("linear", 1, torch.nn.ELU()),
+    ):
+        network = make_network()
+        assert begins_as_nature(network)
+        getattr(network.features_extractor, part)[place] = layer
+        assert not begins_as_nature(network)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.Tanh])
+def test_layers_behind_the_nature_cnn_are_computed_and_initialized_too(activation: type[torch.nn.Module]) -> None:
+    network, frames = build_network(FRAMES, 6, SIZES["net3"], [8, 5], activation), make_frames(64)
+    assert begins_as_nature(network)
+    initialize_from_data(network, frames, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(compute_scores(network, frames), network(frames), rtol=1e-5, atol=1e-6)
+    x = network.features_extractor(frames.float() / 255)
+    for layer in (network.q_net[0], network.q_net[2]):
+        inputs = layer(x)
+        torch.testing.assert_close(inputs.mean(0), torch.zeros(inputs.shape[1]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(inputs.std(0), torch.ones(inputs.shape[1]), atol=2e-2, rtol=0)
+        x = activation()(inputs)
+    assert network(frames).abs().max() < 1.0
 
 
 def test_initial_weights_from_data_give_every_unit_mean_0_and_deviation_1() -> None:

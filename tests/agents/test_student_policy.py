@@ -114,6 +114,16 @@ def test_trained_played_saved_and_loaded_are_one_function(kind: str, tmp_path: P
     assert loaded.scores == model.scores == as_teacher(tmp_path / "student.zip").kind
 
 
+def test_what_policy_kwargs_ask_for_is_what_is_built() -> None:
+    network = make_kind("all at once").student
+    assert network.normalize_images is False
+    assert [type(layer) for layer in network.q_net] == [nn.Linear, nn.ELU, nn.Linear]
+    assert [layer.weight.shape for layer in network.q_net[::2]] == [(8, 64), (3, 8)]
+    assert size_of(make_kind("widths in policy_kwargs").student) == Size((32, 64, 64), 8)
+    optimizer = make_kind("another optimiser").policy.optimizer
+    assert (type(optimizer), optimizer.defaults["eps"]) == (torch.optim.RMSprop, 1e-5)
+
+
 def test_a_loaded_student_of_every_layer_learns_on(tmp_path: Path) -> None:
     model = make_kind("two hidden layers, Tanh").learn(16)
     model.save(tmp_path / "student.zip")
