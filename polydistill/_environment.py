@@ -53,13 +53,15 @@ def require_environment(extra: str, *modules: str) -> None:
     Raises:
         SystemExit: with code 2; the line ``error: ...`` on standard error says what is missing and how to get it.
     """
-    how = f"use .venv/bin/python, which `make distill` makes, or in the clone: pip install '.[{extra}]'"
+    how = "use .venv/bin/python, which `make distill` makes"
     if sys.version_info < OLDEST:
         found, wanted = ".".join(map(str, sys.version_info[:2])), ".".join(map(str, OLDEST))
         exit_with(f"polydistill needs Python {wanted} or later, and {sys.executable} is {found}; {how}")
     missing = _missing(("torch", "numpy", *(modules or EXTRAS[extra])))
     if missing:
-        exit_with(f"not installed for {sys.executable}: {_few(missing)}; {how}")
+        exit_with(
+            f"not installed for {sys.executable}: {_few(missing)}; {how}, or in the clone: pip install '.[{extra}]'"
+        )
     if extra == "atari":
         require_own_agents()
     limit_spinning()  # torch is not imported yet
