@@ -72,7 +72,7 @@ class Lesson:
         if self._function.needs_permutation and classes is None:
             raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
         self._options = dict(options or {})
-        self._permutation = self._options.pop("permutation", "fresh")
+        self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
         if self._function.tempered:  # the default of these is for Q-values; a classifier's scores are logits
             self._options.setdefault("temperature", 1.0)
         if self._function.batch_coupled:

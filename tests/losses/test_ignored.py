@@ -130,3 +130,18 @@ def test_a_teacher_of_another_float_type_is_computed_as_the_student_is(
     again, diagnosed = loss_with_diagnostics(name, student, teacher, batch.labels, **options)
     torch.testing.assert_close(again, found.loss)
     assert all(map(torch.equal, diagnosed, found.diagnostics))
+
+
+@pytest.mark.parametrize("name", ["ban", "cwtm", "uniform_confidence"])
+def test_padding_and_another_float_type_compile_without_a_graph_break(make_batch, name) -> None:
+    batch, _, options, _ = padded(make_batch, name)
+    student = batch.student.detach().float().requires_grad_()
+
+    def total(student, teacher):
+        return OBJECTIVES[name](student, teacher, batch.labels, ignore_index=PAD, **options).sum()
+
+    torch._dynamo.reset()
+    found = torch.compile(total, fullgraph=True, backend="aot_eager")(student, batch.teacher.half())
+    expected = total(student, batch.teacher.half())
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (found, expected)))

@@ -108,12 +108,16 @@ def test_a_function_of_ones_own_teaches_as_the_loss_that_it_is() -> None:
 
 
 def test_options_of_ones_own_function_are_bound_or_given() -> None:
-    def tempered(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 1.0) -> Tensor:
+    def tempered(
+        student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 1.0, permutation: str = ""
+    ) -> Tensor:
+        assert permutation == "mine"
         return policy_kl(student, teacher, temperature=temperature)
 
     expected = list(Lineage(domain(objective="policy_kl", options={"temperature": 2.0}), LineageConfig(1)))[1]
-    bound = functools.partial(functools.partial(tempered), temperature=2.0)
-    for one in (domain(objective=bound), domain(objective=tempered, options={"temperature": 2.0})):
+    options = {"temperature": 2.0, "permutation": "mine"}
+    bound = functools.partial(functools.partial(tempered), **options)
+    for one in (domain(objective=bound), domain(objective=tempered, options=options)):
         found = list(Lineage(one, LineageConfig(1)))[1]
         assert (found.objective, found.sha256) == ("tempered", expected.sha256)
 
