@@ -16,6 +16,8 @@ from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import Images, ImageSet, load_images
+from polydistill.vision.networks import build_network
+from polydistill.vision.weights import fit_weights, load_weights
 
 
 def describe_images(images: Images) -> dict[str, Any]:
@@ -32,10 +34,15 @@ def _describe(part: ImageSet) -> dict[str, Any]:
 def open_teacher(config: CifarConfig, images: Images, device: torch.device | str) -> Classifier:
     """The classifier in the file ``teacher.path``.
 
+    A file without a card holds weights that something else than this project saved: those of ``teacher.network``, for
+    pixels that are normalised as here.
+
     Raises:
         UserError: there is none, or it is of another architecture, other classes, or saw images otherwise normalised.
     """
     path = Path(config.teacher.path)
+    if not _has_card(path):
+        return _open_without_card(path, config.teacher.network, images, device)
     classifier = load_classifier(path, device)
     found, wanted = classifier.card["architecture"], config.teacher.network
     if found != wanted:
@@ -50,6 +57,17 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
             f"{images.normalization}: teacher and student would see different images"
         )
     return classifier
+
+
+def _has_card(path: Path) -> bool:
+    return path.with_suffix(".json").exists()
+
+
+def _open_without_card(path: Path, name: str, images: Images, device: torch.device | str) -> Classifier:
+    network = build_network(name, images.classes)
+    fit_weights(network, load_weights(path), path, f"teacher.network {name} with {images.classes} classes")
+    network.eval().requires_grad_(False)
+    return Classifier(network, images.normalization, {"architecture": name, "classes": images.classes}).to(device)
 
 
 def require_same_images(config: CifarConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
@@ -69,7 +87,9 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
     Raises:
         UserError: they are not those that the run began with, or there are none.
     """
-    if load_classifier(Path(config.teacher.path)).card["sha256"] != sha256:
+    path = Path(config.teacher.path)
+    found = load_classifier(path).card["sha256"] if _has_card(path) else weights_sha256(load_weights(path))
+    if found != sha256:
         raise UserError(
             f"teacher.path {config.teacher.path} holds other weights than those that this run began with; "
             "give --out another folder"

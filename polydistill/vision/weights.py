@@ -39,8 +39,16 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     return _find_weights(found, path)
 
 
-def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+def fit_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], path: str | Path, what: str = "the module that build() makes"
+) -> None:
     """Load the weights into the module.
+
+    Args:
+        module: changed in place.
+        weights: of its names and shapes.
+        path: where they come from, for the error.
+        what: the module is, for the error.
 
     Raises:
         UserError: names or shapes are others than the module's.
@@ -53,7 +61,7 @@ def fit_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Pa
     faults = {"missing": missing, "unexpected": [name for name in weights if name not in own], "shapes": other}
     if any(faults.values()):
         told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
-        raise UserError(f"{path} does not fit the module that build() makes: {told}")
+        raise UserError(f"{path} does not fit {what}: {told}")
     module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from scipy.special import rel_entr
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ from polydistill.vision.domain import CifarDomain
 from polydistill.vision.evaluation import calibration_error, measure, predict
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import find_largest_batch
+from polydistill.vision.networks import build_network
 from polydistill.vision.paper import PAPER, paper_error
 from polydistill.vision.parallel import Processes
 from polydistill.vision.report import format_summary
@@ -350,6 +352,29 @@ def test_a_file_that_does_not_fit_the_run_is_refused(
     assert "would see different images" in refused(
         dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
     )
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.pt"])
+def test_weights_without_a_card_can_be_generation_0(config: CifarConfig, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    teacher = build_network("resnet-8", 10, seed=5)
+    if name.endswith(".pt"):
+        torch.save({"state_dict": teacher.state_dict()}, path)
+    else:
+        save_file(teacher.state_dict(), path)
+    found, _ = run_lineage(dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path))), tmp_path / "b")
+    assert found["generations"][0]["sha256"] == weights_sha256(teacher.state_dict())
+    assert found["generations"][1]["teacher_sha256"] == found["generations"][0]["sha256"]
+
+
+def test_a_foreign_file_is_told_by_its_names_and_not_by_a_card(config: CifarConfig, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"conv1.weight": torch.zeros(3)}, path)
+    given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
+    domain = CifarDomain(given, load_images(given.data), None)
+    with pytest.raises(UserError, match=r"resnet-8 with 10 classes: missing .*; unexpected conv1") as told:
+        domain.first()
+    assert "card" not in str(told.value)
 
 
 # ---- what goes wrong ---------------------------------------------------------------------------------------------
