@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from polydistill.losses.examinations import describe_backend
 
 from polydistill.losses import backend, use_backend
 from polydistill.losses.backend import HAS_TRITON, can_launch, current_backend, uses_kernels
+from polydistill.losses.examination.scores import describe_backend
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton, which is not installed")
 

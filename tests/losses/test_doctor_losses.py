@@ -189,7 +189,7 @@ def examine(loss, T, a, z, t, y, objective="hinton_kd", **options):
     return [finding for finding in report.findings if finding.text.startswith("your loss")][-1]
 
 
-@pytest.mark.parametrize(("T", "a", "classes", "batch"), [(4.0, 0.1, 10, 32), (2.0, 0.5, 100, 48), (8.0, 0.5, 3, 40)])
+@pytest.mark.parametrize(("T", "a", "classes", "batch"), [(4.0, 0.1, 10, 32), (8.0, 0.5, 3, 40)])
 @pytest.mark.parametrize("name", FAULTY)
 def test_fault_of_a_loss_is_named(name, T, a, classes, batch) -> None:
     loss, expected = FAULTY[name]
@@ -198,7 +198,7 @@ def test_fault_of_a_loss_is_named(name, T, a, classes, batch) -> None:
     assert re.search(expected, found.text), found.text
 
 
-@pytest.mark.parametrize(("T", "a", "classes", "batch"), [(1.0, 0.5, 10, 32), (4.0, 0.1, 100, 48), (8.0, 0.5, 3, 40)])
+@pytest.mark.parametrize(("T", "a", "classes", "batch"), [(1.0, 0.5, 10, 32), (4.0, 0.1, 100, 48)])
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_loss_is_not_called_wrong(name, T, a, classes, batch) -> None:
     found = examine(SOUND[name], T, a, *make_batch(0, classes, batch))

@@ -53,8 +53,10 @@ def examine_accuracy(
     k, p0 = int(right.sum()), chance_of(predictions, labels, n_classes)
     figures = f"the teacher is right in {k / n:.1%} of {n} labels (chance {p0:.1%}, the student {_share(of_student)})"
     by_chance = at_least(k, n, p0)
-    far_from_good = by_chance > UNSURE and at_most(k, n, p0 + WEAK * (1.0 - p0)) < 0.02
-    useless = far_from_good or at_most(k, n, p0) < SURE
+    of_weak = at_most(k, n, p0 + WEAK * (1.0 - p0))
+    useless = (
+        (by_chance > UNSURE and of_weak < 0.02) or (by_chance > SURE and of_weak < 1e-4) or at_most(k, n, p0) < SURE
+    )
     cause = _find_order(predictions, labels, n_classes, right) or _try_inputs(inputs, ask_teacher, labels, right)
     if cause is not None:
         level: Level = "wrong" if by_chance > SURE or k < cause.accuracy * n / 2 else "suspicious"
