@@ -16,9 +16,10 @@ from torch import Tensor
 
 from polydistill.errors import UserError
 from polydistill.tracking import Run
+from polydistill.tracking.progress import Progress
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.data import ImageSet
-from polydistill.vision.evaluation import BATCH, measure, predict, require_finite
+from polydistill.vision.evaluation import BATCH, measure, predict, require_finite, require_finite_metrics
 from polydistill.vision.training import Report, Trainer
 
 Best = tuple[float, dict[str, Tensor]]
@@ -46,13 +47,45 @@ class Recorder:
             self.run.log_timing(self.role, samples, {"time/train_samples_per_second": samples / seconds})
 
     @contextlib.contextmanager
-    def progress(self, total: int, done: int) -> Iterator[Callable[[Report], None]]:
-        """A function that shows a report on the progress bar."""
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar over ``total`` images on standard error, where there is a run.
+
+        Args:
+            what: the generation does, like ``learns``.
+            total: images.
+            done: how many of them were done earlier.
+        """
         if self.run is None:
-            yield lambda report: None
+            yield Bar(None)
             return
-        with self.run.progress(f"generation {self.generation} learns", total, "images", done) as bar:
-            yield lambda report: bar.advance(report.samples - bar.done, loss=report.values["train/loss"])
+        with self.run.progress(f"generation {self.generation} {what}", total, "images", done) as progress:
+            yield Bar(progress)
+
+
+class Bar:
+    """What is shown while a generation learns or is tested.
+
+    Args:
+        progress: None: nothing is.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def reach(self, samples: int, **numbers: float | str) -> None:
+        """``samples`` images are done by now."""
+        if self._progress is not None:
+            self._progress.advance(max(0, samples - self._progress.done), **numbers)
+
+    def add(self, samples: int) -> None:
+        """``samples`` more images are done."""
+        if self._progress is not None:
+            self._progress.advance(samples)
+
+    def say(self, text: str) -> None:
+        """A word in place of the numbers until the next image."""
+        if self._progress is not None:
+            self._progress.say(text)
 
 
 class Course:
@@ -93,12 +126,18 @@ class Course:
             torch.OutOfMemoryError: it does not for a step.
         """
         trainer = self.trainer
-        with self.recorder.progress(trainer.config.epochs * len(trainer.data), trainer.samples) as show:
+        with self.recorder.progress("learns", trainer.config.epochs * len(trainer.data), trainer.samples) as bar:
+
+            def step_made(steps: int) -> bool:
+                bar.reach(trainer.samples)
+                return pause(steps)
+
             while trainer.steps < trainer.total_steps:
-                for report in trainer.run(pause):
-                    show(report)
-                    self._record(report)
+                for report in trainer.run(step_made):
+                    self._show(report, bar)
+                    self._record(report, bar)
                 if trainer.steps < trainer.total_steps:
+                    bar.say("saving")
                     save()
         if self.best is not None:
             trainer.student.load_state_dict(self.best[1])
@@ -119,21 +158,28 @@ class Course:
         self.validating_seconds = state["validating_seconds"]
         self._started = time.perf_counter() - state["seconds"]
 
-    def _record(self, report: Report) -> None:
+    def _show(self, report: Report, bar: Bar) -> None:
+        epoch = report.epochs + (not report.epoch_ends)
+        values = report.values
+        numbers = {"accuracy": values["train/accuracy"], "loss": values["train/loss"]}
+        bar.reach(report.samples, epoch=f"{epoch:,}/{self.trainer.config.epochs:,}", **numbers)
+
+    def _record(self, report: Report, bar: Bar) -> None:
         self.recorder.log(report.samples, report.values)
         if report.epoch_ends:
             self.recorder.log_rate(report.samples, self.seconds - self.validating_seconds)
             before = time.perf_counter()
-            self._validate(report)
+            self._validate(report, bar)
             self.validating_seconds += time.perf_counter() - before
 
-    def _validate(self, report: Report) -> None:
+    def _validate(self, report: Report, bar: Bar) -> None:
         """A point of the validation curve, and the best weights so far."""
         every, student = self.config.every_epochs, self.trainer.student
         last = report.epochs == self.trainer.config.epochs
         if not len(self.validation) or not every or (report.epochs % every and not last):
             return
         lesson = f"generation {self.trainer.generation} ({self.trainer.lesson.objective})"
+        bar.say("measuring the validation images")
         try:
             logits = predict(student, self.validation, self.trainer.normalizer)
         except torch.OutOfMemoryError as error:  # a smaller batch in training would not help
@@ -143,6 +189,7 @@ class Course:
             ) from error
         require_finite(logits, self.validation, f"{lesson} on the validation images after epoch {report.epochs}")
         measured = measure(logits, self.validation.labels)
+        require_finite_metrics(measured, f"{lesson} on the validation images after epoch {report.epochs}")
         self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
         if self.config.selection == "best_val":
             # rank 0 says which is best: last bits may differ between GPUs, and all must keep the same weights

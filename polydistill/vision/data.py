@@ -22,6 +22,7 @@ from polydistill.streams import numpy_stream
 from polydistill.vision.archives import RELEASES, SIDE, Release, Rows, download, encode_rows, read_release
 
 DOWNLOADS = Path("data")
+SHIFT, NOISE = 12, 24  # deviations in made-up images: of an image's colours, of a pixel
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,11 @@ def _to_device(rows: Rows, device: torch.device | str) -> ImageSet:
 
 
 def write_made_up(name: str, folder: Path, n_train: int, n_test: int, *, seed: int = 0) -> None:
-    """Write files in the official format whose classes a small network can learn: a colour gradient each, and noise."""
+    """Write files in the official format whose classes a small network can learn: a colour gradient each, and noise.
+
+    Each image shifts its two colours by :data:`SHIFT`, so that near classes overlap: a few images are another class's
+    for every network, and a teacher has something to say about which classes are near.
+    """
     release = RELEASES[name]
     generator = numpy_stream(seed, "made-up images")
     colours = generator.uniform(32, 224, (release.classes, 2, 3))  # at the top and at the bottom of the image
@@ -217,6 +222,7 @@ def write_made_up(name: str, folder: Path, n_train: int, n_test: int, *, seed: i
 def _make_up_rows(release: Release, colours: NDArray[np.float64], n: int, generator: np.random.Generator) -> Rows:
     labels = generator.permutation(np.arange(n) % release.classes).astype(np.uint8)
     height = np.linspace(0, 1, SIDE)[None, :, None, None]
-    top, bottom = colours[labels, 0][:, None, None, :], colours[labels, 1][:, None, None, :]
-    pixels = (1 - height) * top + height * bottom + generator.normal(0, 24, (n, SIDE, SIDE, 3))
+    own = colours[labels] + generator.normal(0, SHIFT, (n, 2, 3))
+    top, bottom = own[:, 0, None, None, :], own[:, 1, None, None, :]
+    pixels = (1 - height) * top + height * bottom + generator.normal(0, NOISE, (n, SIDE, SIDE, 3))
     return Rows(np.clip(pixels, 0, 255).astype(np.uint8), labels)

@@ -100,7 +100,7 @@ class CifarDomain:
             require_same_teacher(self.config, state["generations"][0]["sha256"])
         for record in state["generations"]:
             member = self._reopen(record["generation"])
-            self._examiner.look(member)
+            self._look(member, record["generation"])
             self.generations.append(Generation(member=member, **record))
         self.seconds, self.throughput, self._begun = state["seconds"], state["throughput"], state["begun"]
 
@@ -173,7 +173,7 @@ class CifarDomain:
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
         """The metrics of summary.json; this is the one time that the generation sees the test set."""
         started = time.perf_counter()
-        self._examiner.look(member)
+        self._look(member, generation)
         try:
             metrics = self._examiner.report(None if teacher is None else self.objective)
         except NonFiniteScoresError as error:
@@ -183,6 +183,10 @@ class CifarDomain:
         Recorder(self.run, generation).log(self.config.training.epochs * len(self.images.train), tested)
         self.seconds[-1] += time.perf_counter() - started
         return metrics
+
+    def _look(self, member: nn.Module, generation: int) -> None:
+        with Recorder(self.run, generation).progress("is tested", self._examiner.images_to_see) as bar:
+            self._examiner.look(member, bar.add)
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the finished lineage."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,10 +35,24 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             part.training = was_training
 
 
-def predict(network: nn.Module, images: ImageSet, normalizer: Normalizer) -> Tensor:
-    """``(images, classes)`` float32 logits on the device of the images; the network's mode is as before."""
+def predict(
+    network: nn.Module, images: ImageSet, normalizer: Normalizer, seen: Callable[[int], None] | None = None
+) -> Tensor:
+    """``(images, classes)`` float32 logits on the device of the images; the network's mode is as before.
+
+    Args:
+        network: of normalised pixels.
+        images: at least one.
+        normalizer: of the pixels.
+        seen: is told after each batch how many images it had.
+    """
+    logits = []
     with evaluation_mode(network):
-        return torch.cat([network(normalizer(part)).float() for part in torch.split(images.images, BATCH)])
+        for part in torch.split(images.images, BATCH):
+            logits.append(network(normalizer(part)).float())
+            if seen is not None:
+                seen(len(part))
+    return torch.cat(logits)
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:

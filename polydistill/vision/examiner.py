@@ -5,7 +5,7 @@ Contract: each generation predicts the test images once in a process; everything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,11 +37,16 @@ class Examiner:
         self._test_logits: list[Tensor] = []
         self._val_logits: list[Tensor] = []
 
-    def look(self, member: nn.Module) -> None:
-        """Take the predictions of the next generation."""
-        self._test_logits.append(predict(member, self.images.test, self.normalizer))
+    @property
+    def images_to_see(self) -> int:
+        """How many images a look is at."""
+        return len(self.images.test) + len(self.images.validation)
+
+    def look(self, member: nn.Module, seen: Callable[[int], None] | None = None) -> None:
+        """Take the predictions of the next generation; ``seen`` is told of how many images now and then."""
+        self._test_logits.append(predict(member, self.images.test, self.normalizer, seen))
         if len(self.images.validation):
-            self._val_logits.append(predict(member, self.images.validation, self.normalizer))
+            self._val_logits.append(predict(member, self.images.validation, self.normalizer, seen))
 
     def report(self, objective: str | None) -> dict[str, Any]:
         """The metrics of the generation looked at last, for summary.json.
@@ -68,6 +73,9 @@ class Examiner:
 
         Each is ``members``, ``reference`` and ``metrics``. Agreement and KL are with the generation ``reference``, the
         teacher of the earliest member; all three are None where that member is generation 0.
+
+        Raises:
+            FloatingPointError: what is measured is not finite.
         """
         found = []
         for members in self.config.chosen_ensembles(generations):
@@ -75,6 +83,7 @@ class Examiner:
             metrics = self._measure(members) | {"agreement": None, "kl": None}
             if reference is not None:
                 metrics |= compare(self._logits(self._test_logits, members), self._test_logits[reference].double())
+            require_finite_metrics(metrics, f"the ensemble of {', '.join(map(str, members))} on the test images")
             found.append({"members": list(members), "reference": reference, "metrics": metrics})
         return found
 

@@ -2,56 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from polydistill.tracking import format_table
+from polydistill.vision.archives import RELEASES
 from polydistill.vision.config import TWIN
 from polydistill.vision.paper import paper_error
 
+COLUMNS = 80
+LONGEST_NAME = 36
+PAPER = "paper's error %"
 HEADERS = (
-    "who", "learns by", "test error %", "paper's error %", "test NLL", "test ECE", "validation error %", "agreement",
-    "parameters", "seconds",
+    "who", "learns by", "test error %", PAPER, "test NLL", "test ECE", "validation error %", "agreement", "parameters",
+    "seconds",
 )  # fmt: skip
+ALWAYS = HEADERS[:3]
+# of the others, those that fit into 80 columns, the first of these first
+PREFERRED = ("agreement", PAPER, "seconds", "test NLL", "validation error %", "test ECE", "parameters")
+RULES = {"last": "the weights of the last epoch", "best_val": "the weights of the best epoch on validation images"}
+Row = dict[str, str | float | None]
 
 
-def format_summary(summary: Mapping[str, Any]) -> str:
+def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     """Generations and ensembles, the paper's row beside ours where it has one.
 
-    Agreement is with the teacher; an ensemble's is that of its earliest member.
+    Agreement is with the teacher on the test images; an ensemble's is that of its earliest member.
+
+    Args:
+        summary: what summary.json holds.
+        wide: every column, however wide; else those that matter most, in 80 columns.
     """
+    rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
+    rows += [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]
+    title = _title(summary, has_paper=any(row[PAPER] is not None for row in rows))
+    headers = list(HEADERS) if wide else _choose_columns(rows)
+    return f"{textwrap.fill(title, COLUMNS, break_on_hyphens=False)}\n\n{_table(headers, rows)}"
+
+
+def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:
     config = summary["config"]
-    teacher = config["teacher"]["network"]
-    student = teacher if config["student"]["network"] == TWIN else config["student"]["network"]
-    rows: list[list[str | float | None]] = []
-    for generation, seconds in zip(summary["generations"], summary["seconds"], strict=True):
-        index, metrics = generation["generation"], generation["metrics"]
-        paper = paper_error(config["data"]["name"], teacher, student, config["student"]["objective"], index)
-        rows.append(
-            [
-                f"generation {index}, {student if index else teacher}",
-                _objective(config, generation),
-                _error(metrics["test_accuracy"]),
-                None if paper is None else f"{paper:.2f}",
-                f"{metrics['test_nll']:.3f}",
-                f"{metrics['test_ece']:.3f}",
-                _error(metrics["val_accuracy"]),
-                _agreement(metrics),
-                generation["parameters"],
-                f"{seconds:.0f}",
-            ]
-        )
-    for ensemble in summary["ensembles"]:
-        rows.append(_ensemble_row(ensemble, summary["generations"]))
-    rules = {"last": "the weights of the last epoch", "best_val": "the weights of the best epoch on validation images"}
+    teacher, student = _networks(config)
     test, train = summary["data"]["test"]["images"], summary["data"]["train"]["images"]
-    title = (
+    classes = RELEASES[config["data"]["name"]].classes
+    epochs = config["training"]["epochs"]
+    parts = [
         f"{config['data']['name']}, {train:,} training and {test:,} test images, "
-        f"{config['training']['epochs']} epochs, seed {summary['seed']}; {rules[config['evaluation']['selection']]}"
-    )
-    if any(row[HEADERS.index("paper's error %")] for row in rows):
-        title += "; the paper's errors are of one run of 200 epochs on all 50,000 images"
-    return f"{title}\n\n{format_table(HEADERS, rows)}"
+        f"{epochs:,} epoch{'s' if epochs > 1 else ''}, seed {summary['seed']}",
+        RULES[config["evaluation"]["selection"]],
+        f"all are {teacher}" if student == teacher else f"generation 0 is {teacher}, the students are {student}",
+        f"guessing errs in {100 - 100 / classes:g}%",
+    ]
+    if has_paper:
+        parts.append("the paper's errors are of one run of 200 epochs on all 50,000 images")
+    return "; ".join(parts)
+
+
+def _networks(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Of the teacher and of the students."""
+    teacher, student = config["teacher"]["network"], config["student"]["network"]
+    return teacher, teacher if student == TWIN else student
+
+
+def _choose_columns(rows: Sequence[Row]) -> list[str]:
+    """Those that fit, in the order of :data:`HEADERS`; the paper's only where it says something."""
+    chosen = set(ALWAYS)
+    for header in PREFERRED:
+        if header == PAPER and all(row[header] is None for row in rows):
+            continue
+        wider = [known for known in HEADERS if known in chosen | {header}]
+        if len(_table(wider, rows).partition("\n")[0]) <= COLUMNS:
+            chosen.add(header)
+    return [header for header in HEADERS if header in chosen]
+
+
+def _table(headers: Sequence[str], rows: Sequence[Row]) -> str:
+    return format_table(headers, [[row[header] for header in headers] for row in rows])
+
+
+def _generation_row(summary: Mapping[str, Any], index: int, wide: bool) -> Row:
+    config, generation = summary["config"], summary["generations"][index]
+    teacher, student = _networks(config)
+    paper = paper_error(config["data"]["name"], teacher, student, config["student"]["objective"], index)
+    return {
+        "who": f"generation {index}" + (f", {student if index else teacher}" if wide else ""),
+        "learns by": _objective(config, generation),
+        PAPER: None if paper is None else f"{paper:.2f}",
+        "parameters": generation["parameters"],
+        "seconds": f"{summary['seconds'][index]:.0f}",
+        **_measured(generation["metrics"]),
+    }
+
+
+def _ensemble_row(ensemble: Mapping[str, Any], generations: Sequence[Mapping[str, Any]]) -> Row:
+    return {
+        "who": textwrap.shorten(f"ensemble of {_name_members(ensemble['members'])}", LONGEST_NAME, placeholder=" ..."),
+        "learns by": "mean",
+        PAPER: None,
+        "parameters": sum(generations[member]["parameters"] for member in ensemble["members"]),
+        "seconds": None,
+        **_measured(ensemble["metrics"]),
+    }
+
+
+def _measured(metrics: Mapping[str, Any]) -> Row:
+    agreement = metrics.get("agreement")
+    return {
+        "test error %": _error(metrics["test_accuracy"]),
+        "test NLL": f"{metrics['test_nll']:.3f}",
+        "test ECE": f"{metrics['test_ece']:.3f}",
+        "validation error %": _error(metrics["val_accuracy"]),
+        "agreement": None if agreement is None else f"{agreement:.3f}",
+    }
 
 
 def _objective(config: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
@@ -60,26 +124,16 @@ def _objective(config: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
     return "(a file)" if config["teacher"]["path"] else "labels"
 
 
-def _ensemble_row(ensemble: Mapping[str, Any], generations: list[Mapping[str, Any]]) -> list[str | float | None]:
-    metrics = ensemble["metrics"]
-    parameters = sum(generations[member]["parameters"] for member in ensemble["members"])
-    return [
-        "ensemble of " + ", ".join(map(str, ensemble["members"])),
-        "mean probability",
-        _error(metrics["test_accuracy"]),
-        None,
-        f"{metrics['test_nll']:.3f}",
-        f"{metrics['test_ece']:.3f}",
-        _error(metrics["val_accuracy"]),
-        _agreement(metrics),
-        parameters,
-        None,
-    ]
-
-
-def _agreement(metrics: Mapping[str, Any]) -> str | None:
-    agreement = metrics.get("agreement")
-    return None if agreement is None else f"{agreement:.3f}"
+def _name_members(members: Sequence[int]) -> str:
+    """``1 to 4, 6`` for 1, 2, 3, 4 and 6; two in a row stay two numbers."""
+    ordered = sorted(members)
+    runs = [[ordered[0]]]
+    for before, member in pairwise(ordered):
+        if member == before + 1:
+            runs[-1].append(member)
+        else:
+            runs.append([member])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _error(accuracy: float | None) -> str | None:

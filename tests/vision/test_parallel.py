@@ -179,7 +179,7 @@ def test_torchrun_runs_the_script_and_one_process_writes(root: Path, tmp_path: P
     for _ in range(2):  # the second time it is finished: both processes must see that
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("generation 1, resnet-8") == 1
+        assert done.stdout.count("| generation 1 ") == 1
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["processes"] == 2
 
 

@@ -53,7 +53,7 @@ def script(
 def refused(done: Done) -> str:
     """The one line of an error."""
     assert done.code == 2
-    told = ("learns:", " takes up to ", "other work is running on this machine")
+    told = ("learns:", "is tested:", " takes up to ", "other work is running on this machine")
     errors = [line for line in done.err.splitlines() if not any(words in line for words in told)]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
@@ -68,12 +68,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(script: Script, tmp_path: Path) -> None:
     first = script("--threads", 1, "--device", "cpu", "--out", "run")
     assert first.code == 0, first.err
-    for part in ("generation 0, resnet-8", "generation 2, resnet-8", "ensemble of 1, 2", "saved: run/generation_<k>"):
+    for part in (
+        "all are resnet-8",
+        "| generation 0 ",
+        "| generation 2 ",
+        "ensemble of 1, 2",
+        "saved: run/generation_<k>",
+    ):
         assert part in first.out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["command"] == "python scripts/distill_cifar.py --threads 1 --device cpu --out run"
     assert [generation["generation"] for generation in summary["generations"]] == [0, 1, 2]
-    assert summary["config"]["data"]["made_up"] == 500
+    learned = [generation["metrics"]["test_accuracy"] for generation in summary["generations"]]
+    assert min(learned) > 0.6, "of 100 classes: guessing gives 0.01"
+    assert summary["config"]["data"]["made_up"] == 600
     roles = {path.name for path in (tmp_path / "run" / "tb").iterdir()}
     assert roles == {"generation_0", "generation_1", "generation_2"}
     before = tree(tmp_path / "run")
@@ -91,7 +99,7 @@ def test_the_smoke_config_runs_on_a_slice_of_the_real_images(
     done = script(*FAST, "--data.root", real_cifar100, "--out", "run")
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert [summary["data"][part]["images"] for part in ("train", "validation", "test")] == [400, 100, 300]
+    assert [summary["data"][part]["images"] for part in ("train", "validation", "test")] == [500, 100, 300]
     card = load_classifier(tmp_path / "run" / "generation_1.safetensors").card
     assert card["mean"] == pytest.approx([0.50708, 0.48655, 0.44092], abs=1e-5)
 
@@ -247,13 +255,13 @@ def test_a_run_from_a_larger_machine_goes_on_and_prints_here(script: Script, tmp
         (["--teacher.network", "wrn281"], "unknown network 'wrn281'; did you mean wrn-28-1?"),
         (["--student.network", "resnet-9"], "resnet has depths 6n + 2, got 9; the nearest is 8"),
         (["--student.objective", "ban_ll"], "unknown objective 'ban_ll'; did you mean ban_l?"),
-        (["--student.temperature", "2"], "objective ban has no option temperature"),
-        (["--training.batch_size", "1000"], "training.batch_size is 1,000, but there are 400 training images"),
+        (["--student.temperature", "2"], "objective ban_l has no option temperature"),
+        (["--training.batch_size", "1000"], "training.batch_size is 1,000, but there are 500 training images"),
         (["--training.epoch", "3"], "unknown flag --training.epoch; did you mean --training.epochs?"),
         (["--training.milestones", "[60, 120]"], "milestones are shares of the epochs"),
         (["--training.schedule", "step"], "did you mean steps?"),
         (["--data.root", "nowhere"], "nowhere holds neither cifar-100-binary/train.bin nor cifar-100-binary.tar.gz"),
-        (["--data.validation_images", "500"], "leaves nothing of the 500 training images"),
+        (["--data.validation_images", "600"], "leaves nothing of the 600 training images"),
         (["--evaluation.ensembles", "[[1, 9]]"], "evaluation.ensembles names generation 9, the last is 1"),
         (["--evaluation.ensembles", "[[1]]"], "an ensemble has at least 2 members"),
         (["--evaluation.selection", "best_val", "--data.validation_images", "0"], "data.validation_images is 0"),
