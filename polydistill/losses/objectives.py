@@ -76,12 +76,15 @@ class Objective:
         if self.needs_labels and labels is None:
             raise ValueError(f"objective {self.name} needs labels, got None")
         values = {"teacher": teacher, "labels": labels}
+        given = [values[name] for name in self.takes]
+        if ignore_index is None:
+            return self.function(student, *given, **options)
+        if "labels" in self.takes:
+            return self.function(student, *given, ignore_index=ignore_index, **options)
         counted = find_counted(labels, ignore_index)
-        if counted is not None and "labels" in self.takes:
-            options["ignore_index"] = ignore_index
-        elif counted is not None and self.batch_coupled:
-            options["rows"] = counted
-        return silence(self.function(student, *(values[name] for name in self.takes), **options), counted)
+        if self.batch_coupled:
+            return self.function(student, *given, rows=counted, **options)
+        return silence(self.function(student, *given, **options), counted)
 
     def default(self, option: str) -> Any:
         """The default of a keyword of the function.

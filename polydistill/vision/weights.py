@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from polydistill._environment import require_extra
 from polydistill.errors import UserError
 
 NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
@@ -83,10 +82,11 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    require_extra("vision")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise UserError(f"{path} is read by safetensors, which is not installed: pip install safetensors") from None
     try:
         return load_file(path)
     except SafetensorError as error:

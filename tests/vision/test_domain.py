@@ -38,6 +38,7 @@ from polydistill.vision.paper import PAPER, paper_error
 from polydistill.vision.parallel import Processes
 from polydistill.vision.report import format_summary
 from polydistill.vision.schedules import TrainingConfig
+from polydistill.vision.sources import require_same_teacher
 
 
 @pytest.fixture
@@ -362,9 +363,13 @@ def test_weights_without_a_card_can_be_generation_0(config: CifarConfig, tmp_pat
         torch.save({"state_dict": teacher.state_dict()}, path)
     else:
         save_file(teacher.state_dict(), path)
-    found, _ = run_lineage(dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path))), tmp_path / "b")
-    assert found["generations"][0]["sha256"] == weights_sha256(teacher.state_dict())
-    assert found["generations"][1]["teacher_sha256"] == found["generations"][0]["sha256"]
+    given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
+    found, _ = run_lineage(given, tmp_path / "b")
+    sha256 = weights_sha256(teacher.state_dict())
+    assert found["generations"][0]["sha256"] == found["generations"][1]["teacher_sha256"] == sha256
+    require_same_teacher(given, sha256)
+    with pytest.raises(UserError, match="holds other weights than those that this run began with"):
+        require_same_teacher(given, found["generations"][1]["sha256"])
 
 
 def test_a_foreign_file_is_told_by_its_names_and_not_by_a_card(config: CifarConfig, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
     path.write_bytes(b"no")
     with pytest.raises(UserError, match="is no safetensors file, or damaged"):
+        load_weights(path)
+
+
+def test_without_safetensors_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match="which is not installed: pip install safetensors"):
         load_weights(path)
 
 
