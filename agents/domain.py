@@ -28,6 +28,7 @@ from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Generation
+from polydistill.provenance import weights_sha256
 from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
@@ -70,6 +71,17 @@ def choose_play(config: AtariConfig, teacher: Teacher) -> str:
     temperature = config.student.temperature
     sampled = sampling_temperature(play, get_protocol(settings.protocol), teacher.kind, temperature)
     return "greedy" if sampled is None else "sample"
+
+
+def require_same_teacher(config: AtariConfig, teacher: Teacher, sha256: str | None) -> None:
+    """Compare the teacher's weights with the sha256 of generation 0: where it lies does not matter.
+
+    Raises:
+        UserError: they are not those that the run began with.
+    """
+    if teacher.network is not None and weights_sha256(teacher.network.state_dict()) != sha256:
+        where = f"teacher.path {config.teacher.path} holds" if config.teacher.path else "the project's teacher has"
+        raise UserError(f"{where} other weights than those that this run began with; give --out another folder")
 
 
 class AtariDomain:
@@ -126,6 +138,8 @@ class AtariDomain:
             return []
         self._done, self._lesson = state["done"], state["lesson"]
         self.seconds, self.throughput = state["seconds"], state["throughput"]
+        if self._done:
+            require_same_teacher(self.config, self.teacher, self._done[0]["summary"]["sha256"])
         return [Generation(member=self._reopen(record), **record["summary"]) for record in self._done]
 
     def _reopen(self, record: dict[str, Any]) -> Teacher:

@@ -18,19 +18,25 @@ from polydistill._environment import require_environment
 
 require_environment("atari")
 
+import dataclasses
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from agents.checkup import ExaminedAtariDomain
-from agents.config import AtariConfig
-from agents.domain import AtariDomain, open_teacher
-from agents.plan import format_plan, require_disk
+from agents.config import MAY_MOVE, AtariConfig
+from agents.domain import AtariDomain, open_teacher, require_same_teacher
+from agents.plan import check_run, format_plan, make_first_student, remember_speed, require_disk, require_same_start
 from agents.report import format_summary
 from agents.sb3_zip import how_to_go_on, read_agent
 from polydistill.config import parse
+from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
-from polydistill.tracking import Run
+from polydistill.plain_yaml import to_mapping
+from polydistill.tracking import Run, examine_folder, read_summary, stored_config
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
@@ -40,27 +46,51 @@ def main(argv: list[str] | None = None) -> None:
     parsed = parse(
         AtariConfig, argv, program="distill_atari.py", description=__doc__, default_name="pong", distils=True
     )
-    config = parsed.config.resolve()
+    stored = stored_config(parsed.out)
+    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
+    allowed = {"may_grow": MAY_GROW, "may_move": MAY_MOVE}
+    standing = examine_folder(parsed.out, to_mapping(config), **allowed)
+    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its teacher, its GPU, its cores
+        summary = read_summary(parsed.out)
+        if standing.moved:
+            teacher = open_teacher(dataclasses.replace(config, device="cpu"))
+            require_same_teacher(config, teacher, summary["generations"][0]["sha256"])
+        show(summary, parsed.out, parsed.wide)
+        return
+    config = parsed.config.resolve(stored)
     teacher = open_teacher(config)
     if parsed.dry_run:
-        print(format_plan(config, teacher, parsed.out))
+        student = make_first_student(config, teacher)
+        if standing.state != "finished":
+            check_run(config, student, parsed.out)
+        plan = format_plan(config, student, parsed.out, measure=parsed.measure)
+        print(f"{plan}\n{parsed.out}: {standing.describe()}")
         return
+    if standing.moved or standing.grown:  # before the folder is changed
+        require_same_start(config, teacher, parsed.out)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    folder = Run.open(parsed.out, config, kind="atari", command=command, may_grow=MAY_GROW)
-    with folder as run, StopSignals() as stop:
+    with Run.open(parsed.out, config, kind="atari", command=command, **allowed) as run, StopSignals() as stop:
         if run.summary is None:
             require_disk(config, teacher, run.out)
+            say_if_loaded()
             domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run, stop)
             for generation in Lineage(domain, config.lineage, domain.resume()):
                 domain.keep(generation)
             domain.finish()
+            assert run.summary is not None
+            remember_speed(config, run.summary)
         assert run.summary is not None
-        print(format_summary(run.summary))
-        student = run.out / "student.zip"
-        print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
-        if student.is_file():
-            print(how_to_go_on(student, read_agent(student).scores))
+        show(run.summary, run.out, parsed.wide)
+
+
+def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
+    """Print the table, and how to use what was saved."""
+    print(format_summary(summary, wide=wide))
+    student = out / "student.zip"
+    print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
+    if student.is_file():
+        print(how_to_go_on(student, read_agent(student).scores))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.parallel import open_processes
-from polydistill.vision.plan import check_run, disk_bytes, format_plan, remember_speed
+from polydistill.vision.plan import check_run, disk_bytes, format_plan, remember_speed, require_same_start
 from polydistill.vision.report import format_summary
 from polydistill.vision.sources import open_teacher, require_same_sources
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parsed.config.resolve(stored)
     if parsed.dry_run:
         if standing.state != "finished":
-            check_run(config, parsed.out)
+            check_run(config, parsed.out, standing.moved)
         print(f"{format_plan(config, parsed.out, measure=parsed.measure)}\n{parsed.out}: {standing.describe()}")
         return
     words = sys.argv[1:] if argv is None else argv
@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
         images = processes.in_turn(lambda: load_images(config.data, config.device))
         if config.teacher.path and standing.state in {"new", "begun"}:
             open_teacher(config, images, "cpu")
+        if processes.rank == 0 and (standing.moved or standing.grown):
+            require_same_start(config, images, parsed.out, standing.moved)
         run = None  # and no folder before everything that it needs was found
         if processes.rank == 0:
             run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, **allowed))

@@ -30,7 +30,7 @@ from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.schedules import TrainingConfig
-from polydistill.vision.sources import describe_images, open_teacher, require_same_images, require_same_teacher
+from polydistill.vision.sources import describe_images, open_teacher, require_same_images
 from polydistill.vision.training import NonFiniteLossError, Trainer
 
 
@@ -96,8 +96,6 @@ class CifarDomain:
         if state is None:
             return
         require_same_images(self.config, self.data, state["data"])
-        if state["generations"] and self.run is not None and "teacher.path" in self.run.moved:
-            require_same_teacher(self.config, state["generations"][0]["sha256"])
         for record in state["generations"]:
             member = self._reopen(record["generation"])
             self._look(member, record["generation"])

@@ -4,7 +4,7 @@ memory, disk; and what a run would be refused for."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from polydistill.speeds import recall, remember
 from polydistill.vision.archives import RELEASES
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.data import load_images, needs_download
+from polydistill.vision.data import Images, load_images, needs_download
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.sources import describe_images, require_same_images
+from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
 
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
@@ -71,12 +71,13 @@ def disk_bytes(config: CifarConfig, images: int) -> int:
     return files + checkpoints + curves + SMALL_FILES_BYTES
 
 
-def check_run(config: CifarConfig, out: Path) -> None:
+def check_run(config: CifarConfig, out: Path, moved: Sequence[str]) -> None:
     """Refuse what the run would refuse before its first step. Reads the data where it is there; writes nothing.
 
     Args:
         config: resolved.
         out: the run folder, not of a finished run.
+        moved: see :func:`require_same_start`.
 
     Raises:
         UserError, FloatingPointError, ValueError: as the run would.
@@ -86,13 +87,34 @@ def check_run(config: CifarConfig, out: Path) -> None:
     images = None if needs_download(config.data) else load_images(config.data, config.device)
     n_images = config.data.expected_images if images is None else len(images.train)
     require_room(out, disk_bytes(config, n_images), quiet=True)
-    saved = Checkpoints(out / "checkpoints", kind="cifar").latest(tidy=False)
-    if images is None:
-        return
-    if saved is None:
+    if images is not None and not require_same_start(config, images, out, moved):
         CifarDomain(config, images, None).check()
-    else:
-        require_same_images(config, describe_images(images), saved["state"]["data"])
+
+
+def require_same_start(config: CifarConfig, images: Images, out: Path, moved: Sequence[str]) -> bool:
+    """Look whether images and teacher are those that the run in ``out`` began with; writes nothing.
+
+    Args:
+        config: resolved.
+        images: of the run.
+        out: its folder.
+        moved: the keys of places that are others than the run began with. A teacher in the old place may be gone:
+            the run has its own copy.
+
+    Returns:
+        whether there is a run that has begun.
+
+    Raises:
+        UserError: they are others, or no checkpoint is good.
+    """
+    saved = Checkpoints(out / "checkpoints", kind="cifar").latest(tidy=False)
+    if saved is None:
+        return False
+    state = saved["state"]
+    require_same_images(config, describe_images(images), state["data"])
+    if state["generations"] and "teacher.path" in moved:
+        require_same_teacher(config, state["generations"][0]["sha256"])
+    return True
 
 
 def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str:

@@ -6,12 +6,14 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,13 +22,15 @@ from gymnasium import spaces
 from PIL import Image
 from stable_baselines3 import DQN
 
+from agents.config import AtariConfig
 from agents.networks import SIZES, build_network
 from agents.sb3_zip import write_dqn_zip
 from polydistill.checkpoint import Checkpoints
+from polydistill.tracking import Run
 from tests.torture.killing import run_killed, start
 from tests.torture.same import assert_same_run
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
     *("--student.size", "net3", "--student.batch_size", "16", "--student.samples_per_step", "1"),
     *("--play.steps", "128", "--play.replay_steps", "128", "--play.warmup_steps", "32"),
@@ -36,9 +40,9 @@ SMALL = [
 ]
 
 
-def write_teacher(path: Path, n_actions: int = 6, stack: int = 4) -> Path:
+def write_teacher(path: Path, n_actions: int = 6, stack: int = 4, seed: int = 0) -> Path:
     """An untrained agent that plays one move: it loses Pong in some 760 steps."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = build_network(spaces.Box(0, 255, (stack, 84, 84), np.uint8), n_actions, SIZES["net3"])
     write_dqn_zip(path, network)
     return path
@@ -50,7 +54,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def script(root: Path, tmp_path: Path) -> Run:
+def script(root: Path, tmp_path: Path) -> Script:
     """Run ``python scripts/NAME ...`` in the clone."""
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -61,7 +65,78 @@ def script(root: Path, tmp_path: Path) -> Run:
     return run
 
 
-def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Run, teacher: Path, tmp_path: Path) -> None:
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def inside(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    """Run a script in this process, in an empty folder: sooner than a process of its own."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def run(name: str, *words: object) -> Done:
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(root / "scripts" / name))["main"]([str(word) for word in words])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        return Done(code, *capsys.readouterr())
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_finished_run_prints_anywhere_and_goes_on_elsewhere(
+    inside: Callable[..., Done], teacher: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.zip"
+    own.write_bytes(teacher.read_bytes())
+    words = [*SMALL[: SMALL.index("--threads")], "--precision", "float32", "--out", "run", "--teacher.path"]
+    first = inside("distill_atari.py", *words, own, "--threads", 3, "--device", "cpu")
+    assert first.code == 0, first.err
+    before = tree(tmp_path / "run")
+    moved, other = own.rename(tmp_path / "moved.zip"), write_teacher(tmp_path / "other.zip", seed=1)
+
+    assert inside("distill_atari.py", *words, own).out == first.out, "its teacher is gone"
+    assert inside("distill_atari.py", *words, moved).out == first.out
+    assert inside("show.py", "run").out.strip() in first.out
+    for switch in ([], ["--lineage.generations", "2"], ["--lineage.generations", "2", "--dry_run"]):
+        refused = inside("distill_atari.py", *words, other, *switch)
+        assert refused.code == 2
+        assert f"teacher.path {other} holds other weights" in refused.err.splitlines()[-1]
+    refused = inside("distill_atari.py", *words, moved, "--threads", 1)
+    assert "threads is 3 there and 1 here; leave --threads out" in refused.err
+    planned = inside("distill_atari.py", *words, moved, "--dry_run")
+    assert "an earlier run here" in planned.out
+    assert "the run there is finished" in planned.out
+    assert tree(tmp_path / "run") == before
+
+    grown = inside("distill_atari.py", *words, moved, "--lineage.generations", 2)
+    assert grown.code == 0, grown.err
+    assert "student 2" in grown.out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["threads"] == 3
+
+
+def test_a_typo_binds_no_folder_of_an_agent(inside: Callable[..., Done], teacher: Path, tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", AtariConfig(game="breakout").resolve(), kind="atari", command="killed at once"):
+        pass
+    refused = inside("distill_atari.py", *SMALL, "--out", "run", "--teacher.path", "typo.zip", "--dry_run")
+    assert (refused.code, refused.err) == (2, "error: no such file: typo.zip\n")
+    planned = inside("distill_atari.py", *SMALL, "--out", "run", "--teacher.path", teacher, "--dry_run")
+    assert "which would be replaced" in planned.out
+
+
+def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Script, teacher: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--lineage.generations", 2, "--seed", 3]
     done = script("distill_atari.py", *words)
     assert done.returncode == 0, done.stderr
@@ -109,7 +184,7 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Run, tea
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_equal_seeds_give_equal_runs(script: Run, teacher: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_runs(script: Script, teacher: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
@@ -142,7 +217,7 @@ def test_the_script_survives_a_sigterm_and_three_kills(root: Path, teacher: Path
     assert_same_run(tmp_path / "whole", out, products=())
 
 
-def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teacher: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Script, teacher: Path, tmp_path: Path) -> None:
     done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--dry_run")
     assert done.returncode == 0, done.stderr
     for word in ("time:", "memory:", "disk:", "samples/s", "temperature: 0.01"):
@@ -173,7 +248,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Run, teach
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-    script: Run, teacher: Path, tmp_path: Path, words: list[str], message: str
+    script: Script, teacher: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     (tmp_path / "damaged.zip").write_bytes(teacher.read_bytes()[:5000])
     (tmp_path / "wrong.yaml").write_text("student:\n  temprature: 1\n")
@@ -188,7 +263,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(script: Run, teacher: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(script: Script, teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run")
@@ -197,7 +272,7 @@ def test_a_folder_of_something_else_is_left_alone(script: Run, teacher: Path, tm
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_an_agent_is_scored_and_shown_beside_another(script: Run, teacher: Path, tmp_path: Path) -> None:
+def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Path, tmp_path: Path) -> None:
     words = [teacher, "--beside", write_teacher(tmp_path / "other.zip"), "--episodes", 2, "--threads", 1]
     done = script("evaluate_agent.py", *words, "--video", tmp_path / "both.gif", "--video_steps", 20)
     assert done.returncode == 0, done.stderr
@@ -222,14 +297,14 @@ def test_an_agent_is_scored_and_shown_beside_another(script: Run, teacher: Path,
         (["TEACHER", "--video", "a.mp4"], "must end in .gif"),
     ],
 )
-def test_a_wrong_word_to_evaluate_is_one_line(script: Run, teacher: Path, words: list[str], message: str) -> None:
+def test_a_wrong_word_to_evaluate_is_one_line(script: Script, teacher: Path, words: list[str], message: str) -> None:
     done = script("evaluate_agent.py", *[str(teacher) if word == "TEACHER" else word for word in words])
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr
 
 
-def test_a_teacher_is_trained_and_its_training_goes_on(script: Run, tmp_path: Path) -> None:
+def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, tmp_path: Path) -> None:
     words = [
         *("--out", tmp_path / "teacher", "--game", "pong", "--n_envs", 2, "--batch_size", 4, "--threads", 1),
         *("--buffer_size", 400, "--learning_starts", 20, "--checkpoint_steps", 40, "--episodes", 1, "--device", "cpu"),
@@ -252,7 +327,7 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Run, tmp_path: Pa
     assert "gamma is 0.99 there and 0.9 here" in other.stderr
 
 
-def test_the_bench_measures_every_rate(script: Run, teacher: Path, tmp_path: Path) -> None:
+def test_the_bench_measures_every_rate(script: Script, teacher: Path, tmp_path: Path) -> None:
     words = ["--teacher", teacher, "--rounds", 1, "--seconds", "0.05", "--loop_steps", 64, "--threads", 1]
     done = script("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr

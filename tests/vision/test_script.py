@@ -213,6 +213,7 @@ def test_a_run_goes_on_with_moved_data_and_a_finished_one_prints_anywhere(script
     grown = [*OWN, "--lineage.generations", 2]
     assert f"data.root {other} holds other images" in refused(script(*grown, "--data.root", other))
     assert f"data.root {other} holds other images" in refused(script(*grown, "--data.root", other, "--dry_run"))
+    assert tree(tmp_path / "run") == before
     done = script(*grown, "--data.root", moved)
     assert done.code == 0, done.err
     assert "generation 2, resnet-8" in done.out
@@ -231,6 +232,7 @@ def test_a_teacher_is_known_by_its_weights_wherever_it_lies(script: Script, tmp_
     grown = [*words, "--lineage.generations", 2]
     for given in (words, grown):
         assert f"teacher.path {other} holds other weights" in refused(script(*given, "--teacher.path", other))
+    assert script(*words, "--teacher.path", moved).out == first.out
     assert "teacher.path is" in refused(script(*words)), "a teacher that is trained is not one of a file"
     assert script(*grown, "--teacher.path", moved).code == 0
 

@@ -1,0 +1,59 @@
+"""Print the tables of finished runs again, from their summary.json alone: without data, teacher or GPU.
+
+python scripts/show.py runs/pong                       one run
+python scripts/show.py runs/* --wide                   several, with every column
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("runs")
+
+from pathlib import Path
+from typing import Any
+
+from polydistill.errors import UserError, run_script, suggest
+from polydistill.tracking import read_summary
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        print(f"usage: python scripts/show.py RUN [RUN ...] [--wide]\n\n{__doc__}")
+        return
+    folders, wide = [word for word in words if not word.startswith("-")], "--wide" in words
+    for word in words:
+        if word.startswith("-") and word != "--wide":
+            raise UserError(f"unknown flag {word}{suggest(word, ['--wide'])}; usage: show.py RUN [RUN ...] [--wide]")
+    if not folders:
+        raise UserError("which run? usage: show.py RUN [RUN ...] [--wide]")
+    tables = [(folder, format_run(Path(folder), wide)) for folder in folders]  # all, before the first is printed
+    for index, (folder, table) in enumerate(tables):
+        title = f"{folder}: " if len(tables) > 1 else ""
+        print("\n" * (index > 0) + title + table)
+
+
+def format_run(folder: Path, wide: bool) -> str:
+    """The table of the finished run in ``folder``."""
+    if not (folder / "summary.json").exists():
+        there = "it is not finished" if (folder / "config.yaml").exists() else "there is no run in it"
+        raise UserError(f"{folder} has no summary.json: {there if folder.is_dir() else 'there is no such folder'}")
+    summary: dict[str, Any] = read_summary(folder)
+    try:
+        if summary["kind"] == "atari":
+            from agents.report import format_summary as format_agents
+
+            return format_agents(summary, wide=wide)
+        from polydistill.vision.report import format_summary as format_classifiers
+
+        return format_classifiers(summary)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / 'summary.json'} is no summary of a run: {error!r}") from error
+
+
+if __name__ == "__main__":
+    main()

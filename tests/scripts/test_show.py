@@ -1,0 +1,89 @@
+"""scripts/show.py: finished runs print again, and one line for what is none."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+CIFAR = {
+    "schema": 1,
+    "kind": "cifar",
+    "seed": 0,
+    "config": {
+        "data": {"name": "cifar10"},
+        "teacher": {"network": "resnet-8", "path": ""},
+        "student": {"network": "teacher", "objective": "ban"},
+        "training": {"epochs": 3},
+        "evaluation": {"selection": "last"},
+    },
+    "data": {"train": {"images": 400}, "test": {"images": 300}, "validation": {"images": 0}},
+    "seconds": [1.0],
+    "ensembles": [],
+    "generations": [
+        {
+            "generation": 0,
+            "objective": None,
+            "parameters": 10,
+            "metrics": {"test_accuracy": 0.25, "test_nll": 2.0, "test_ece": 0.1, "val_accuracy": None},
+        }
+    ],
+}
+
+
+def show(root: Path, *words: object) -> int:
+    try:
+        runpy.run_path(str(root / "scripts" / "show.py"))["main"]([str(word) for word in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def write_run(folder: Path, **changed: object) -> Path:
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(CIFAR | changed))
+    return folder
+
+
+def test_one_run_or_many_are_shown_from_their_summaries_alone(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=7)
+    assert show(root, one) == 0
+    assert "seed 0" in capsys.readouterr().out
+    assert show(root, one, two, "--wide") == 0
+    shown = capsys.readouterr().out
+    assert shown.index(f"{one}: ") < shown.index("seed 0") < shown.index(f"{two}: ") < shown.index("seed 7")
+    assert show(root, "--help") == 0
+    assert "show.py RUN [RUN ...] [--wide]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which run?"),
+        (["missing"], "missing has no summary.json: there is no such folder"),
+        (["begun"], "begun has no summary.json: it is not finished"),
+        (["run", "damaged"], "summary.json is damaged"),
+        (["foreign"], "is no summary of a run"),
+        (["run", "--wid"], "unknown flag --wid; did you mean --wide?"),
+    ],
+)
+def test_what_is_no_finished_run_is_one_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run")
+    write_run(tmp_path / "foreign", config={"theirs": 1})
+    (write_run(tmp_path / "damaged") / "summary.json").write_text("{")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("seed: 0")
+    assert show(root, *words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
