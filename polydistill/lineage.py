@@ -127,7 +127,7 @@ class Lineage(Generic[Member]):
     def _describe(self, member: Member, teacher: Generation[Member] | None, generation: int) -> Generation[Member]:
         network = self.domain.network(member)
         if network is not None:
-            _freeze(network)
+            _settle(network)
         return Generation(
             generation=generation,
             member=member,
@@ -143,7 +143,7 @@ class Lineage(Generic[Member]):
             raise ValueError(f"`done` must hold generations 0, 1, ... in order, got {done.generation} at {index}")
         network = self.domain.network(done.member)
         if network is not None:
-            _freeze(network)
+            _settle(network)
             if weights_sha256(network.state_dict()) != done.sha256:
                 raise UserError(f"generation {index} is not what it was when it was finished: its sha256 differs")
 
@@ -159,13 +159,20 @@ class Lineage(Generic[Member]):
             raise RuntimeError(f"the teacher of generation {generation} changed while teaching: it must be frozen")
 
 
-def _freeze(network: nn.Module) -> None:
-    """Evaluation mode, no gradients, and where processes hold copies of it the buffers of the first in all of them.
+def freeze(network: nn.Module) -> None:
+    """Evaluation mode, and no gradients of the parameters."""
+    network.eval()
+    for parameter in network.parameters():  # `requires_grad_` of a module is not there for TorchScript's
+        parameter.requires_grad_(False)
+
+
+def _settle(network: nn.Module) -> None:
+    """Freeze it, and where processes hold copies of it the buffers of the first in all of them.
 
     ``DistributedDataParallel`` would copy them in its next forward pass, so that a network that only teaches would
     change, in every process but the first.
     """
-    network.eval().requires_grad_(False)
+    freeze(network)
     for part in network.modules():
         if isinstance(part, DistributedDataParallel) and part.broadcast_buffers:
             group = part.process_group

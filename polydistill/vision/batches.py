@@ -126,6 +126,13 @@ def device_of(module: nn.Module) -> torch.device | None:
     return None if tensor is None or tensor.is_meta else tensor.device
 
 
+def no_autocast(module: nn.Module) -> torch.autocast:
+    """A context in which autocast around it is not heard: it would keep casts of weights that have learned since, and
+    compute gradients of what was computed in float32. A module's own is."""
+    device = device_of(module)
+    return torch.autocast("cpu" if device is None else device.type, enabled=False)
+
+
 def _line_up(scores: Tensor, shape: torch.Size) -> Tensor:
     """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``; labels that are
     a column, ``(batch, 1)``, are those of a batch."""

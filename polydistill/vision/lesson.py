@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from polydistill import losses
+from polydistill.lineage import freeze
 from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
@@ -80,7 +81,7 @@ class Lesson:
         if ignore_index is not None:
             self._options["ignore_index"] = ignore_index
         if teacher is not None:
-            teacher.eval().requires_grad_(False)
+            freeze(teacher)
 
     def __call__(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, permutation: Tensor | None) -> Tensor:
         """The loss per sample, ``(batch,)``; see the objective for arguments and errors."""

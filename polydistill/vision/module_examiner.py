@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.streams import derive_seed
-from polydistill.vision.batches import device_of, read_batch, score
+from polydistill.vision.batches import device_of, no_autocast, read_batch, score
 from polydistill.vision.evaluation import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
 from polydistill.vision.seeding import seeded
 from polydistill.vision.trial import check_labels
@@ -94,7 +94,7 @@ class ModuleExaminer:
 
     def _predict(self, member: nn.Module) -> tuple[Tensor, Tensor]:
         parts: list[tuple[Tensor, Tensor]] = []
-        with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member):
+        with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member), no_autocast(member):
             for given in self.test:
                 batch = read_batch(given, device_of(member))
                 found = score(member, batch).float()

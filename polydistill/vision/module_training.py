@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polydistill.vision.batches import device_of, read_batch, score
+from polydistill.vision.batches import device_of, no_autocast, read_batch, score
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.trial import check_labels
 from polydistill.vision.update import Update
@@ -70,7 +70,8 @@ def _step(update: Update, given: Any, step: int, where: str, ignore_index: int |
     if ignore_index is not None:
         n_counted = (batch.labels != ignore_index).sum().clamp(min=1)
     rows = torch.arange(len(batch.labels), device=batch.labels.device)  # a permutation of its own for each sample
-    _, _, loss = update(batch, batch.labels, n_counted, update.lesson.draw_permutation(rows, step))
+    with no_autocast(update.student):
+        _, _, loss = update(batch, batch.labels, n_counted, update.lesson.draw_permutation(rows, step))
     return loss
 
 

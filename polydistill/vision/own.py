@@ -32,7 +32,7 @@ class ModuleDomain:
     ``.logits`` or ``["logits"]``, or a tuple that begins with them. Scores may also be ``(batch, time, classes)`` with
     labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
     position counts as a sample. A score belongs to the label at its own position; a causal language model needs labels
-    that are shifted by one.
+    that are shifted by one. For autocast use it in the module's ``forward``; one around the lineage is not heard.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two

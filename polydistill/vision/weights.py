@@ -76,7 +76,8 @@ def copy_module(module: nn.Module) -> nn.Module:
     # what a forward pass has left in it, as weight norm does, torch refuses to copy with its graph
     known: dict[int, Any] = {id(value): value.detach().clone() for value in held if not value.is_leaf}
     try:
-        return copy.deepcopy(module, known)
+        with torch.no_grad():  # TorchScript would copy with a graph
+            return copy.deepcopy(module, known)
     except Exception as error:
         raise ValueError(f"`teacher` cannot be copied, give the path of a file of its weights: {error}") from error
 

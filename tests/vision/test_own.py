@@ -260,3 +260,9 @@ def test_the_library_of_classifiers_needs_neither_torchvision_nor_triton_nor_a_g
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "here\n"
+
+
+def test_autocast_around_a_lineage_changes_nothing() -> None:
+    plain = [generation.summary() for generation in Lineage(domain(), LineageConfig(1))]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [generation.summary() for generation in Lineage(domain(), LineageConfig(1))] == plain

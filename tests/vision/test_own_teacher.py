@@ -73,6 +73,15 @@ def test_a_teacher_that_has_just_learned_is_copied_with_what_it_remembers() -> N
     expected.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_teacher_may_be_one_of_torchscript() -> None:
+    plain = build()
+    scripted = torch.jit.script(plain)
+    of_scripted, of_plain = (list(Lineage(domain(teacher=one), LineageConfig(1))) for one in (scripted, plain))
+    assert of_scripted[1].sha256 == of_plain[1].sha256
+    assert all(parameter.requires_grad for parameter in scripted.parameters())
+
+
 def test_a_teacher_that_cannot_be_copied_is_told_the_other_way() -> None:
     class Stubborn(nn.Linear):
         def __deepcopy__(self, memo: object) -> nn.Module:
