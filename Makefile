@@ -72,8 +72,11 @@ audit: $(INSTALLED)  ## known vulnerabilities of the pinned versions (network)
 		$(VENV)/audit/bin/python -m pip install -q pip-audit; } || true
 	$(BIN)/python scripts/audit.py --pip_audit $(VENV)/audit/bin/pip-audit $(ARGS)
 
+# TensorBoard's cards eval/mean_reward and val/accuracy, as its address takes them
+PINNED = %5B%7B%22plugin%22%3A%22scalars%22%2C%22tag%22%3A%22eval/mean_reward%22%7D%2C%7B%22plugin%22%3A%22scalars%22%2C%22tag%22%3A%22val/accuracy%22%7D%5D
 tensorboard: $(INSTALLED)  ## the curves of everything under runs/
-	@echo "open http://localhost:6006/?smoothing=0  (smoothed, the few points of the scores' curves would lag behind)"
+	@echo "open http://localhost:6006/?smoothing=0&pinnedCards=$(PINNED)#timeseries"
+	@echo "(scores on top; not smoothed: their few points would lag behind; or the tab CUSTOM SCALARS; the config: TEXT)"
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
 clean:  ## remove caches and build products; not runs/ and .venv

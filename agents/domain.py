@@ -33,13 +33,18 @@ from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
 
-SCORE = "eval/mean_reward"
+SCORE, AGREEMENT = "eval/mean_reward", "eval/agreement"
+CHARTS = {  # of TensorBoard, in their order
+    "score of teacher, random play and students": [SCORE],
+    "agreement with the teacher where the student plays": [AGREEMENT],
+    "loss": ["distill/loss"],
+}
 
 
 def curve_point(played: Evaluation) -> dict[str, float]:
     """The tags of a student's curve: mean score, and agreement with its teacher in the states of these games."""
     point = {SCORE: played.mean}
-    return point if played.agreement is None else point | {"eval/agreement": played.agreement}
+    return point if played.agreement is None else point | {AGREEMENT: played.agreement}
 
 
 def open_teacher(config: AtariConfig) -> Teacher:
@@ -111,6 +116,7 @@ class AtariDomain:
         self._learned_steps = 0  # of the student that was taught last
         self._pace = Pace(config.checkpoint)
         self._play = choose_play(config, teacher)
+        run.show_first(CHARTS)
 
     @property
     def objective(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from agents.evaluation import get_protocol
 from agents.scores import reference
-from polydistill.statistics import ROUGH
+from polydistill.statistics import FEWEST, ROUGH
 from polydistill.tracking import format_interval, format_narrow_table, format_table
 
 HEADERS = (
@@ -81,7 +81,10 @@ class GamesPlayed(NamedTuple):
 def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
     """What a reader of the scores must know, one line each; usually nothing."""
     rules, found = get_protocol(protocol), []
-    if any(one.episodes < ROUGH for one in played):
+    fewest = min((one.episodes for one in played), default=ROUGH)
+    if fewest < FEWEST:
+        found.append(f"fewer than {FEWEST} games have no interval")
+    elif fewest < ROUGH:
         found.append(f"fewer than {ROUGH} games: the interval is rough")
     for one in played:
         if one.truncated:

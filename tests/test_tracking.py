@@ -911,3 +911,48 @@ def test_a_narrow_table_keeps_the_columns_that_matter_most_in_their_order():
     whole = format_narrow_table(headers, rows, ["b", "wide", "c", "a"])
     assert whole == format_table(headers, rows)
     assert format_narrow_table(headers, rows, ["wide", "b"], width=20).splitlines()[0].split() == ["|", "wide", "|"]
+
+
+def plugin_values(out: Path) -> list[tuple[str, str, str, bytes]]:
+    """``(role, tag, plugin, value)`` of everything in the event files that is no scalar."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for role in sorted(path.name for path in (out / "tb").iterdir()):
+        for event in EventFileLoader(str(out / "tb" / role / f"events.out.tfevents.{role}")).Load():
+            for value in event.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                if plugin != "scalars":
+                    found.append((role, value.tag, plugin, value.tensor.string_val[0]))
+    return found
+
+
+def test_the_config_is_a_text_and_what_matters_first_a_layout_once(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    with open_run(tmp_path / "run") as run:
+        run.show_first({"score": ["eval/mean_reward"], "loss": ["distill/loss", "train/loss"]})
+        run.log("teacher", 0, {"eval/mean_reward": 1.0})
+        run.log("generation_1", 0, {"eval/mean_reward": 1.0})
+    (text, layout) = plugin_values(tmp_path / "run")
+    assert text[:3] == ("teacher", "config/text_summary", "text")
+    assert text[3].decode() == f"```yaml\n{(tmp_path / 'run' / 'config.yaml').read_text()}```"
+    assert layout[:3] == ("teacher", "custom_scalars__config__", "custom_scalars")
+    charts = layout_pb2.Layout.FromString(layout[3]).category[0].chart
+    assert [(chart.title, list(chart.multiline.tag)) for chart in charts] == [
+        ("score", ["^eval/mean_reward$"]),
+        ("loss", ["^distill/loss$", "^train/loss$"]),
+    ]
+
+
+def test_the_text_is_there_once_whenever_a_run_is_cut_back(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        before = run.position()
+        run.log("teacher", 0, {"a": 1.0})
+        after = run.position()
+        run.log("generation_1", 0, {"a": 1.0})
+        for position in (after, before):
+            run.rewind(position)
+            run.log("teacher", 1, {"a": 2.0})
+            run.log("generation_1", 1, {"a": 2.0})
+            assert [value[:2] for value in plugin_values(tmp_path / "run")] == [("teacher", "config/text_summary")]

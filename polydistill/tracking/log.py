@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from polydistill.disk import GrowingFile, disk_errors, sync_folder
 from polydistill.errors import UserError
 from polydistill.tracking.events import EventFile
 
-GROWING = ("metrics.jsonl", "timing.jsonl", "tb/*/events.out.tfevents.*")
+EVENTS = "tb/*/events.out.tfevents.*"
+GROWING = ("metrics.jsonl", "timing.jsonl", EVENTS)
 
 
 def plain_json(value: Any) -> Any:
@@ -37,12 +38,19 @@ def plain_json(value: Any) -> Any:
 class Log:
     """The growing files of the run folder ``out``; each is made when first written to.
 
+    The first file of events begins with what is said of the whole run: ``texts``, and a layout of its ``charts``.
+
+    Attributes:
+        texts: title -> Markdown.
+        charts: title -> tags; what matters first.
+
     Raises:
         UserError: in every method, if the disk refuses.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, texts: Mapping[str, str] | None = None) -> None:
+        self.out, self.texts = out, dict(texts or {})
+        self.charts: Mapping[str, Sequence[str]] = {}
         self._files: dict[str, GrowingFile] = {}
         self._events: dict[str, EventFile] = {}
         self._new = False
@@ -58,8 +66,17 @@ class Log:
             self._files[name].append(f"{json.dumps(line, allow_nan=False)}\n".encode())
         with disk_errors(self.out / "tb" / role):
             if role not in self._events:
+                first = not any(self.out.glob(EVENTS))
                 self._events[role], self._new = EventFile(self.out / "tb" / role), True
+                if first:
+                    self._begin(self._events[role])
             self._events[role].add(step, values)
+
+    def _begin(self, events: EventFile) -> None:
+        for title, text in self.texts.items():
+            events.add_text(title, text)
+        if self.charts:
+            events.add_charts(self.charts)
 
     def sizes(self) -> dict[str, int]:
         """Size in bytes of every file, which would survive a loss of power from now on."""

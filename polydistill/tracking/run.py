@@ -49,6 +49,8 @@ class Run:
     """
 
     def __init__(self, out: Path, config: dict[str, Any], *, kind: str, command: str) -> None:
+        from polydistill.plain_yaml import dump_yaml
+
         self.out, self.config, self.kind, self.command = out, config, kind, command
         self.summary: dict[str, Any] | None = None
         self.moved: Sequence[str] = ()
@@ -56,7 +58,7 @@ class Run:
         self._start = time.monotonic()
         self._seconds_before = 0.0
         self._lock: FolderLock | None = None
-        self._log = Log(out)
+        self._log = Log(out, {"config": f"```yaml\n{dump_yaml(config)}```"})
 
     @classmethod
     def open(
@@ -148,6 +150,10 @@ class Run:
             UserError: the disk refused.
         """
         self._add("metrics.jsonl", role, step, values, context)
+
+    def show_first(self, charts: Mapping[str, Sequence[str]]) -> None:
+        """What TensorBoard's tab "Custom Scalars" shows, in this order: title -> tags. Called before :meth:`log`."""
+        self._log.charts = charts
 
     def log_timing(self, role: str, step: int, values: Mapping[str, float]) -> None:
         """Record what depends on the clock (rates, seconds): a line in timing.jsonl, and a point in TensorBoard."""

@@ -71,7 +71,8 @@ def test_a_run_of_a_game_or_two_has_no_interval_and_below_ten_a_note():
     table = format_summary(summary({"episodes": 1, "score_ci95": None}))
     assert table.startswith("pong, 1 full game each, protocol rusu")
     assert row(table, "teacher")[2] == "-"
-    assert "note: fewer than 10 games: the interval is rough" in table
+    assert "note: fewer than 3 games have no interval" in table
+    assert "note: fewer than 10 games: the interval is rough" in format_summary(summary({"episodes": 9}))
     assert "rough" not in format_summary(summary({"episodes": 10}))
 
 
