@@ -215,6 +215,14 @@ def test_commonest_mistake_does_not_pass_as_right_where_targets_are_flat(spread)
     assert re.search(expected, found.text)
 
 
+def test_unknown_loss_is_not_called_a_known_one_where_targets_are_flat() -> None:
+    z, t, y = make_batch(0, 10, 32, 0.01)
+    loss, expected = FAULTY["entropy too"]
+    found = examine(loss, 4.0, 0.1, 0.01 * z, t, y)
+    assert found.level in {"wrong", "suspicious"}
+    assert "its gradient has cosine" in found.text, (found, expected)
+
+
 def alone_at(z, t, loss):
     """The loss at these scores only: at others it is refused, as one is that looks at something else too."""
 
@@ -253,6 +261,40 @@ def test_batch_alone_is_enough_where_terms_differ() -> None:
             loss_function=alone_at(z, t, lambda z, t, y, loss=loss: loss(z, t, y, 4.0, 0.1)),
         )  # fmt: skip
         assert re.search(expected, report.findings[-1].text)
+
+
+@pytest.mark.parametrize(
+    ("loss", "level", "text"),
+    [
+        (
+            lambda z, t, y: ce(z, y) + 0.5 * kl(z, t, 4.0),
+            "cannot tell",
+            r"0.03125 x soft term \(or 0.5 x .* without T\^2",
+        ),
+        (lambda z, t, y: ce(z, y) + kl(z, t, 4.0), "wrong", r"1 x cross-entropy \+ 1 x soft term without T\^2"),
+        (lambda z, t, y: 0.9 * ce(z, y) + 0.1 * 9 * kl(z, t, 3.0), "wrong", "say temperature=3$"),
+        (lambda z, t, y: (0.5 * ce(z, y) + 8 * kl(z, t, 4.0)) / 32, "wrong", "divided by the batch twice"),
+        (lambda z, t, y: kl(z, t, 4.0, "none"), "wrong", r"lacks T\^2"),
+        (
+            lambda z, t, y: 0.1 * ce(z.bfloat16(), y) + 14.4 * kl(z.bfloat16(), t.bfloat16(), 4.0),
+            "cannot tell",
+            "16 bits",
+        ),
+        (lambda z, t, y: ce(z, y, weight=torch.arange(10.0)), "wrong", "your loss is another one"),
+    ],
+    ids=["weights or T^2", "no T^2", "another T", "twice", "unreduced", "bfloat16", "weighted classes"],
+)
+def test_loss_that_is_read_by_its_weights(loss, level, text) -> None:
+    z, t, y = make_batch(0, 10, 32)
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=loss)
+    assert report.findings[-1].level == level, report.findings[-1]
+    assert re.search(text, report.findings[-1].text), report.findings[-1]
+
+
+def test_value_per_class_is_suspicious() -> None:
+    z, t, _ = make_batch(0, 10, 32)
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, loss_function=lambda z, t, y: kl(z, t, 4.0, "none"))
+    assert any("your loss has a value per class" in text for level, text in report.findings if level == "suspicious")
 
 
 def test_random_loss_is_not_told() -> None:

@@ -55,7 +55,7 @@ def examine_accuracy(
     by_chance = at_least(k, n, p0)
     of_weak = at_most(k, n, p0 + WEAK * (1.0 - p0))
     useless = (
-        (by_chance > UNSURE and of_weak < 0.02) or (by_chance > SURE and of_weak < 1e-4) or at_most(k, n, p0) < SURE
+        (by_chance > UNSURE and of_weak < 0.02) or (by_chance > 0.01 and of_weak < 1e-4) or at_most(k, n, p0) < SURE
     )
     cause = _find_order(predictions, labels, n_classes, right) or _try_inputs(inputs, ask_teacher, labels, right)
     if cause is not None:

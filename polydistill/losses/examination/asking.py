@@ -28,13 +28,15 @@ class Answer(NamedTuple):
 
     Attributes:
         gradient: as the scores, float64.
-        reduced: the loss is one number.
+        shape: of the loss; () if it is one number.
+        coarse: the loss is of a type of 16 bits, whose rounding is in the gradient.
         finite: so is the loss.
         exact: it was computed in float64.
     """
 
     gradient: Tensor
-    reduced: bool
+    shape: torch.Size
+    coarse: bool
     finite: bool
     exact: bool
 
@@ -76,4 +78,5 @@ def _differentiate(loss_function: LossFunction, place: Place, *, exact: bool) ->
         return Finding("wrong", "your loss has no gradient with respect to the student's scores")
     if not gradient.isfinite().all():
         return Finding("wrong", "your loss has a gradient that is not finite")
-    return Answer(gradient.double(), loss.dim() == 0, bool(loss.isfinite().all()), exact)
+    coarse = loss.dtype in (torch.float16, torch.bfloat16)
+    return Answer(gradient.double(), loss.shape, coarse, bool(loss.isfinite().all()), exact)

@@ -29,6 +29,7 @@ from polydistill.losses.terms import TERMS, find_temperature
 
 MOST_NUMBERS = 2**16  # scores whose gradients are compared: rows beyond are left out
 EXACT, ROUNDED = 1e-6, 1e-4  # residuals that rounding may leave: of float64, and of anything else
+NEARLY = 0.999  # cosine
 CONFIRMED = 0.02  # residual at the batch of what the drawn scores say
 TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are, hence the T^2
 
@@ -59,6 +60,9 @@ def compare_loss(
         text = "your loss is random, so what it is cannot be told: take the dropout or noise out for this examination"
         yield Finding("cannot tell", text)
         return
+    if answer.shape == place.scores.shape:
+        text = f"your loss has a value per class, of shape {tuple(answer.shape)}: sum it over the classes, then average"
+        yield Finding("suspicious", text)
     rows = take_rows(place.scores, place.targets, place.labels, options, ignore_index)
     if rows.kept is not None and bool(answer.gradient.flatten(0, -2)[~rows.kept].any()):
         text = f"your loss has a gradient at rows whose label is {ignore_index}: leave them out of the soft term too"
@@ -98,7 +102,8 @@ class _Comparison:
             self._weight("label_weight", 0.0) if self.has_label_term else 0.0,
             self._weight("teacher_weight", 1.0),
         )
-        self.explicit = "label_weight" in options or "teacher_weight" in options
+        has_weights = self._weight("teacher_weight", -1.0) >= 0.0 or self._weight("label_weight", -1.0) >= 0.0
+        self.explicit = not has_weights or "label_weight" in options or "teacher_weight" in options
 
     def _weight(self, name: str, missing: float) -> float:
         try:
@@ -125,11 +130,13 @@ class _Comparison:
         here, gradient = self._gradients(rows), _cut(answer, rows)
         n = self._count(rows)
         floor = EXACT if answer.exact else ROUNDED
-        found = self._explain_elsewhere(here, gradient[:n], floor)
+        found, is_another = self._explain_elsewhere(here, gradient[:n], floor)
         found = found or explain(gradient[:n], here, self.labels, self.softs, floor)
+        if is_another and len(found) > 1:  # the batch is flat or sure: what it allows is not what the loss is
+            found = []
         scale = _measure(answer, len(gradient), self.place.scores)
         if not found:
-            return self._describe_another(gradient, rows)
+            return self._describe_another(answer, gradient, rows)
         return choose([self._describe(each, scale) for each in found])
 
     def _count(self, rows: Rows) -> int:
@@ -146,26 +153,40 @@ class _Comparison:
         forms = [form for form in (*self.labels, *self.softs[1:]) if whole or not form.coupled]
         return Gradients(z[:n], join_members(z, t, self.temperature)[:n], labels[:n], forms, self.own, own[:n])
 
-    def _explain_elsewhere(self, here: Gradients, gradient: Tensor, floor: float) -> list[Explanation]:
-        """The one explanation at drawn scores that holds at the batch; none where there are none, or several."""
+    def _explain_elsewhere(self, here: Gradients, gradient: Tensor, floor: float) -> tuple[list[Explanation], bool]:
+        """The one explanation at drawn scores that holds at the batch, if there is one; and whether there is none.
+
+        A loss that has its teacher from elsewhere is blind to drawn scores: not to be explained there says nothing.
+        """
         asked = ask_elsewhere(self.loss_function, self.place, self.temperature)
         if asked is None:
-            return []
+            return [], False
         drawn, answer = asked
         rows = take_rows(*drawn, self.options, self.ignore_index)
         there = self._gradients(rows)
         found = explain(_cut(answer, rows)[: self._count(rows)], there, self.labels, self.softs, floor)
         confirmed = [each for each in found if _holds(each, here, gradient)]
-        return confirmed if len(confirmed) == 1 else []
+        if found:
+            return (confirmed if len(confirmed) == 1 else []), False
+        other = ask(self.loss_function, drawn._replace(targets=self.place.targets.to(drawn.targets)))
+        blind = isinstance(other, Finding) or torch.allclose(other.gradient, answer.gradient)
+        return [], not blind
 
-    def _describe_another(self, gradient: Tensor, rows: Rows) -> Finding:
+    def _describe_another(self, answer: Answer, gradient: Tensor, rows: Rows) -> Finding:
         with use_backend("torch"):
             z, t = rows.scores.double(), rows.targets.double()
             own = value_and_grad(self.objective.name, z, t, rows.labels, **dict(rows.options)).gradient
         size = float(own.norm() * gradient.norm())
         cosine = float((own * gradient).sum()) / size if size else 0.0
-        text = "your loss is another one, and no mistake that is known here: its gradient has cosine "
-        return Finding("wrong", f"{text}{cosine:.3f} with {self.objective.name}'s")
+        of_gradient = f"its gradient has cosine {cosine:.4f} with {self.objective.name}'s"
+        if answer.coarse:
+            text = (
+                f"your loss is rounded to 16 bits, too coarse to tell what it is ({of_gradient}): let it take float32"
+            )
+            return Finding("cannot tell", text)
+        if cosine > NEARLY:
+            return Finding("suspicious", f"your loss is nearly the objective, and not quite: {of_gradient}")
+        return Finding("wrong", f"your loss is another one, and no mistake that is known here: {of_gradient}")
 
     def _describe(self, found: Explanation, scale: Scale) -> Finding:
         weights = (found.weights[0] * scale.rows, found.weights[1] * scale.rows)
@@ -181,7 +202,8 @@ class _Comparison:
             faults.append(f"it has no label term, of which {self.objective.name} has {self.asked[0]:g}")
         temperature = found.soft.temperature if found.soft is not None else 1.0
         readings = read(weights, self.asked, self.explicit, scale, temperature)
-        return say(found, weights, faults, readings, "averaged over the batch" if scale.rows > 1 else "per sample")
+        averaged = "averaged over the batch" if scale.rows > 1 else "per sample"
+        return say(found, weights, faults, readings, averaged, self.explicit)
 
 
 def _holds(explanation: Explanation, here: Gradients, gradient: Tensor) -> bool:
@@ -192,6 +214,6 @@ def _holds(explanation: Explanation, here: Gradients, gradient: Tensor) -> bool:
 
 
 def _measure(answer: Answer, rows: int, scores: Tensor) -> Scale:
-    if not answer.reduced:
+    if answer.shape:
         return Scale(1, 1, 1, scores.shape[-1])
     return Scale(rows, len(scores), scores.shape[:-1].numel(), scores.shape[-1])

@@ -1,7 +1,7 @@
 """The weights of a loss's terms, read as weights that somebody means times the factors that somebody forgot.
 
-A loss of 0.1 and 0.9/16 is hardly meant so at T = 4: it is 0.1 and 0.9 without T^2. Weights that are asked for come
-first, then those that add up to 1, then 1 and 1; of these the reading with the fewest slips.
+A loss of 0.1 and 0.9/16 is hardly meant so at T = 4: it is 0.1 and 0.9 without T^2. Plausible are weights that were
+asked for, those that add up to 1, and 1 and 1; of all readings with such weights the one with the fewest slips counts.
 
 Symbols: a, b weights found, per row; R rows, C classes, T temperature.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 TOLERANCE = 0.005
+TWICE = "is divided by the batch twice: {} times too small"  # which nobody does to one term alone
 
 
 class Scale(NamedTuple):
@@ -69,13 +70,14 @@ def read(
         scale: of the loss.
         temperature: T, whose square belongs to the soft term; 1: none does.
     """
-    readings = list(_all_readings(found, scale, temperature))
-    for number in range(1 if explicit else 3):
-        chosen = [reading for reading in readings if _is_plausible(reading.weights, asked, number)]
-        if chosen:
-            fewest = min(reading.slips for reading in chosen)
-            return [each._replace(asked=number == 0) for each in chosen if each.slips == fewest]
-    return []
+    plausible = [
+        (reading.slips, tier, reading._replace(asked=tier == 0))
+        for reading in _all_readings(found, scale, temperature)
+        for tier in range(1 if explicit else 3)
+        if _is_plausible(reading.weights, asked, tier)
+    ]
+    best = min((each[:2] for each in plausible), default=None)
+    return [reading for *rank, reading in plausible if tuple(rank) == best]
 
 
 def _near(x: float, y: float) -> bool:
@@ -98,6 +100,8 @@ def _adds_up(weights: tuple[float, float]) -> bool:
 def _all_readings(found: tuple[float, float], scale: Scale, temperature: float) -> Iterator[Reading]:
     reductions = list(_reductions(scale))
     for of_label, of_soft in itertools.product(reductions, reductions):
+        if of_label != of_soft and TWICE.format(scale.rows) in (of_label[0], of_soft[0]):
+            continue
         for (label_slip, label_factor), (soft_slip, soft_factor) in _temperings(temperature):
             if (found[0] == 0.0 and (of_label != of_soft or label_slip)) or (found[1] == 0.0 and of_label != of_soft):
                 continue
@@ -125,6 +129,7 @@ def _reductions(scale: Scale) -> Iterator[tuple[str, float]]:
     if rows == 1:
         return
     yield f"is summed over the batch: {rows} times too large", float(rows)
+    yield TWICE.format(rows), 1.0 / rows
     if scale.first != rows:
         times = rows / scale.first
         yield f"is divided by the first dimension only, not by all {rows} rows: {times:g} times too large", times

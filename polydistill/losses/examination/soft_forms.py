@@ -116,7 +116,8 @@ def _divergences(T: float) -> Iterator[tuple[str, Form]]:
 def _temperatures(T: float) -> Iterator[tuple[str, Form]]:
     for other in OTHER_TEMPERATURES:
         if other not in (T, 1.0):
-            fault = f"its soft term has T = {other:g}, not {T:g}"
+            meant = f"say temperature={other:g}" if T != 1.0 else "choose an objective that has a temperature"
+            fault = f"its soft term has T = {other:g}, not {T:g}: if that is meant, {meant}"
             yield "", Form(f"{FORWARD} at T = {other:g}", fault, _of(_kl, other, other), other)
     if T == 1.0:
         return

@@ -10,7 +10,12 @@ from polydistill.losses.examination.readings import Reading
 
 
 def say(
-    found: Explanation, weights: tuple[float, float], faults: Sequence[str], readings: Sequence[Reading], averaged: str
+    found: Explanation,
+    weights: tuple[float, float],
+    faults: Sequence[str],
+    readings: Sequence[Reading],
+    averaged: str,
+    asked_explicitly: bool,
 ) -> Finding:
     """One finding of an explanation.
 
@@ -20,6 +25,7 @@ def say(
         faults: of the terms themselves.
         readings: how the weights can be read; none where they are neither those asked for nor plausible ones.
         averaged: "averaged over the batch" or "per sample".
+        asked_explicitly: the objective's weights were given.
     """
     alone = found.label is None and found.soft is not None and not found.soft.fault
     slips = list(dict.fromkeys(text for reading in readings if (text := _join_slips(reading, alone and not faults))))
@@ -34,23 +40,38 @@ def say(
         return Finding("fine", f"your loss is the objective, {averaged}" + ("" if alone else f": {what}"))
     if readings:
         return Finding("fine", f"your loss is the objective, {averaged}, with weights of its own: {what}")
-    if alone:
-        return Finding("suspicious", f"your loss is {weights[1]:.4g} times the objective: a weight, if that is meant")
+    hint = _without_factor(found, weights)
+    if asked_explicitly:
+        what = (
+            f"{weights[1]:.4g} times the objective: a weight" if alone else f"{what}: other weights than were asked for"
+        )
+        return Finding("suspicious", f"your loss is {what}{hint}, if that is meant")
+    text = f"your loss is {what}{hint}, {averaged}: whether these weights are meant cannot be told; say "
     return Finding(
-        "suspicious", f"your loss is {what}, {averaged}: other weights than the objective's, if they are meant"
+        "cannot tell", f"{text}label_weight= and teacher_weight=" if found.label else f"{text}teacher_weight="
     )
+
+
+def _without_factor(found: Explanation, weights: tuple[float, float]) -> str:
+    """The weight of the soft term if T^2 were no part of it."""
+    if found.soft is None or found.soft.temperature == 1.0:
+        return ""
+    return f" (or {weights[1] * found.soft.temperature**2:.4g} x {found.soft.name} without T^2)"
 
 
 def choose(said: Sequence[Finding]) -> Finding:
     """One finding of several explanations that are equally good."""
     if len(said) == 1:
         return said[0]
-    choices = ", or ".join(finding.text.removeprefix("your loss ") for finding in said[:3])
+    texts = [finding.text.removeprefix("your loss ") for finding in said[:3]]
     more = f", or one of {len(said) - 3} others" if len(said) > 3 else ""
     if all(finding.level == "wrong" for finding in said):
-        return Finding("wrong", f"your loss {choices}{more}")
-    text = f"what your loss is cannot be told: {choices}{more}; these are one on this batch: choose another temperature"
-    return Finding("cannot tell", f"{text}, or more samples with mixed labels")
+        return Finding("wrong", f"your loss {', or '.join(texts)}{more}")
+    choices = ", or ".join(text.partition(":")[0] for text in texts)
+    text = (
+        f"your loss {choices}{more}: on this batch these are one, and which it is cannot be told; choose more samples"
+    )
+    return Finding("cannot tell", f"{text} with mixed labels, or another temperature")
 
 
 def _join_slips(reading: Reading, alone: bool) -> str:
