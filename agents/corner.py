@@ -16,7 +16,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
 from agents.networks import Size, begins_as_nature, build_network, size_of
-from agents.rebuild import CONVOLUTIONS, HIDDEN, QuantileNetwork
+from agents.rebuild import CONVOLUTIONS, HIDDEN, ScoreNetwork
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def cut_corner(wide: QNetwork, size: Size) -> QNetwork:
     return network.train(wide.training)
 
 
-def cut_padding(network: QNetwork | QuantileNetwork) -> QNetwork | QuantileNetwork:
+def cut_padding(network: ScoreNetwork) -> ScoreNetwork:
     """``network`` itself, or, of a Nature-CNN whose last channels are zeros, a narrower one of the same scores."""
     if (
         not isinstance(network, QNetwork)

@@ -19,32 +19,19 @@ from agents.archive import printable, refusing, shown
 from agents.corner import cut_padding
 from agents.games import check_game
 from agents.networks import count_parameters, size_of
-from agents.pickle_globals import MAX_OPCODES, find_globals
+from agents.normalization import Normalized
+from agents.pickle_globals import MAX_OPCODES
 from agents.places import Place, opened, target_of
-from agents.rebuild import QuantileNetwork
+from agents.rebuild import QuantileNetwork, ScoreNetwork
 from agents.sb3_data import describe, full_name
 from agents.sb3_zip import how_to_go_on, open_members, read_agent, read_data, steps_of, write_dqn_zip
 from agents.teachers.files import find, read_network, read_stored_network
+from agents.usual_pickles import examine_pickle
 from polydistill.errors import UserError, require_at_least
 
 MAX_TEXT_BYTES = 2**16
 MAX_PICKLES = 200  # that are told and looked into; Stable-Baselines3 writes twenty
 SERIALIZED = ":serialized:"
-USUAL = (
-    "stable_baselines3.",
-    "sb3_contrib.",
-    "gym.spaces.",
-    "gymnasium.spaces.",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "numpy.core.",
-    "numpy._core.",
-    "numpy.random.",
-    "torch.nn.",
-    "torch.optim.",
-    "collections.",
-)
-ALWAYS_THERE = {"builtins.dict", "builtins.list", "builtins.set", "builtins.object", "builtins.float", "builtins.int"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +120,8 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
         UserError: it cannot be a DQN, or cannot be read or written; another environment.
     """
     network, kind = read_network(source)
+    if isinstance(network, Normalized):
+        raise UserError(f"{source} cannot be a DQN alone: it sees through the statistics of a VecNormalize")
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
     found, steps, lines = find(source), None, []
     if found.form == "zip":
@@ -170,6 +159,8 @@ def _space_of(env_id: str, network: QNetwork) -> spaces.Box:
 
 def describe_network(network: nn.Module) -> str:
     """In one line: what it sees, its layers, its parameters."""
+    if isinstance(network, Normalized):
+        return f"{describe_network(network.network)}; behind the statistics of a VecNormalize"
     quantiles = f", the mean of {network.n_quantiles} quantiles" if isinstance(network, QuantileNetwork) else ""
     inner = network.quantile_net if isinstance(network, QuantileNetwork) else network
     assert isinstance(inner, QNetwork)
@@ -185,7 +176,7 @@ def describe_network(network: nn.Module) -> str:
     return f"{path}{between}{quantiles}; {count_parameters(network):,} parameters"
 
 
-def _tell_network(network: QNetwork | QuantileNetwork, kind: str) -> list[tuple[str, str]]:
+def _tell_network(network: ScoreNetwork, kind: str) -> list[tuple[str, str]]:
     return [("network", describe_network(network)), ("scores", kind.replace("_", "-"))]
 
 
@@ -208,25 +199,27 @@ def _tell_versions(texts: Mapping[str, str]) -> list[tuple[str, str]]:
 def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The pickled fields with what each would import, and apart what is out of the ordinary."""
     told: list[tuple[str, str]] = []
-    odd: dict[str, list[str]] = {}  # global -> fields
+    odd: dict[str, list[str]] = {}  # what is unusual -> fields
     budget = MAX_OPCODES
     pickled = [(field, value) for field, value in data.items() if isinstance(value, Mapping) and SERIALIZED in value]
     for field, value in pickled[:MAX_PICKLES]:
         try:
-            content = base64.b64decode(str(value[SERIALIZED]), validate=True)
+            content = base64.b64decode(
+                str(value[SERIALIZED]).encode("utf-8", "replace")
+            )  # odd characters are left out, as DQN.load does
         except (binascii.Error, ValueError):
             told.append((f"pickled {shown(field)}", "no base64"))
             continue
-        found = find_globals(content, budget)
+        found, unusual = examine_pickle(content, budget)
         budget = max(budget - found.opcodes, 1)
         names = ", ".join(shown(name).strip("'") for name in found.names[:20]) or "imports nothing"
         rest = "" if found.complete else " (damaged, or longer than what is looked at)"
         told.append((f"pickled {shown(field)[1:-1]}", names + rest))
-        for name in found.names:
-            if not name.startswith(USUAL) and name not in ALWAYS_THERE:
-                odd.setdefault(shown(name)[1:-1], []).append(shown(field)[1:-1])
+        for what in unusual:
+            odd.setdefault(shown(what)[1:-1], []).append(shown(field)[1:-1])
     if len(pickled) > MAX_PICKLES:
         told.append(("more pickles", f"{len(pickled) - MAX_PICKLES:,}, which are not looked into"))
+        odd["what is not looked into"] = ["more pickles"]
     warning = "; ".join(f"{name} in {', '.join(fields[:5])}" for name, fields in list(odd.items())[:20]) or "none"
     return [
         *told,

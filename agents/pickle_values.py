@@ -45,7 +45,11 @@ class Built:
 
 
 class _ValueMachine(Machine):
-    """Also bytes, sets and objects of any class; a table keeps only the keys that are plain."""
+    """Also bytes, sets and objects of any class; a table keeps only the keys that are plain. Each call is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Built] = []
 
     def run(self, content: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
@@ -63,6 +67,8 @@ class _ValueMachine(Machine):
             self.stack.append(self.call(*self.pop(2)))
         elif opcode == "NEWOBJ_EX":
             self.stack.append(self.call(*self.pop(3)[:2]))
+        elif opcode == "POP":
+            self.pop(1)
         elif opcode == "EMPTY_SET":
             self.stack.append([])
         elif opcode in ("FROZENSET", "ADDITEMS"):
@@ -76,7 +82,8 @@ class _ValueMachine(Machine):
         return Name(str(module), str(name)) if isinstance(module, str) and isinstance(name, str) else Name("?", "?")
 
     def call(self, function: Any, arguments: Any) -> Any:
-        return Built(function, arguments)
+        self.calls.append(Built(function, arguments))
+        return self.calls[-1]
 
     def build(self, state: Any) -> None:
         if isinstance(self.stack[-1], Built):
@@ -99,6 +106,17 @@ def read_values(content: bytes) -> Any:
         Exception: nearly any, for a damaged pickle or one of other opcodes.
     """
     return _ValueMachine().run(content)
+
+
+def read_calls(content: bytes) -> list[Built]:
+    """Every call that loading a pickle would make, in order, also of what it then drops.
+
+    Raises:
+        Exception: nearly any, for a damaged pickle or one of other opcodes.
+    """
+    machine = _ValueMachine()
+    machine.run(content)
+    return machine.calls
 
 
 def array_of(value: Any) -> NDArray[Any] | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from agents.archive import shown
 from agents.networks import KERNELS, SizedNatureCNN
+from agents.normalization import Normalized
 from agents.sb3_data import MAX_SIDE, MAX_STACK, Description
 from polydistill.errors import UserError
 from polydistill.losses import average_quantiles
@@ -59,6 +60,9 @@ class QuantileNetwork(nn.Module):
         return build(
             weights, self.observation_space, self.quantile_net.activation_fn, self.quantile_net.normalize_images
         )
+
+
+ScoreNetwork = QNetwork | QuantileNetwork | Normalized  # what a file holds
 
 
 def rebuild(weights: Mapping[str, Tensor], description: Description, where: str) -> QNetwork | QuantileNetwork:

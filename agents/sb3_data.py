@@ -75,11 +75,6 @@ def describe(data: Mapping[str, Any], where: str) -> Description:
     """
     algorithm = algorithm_of(data, where)
     kwargs = _table(data.get("policy_kwargs"))
-    if algorithm == "actor-critic" and data.get("_last_original_obs") is not None:
-        raise UserError(
-            f"{where}: it learned behind VecNormalize, whose statistics are not in the zip: its observations would be "
-            "wrong"
-        )
     for name in kwargs:
         if name not in (*HARMLESS_KWARGS, *OWN_KEYS, "activation_fn", "normalize_images") and "extractor" not in name:
             raise UserError(f"{where}: its policy_kwargs hold {shown(name)}, which is not known")

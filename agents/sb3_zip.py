@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -28,8 +27,9 @@ from torch import Tensor, nn
 from agents.archive import open_zip, read_member, refusing
 from agents.corner import embed
 from agents.networks import SIZES, is_nature, size_of
+from agents.normalization import find_statistics, normalized, read_statistics
 from agents.places import UNZIPPED, Place, is_unzipped, name_of, opened, settle, write_place
-from agents.rebuild import QuantileNetwork, rebuild
+from agents.rebuild import ScoreNetwork, rebuild
 from agents.sb3_data import describe
 from agents.tensors import MAX_WEIGHT_BYTES, read_torch
 from polydistill.errors import UserError
@@ -161,32 +161,29 @@ def read_data(members: Members, where: str) -> dict[str, Any]:
     return data
 
 
-def rebuild_scores(agent: AgentFile) -> QNetwork | QuantileNetwork:
+def rebuild_scores(agent: AgentFile) -> ScoreNetwork:
     """The network behind the scores of any agent that is read, in float32, in eval mode.
+
+    An agent that learned behind VecNormalize sees through the statistics that lie beside its zip, see
+    :func:`~agents.normalization.find_statistics`.
 
     Raises:
         UserError: the tensors do not form the network that ``data`` describes, or ``data`` describes one that is not
-            known.
+            known; the statistics are needed and not there, or are not read.
     """
-    for place in () if agent.path is None else (agent.path.parent, agent.path.with_suffix("")):
-        statistics = sorted(file.name for file in place.glob("*.pkl") if is_statistics(file.name))
-        if statistics:
-            raise UserError(
-                f"{agent.where}: it learned behind VecNormalize ({place / statistics[0]}), whose statistics are not "
-                "read; if they are another agent's, move the zip elsewhere"
-            )
     with refusing(agent.where, "agent of Stable-Baselines3"):
-        return rebuild(agent.weights, describe(agent.data, agent.where), agent.where)
-
-
-def is_statistics(name: str) -> bool:
-    """Whether a file of that name holds the statistics of a VecNormalize, as the zoo's and CheckpointCallback's do.
-
-    Example:
-        >>> [is_statistics(name) for name in ("vecnormalize.pkl", "rl_model_vecnormalize_40_steps.pkl", "buffer.pkl")]
-        [True, True, False]
-    """
-    return re.fullmatch(r".*vec_?normalize.*\.pkl", name, re.IGNORECASE) is not None
+        description = describe(agent.data, agent.where)
+        network = rebuild(agent.weights, description, agent.where)
+    path = None if agent.path is None else find_statistics(agent.path)
+    if path is not None:
+        statistics = read_statistics(path)
+        return network if statistics is None else normalized(network, statistics, agent.where)
+    if description.algorithm == "actor-critic" and agent.data.get("_last_original_obs") is not None:
+        raise UserError(
+            f"{agent.where}: it learned behind VecNormalize, whose statistics are not in the zip: put beside it what "
+            "env.save('vecnormalize.pkl') writes (with norm_obs=False too), or give the model with its environment"
+        )
+    return network
 
 
 def rebuild_network(agent: AgentFile) -> QNetwork:

@@ -16,12 +16,10 @@ import zipfile
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
-from stable_baselines3.dqn.policies import QNetwork
-
 from agents.archive import open_zip, refusing, shown
 from agents.corner import cut_padding
 from agents.places import Place, is_unzipped, name_of, opened, settle
-from agents.rebuild import QuantileNetwork
+from agents.rebuild import ScoreNetwork
 from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_scores
 from agents.teachers.architectures import SCORES, rebuild_table
 from agents.teachers.remote import fetch
@@ -82,7 +80,7 @@ def _form_of(stream: BinaryIO, where: str) -> str:
     return "torch" if ending in WEIGHT_FILES else "zip"
 
 
-def read_network(source: Place) -> tuple[QNetwork | QuantileNetwork, str]:
+def read_network(source: Place) -> tuple[ScoreNetwork, str]:
     """The network in a file, in eval mode, and the kind of its scores.
 
     A narrow Nature-CNN that a zip holds in the corner of a wide one comes in its own widths (:mod:`agents.corner`).
@@ -97,7 +95,7 @@ def read_network(source: Place) -> tuple[QNetwork | QuantileNetwork, str]:
     return cut_padding(network), scores
 
 
-def read_stored_network(source: Place) -> tuple[QNetwork | QuantileNetwork, str]:
+def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
     """:func:`read_network`, in the widths that are stored."""
     found = find(source)
     if found.form == "zip":

@@ -7,23 +7,25 @@ taken.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import http.client
 import os
 import re
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from agents.archive import MAX_FILE_BYTES
+from agents.archive import MAX_FILE_BYTES, printable
+from agents.normalization import is_statistics
 from agents.places import find_file
-from agents.sb3_zip import is_statistics
 from polydistill.errors import UserError
 from polydistill.tracking import atomic_write, disk_errors
 
 TIMEOUT_SECONDS = 30
 FILES = (".zip", ".safetensors", ".pth", ".pt")
+NO_AGENTS = ("train_eval_metrics.zip",)  # what the zoo puts beside an agent
 
 
 def fetch(where: str) -> Path:
@@ -47,28 +49,45 @@ def cache_folder() -> Path:
 
 
 def _from_hub(where: str) -> Path:
-    try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, list_repo_files
-    except ImportError:
-        raise UserError(f"{where} needs the extra hub: pip install 'polydistill[hub]'") from None
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/([\w./+-]+))?", where)
     if match is None or ".." in where:
         raise UserError(f"{where} is not of the form hf://org/name or hf://org/name/file")
     repository, file = match.groups()
     try:
-        names = list_repo_files(repository)
-        if any(is_statistics(Path(name).name) for name in names):
-            raise UserError(f"{where}: it learned behind VecNormalize, whose statistics are not read")
+        import huggingface_hub as hub
+    except ImportError:
+        raise UserError(f"{where} needs the extra hub: pip install 'polydistill[hub]'") from None
+    with _failing(where):
+        names = hub.list_repo_files(repository)
         file = file or _choose_file(where, names)
-        told = get_hf_file_metadata(hf_hub_url(repository, file))
-        if told.size is None or told.size > MAX_FILE_BYTES:
-            raise UserError(f"{where}: {file} has {told.size} bytes, more than {MAX_FILE_BYTES:,}")
-        path = Path(hf_hub_download(repository, file, revision=told.commit_hash))
-        if not _is_what_was_told(path, told.etag):
-            raise UserError(f"{where}: {file} is not what its checksum says; remove {path} and try again")
-        return path
-    except (OSError, ValueError, RuntimeError) as error:  # the client's errors are of these
-        raise UserError(f"cannot get {where}: {' '.join(str(error).split())[:160]}") from error
+        beside = [name for name in names if is_statistics(Path(name).name) and Path(name).parent == Path(file).parent]
+        told = hub.get_hf_file_metadata(hub.hf_hub_url(repository, file))
+        paths = [_from_repository(hub, repository, name, told.commit_hash) for name in (file, *beside)]
+        return paths[0]
+
+
+def _from_repository(hub: Any, repository: str, file: str, commit: str | None) -> Path:
+    """One file of a repository as it is at that commit; all of them lie in one folder."""
+    where = f"hf://{repository}"
+    told = hub.get_hf_file_metadata(hub.hf_hub_url(repository, file, revision=commit))
+    if told.size is None or told.size > MAX_FILE_BYTES:
+        raise UserError(f"{where}: {file} has {told.size} bytes, more than {MAX_FILE_BYTES:,}")
+    path = Path(hub.hf_hub_download(repository, file, revision=commit))
+    if not _is_what_was_told(path, told.etag):
+        raise UserError(f"{where}: {file} is not what its checksum says; remove {path} and try again")
+    return path
+
+
+@contextlib.contextmanager
+def _failing(where: str) -> Iterator[None]:
+    """Turn whatever a client raises into one line: its classes are httpx's, requests', urllib's, ssl's and its own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = printable(" ".join(str(error).split()))[:160] or type(error).__name__
+        raise UserError(f"cannot get {where}: {reason}") from error
 
 
 def _is_what_was_told(path: Path, etag: str | None) -> bool:
@@ -81,7 +100,7 @@ def _is_what_was_told(path: Path, etag: str | None) -> bool:
 def _choose_file(where: str, names: Iterable[str]) -> str:
     """The one teacher's file of a repository."""
     for ending in FILES:
-        found = [name for name in names if name.endswith(ending)]
+        found = [name for name in names if name.endswith(ending) and Path(name).name not in NO_AGENTS]
         if len(found) == 1:
             return found[0]
         if found:
@@ -95,16 +114,14 @@ def _from_web(where: str) -> Path:
     if match is None:
         raise UserError(f"{where} needs its checksum: {address}#sha256=<64 hex digits>")
     expected = match.group(1)
-    path = cache_folder() / expected[:16] / (Path(urlsplit(address).path).name or "teacher.zip")
-    if path.is_file() and _sha256(path.read_bytes()) == expected:
-        return path
-    try:
+    with _failing(address):
+        path = cache_folder() / expected[:16] / (Path(urlsplit(address).path).name or "teacher.zip")
+        if path.is_file() and _sha256(path.read_bytes()) == expected:
+            return path
         with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:
             if not answer.geturl().startswith("https://"):
                 raise UserError(f"{address} leads to {answer.geturl()[:100]}, which is not https")
             content = answer.read(MAX_FILE_BYTES + 1)
-    except (OSError, http.client.HTTPException) as error:  # urllib's and ssl's errors are OSErrors
-        raise UserError(f"cannot get {address}: {' '.join(str(error).split())[:160]}") from error
     if len(content) > MAX_FILE_BYTES:
         raise UserError(f"{address} has more than {MAX_FILE_BYTES:,} bytes")
     if _sha256(content) != expected:

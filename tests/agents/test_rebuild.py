@@ -16,7 +16,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from agents.inspection import convert_agent
@@ -461,26 +460,6 @@ def test_agents_of_continuous_actions_are_refused(tmp_path):
     room.action_space = spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
     PPO("MlpPolicy", room, n_steps=8, batch_size=8, device="cpu").save(tmp_path / "a.zip")
     assert "discrete actions" in refusal(tmp_path / "a.zip")
-
-
-def test_agents_that_learned_behind_vecnormalize_are_refused(tmp_path):
-    room = VecNormalize(DummyVecEnv([lambda: Room(VECTORS)]))
-    model = PPO("MlpPolicy", room, n_steps=4, batch_size=4, n_epochs=1, device="cpu").learn(4)
-    model.save(tmp_path / "ppo.zip")
-    assert "VecNormalize" in refusal(tmp_path / "ppo.zip")
-    make_model("PPO", VECTORS).learn(8).save(tmp_path / "plain.zip")
-    rebuild_scores(read_agent(tmp_path / "plain.zip"))
-
-
-@pytest.mark.parametrize(
-    "place", ["vecnormalize.pkl", "vec_normalize.pkl", "dqn/vecnormalize.pkl", "rl_model_vecnormalize_40_steps.pkl"]
-)
-def test_statistics_of_vecnormalize_beside_a_zip_are_noticed(tmp_path, place):
-    make_model("DQN", VECTORS).save(tmp_path / "dqn.zip")
-    rebuild_scores(read_agent(tmp_path / "dqn.zip"))
-    (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).write_bytes(b"")
-    assert "VecNormalize" in refusal(tmp_path / "dqn.zip")
 
 
 def test_a_student_is_not_continued_from_another_form(tmp_path):

@@ -9,9 +9,12 @@ import importlib.util
 import io
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
+import types
 import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,7 +59,7 @@ def web(monkeypatch, tmp_path):
 
     def urlopen(address: str, timeout: float) -> Answer:
         asked.append(address)
-        if isinstance(state["content"], Exception):
+        if isinstance(state["content"], BaseException):
             raise state["content"]
         return Answer(state["content"], state["leads_to"] or address)
 
@@ -106,10 +109,24 @@ def test_a_file_over_the_bound_and_a_broken_line_are_one_line(web, monkeypatch):
     assert "cannot get https://example.org/a.zip: " in refusal(f"https://example.org/a.zip#sha256={SHA256}")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [http.client.IncompleteRead(b"x"), http.client.InvalidURL("port"), http.client.BadStatusLine("?"), OSError()],
-)
+class OfSomeClient(Exception):
+    """An error whose class nobody here has heard of, as httpx's and requests' are."""
+
+
+class WithoutWords(OfSomeClient):
+    def __str__(self):
+        return ""
+
+
+FAILURES = [
+    http.client.IncompleteRead(b"x"), http.client.InvalidURL("port"), http.client.BadStatusLine("?"), OSError(),
+    ssl.SSLCertVerificationError("self-signed"), TimeoutError("slow"), socket.gaierror(-2, "Name not known"),
+    ValueError("unknown url type"), UnicodeError("label too long"), ConnectionResetError(104, "reset"), MemoryError(),
+    OfSomeClient("line one\nline two \x1b[2J"), WithoutWords(), KeyError("etag"), AttributeError("headers"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_whatever_the_web_does_wrong_is_one_line(web, error):
     web["content"] = error
     assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith("cannot get https://example.org/a.zip: ")
@@ -120,7 +137,44 @@ def test_a_cache_that_cannot_be_written_is_one_line(web, tmp_path):
     assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith(f"cannot write {tmp_path / 'cache'}")
 
 
+@pytest.mark.parametrize("address", ["https://[x", "https://x:abc/a.zip", "https://\u2100/a.zip"])
+def test_an_address_that_is_none_is_one_line(monkeypatch, tmp_path, address):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert refusal(f"{address}#sha256={SHA256}").startswith(f"cannot get {address}: ")
+
+
+def test_an_interruption_is_no_failure_of_the_web(web):
+    web["content"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        fetch(f"https://example.org/a.zip#sha256={SHA256}")
+
+
 # ------------------------------------------------------------------ hf://
+
+
+@pytest.mark.parametrize("error", [*FAILURES, KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("step", ["list_repo_files", "get_hf_file_metadata", "hf_hub_download"])
+def test_whatever_the_client_of_the_hub_raises_at_any_step_is_one_line(monkeypatch, error, step):
+    def fail(*arguments, **options):
+        raise error
+
+    told = types.SimpleNamespace(size=3, etag="x", commit_hash="y")
+    client = types.SimpleNamespace(
+        list_repo_files=lambda repository: ["a.zip"],
+        hf_hub_url=lambda *arguments, **options: "https://example.org",
+        get_hf_file_metadata=lambda url: told,
+        hf_hub_download=lambda *arguments, **options: "nowhere.zip",
+    )
+    setattr(client, step, fail)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            fetch("hf://org/name")
+        return
+    line = refusal("hf://org/name")
+    assert line.startswith("cannot get hf://org/name: ")
+    assert line.removeprefix("cannot get hf://org/name: ")
+
 
 NEEDS_HUB = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="needs the extra hub (huggingface_hub)"
@@ -231,8 +285,14 @@ def test_what_the_hub_does_not_hold_or_holds_twice_is_one_line(hub):
     assert "holds no .zip" in hub("hf://sb3/none")
     assert hub("hf://sb3/nobody").startswith("error: cannot get hf://sb3/nobody: ")
     assert hub("hf://sb3/two/c.zip").startswith("error: cannot get hf://sb3/two/c.zip: ")
-    Hub.repositories["sb3/scaled"] = {"a.zip": AGENT, "vec_normalize.pkl": b""}
-    assert "VecNormalize" in hub("hf://sb3/scaled")
+
+
+@NEEDS_HUB
+def test_statistics_come_with_their_agent_and_the_zoos_metrics_are_no_agent(hub):
+    Hub.repositories["sb3/scaled"] = {"a.zip": AGENT, "vec_normalize.pkl": b"x", "train_eval_metrics.zip": b"y"}
+    path = Path(hub("hf://sb3/scaled"))
+    assert path.read_bytes() == AGENT
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a.zip", "vec_normalize.pkl"]
 
 
 @NEEDS_HUB
