@@ -96,9 +96,8 @@ def check_objective(objective: Objective, options: Mapping[str, Any], temperatur
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     """Frames of pixels from 0 to 255, and actions that count from 0: nothing else is divided by 255, or saved."""
     if not is_image_space(observation_space) or min(observation_space.shape or (0,)) < 1:
-        raise ValueError(
-            f"observations must be frames (planes, height, width) of uint8 from 0 to 255, not {observation_space}"
-        )
+        shown = " ".join(str(observation_space).split())[:100]
+        raise ValueError(f"observations must be frames (planes, height, width) of uint8 from 0 to 255, not {shown}")
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
         raise ValueError(f"actions must be discrete and count from 0, not {action_space}")
 

@@ -143,17 +143,18 @@ def as_in_file(
         ValueError: another function is asked for than that of the file.
     """
     own = size_of(network)
-    for asked in (_named_size(size), _size_in(policy_kwargs)):
-        if asked not in (None, own):
-            raise ValueError(f"the file holds a student of size {tuple(own)}, not {tuple(asked)}: leave the size out")
+    for other in (_named_size(size), _size_in(policy_kwargs)):
+        if other not in (None, own):
+            raise ValueError(f"the file holds a student of size {tuple(own)}, not {tuple(other)}: leave the size out")
     stored = {
         "net_arch": list(network.net_arch),
         "activation_fn": network.activation_fn,
         "normalize_images": network.normalize_images,
     }
     for name, value in stored.items():
-        if name in policy_kwargs and policy_kwargs[name] not in (None, value):
-            raise ValueError(f"policy_kwargs: {name} is {value} in the file, not {policy_kwargs[name]}: leave it out")
+        asked = policy_kwargs.get(name)
+        if asked is not None and (list(asked) if isinstance(asked, tuple) else asked) != value:
+            raise ValueError(f"policy_kwargs: {name} is {value} in the file, not {asked}: leave it out")
     return own, {**policy_kwargs, **stored}
 
 

@@ -124,15 +124,29 @@ def test_what_policy_kwargs_ask_for_is_what_is_built() -> None:
     assert (type(optimizer), optimizer.defaults["eps"]) == (torch.optim.RMSprop, 1e-5)
 
 
+def test_a_state_goes_on_where_observations_do_not_slide_too() -> None:
+    options = {"env": Squares(shape=(3, 36, 36), slides=False), "learning_starts": 0, "batch_size": 8}
+    model, steps = make(**options), []
+    model.replay = model._make_replay()
+    add = model.replay.add
+    model.replay.add = lambda *step: (steps.append(step), add(*step))[1]  # type: ignore[method-assign]
+    model.learn(200)
+    state = model.state()
+    again = make(**options)
+    again.continue_play(lambda take: ([take(*step) for step in steps], (model._last_obs, model._starts))[1])  # type: ignore[arg-type, return-value]
+    again.load_state(state)
+    again.set_logger(model.logger)
+    for one in (model, again):
+        one.train(5, 8)
+    for name, weight in model.student.state_dict().items():
+        assert torch.equal(weight, again.student.state_dict()[name]), name
+
+
 def test_a_loaded_student_of_every_layer_learns_on(tmp_path: Path) -> None:
     model = make_kind("two hidden layers, Tanh").learn(16)
     model.save(tmp_path / "student.zip")
-    options = {
-        "teacher": look,
-        "learning_starts": 0,
-        "batch_size": 8,
-        "policy_kwargs": {"optimizer_class": torch.optim.SGD},
-    }
+    policy_kwargs = {"optimizer_class": torch.optim.SGD, "net_arch": (8, 5)}
+    options = {"teacher": look, "learning_starts": 0, "batch_size": 8, "policy_kwargs": policy_kwargs}
     loaded = PolicyDistillation.load(tmp_path / "student.zip", Squares(shape=SMALL), "cpu", **options)
     assert type(loaded.policy.optimizer) is torch.optim.SGD
     before = loaded.student.state_dict()["q_net.4.weight"].clone()
