@@ -89,7 +89,7 @@ def test_a_teacher_is_opened_before_anything_is_built_for_long() -> None:
     [
         (
             lambda: PlayConfig(steps=512, replay_steps=64, warmup_steps=65),
-            "warmup_steps = 65 never are in replay_steps",
+            "warmup_steps = 65 never are in a replay of 64 steps",
         ),
         (
             lambda: AtariConfig(
