@@ -83,7 +83,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "machado": Protocol(0.0, 0, 0.25, False, False, "Machado et al. 2018: sticky actions (the agent's own action set)"),
     "zoo": Protocol(
         *(0.01, 30, 0.0, True, True),
-        "rl-baselines3-zoo: Stable-Baselines3's AtariWrapper, epsilon 0.01; PPO and A2C sample",
+        "rl-baselines3-zoo: SB3's AtariWrapper; epsilon 0.01, PPO and A2C sample",
         samples_logits=True,
     ),
 }

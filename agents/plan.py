@@ -97,7 +97,7 @@ def format_plan(config: AtariConfig, student: PolicyDistillation, out: Path, *, 
     """
     generations, steps = config.lineage.generations, config.play.steps
     samples = int(steps * config.student.samples_per_step)
-    curve_points = 0 if not config.evaluation.curve_every_steps else steps // config.evaluation.curve_every_steps + 1
+    curve_points = -(-steps // config.evaluation.curve_every_steps) if config.evaluation.curve_every_steps else 0
     games = (
         generations + 1
     ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes

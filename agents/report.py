@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agents.evaluation import get_protocol
 from agents.scores import reference
 from polydistill.statistics import FEWEST, ROUGH
-from polydistill.tracking import format_interval, format_narrow_table, format_table
+from polydistill.tracking import NARROW, format_interval, format_narrow_table, format_table
 
 HEADERS = (
     "who", "score", "95% interval", "of human", "of teacher", "of teacher, 95%", "agreement", "parameters", "seconds",
@@ -54,7 +55,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         f"{game}, {count_games(first['episodes'])} each, protocol {first['protocol']}, seed {summary['seed']}",
         "",
         format_table(HEADERS, rows) if wide else format_narrow_table(HEADERS, rows, IMPORTANCE),
-        *(f"note: {note}" for note in notes(game, first["protocol"], records)),
+        *format_notes(notes(game, first["protocol"], records)),
     ]
     return "\n".join(lines)
 
@@ -90,13 +91,18 @@ def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
         if one.truncated:
             found.append(f"{one.who}: {one.truncated} of {one.episodes} games were cut at {rules.max_steps:,} steps")
     if any(one.truncated for one in played) and not rules.fire_on_reset:
-        found.append(f"{protocol} presses no FIRE: an agent that learned with wrappers that do may wait forever")
+        found.append(f"{protocol} presses no FIRE: an agent that learned with FIRE may wait forever")
     everything = [one for one in played if one.n_actions > one.game_actions > 0]
     if everything:
         who = "all" if len(everything) == len(played) > 1 else ", ".join(one.who for one in everything)
         actions, own = everything[0].n_actions, everything[0].game_actions
         found.append(f"{who}: all {actions} actions of the joystick, where {game} uses {own}")
     return found
+
+
+def format_notes(found: Sequence[str], width: int = NARROW) -> list[str]:
+    """The lines that stand below a table."""
+    return [textwrap.fill(f"note: {note}", width, subsequent_indent="  ", break_long_words=False) for note in found]
 
 
 def count_games(episodes: int) -> str:

@@ -25,7 +25,7 @@ import torch
 from agents.config import AgentEvaluationConfig
 from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol, sampling_temperature
 from agents.networks import count_parameters
-from agents.report import GamesPlayed, count_games, format_points, format_points_interval, notes
+from agents.report import GamesPlayed, count_games, format_notes, format_points, format_points_interval, notes
 from agents.scores import human_normalized
 from agents.student_file import is_student
 from agents.teachers import Teacher, as_teacher
@@ -110,13 +110,11 @@ def main(argv: list[str] | None = None) -> None:
                 f"{result.seconds:.0f}",
             ]
         )
-    print(f"{config.game}, {count_games(config.episodes)}, protocol {config.protocol} ({protocol.source})\n")
+    print(f"{config.game}, {count_games(config.episodes)}, protocol {config.protocol}\n({protocol.source})\n")
     print(format_narrow_table(HEADERS, rows, IMPORTANCE, columns))
-    for path, temperature in temperatures.items():
-        if temperature is not None:
-            print(f"note: {path}: its actions are sampled at T = {temperature:g}")
-    for note in notes(config.game, config.protocol, played):
-        print(f"note: {note}")
+    sampled = [f"{path}: actions are sampled at T = {t:g}" for path, t in temperatures.items() if t is not None]
+    for line in format_notes([*sampled, *notes(config.game, config.protocol, played)], columns):
+        print(line)
     if config.video:
         games = [
             record_game(

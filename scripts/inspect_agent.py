@@ -24,6 +24,7 @@ require_environment("atari")
 from agents.evaluation import evaluate
 from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agent
 from agents.places import target_of
+from agents.report import GamesPlayed, count_games, format_notes, notes
 from agents.teachers import as_teacher
 from polydistill.config import parse
 from polydistill.errors import UserError, run_script
@@ -60,9 +61,12 @@ def main(argv: list[str] | None = None) -> None:
                 on_step=lambda games: bar.advance(games - bar.done),
             )
         print(
-            f"\n{config.evaluate}, {config.episodes} full games, protocol rusu: "
+            f"\n{config.evaluate}, {count_games(config.episodes)}, protocol rusu: "
             f"mean {result.mean:.2f} (95% interval {format_interval(result.interval(config.seed))})"
         )
+        played = GamesPlayed(config.file, config.episodes, result.truncated, result.n_actions, result.game_actions)
+        for line in format_notes(notes(config.evaluate, "rusu", [played])):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from agents.config import (
     StudentConfig,
     TeacherConfig,
 )
-from agents.domain import open_teacher
-from agents.lesson import rehearse
+from agents.domain import choose_play, open_teacher
+from agents.lesson import make_env, make_student, rehearse
 from agents.networks import SIZES, build_network
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import Teacher, as_teacher
@@ -122,3 +122,36 @@ def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = dataclasses.replace(SMALL, teacher=TeacherConfig(path=str(tmp_path / "a.zip")))
     open_teacher(config)
     assert asked == [config]
+
+
+# ------------------------------------------------------------------ greedy or sampled
+
+
+def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tmp_path: Path) -> None:
+    q_values = make_teacher()
+    logits = as_teacher(q_values.network, kind="logits")
+    zoo = dataclasses.replace(SMALL, evaluation=EvaluationConfig(protocol="zoo"))
+    assert choose_play(zoo, logits) == "sample"
+    assert choose_play(zoo, q_values) == choose_play(SMALL, logits) == "greedy"
+    write_dqn_zip(tmp_path / "student.zip", q_values.network, scores="logits")
+    student = dataclasses.replace(zoo, teacher=TeacherConfig(path=str(tmp_path / "student.zip")))
+    assert choose_play(student, as_teacher(tmp_path / "student.zip")) == "greedy", "rl_zoo3 sees a DQN"
+    sampled = dataclasses.replace(student, evaluation=EvaluationConfig(protocol="zoo", play="sample"))
+    assert choose_play(sampled, as_teacher(tmp_path / "student.zip")) == "sample"
+    assert choose_play(dataclasses.replace(zoo, evaluation=EvaluationConfig("zoo", play="greedy")), logits) == "greedy"
+
+
+def test_a_teacher_may_sample_while_it_plays_for_the_student() -> None:
+    play = dataclasses.replace(SMALL.teacher, play="sample", epsilon=0.0)
+    config, greedy = (dataclasses.replace(SMALL, teacher=t) for t in (play, TeacherConfig(epsilon=0.0)))
+    torn = Teacher(lambda frames: torch.tensor([0.0, 0, -9, -9, -9, 0]).expand(len(frames), 6))
+    taken: dict[str, set[int]] = {}
+    for name, settings in (("sample", config), ("greedy", greedy)):
+        env = make_env(settings, torn, 1)
+        model = make_student(settings, torn, env, 1)
+        actions: set[int] = set()
+        step = env.step
+        env.step = lambda given, step=step, actions=actions: actions.update(given.tolist()) or step(given)
+        model.learn(64)
+        taken[name] = actions
+    assert taken == {"sample": {0, 1, 5}, "greedy": {0}}

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
+from agents.evaluation import get_protocol
 from agents.report import GamesPlayed, format_summary, notes
+from agents.scores import reference
+from polydistill.statistics import bootstrap_normalized_interval
+from polydistill.tracking.log import plain_json
 
 
 def metrics(**other: Any) -> dict[str, Any]:
@@ -96,3 +103,24 @@ def test_a_summary_of_an_earlier_version_is_printed():
     old = copy.deepcopy(summary({}, STUDENT))
     assert not any("truncated" in generation["metrics"] for generation in old["generations"])
     assert "student 1" in format_summary(old)
+
+
+def test_a_teacher_near_random_play_is_printed_from_the_file_of_its_run_again_and_again() -> None:
+    random = reference("qbert").random
+    teacher, student = [0.0, 0.0, 0.0, 4 * random + 4.0], [100.0, 400.0, 900.0, 200.0]
+    ends = bootstrap_normalized_interval(student, teacher, random, generator=np.random.default_rng(0))
+    assert ends.high == math.inf
+    fresh = summary({}, STUDENT | {"teacher_normalized_ci95": ends}, game="qbert")
+    stored = json.loads(json.dumps(plain_json(fresh), allow_nan=False))
+    first, again = (format_summary(told, wide=True) for told in (fresh, stored))
+    assert row(first, "student 1")[5].endswith(" to inf")
+    assert again == first
+
+
+def test_every_line_of_a_table_with_notes_fits_80_columns() -> None:
+    cut = {"protocol": "machado", "truncated": 30, "n_actions": 18, "game_actions": 4, "episodes": 9}
+    table = format_summary(summary(cut, STUDENT | cut, game="breakout"))
+    assert table.count("note: ") == 5
+    assert max(map(len, table.splitlines())) <= 80
+    for name in ("rusu", "machado", "zoo"):
+        assert len(get_protocol(name).source) < 78

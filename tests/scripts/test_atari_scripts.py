@@ -273,10 +273,17 @@ def test_a_folder_of_something_else_is_left_alone(script: Script, teacher: Path,
 
 
 def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Path, tmp_path: Path) -> None:
-    words = [teacher, "--beside", write_teacher(tmp_path / "other.zip"), "--episodes", 2, "--threads", 1]
+    other = write_teacher(tmp_path / "other.zip", n_actions=18)
+    words = [teacher, "--beside", other, "--episodes", 2, "--threads", 1, "--game", "ALE/Pong-v5", "--play", "sample"]
     done = script("evaluate_agent.py", *words, "--video", tmp_path / "both.gif", "--video_steps", 20)
     assert done.returncode == 0, done.stderr
-    assert "protocol rusu" in done.stdout
+    assert done.stdout.startswith("pong, 2 full games, protocol rusu\n")
+    for note in (
+        f"note: {teacher}: actions are sampled at T = 0.01",
+        "note: fewer than 3 games have no interval",
+        f"note: {other}: all 18 actions of the joystick, where pong uses 6",
+    ):
+        assert note in " ".join(done.stdout.split())
     rows = [line for line in done.stdout.splitlines() if ".zip" in line and line.startswith("|")]
     assert len(rows) == 2
     assert all(-21 <= float(row.split("|")[2]) <= 21 for row in rows)

@@ -93,7 +93,9 @@ def test_it_plays(inspect: Inspect, tmp_path: Path) -> None:
     write_dqn_zip(tmp_path / "a.zip", build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 18, SIZES["net3"]))
     done = inspect("a.zip", "--evaluate", "pong", "--episodes", 1)
     assert done.returncode == 0, done.stderr
-    assert "pong, 1 full games, protocol rusu: mean -" in done.stdout
+    assert "pong, 1 full game, protocol rusu: mean -" in done.stdout
+    assert "(95% interval -)" in done.stdout
+    assert "note: a.zip: all 18 actions of the joystick, where pong uses 6" in done.stdout
 
 
 def test_what_cannot_be_a_dqn_is_one_line(inspect: Inspect, tmp_path: Path) -> None:
