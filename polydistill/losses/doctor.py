@@ -127,8 +127,12 @@ def doctor(
     if student is not teacher:
         findings += examine_tensors(scores, targets)
     scores, targets = scores.detach(), targets.detach()
-    for name, found in (("student", scores), ("teacher", targets)):
-        findings += examine_kind(name, found, regression=named.scores == "teacher")
+    of_kinds = [
+        finding
+        for name, found in (("student", scores), ("teacher", targets))
+        for finding in examine_kind(name, found, regression=named.scores == "teacher")
+    ]
+    findings += of_kinds
     scores, targets, of_types = _join_types(scores, targets)
     findings += of_types
     rows = take_rows(scores, targets, labels, options, ignore_index)
@@ -146,7 +150,7 @@ def doctor(
         found = take_rows(scores, again.to(targets.dtype), labels, {}, ignore_index)
         return join_members(found.scores, found.targets)
 
-    findings += _examine_rows(named, rows, inputs, ask_again)
+    findings += _examine_rows(named, rows, inputs, ask_again, any(finding.level == "wrong" for finding in of_kinds))
     terms = weigh_terms(named, rows.scores, rows.targets, rows.labels, rows.options)
     findings += _examine_terms(named, terms)
     if loss_function is not None:
@@ -186,15 +190,14 @@ def _entitle(objective: Objective, rows: Rows) -> str:
 
 
 def _examine_rows(
-    objective: Objective, rows: Rows, inputs: Any, ask_teacher: Callable[[Any], Tensor]
+    objective: Objective, rows: Rows, inputs: Any, ask_teacher: Callable[[Any], Tensor], useless: bool
 ) -> Iterator[Finding]:
-    """What labels, targets and gradient say."""
-    useless = False
+    """What labels, targets and gradient say; ``useless``: of what these targets look like no advice follows."""
     if rows.labels is not None and "teacher" in objective.takes:
         joined = join_members(rows.scores, rows.targets)
         verdict = examine_accuracy(rows.scores, joined, rows.labels, inputs, ask_teacher)
         yield from verdict.findings
-        useless = verdict.useless
+        useless = useless or verdict.useless
     yield from examine_targets(objective, rows.scores, rows.targets, rows.options, useless=useless)
     yield from examine_gradient(objective, rows.scores, rows.targets, rows.labels, rows.options)
 

@@ -179,6 +179,13 @@ def test_report_is_true_where_it_is_healthy() -> None:
     assert not examine(batch, USELESS["never loaded"][0](batch))
 
 
+def test_flat_probabilities_are_no_reason_to_lower_the_temperature() -> None:
+    batch = Pixels(0, 64, classes=5)
+    report = doctor(student_of(5), after(batch.linear(), lambda s: s.softmax(1)), "hinton_kd", batch.pixels)
+    assert any("the targets are flat" in text for _, text in report.findings)
+    assert "lower the temperature" not in str(report)
+
+
 def test_few_samples_do_not_tell() -> None:
     """Three of eight are 38%: by chance once in twenty-six times, and no useless teacher for sure."""
     batch = Pixels(0, 8)

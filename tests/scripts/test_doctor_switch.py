@@ -49,6 +49,17 @@ def test_every_objective_of_classifiers_can_be_examined(root: Path, objective: s
     assert report.findings[-1].text.startswith("loss "), str(report)
 
 
+def test_images_of_all_classes_are_examined_where_they_are_sorted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, seen = smoke_cifar(root), []
+    domain = CifarDomain(config, load_images(config.data, config.device), None)
+    images, order = domain.images.train, domain.images.train.labels.sort().indices
+    images = dataclasses.replace(images, images=images.images[order], labels=images.labels[order])
+    domain.images = domain.images._replace(train=images)
+    monkeypatch.setattr("polydistill.vision.checkup.doctor", lambda *_, **__: seen.append(_[4]))
+    examine(domain, domain.make_student(config.teacher.network, 0), 1)
+    assert seen[0].unique().tolist() == images.labels.unique().tolist()
+
+
 def test_wrong_lesson_of_classifiers_does_not_begin(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = smoke_cifar(root)
     domain = ExaminedCifarDomain(config, load_images(config.data, config.device), None)
