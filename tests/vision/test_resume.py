@@ -262,8 +262,8 @@ def test_other_images_are_one_line(
     for path in (tmp_path / "data").rglob("*.bin"):
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
     moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "data")))
-    monkeypatch.setattr("polydistill.tracking.run.require_same_config", lambda *arguments, **options: [])
-    with pytest.raises(UserError, match="the images are not those that this run began with"):
+    monkeypatch.setattr("polydistill.tracking.folder.require_same_config", lambda *arguments, **options: [])
+    with pytest.raises(UserError, match="other images than those that this run began with"):
         go_on(moved, out)
 
 
