@@ -30,7 +30,7 @@ class TeacherConfig:
     """Who teaches generation 1.
 
     Args:
-        path: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://;
+        path: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://;
             empty: the project's own teacher of the game.
         epsilon: probability of a random action while the teacher plays.
         play: its other actions: greedy, or sample: drawn from its policy, logits at T = 1, Q-values at
@@ -221,7 +221,7 @@ class AgentEvaluationConfig:
     """Which agent is scored, and how.
 
     Args:
-        file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
+        file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
         beside: another one, scored too and shown on the left of the video.
         game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
         protocol: rusu, machado or zoo.

@@ -6,9 +6,10 @@ import base64
 import binascii
 import io
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import gymnasium
 from gymnasium import spaces
@@ -32,6 +33,7 @@ from polydistill.errors import UserError, require_at_least
 MAX_TEXT_BYTES = 2**16
 MAX_PICKLES = 200  # that are told and looked into; Stable-Baselines3 writes twenty
 SERIALIZED = ":serialized:"
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AgentInspectionConfig:
     """Which file is looked into, and what is made of it.
 
     Args:
-        file: a zip of Stable-Baselines3, or ARCHITECTURE:FILE for .pth, .pt and .safetensors; a path, hf:// or https://.
+        file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
         convert: zip to write, which stock DQN.load opens.
         env: gymnasium id of the environment, like CartPole-v1, whose bounds are written; empty: those in the file.
         evaluate: ROM id of a game that the agent then plays, like pong.
@@ -78,8 +80,9 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     with opened(found.place) as stream:
         told = [("file", f"{found.where} ({stream.seek(0, io.SEEK_END):,} bytes)")]
     if found.form != "zip":
-        network, kind = read_network(source)
-        return [*told, ("format", "a table of weights"), *_tell_network(network, kind)]
+        (network, kind), notes = _noting(lambda: read_network(source))
+        told += [("format", "a table of weights"), *_tell_network(network, kind)]
+        return told + [("note", printable(note)) for note in notes]
     with refusing(found.where, "Stable-Baselines3 zip"), open_members(found.place, found.where) as members:
         data = read_data(members, found.where)
         texts: dict[str, str] = {
@@ -119,11 +122,11 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
     Raises:
         UserError: it cannot be a DQN, or cannot be read or written; another environment.
     """
-    network, kind = read_network(source)
+    (network, kind), lines = _noting(lambda: read_network(source))
     if isinstance(network, Normalized):
         raise UserError(f"{source} cannot be a DQN alone: it sees through the statistics of a VecNormalize")
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
-    found, steps, lines = find(source), None, []
+    found, steps = find(source), None
     if found.form == "zip":
         agent = read_agent(found.place)
         steps = agent.steps
@@ -139,6 +142,13 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
     except ValueError as error:
         raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
     return [how_to_go_on(target_of(target), kind), *lines]
+
+
+def _noting(read: Callable[[], Read]) -> tuple[Read, list[str]]:
+    """What is read, and the warnings on the way."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        return read(), [str(note.message) for note in notes]
 
 
 def _space_of(env_id: str, network: QNetwork) -> spaces.Box:
@@ -204,9 +214,8 @@ def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     pickled = [(field, value) for field, value in data.items() if isinstance(value, Mapping) and SERIALIZED in value]
     for field, value in pickled[:MAX_PICKLES]:
         try:
-            content = base64.b64decode(
-                str(value[SERIALIZED]).encode("utf-8", "replace")
-            )  # odd characters are left out, as DQN.load does
+            # odd characters are left out, as DQN.load does
+            content = base64.b64decode(str(value[SERIALIZED]).encode("utf-8", "replace"))
         except (binascii.Error, ValueError):
             told.append((f"pickled {shown(field)}", "no base64"))
             continue

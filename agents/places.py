@@ -45,10 +45,7 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: it is another folder; the line says what of it can be named.
     """
-    path = Path(path)
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        with contextlib.suppress(RuntimeError):  # no such user: the name stays as it is
-            path = path.expanduser()
+    path = _at_home(path)
     zipped = path.with_name(f"{path.name}.zip") if path.name else path
     if not path.is_file() and zipped.is_file():
         return zipped
@@ -66,10 +63,14 @@ def is_unzipped(path: Path) -> bool:
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """The file that is written for ``path``: with ``.zip`` where it has no ending."""
-    target = Path(path)
-    if target.parts[:1] and target.parts[0].startswith("~"):
-        target = target.expanduser()
+    """The file that is written for ``path``: with ``.zip`` where it has no ending.
+
+    Raises:
+        UserError: it is no name of a file.
+    """
+    target = _at_home(path)
+    if not target.name:
+        raise UserError(f"{str(path)!r} is no name of a file to write")
     return target if target.suffix else target.with_name(f"{target.name}.zip")
 
 
@@ -119,6 +120,13 @@ def write_place(target: Place, content: bytes) -> None:
         raise UserError(f"{name_of(target)} is not opened for writing bytes: open it with 'wb'")
     with disk_errors(Path(name_of(target))):
         target.write(content)
+
+
+def _at_home(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` replaced; of a user who is not known it stays as it is."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def _refuse_folder(folder: Path) -> str:

@@ -4,8 +4,8 @@
     python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/zoo/dqn-pong.zip --video both.gif
     python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo
 
-FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights with
-the name of its architecture before it; a path, hf://org/name or https://...#sha256=... . It is read without
+FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights (its
+layers are known by their shapes); a path, hf://org/name or https://...#sha256=... . It is read without
 unpickling. Agents of the game's own actions and of all 18 play alike.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import urllib.request
@@ -57,7 +58,7 @@ def _from_hub(where: str) -> Path:
         import huggingface_hub as hub
     except ImportError:
         raise UserError(f"{where} needs the extra hub: pip install 'polydistill[hub]'") from None
-    with _failing(where):
+    with _failing(where), _quiet():
         names = hub.list_repo_files(repository)
         file = file or _choose_file(where, names)
         beside = [name for name in names if is_statistics(Path(name).name) and Path(name).parent == Path(file).parent]
@@ -76,6 +77,17 @@ def _from_repository(hub: Any, repository: str, file: str, commit: str | None) -
     if not _is_what_was_told(path, told.etag):
         raise UserError(f"{where}: {file} is not what its checksum says; remove {path} and try again")
     return path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the logs to errors: of each of its attempts the Hub's client would print two lines."""
+    before = logging.root.manager.disable  # not a level of the client's log, which it sets itself when it is imported
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

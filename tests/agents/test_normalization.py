@@ -16,7 +16,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents.inspection import convert_agent, inspect_agent
-from agents.normalization import read_statistics
+from agents.normalization import Statistics, read_statistics
 from agents.sb3_zip import read_agent, rebuild_network
 from agents.teachers import as_teacher
 from polydistill.errors import UserError
@@ -194,3 +194,24 @@ def test_what_holds_no_statistics_or_others_is_one_line_and_nothing_is_executed(
     assert "the VecNormalize beside it (2, 36, 36): is that another agent's?" in refusal(tmp_path / "a.zip")
     path.write_bytes(pickle.dumps(env)[:200])
     assert "damaged or no file of VecNormalize" in refusal(tmp_path / "a.zip")
+
+
+def test_a_damaged_file_gives_statistics_or_one_line(tmp_path):
+    content, path = pickle.dumps(learned("PPO", tmp_path).get_env()), tmp_path / "vecnormalize.pkl"
+    rng, read = np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), rng.integers(1, 4)):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged[: rng.integers(1, len(content) + 1)] if rng.random() < 0.1 else damaged)
+        outcome = statistics_or_line(path)
+        assert not isinstance(outcome, str) or outcome.isprintable()
+        read += not isinstance(outcome, str)
+    assert 30 < read < 290
+
+
+def statistics_or_line(path: Path) -> Statistics | str | None:
+    try:
+        return read_statistics(path)
+    except UserError as error:
+        return str(error)

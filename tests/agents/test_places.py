@@ -140,3 +140,11 @@ def test_what_a_file_holds_is_told_by_its_first_bytes_whatever_its_name(tmp_path
     assert as_teacher(tmp_path / "dqn.cleanrl_model").size == SIZES["net3"]
     _written(tmp_path / "a.zip").rename(tmp_path / "agent.pt")
     assert as_teacher(tmp_path / "agent.pt").size == SIZES["net3"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_what_is_no_name_is_not_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is no name of a file to write"):
+        write_dqn_zip(name, make_network())
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import http.server
 import importlib.util
 import io
 import json
+import logging
 import os
 import socket
 import ssl
@@ -184,6 +185,19 @@ NEEDS_HUB = pytest.mark.skipif(
 def test_without_the_extra_the_hub_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "needs the extra hub: pip install 'polydistill[hub]'" in refusal("hf://org/name")
+
+
+def test_the_clients_log_of_its_attempts_is_not_printed(monkeypatch, caplog):
+    def fail(repository):
+        log = logging.getLogger("huggingface_hub.utils._http")
+        log.setLevel(logging.WARNING)
+        log.warning("Retrying in 1s [Retry 1/5].")
+        raise OfSomeClient("no route")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(list_repo_files=fail))
+    assert refusal("hf://org/name") == "cannot get hf://org/name: no route"
+    assert not caplog.records
+    assert logging.root.manager.disable == 0
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

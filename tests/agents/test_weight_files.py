@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from stable_baselines3 import A2C, DQN, PPO
 from torch import nn
 
-from agents.inspection import inspect_agent
+from agents.inspection import convert_agent, inspect_agent
 from agents.networks import SIZES, Size, build_network
 from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
@@ -261,3 +261,13 @@ def test_only_known_names_are_taken_off_a_path():
     assert split_source("nature:hf://org/name") == ("nature", "hf://org/name")
     for path in ("a.zip", "C:/a.zip", "hf://org/name", "https://x/y#sha256=z", "impala:a.pt"):
         assert split_source(path) == ("", path)
+
+
+def test_the_inspection_and_the_conversion_say_how_a_single_head_is_taken_instead_of_warning(tmp_path):
+    path = tmp_path / "dqn.cleanrl_model"
+    torch.save(table(VALUES["CleanRL DQN"]), path)
+    told = dict(inspect_agent(str(path)))
+    assert told["scores"] == "q-values"
+    assert told["note"].startswith(f"{path}: its one head is taken for Q-values")
+    assert any("its one head is taken for Q-values" in line for line in convert_agent(path, tmp_path / "a.zip"))
+    assert len(convert_agent(f"acktr:{path}", tmp_path / "a.zip")) == 1
