@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # of the constructor; with others the same state would go on to something else
 SETTINGS = (
     "buffer_size", "learning_starts", "batch_size", "samples_per_step", "train_freq", "objective", "objective_kwargs",
-    "temperature", "exploration_rate", "precision", "generation", "root_seed", "n_envs",
+    "temperature", "exploration_rate", "play", "precision", "generation", "root_seed", "n_envs",
 )  # fmt: skip
 COUNTERS = (
     "num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds", "_played",
