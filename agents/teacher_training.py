@@ -40,15 +40,15 @@ from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.checkpoint import Checkpoints
 from polydistill.device import Device, Precision, prepare, resolve_machine
-from polydistill.disk import is_temporary, require_room
+from polydistill.disk import require_room
 from polydistill.errors import UserError, require_at_least
 from polydistill.fields import check_fields
 from polydistill.interruption import StopSignals
-from polydistill.lock import LOCK, FolderLock
+from polydistill.lock import FolderLock
 from polydistill.plain_yaml import dump_yaml, to_mapping
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.streams import derive_seed
-from polydistill.tracking import Progress, atomic_write, disk_errors, require_same_config
+from polydistill.tracking import Progress, Standing, atomic_write, disk_errors, examine_folder
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
 DISK_BYTES = 150_000_000  # three checkpoints of two networks and two moments of Adam, the zip, the curves
@@ -135,19 +135,25 @@ def open_folder(config: TeacherTrainingConfig, out: Path) -> FolderLock:
         UserError: it holds another run, or something that is none, or cannot be written, or has no room, or another
             process works in it.
     """
+    check_folder(config, out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        entries = [entry.name for entry in out.iterdir() if not (is_temporary(entry.name) or entry.name == LOCK)]
     lock = FolderLock(out)
-    if entries:
-        if "config.yaml" not in entries:
-            raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
-        require_same_config(out, to_mapping(config), may_grow=("steps",))
-        if any((out / "checkpoints").glob("step_*.zip")):
-            raise UserError(f"{out} was begun by an older version, whose checkpoints are not read; give --out another")
+    check_folder(config, out)  # another process may just have begun in it
     require_room(out, DISK_BYTES)
     atomic_write(out / "config.yaml", dump_yaml(to_mapping(config)).encode())
     return lock
+
+
+def check_folder(config: TeacherTrainingConfig, out: Path) -> Standing:
+    """What the folder is to ``config``; writes nothing.
+
+    Raises:
+        UserError: it holds another run, or something that is none.
+    """
+    if any((out / "checkpoints").glob("step_*.zip")):
+        raise UserError(f"{out} was begun by an older version, whose checkpoints are not read; give --out another")
+    return examine_folder(out, to_mapping(config), may_grow=("steps",))
 
 
 def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | None = None) -> DQN:

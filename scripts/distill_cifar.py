@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     """Print the table, once for all processes."""
     if os.environ.get("RANK", "0") == "0":
-        print(format_summary(summary))
+        print(format_summary(summary, wide=wide))
         print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
 
 

@@ -24,13 +24,14 @@ import torch
 
 from agents.config import AgentEvaluationConfig
 from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol, sampling_temperature
-from agents.networks import count_parameters
+from agents.networks import SIZES, count_parameters, multiply_adds
 from agents.report import GamesPlayed, count_games, format_notes, format_points, format_points_interval, notes
 from agents.scores import human_normalized
 from agents.student_file import is_student
 from agents.teachers import Teacher, as_teacher
 from agents.video import record_game, write_gif
 from polydistill.config import parse
+from polydistill.cores import say_if_loaded
 from polydistill.device import resolve_device, resolve_threads
 from polydistill.errors import UserError, run_script
 from polydistill.tracking import NARROW, Progress, format_narrow_table
@@ -64,8 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     ).config
     if config.video and not Path(config.video).parent.is_dir():  # before the games are played
         raise UserError(f"there is no folder {Path(config.video).parent} for --video")
-    device, threads = resolve_device(config.device), resolve_threads(config.threads)
-    torch.set_num_threads(threads)
+    device, threads = resolve_device(config.device), resolve_threads(config.threads)  # of the emulator
+    states = min(config.episodes, 32) * multiply_adds(SIZES["nature"])
+    torch.set_num_threads(resolve_threads(config.threads, step=states))
+    say_if_loaded()
     protocol = get_protocol(config.protocol)
     agents = {path: as_teacher(path).to(device) for path in (config.beside, config.file) if path}
     env = protocol.make_env(config.game, 1, seed=0, n_threads=1)

@@ -50,7 +50,7 @@ def format_run(folder: Path, wide: bool) -> str:
             return format_agents(summary, wide=wide)
         from polydistill.vision.report import format_summary as format_classifiers
 
-        return format_classifiers(summary)
+        return format_classifiers(summary, wide=wide)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'summary.json'} is no summary of a run: {error!r}") from error
 

@@ -16,19 +16,32 @@ require_environment("atari")
 
 import shlex
 
-from agents.teacher_training import TeacherTrainingConfig, finish_teacher, open_folder, train_teacher
+from agents.teacher_training import (
+    DISK_BYTES,
+    TeacherTrainingConfig,
+    check_folder,
+    finish_teacher,
+    open_folder,
+    train_teacher,
+)
 from polydistill.config import parse
+from polydistill.cores import say_if_loaded
+from polydistill.disk import require_room
 from polydistill.errors import run_script
 from polydistill.interruption import StopSignals
+from polydistill.lock import require_unlocked
 from polydistill.plain_yaml import dump_yaml, to_mapping
-from polydistill.tracking import format_interval
+from polydistill.tracking import format_interval, stored_config
 
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
     parsed = parse(TeacherTrainingConfig, argv, program="train_teacher.py", description=__doc__, default_name="teacher")
-    config = parsed.config.resolve()
+    config = parsed.config.resolve(stored_config(parsed.out))
     if parsed.dry_run:
+        check_folder(config, parsed.out)
+        require_unlocked(parsed.out)
+        require_room(parsed.out, DISK_BYTES, quiet=True)
         print(dump_yaml(to_mapping(config)))
         gibibytes = config.buffer_size * 2 * 4 * 84 * 84 / 2**30
         print(f"would train for {config.steps:,} steps in {parsed.out}; the replay takes {gibibytes:.1f} GiB of memory")
@@ -36,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/train_teacher.py", *words])
     with open_folder(config, parsed.out), StopSignals() as stop:
+        say_if_loaded()
         model = train_teacher(config, parsed.out, stop)
         card = finish_teacher(model, config, parsed.out, command, stop)
     score = card["evaluation"]

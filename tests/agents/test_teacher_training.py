@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from stable_baselines3 import DQN
 
 from agents import teacher_training
-from agents.teacher_training import TeacherTrainingConfig, finish_teacher, open_folder, train_teacher
+from agents.teacher_training import TeacherTrainingConfig, check_folder, finish_teacher, open_folder, train_teacher
 from polydistill.checkpoint import Checkpoints
 from polydistill.errors import Interrupted, UserError
 from polydistill.interruption import StopSignals
@@ -208,3 +209,21 @@ def test_the_finished_teacher_is_the_last_state(tmp_path: Path, monkeypatch: pyt
 class _Stopped(StopSignals):
     def raise_if_received(self, how_to_go_on: str) -> None:
         raise Interrupted(signal.SIGTERM, how_to_go_on)
+
+
+def test_a_folder_is_bound_by_its_first_checkpoint_and_a_dry_look_writes_nothing(tmp_path: Path) -> None:
+    out, other = tmp_path / "run", dataclasses.replace(CONFIG, gamma=0.5)
+    assert check_folder(CONFIG, out).state == "new"
+    assert not out.exists()
+    with open_folder(CONFIG, out):
+        pass
+    with open_folder(other, out):
+        Checkpoints(out / "checkpoints", kind="teacher").save({}, 1)
+    with pytest.raises(UserError, match=r"gamma is 0\.5 there"):
+        check_folder(CONFIG, out)
+
+
+def test_a_training_goes_on_with_the_threads_that_it_began_with() -> None:
+    stored = {"device": "cpu", "threads": 5, "precision": "float32"}
+    assert TeacherTrainingConfig().resolve(stored).threads == 5
+    assert TeacherTrainingConfig(threads=2).resolve(stored).threads == 2
