@@ -143,20 +143,20 @@ class Lesson:
     def summarize(self, sums: list[float]) -> dict[str, float]:
         """TensorBoard tag -> mean, from summed tallies.
 
-        ``distill/label_share`` and ``distill/dark_knowledge_share`` say how much of the gradient of cross-entropy with
-        the teacher is the label's; for cwtm, ``distill/largest_weight`` is the largest weight of a sample in its
-        batch (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that
+        ``train/agreement`` is the share of training images for which student and teacher choose the same class;
+        ``distill/label_share`` says how much of the gradient of cross-entropy with the teacher is the label's (the
+        rest is dark knowledge). For cwtm, ``distill/largest_weight`` is the largest weight of a sample in its batch
+        (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that
         counts.
         """
         tally = dict(zip(self.TALLIED, sums, strict=True))
         values = {"train/accuracy": tally["correct"] / tally["samples"]}
         if self.teacher is None:
             return values
-        values["distill/agreement"] = tally["agreed"] / tally["samples"]
+        values["train/agreement"] = tally["agreed"] / tally["samples"]
         if tally["diagnosed"]:
             mean = {name: tally[name] / tally["diagnosed"] for name in self.TALLIED[4:]}
             values["distill/label_share"] = mean["label_share"]
-            values["distill/dark_knowledge_share"] = 1 - mean["label_share"]
             if self.objective == "cwtm":
                 values["distill/largest_weight"] = mean["largest_weight"]
                 values["distill/effective_share"] = mean["effective_share"]

@@ -309,8 +309,8 @@ def test_curves_have_samples_as_their_axis(config: CifarConfig, tmp_path: Path) 
         if line["role"] == "generation_1"
     ]
     assert steps == [
-        (80, "distill/agreement"),
-        (160, "distill/agreement"),
+        (80, "distill/label_share"),
+        (160, "distill/label_share"),
         (160, "val/accuracy"),
         (160, "test/accuracy"),
     ]
