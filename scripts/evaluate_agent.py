@@ -2,7 +2,8 @@
 
     python scripts/evaluate_agent.py runs/pong/student.zip --game pong --protocol rusu --video student.gif
     python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/zoo/dqn-pong.zip --video both.gif
-    python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo
+    python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo          as rl_zoo3 plays it: sampled
+    python scripts/evaluate_agent.py ppo.zip --game MsPacmanNoFrameskip-v4 --play sample
 
 FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights (its
 layers are known by their shapes); a path, hf://org/name or https://...#sha256=... . It is read without
