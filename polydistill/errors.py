@@ -5,10 +5,12 @@ Contract: nothing of this project is imported here, and nothing heavy, so that a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import sys
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -62,7 +64,8 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return main(*args, **kwargs)
+            with _warnings_of_one_line():
+                return main(*args, **kwargs)
         except (UserError, FloatingPointError) as error:
             exit_with_error(error)
         except (MemoryError, RuntimeError) as error:
@@ -81,6 +84,17 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
             raise SystemExit(130) from None
 
     return guarded
+
+
+@contextlib.contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """While the context lasts a warning is printed without the place in the code, which says nothing to a user."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def require_choice(name: str, choice: str, choices: Iterable[str]) -> None:

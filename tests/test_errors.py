@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -50,3 +53,21 @@ def test_another_error_of_a_gpu_is_a_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="device-side assert"):
         main()
+
+
+def test_a_warning_of_a_script_is_one_line() -> None:
+    script = """
+import warnings
+from polydistill.errors import run_script
+
+@run_script
+def main():
+    warnings.warn("these are taken\\nas Q-values", stacklevel=1)
+
+main()
+warnings.warn("outside", stacklevel=1)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, second, *_ = ended.stderr.splitlines()
+    assert first == "warning: these are taken as Q-values"
+    assert second.startswith("<string>:10: UserWarning: outside"), "elsewhere warnings look as before"
