@@ -87,3 +87,11 @@ def test_what_is_no_finished_run_is_one_line(
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert message in shown.err
+
+
+def test_wide_shows_every_column_of_classifiers(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a")
+    assert show(root, run) == 0
+    assert "generation 0, resnet-8" not in capsys.readouterr().out
+    assert show(root, run, "--wide") == 0
+    assert "generation 0, resnet-8" in capsys.readouterr().out

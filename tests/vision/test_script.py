@@ -87,6 +87,10 @@ def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(script: 
     before = tree(tmp_path / "run")
     again = script("--threads", 1, "--device", "cpu", "--out", "run")
     assert (again.code, again.out, again.err) == (0, first.out, "")
+    assert max(map(len, first.out.splitlines()[:-1])) <= 80
+    wide = script("--threads", 1, "--device", "cpu", "--out", "run", "--wide").out
+    assert "| test ECE |" in wide
+    assert "generation 2, resnet-8" in wide
     assert tree(tmp_path / "run") == before
     other = refused(script("--threads", 1, "--device", "cpu", "--out", "run", "--seed", 1))
     assert "seed is 0 there and 1 here" in other
