@@ -263,8 +263,7 @@ def how_to_go_on(path: str | os.PathLike[str], scores: str) -> str:
     name = os.fspath(path)
     if scores == "q_values":
         return f"to learn on in Stable-Baselines3: DQN.load({name!r}, env=env, buffer_size=100_000).learn(1_000_000)"
-    never = "temporal-difference learning must not go on from it: its scores are logits, no Q-values"
-    return f"DQN.load({name!r}) plays it; {never}"
+    return f"{name} gives logits, no Q-values: play it with DQN.load, but do not go on with DQN.learn"
 
 
 def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:

@@ -548,5 +548,5 @@ def test_the_line_that_people_read_is_python_that_learns_on(tmp_path):
 
 def test_of_logits_the_line_says_that_temporal_differences_must_not_go_on():
     line = how_to_go_on("a.zip", "logits")
-    assert line.startswith("DQN.load('a.zip') plays it; temporal-difference learning must not go on")
+    assert line == "a.zip gives logits, no Q-values: play it with DQN.load, but do not go on with DQN.learn"
     assert "learn(" not in line
