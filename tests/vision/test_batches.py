@@ -139,7 +139,11 @@ def test_a_data_set_in_the_place_of_its_loader_is_refused() -> None:
         read_batch((INPUTS[0], LABELS[0]), None)
 
 
-@pytest.mark.parametrize("output", [None, {"scores": INPUTS}, torch.zeros(2, dtype=torch.int64), ()], ids=str)
+@pytest.mark.parametrize(
+    "output",
+    [None, {"scores": INPUTS}, torch.zeros(2, dtype=torch.int64), ()],
+    ids=["None", "no logits", "integers", "empty"],
+)
 def test_what_holds_no_scores_is_refused(output: Any) -> None:
     with pytest.raises(TypeError, match="a module must give scores"):
         read_scores(output)

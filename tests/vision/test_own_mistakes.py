@@ -16,7 +16,7 @@ from polydistill.vision import ModuleDomain
 from polydistill.vision import own as module_under_test
 
 LABELS = torch.arange(12) % 3
-GOOD = [(torch.randn(12, 2), LABELS)]
+GOOD = [(torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), LABELS)]
 
 
 def build(classes: int = 3) -> nn.Module:
@@ -108,7 +108,7 @@ def _nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_under_test, "train", train)
 
 
-@pytest.mark.parametrize(("options", "error", "text"), OF_ARGUMENTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "error", "text"), OF_ARGUMENTS, ids=[text for *_, text in OF_ARGUMENTS])
 def test_what_the_arguments_tell_is_told_by_the_constructor(
     options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_what_the_arguments_tell_is_told_by_the_constructor(
 
 
 @pytest.mark.usefixtures("_nothing_is_trained")
-@pytest.mark.parametrize(("options", "error", "text"), OF_BATCHES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "error", "text"), OF_BATCHES, ids=[text for *_, text in OF_BATCHES])
 def test_what_a_batch_tells_is_told_before_the_first_step(
     options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
