@@ -143,7 +143,8 @@ class Checkpoints:
     def latest(self, *, tidy: bool = True) -> dict[str, Any] | None:
         """The state of the newest good checkpoint, tensors on the CPU; None where there are no checkpoints.
 
-        A damaged one is passed over, with one line on standard error. Temporary files of a killed process are removed.
+        A damaged one is passed over, with one line on standard error. What a process left that was killed before it
+        could clean up is removed: temporary files, and checkpoints older than the last ``keep``.
 
         Args:
             tidy: False: nothing is removed.
@@ -165,6 +166,10 @@ class Checkpoints:
             else:
                 for fault in faults:
                     print(f"a checkpoint is damaged: {fault}; going on from {path.name}", file=sys.stderr)
+                good = [one for one in self.paths() if one not in self._damaged]
+                for old in good[: -self.keep]:
+                    with disk_errors(old, "remove"):
+                        old.unlink(missing_ok=True)
                 return state
         if faults:
             raise UserError(

@@ -238,6 +238,14 @@ def test_what_a_killed_process_left_is_removed_and_not_read(tmp_path: Path) -> N
     assert files(tmp_path) == ["000001.checkpoint", "000002.checkpoint"]
 
 
+def test_what_a_process_could_not_remove_any_more_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, keep=4).save({"step": 1}, 1)
+    for step in (2, 3, 4):
+        Checkpoints(tmp_path, keep=4).save({"step": step}, step)
+    assert Checkpoints(tmp_path).latest() == {"step": 4}
+    assert files(tmp_path) == ["000003.checkpoint", "000004.checkpoint"]
+
+
 def test_the_body_is_on_the_disk_before_the_name_and_the_name_before_an_older_one_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

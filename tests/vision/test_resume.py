@@ -398,7 +398,7 @@ def test_weights_that_are_not_finite_are_never_kept(
 
     def poison(trainer: Trainer, diagnose: bool, *parts: torch.Tensor) -> None:
         make_step(trainer, diagnose, *parts)
-        if trainer.generation == 1 and trainer.steps == step - 1:
+        if trainer.generation == 1 and trainer.total_steps == 12 and trainer.steps == step - 1:  # no rehearsal
             next(trainer.student.parameters()).data[0] = torch.inf
 
     with monkeypatch.context() as patch:
