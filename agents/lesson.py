@@ -10,6 +10,7 @@ Contract: what a lesson computes does not depend on when, or how often, it was s
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from polydistill.streams import derive_seed
 from polydistill.tracking import Progress, Run
 
 REHEARSED = 256  # samples of a rehearsal at most
+REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
 
 ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
 
@@ -87,6 +89,8 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
     Raises:
         UserError: the teacher's scores, the loss or the weights after the update are not finite.
     """
+    few = dataclasses.replace(config.play, n_envs=min(REHEARSED_GAMES, config.play.n_envs))
+    config = dataclasses.replace(config, play=few)
     env = make_env(config, teacher, generation=1)
     model = make_student(config, teacher, env, generation=1)
     observations = torch.from_numpy(env.reset()).to(config.device)

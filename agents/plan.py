@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -40,13 +41,10 @@ def disk_bytes(config: AtariConfig, student: PolicyDistillation) -> int:
     return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
 
 
-def make_first_student(config: AtariConfig, teacher: Teacher) -> PolicyDistillation:
-    """The student of generation 1, with its games.
-
-    Raises:
-        UserError, ValueError: the settings are none for it.
-    """
-    return make_student(config, teacher, make_env(config, teacher, generation=1), generation=1)
+def make_first_student(config: AtariConfig, teacher: Teacher, n_envs: int = 1) -> PolicyDistillation:
+    """The student of generation 1, with so many games: one is enough to count what it takes, and is there at once."""
+    few = dataclasses.replace(config, play=dataclasses.replace(config.play, n_envs=n_envs))
+    return make_student(few, teacher, make_env(few, teacher, generation=1), generation=1)
 
 
 def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:

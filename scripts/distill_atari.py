@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parsed.config.resolve(stored)
     teacher = open_teacher(config)
     if parsed.dry_run:
-        student = make_first_student(config, teacher)
+        student = make_first_student(config, teacher, config.play.n_envs if parsed.measure else 1)
         if standing.state != "finished":
             check_run(config, student, parsed.out)
         plan = format_plan(config, student, parsed.out, measure=parsed.measure)
