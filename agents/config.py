@@ -157,7 +157,7 @@ class AtariConfig:
         game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch and of the emulator; 0: as many as there are cores.
+        threads: processor threads of torch and of the emulator; 0: as many as it may use and its work is worth.
         precision: of the student's convolutions while it learns; auto: bfloat16 where the processor computes in it.
         teacher: who teaches.
         student: who learns.
@@ -231,7 +231,7 @@ class AgentEvaluationConfig:
             from PPO and A2C, rusu and machado never.
         temperature: of Q-values where they are sampled, in their unit.
         device: auto, cpu or cuda.
-        threads: processor threads; 0: as many as there are cores.
+        threads: processor threads; 0: as many as it may use and its work is worth.
         video: GIF to write, of one game from its start.
         video_steps: agent steps to show at most (15 a second).
     """

@@ -63,7 +63,7 @@ class TeacherTrainingConfig:
         steps: agent steps to train for (1 step = 4 frames); may grow when a run is continued.
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch and of the emulator; 0: as many as there are cores.
+        threads: processor threads of torch and of the emulator; 0: as many as it may use and its work is worth.
         precision: of the convolutions and the hidden layer, float32 or bfloat16; auto: bfloat16 where the processor
             computes in it. The last layer and the weights stay in float32: the gaps between Q-values are smaller than
             bfloat16's three digits.

@@ -146,7 +146,7 @@ class CifarConfig:
     Args:
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch in each process; 0: as many as there are cores for it.
+        threads: processor threads of torch in each process; 0: as many as it may use and its work is worth.
         precision: of convolutions while learning; auto: bfloat16 where the processor computes in it.
         data: which images.
         teacher: generation 0.
