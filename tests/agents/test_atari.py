@@ -207,7 +207,7 @@ def test_a_bad_action_is_refused_before_it_hangs_the_emulator(actions):
 
 def test_an_unknown_game_is_one_line_with_the_nearest_name():
     with pytest.raises(UserError, match="did you mean ms_pacman") as error:
-        AtariVecEnv("mspacman", 1)
+        AtariVecEnv("ms_pcaman", 1)
     assert "\n" not in str(error.value)
 
 
