@@ -36,13 +36,13 @@ from polydistill.tracking import Progress, Run
 SCORE, AGREEMENT = "eval/mean_reward", "eval/agreement"
 CHARTS = {  # of TensorBoard, in their order
     "score of teacher, random play and students": [SCORE],
-    "agreement with the teacher where the student plays": [AGREEMENT],
+    "agreement with the teacher: in its play, and at the end in the student's": ["distill/replay_agreement", AGREEMENT],
     "loss": ["distill/loss"],
 }
 
 
 def curve_point(played: Evaluation) -> dict[str, float]:
-    """The tags of a student's curve: mean score, and agreement with its teacher in the states of these games."""
+    """The tags of a student's curve: mean score, and, where the teacher was asked, agreement in these games."""
     point = {SCORE: played.mean}
     return point if played.agreement is None else point | {AGREEMENT: played.agreement}
 
@@ -223,8 +223,7 @@ class AtariDomain:
         def score_curve(model: PolicyDistillation, step: int) -> dict[str, float]:
             student = Teacher(model.student_scores, kind=model.scores)
             episodes = self.config.evaluation.curve_episodes
-            played = self.play(student, model.student, episodes, f"curve {step}", generation, teacher)
-            return curve_point(played)
+            return curve_point(self.play(student, model.student, episodes, f"curve {step}", generation))
 
         state, self._lesson = self._lesson, None
         lesson = Lesson(self.config, teacher, generation, self.run, score_curve)

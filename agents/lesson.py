@@ -1,9 +1,9 @@
 """One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds.
 
 What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, games of the acting teacher;
-``eval/mean_reward`` and ``eval/agreement``, whole games that the student plays (agreement: in which share of the states
-that it meets its greedy action is its teacher's; the last point is the table's); ``distill/replay_agreement``, that
-share in the batches it learns from.
+``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the teacher
+must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is its
+teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
 
 Contract: what a lesson computes does not depend on when, or how often, it was stopped and gone on with.
 """

@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from polydistill.tracking import format_table
+from polydistill.tracking import NARROW, format_narrow_table, format_table
 from polydistill.vision.archives import RELEASES
 from polydistill.vision.config import TWIN
 from polydistill.vision.paper import paper_error
 
-COLUMNS = 80
 LONGEST_NAME = 36
 PAPER = "paper's error %"
 HEADERS = (
     "who", "learns by", "test error %", PAPER, "test NLL", "test ECE", "validation error %", "agreement", "parameters",
     "seconds",
 )  # fmt: skip
-ALWAYS = HEADERS[:3]
-# of the others, those that fit into 80 columns, the first of these first
-PREFERRED = ("agreement", PAPER, "seconds", "test NLL", "validation error %", "test ECE", "parameters")
+IMPORTANCE = (
+    *HEADERS[:3], "agreement", PAPER, "seconds", "test NLL", "validation error %", "test ECE", "parameters",
+)  # fmt: skip
 RULES = {"last": "the weights of the last epoch", "best_val": "the weights of the best epoch on validation images"}
 Row = dict[str, str | float | None]
 
@@ -37,9 +36,12 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     """
     rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
     rows += [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]
-    title = _title(summary, has_paper=any(row[PAPER] is not None for row in rows))
-    headers = list(HEADERS) if wide else _choose_columns(rows)
-    return f"{textwrap.fill(title, COLUMNS, break_on_hyphens=False)}\n\n{_table(headers, rows)}"
+    has_paper = any(row[PAPER] is not None for row in rows)
+    title = textwrap.fill(_title(summary, has_paper=has_paper), NARROW, break_on_hyphens=False)
+    cells = [[row[header] for header in HEADERS] for row in rows]
+    importance = [header for header in IMPORTANCE if header != PAPER or has_paper]
+    table = format_table(HEADERS, cells) if wide else format_narrow_table(HEADERS, cells, importance)
+    return f"{title}\n\n{table}"
 
 
 def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:
@@ -64,22 +66,6 @@ def _networks(config: Mapping[str, Any]) -> tuple[str, str]:
     """Of the teacher and of the students."""
     teacher, student = config["teacher"]["network"], config["student"]["network"]
     return teacher, teacher if student == TWIN else student
-
-
-def _choose_columns(rows: Sequence[Row]) -> list[str]:
-    """Those that fit, in the order of :data:`HEADERS`; the paper's only where it says something."""
-    chosen = set(ALWAYS)
-    for header in PREFERRED:
-        if header == PAPER and all(row[header] is None for row in rows):
-            continue
-        wider = [known for known in HEADERS if known in chosen | {header}]
-        if len(_table(wider, rows).partition("\n")[0]) <= COLUMNS:
-            chosen.add(header)
-    return [header for header in HEADERS if header in chosen]
-
-
-def _table(headers: Sequence[str], rows: Sequence[Row]) -> str:
-    return format_table(headers, [[row[header] for header in headers] for row in rows])
 
 
 def _generation_row(summary: Mapping[str, Any], index: int, wide: bool) -> Row:
