@@ -1,7 +1,7 @@
 """Print the tables of finished runs again, from their summary.json alone: without data, teacher or GPU.
 
 python scripts/show.py runs/pong                       one run
-python scripts/show.py runs/* --wide                   several, with every column
+python scripts/show.py runs/* --wide                   those that are finished, with every column
 """
 
 import pathlib
@@ -31,17 +31,28 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"unknown flag {word}{suggest(word, ['--wide'])}; usage: show.py RUN [RUN ...] [--wide]")
     if not folders:
         raise UserError("which run? usage: show.py RUN [RUN ...] [--wide]")
-    tables = [(folder, format_run(Path(folder), wide)) for folder in folders]  # all, before the first is printed
-    for index, (folder, table) in enumerate(tables):
-        title = f"{folder}: " if len(tables) > 1 else ""
-        print("\n" * (index > 0) + title + table)
+    tables: dict[str, str] = {}
+    for folder in folders:
+        try:
+            tables[folder] = format_run(Path(folder), wide)
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+    if not tables:
+        raise UserError("none of these is a finished run")
+    print("\n\n".join((f"{folder}: " if len(tables) > 1 else "") + table for folder, table in tables.items()))
 
 
 def format_run(folder: Path, wide: bool) -> str:
     """The table of the finished run in ``folder``."""
     if not (folder / "summary.json").exists():
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is no folder of a run: {'it is a file' if folder.exists() else 'it is not there'}"
+            )
         there = "it is not finished" if (folder / "config.yaml").exists() else "there is no run in it"
-        raise UserError(f"{folder} has no summary.json: {there if folder.is_dir() else 'there is no such folder'}")
+        raise UserError(f"{folder} has no summary.json: {there}")
     summary: dict[str, Any] = read_summary(folder)
     try:
         if summary["kind"] == "atari":

@@ -64,9 +64,10 @@ def test_one_run_or_many_are_shown_from_their_summaries_alone(
     ("words", "message"),
     [
         ([], "which run?"),
-        (["missing"], "missing has no summary.json: there is no such folder"),
+        (["missing"], "missing is no folder of a run: it is not there"),
+        (["file"], "file is no folder of a run: it is a file"),
         (["begun"], "begun has no summary.json: it is not finished"),
-        (["run", "damaged"], "summary.json is damaged"),
+        (["damaged"], "summary.json is damaged"),
         (["foreign"], "is no summary of a run"),
         (["run", "--wid"], "unknown flag --wid; did you mean --wide?"),
     ],
@@ -79,6 +80,7 @@ def test_what_is_no_finished_run_is_one_line(
     write_run(tmp_path / "run")
     write_run(tmp_path / "foreign", config={"theirs": 1})
     (write_run(tmp_path / "damaged") / "summary.json").write_text("{")
+    (tmp_path / "file").touch()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("seed: 0")
     assert show(root, *words) == 2
@@ -87,6 +89,22 @@ def test_what_is_no_finished_run_is_one_line(
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert message in shown.err
+
+
+def test_of_many_those_that_are_no_finished_runs_are_left_out_with_a_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, begun = write_run(tmp_path / "run"), tmp_path / "begun"
+    begun.mkdir()
+    assert show(root, begun, run, tmp_path / "missing") == 0
+    shown = capsys.readouterr()
+    assert "generation 0" in shown.out
+    assert shown.err.splitlines() == [
+        f"left out: {begun} has no summary.json: there is no run in it",
+        f"left out: {tmp_path / 'missing'} is no folder of a run: it is not there",
+    ]
+    assert show(root, begun, tmp_path / "missing") == 2
+    assert capsys.readouterr().err.endswith("error: none of these is a finished run\n")
 
 
 def test_wide_shows_every_column_of_classifiers(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
