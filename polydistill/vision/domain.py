@@ -33,6 +33,13 @@ from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
 from polydistill.vision.training import NonFiniteLossError, Trainer
 
+CHARTS = {  # of TensorBoard, in their order
+    "accuracy on the validation images": ["val/accuracy"],
+    "accuracy on the test images": ["test/accuracy"],
+    "accuracy and agreement with the teacher on the training images": ["train/accuracy", "train/agreement"],
+    "loss": ["train/loss"],
+}
+
 
 class CifarDomain:
     """Generation 0 is trained on labels, or read from a file; students are trained by :class:`Trainer`.
@@ -71,6 +78,8 @@ class CifarDomain:
         self.generations: list[Generation[nn.Module]] = []
         self._continuation = Continuation(run, config.checkpoint, processes, stop)
         self._begun: dict[str, Any] | None = None  # the state of a generation that was not finished
+        if run is not None:
+            run.show_first(CHARTS)
 
     @property
     def objective(self) -> str:

@@ -29,7 +29,7 @@ import agents.lesson
 from agents.atari import AtariVecEnv
 from agents.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from agents.distillation import PolicyDistillation
-from agents.domain import SCORE, AtariDomain, open_teacher
+from agents.domain import CHARTS, SCORE, AtariDomain, open_teacher
 from agents.evaluation import PROTOCOLS, Evaluation, evaluate
 from agents.networks import SIZES, build_network
 from agents.plan import require_disk
@@ -232,6 +232,13 @@ def test_the_last_point_of_a_curve_is_the_score_of_the_table(expected: dict[str,
     teacher = expected["summary"]["generations"][0]["metrics"]["score_mean"]
     assert curve(expected["metrics"], "teacher", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), teacher)
     assert curve(expected["metrics"], "random_play", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), -20.7)
+
+
+def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(expected: dict[str, Any]) -> None:
+    logged = {tag for line in expected["metrics"] for tag in json.loads(line)["values"]}
+    shown = [tag for tags in CHARTS.values() for tag in tags]
+    assert shown[0] == "eval/mean_reward"
+    assert set(shown) <= logged
 
 
 def test_a_run_that_is_killed_once_the_last_point_is_logged_logs_it_once(

@@ -29,7 +29,7 @@ from polydistill.vision import domain as domain_module
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.data import DataConfig, ImageSet, load_images
-from polydistill.vision.domain import CifarDomain
+from polydistill.vision.domain import CHARTS, CifarDomain
 from polydistill.vision.evaluation import calibration_error, measure, predict
 from polydistill.vision.lesson import Lesson
 from polydistill.vision.memory import find_largest_batch
@@ -314,6 +314,16 @@ def test_curves_have_samples_as_their_axis(config: CifarConfig, tmp_path: Path) 
         (160, "val/accuracy"),
         (160, "test/accuracy"),
     ]
+
+
+def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(
+    config: CifarConfig, tmp_path: Path
+) -> None:
+    run_lineage(config, tmp_path)
+    logged = {tag for line in lines(tmp_path / "metrics.jsonl") for tag in line["values"]}
+    shown = [tag for tags in CHARTS.values() for tag in tags]
+    assert shown[0] == "val/accuracy"
+    assert set(shown) <= logged
 
 
 # ---- a teacher from a file ---------------------------------------------------------------------------------------
