@@ -150,7 +150,9 @@ def read_statistics(path: Path) -> Statistics | None:
         state = built.attributes() if isinstance(built, Built) else {}
         if getattr(getattr(built, "function", None), "name", None) != "VecNormalize" or "norm_obs" not in state:
             raise UserError(f"{path} holds no VecNormalize of Stable-Baselines3")
-        if state["norm_obs"] is False:
+        if not isinstance(state["norm_obs"], bool):
+            raise UserError(f"{path}: its norm_obs is neither true nor false")
+        if not state["norm_obs"]:
             return None
         rms = state.get("obs_rms")
         table = rms.attributes() if isinstance(rms, Built) else {}
@@ -177,7 +179,10 @@ def normalized(network: nn.Module, statistics: Statistics, where: str) -> Normal
             f"{where}: it sees observations {space.shape}, the VecNormalize beside it {statistics.mean.shape}: is that "
             "another agent's?"
         )
-    if len(space.shape) == 3 and space.dtype == np.float32:  # what VecNormalize makes of pixels
+    clipped = bool(
+        (space.low == -np.float32(statistics.clip)).all() and (space.high == np.float32(statistics.clip)).all()
+    )
+    if len(space.shape) == 3 and space.dtype == np.float32 and clipped:  # what VecNormalize makes of pixels
         space = spaces.Box(0, 255, space.shape, np.uint8)
     return Normalized(network, statistics, space)
 

@@ -165,7 +165,7 @@ def rebuild_scores(agent: AgentFile) -> ScoreNetwork:
     """The network behind the scores of any agent that is read, in float32, in eval mode.
 
     An agent that learned behind VecNormalize sees through the statistics that lie beside its zip, see
-    :func:`~agents.normalization.find_statistics`.
+    :func:`~agents.normalization.find_statistics`. A PPO or A2C that learned without leaves those of others alone.
 
     Raises:
         UserError: the tensors do not form the network that ``data`` describes, or ``data`` describes one that is not
@@ -174,11 +174,13 @@ def rebuild_scores(agent: AgentFile) -> ScoreNetwork:
     with refusing(agent.where, "agent of Stable-Baselines3"):
         description = describe(agent.data, agent.where)
         network = rebuild(agent.weights, description, agent.where)
-    path = None if agent.path is None else find_statistics(agent.path)
+    is_actor = description.algorithm == "actor-critic"  # only their zips tell what they have seen
+    saw_original = is_actor and agent.data.get("_last_original_obs", ...) is None and bool(agent.steps)
+    path = None if agent.path is None or saw_original else find_statistics(agent.path)
     if path is not None:
         statistics = read_statistics(path)
         return network if statistics is None else normalized(network, statistics, agent.where)
-    if description.algorithm == "actor-critic" and agent.data.get("_last_original_obs") is not None:
+    if is_actor and agent.data.get("_last_original_obs") is not None:
         raise UserError(
             f"{agent.where}: it learned behind VecNormalize, whose statistics are not in the zip: put beside it what "
             "env.save('vecnormalize.pkl') writes (with norm_obs=False too), or give the model with its environment"

@@ -108,8 +108,10 @@ def _by_shapes(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     features = places[CONVOLUTIONS[-1]].weight.shape[0] * LAST_SIDE**2
     places[HIDDEN] = _take(layers, 2, (features,), f"a linear layer of {features} inputs")
     width = places[HIDDEN].weight.shape[0]
-    critic = [key for key, layer in layers.items() if layer.weight.shape == (1, width)]
-    if len(layers) > 1 and critic:
+    if advantage := next((key for key in layers if re.search("adv", key, re.IGNORECASE)), None):
+        raise NotKnown(f"{shown(advantage)} gives advantages: a dueling network is not known")
+    critic = [key for key, layer in layers.items() if layer.weight.shape == (1, width)] if len(layers) > 1 else []
+    if critic:
         del layers[critic[0]]
     places[HEAD] = _take(layers, 2, (width,), f"a head of {width} inputs")
     if layers:

@@ -35,6 +35,8 @@ class Room(gym.Env[Any, Any]):
     def observe(self) -> Any:
         if isinstance(self.observation_space, spaces.Dict):
             return {"a": self.rng.normal(size=3).astype(np.float32)}
+        if len(self.observation_space.shape or ()) == 3 and self.observation_space.dtype == np.float32:
+            return self.rng.uniform(-1, 1, FRAMES.shape).astype(np.float32)
         if self.observation_space.dtype == np.uint8:
             return self.rng.integers(0, 256, FRAMES.shape, dtype=np.uint8)
         return self.rng.normal([3.0, -1.0, 0.5], [0.1, 2.0, 1.0]).astype(np.float32)
@@ -100,6 +102,25 @@ def test_statistics_that_leave_observations_alone_are_no_obstacle(tmp_path, algo
     model.get_env().save(tmp_path / "vecnormalize.pkl")
     torch.testing.assert_close(as_teacher(tmp_path / "a.zip")(observe()), as_teacher(model)(observe()))
     convert_agent(tmp_path / "a.zip", tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+def test_an_agent_that_never_saw_normalised_observations_leaves_the_statistics_of_another_alone(tmp_path, algorithm):
+    learned("PPO", tmp_path, name="other.zip").get_env().save(tmp_path / "vecnormalize.pkl")
+    env: Any = DummyVecEnv([Room])
+    kind: Any = {"PPO": PPO, "A2C": A2C}[algorithm]
+    own: dict[str, Any] = {"batch_size": 8, "n_epochs": 1} if algorithm == "PPO" else {}
+    model = kind("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, seed=0, device="cpu", n_steps=8, **own)
+    model.learn(8).save(tmp_path / "plain.zip")
+    torch.testing.assert_close(as_teacher(tmp_path / "plain.zip")(observe()), as_teacher(model)(observe()))
+
+
+def test_images_of_floats_stay_floats_behind_statistics(tmp_path):
+    floats = spaces.Box(-1.0, 1.0, (2, 36, 36), np.float32)  # no pixels: VecNormalize leaves its type and bounds
+    model = learned("PPO", tmp_path, floats)
+    model.get_env().save(tmp_path / "vecnormalize.pkl")
+    for source in (model, tmp_path / "a.zip"):
+        assert as_teacher(source).network.observation_space == floats
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -183,6 +204,7 @@ def test_what_holds_no_statistics_or_others_is_one_line_and_nothing_is_executed(
 
     assert "holds no VecNormalize" in written(lambda env: {"norm_obs": False})
     assert "holds no VecNormalize" in written(lambda env: Payload(marker))
+    assert "its norm_obs is neither true nor false" in written(lambda env: setattr(env, "norm_obs", None))
     assert "holds no VecNormalize" in written(lambda env: setattr(env, "__class__", Derived))
     assert "plain observations" in written(lambda env: setattr(env, "obs_rms", Payload(marker)))
     assert "plain observations" in written(lambda env: setattr(env, "clip_obs", "much"))

@@ -230,6 +230,12 @@ def without(layer: str, part: str = "weight"):
             "306 outputs are more than 18 actions",
         ),
         (lambda weights: weights.update({"conv2.weight": torch.zeros(64, 31, 4, 4)}), "size mismatch"),
+        (
+            lambda weights: [
+                weights.update({f"advantage.{part}": weights.pop(f"actor.{part}")}) for part in ("weight", "bias")
+            ],
+            "'advantage' gives advantages: a dueling network is not known",
+        ),
         (lambda weights: weights.update({"quantile_net.x": torch.zeros(4)}), "how many quantiles"),
     ],
 )
