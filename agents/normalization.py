@@ -83,16 +83,17 @@ def normalization_of(model: BaseAlgorithm) -> tuple[list[Statistics], spaces.Box
         UserError: a wrapper outside of VecNormalize changes them once more; the environment is not there any more.
     """
     env = model.get_env()
-    if env is None and not isinstance(model, OffPolicyAlgorithm) and model._last_original_obs is not None:
+    wrappers = []  # from the outermost inwards
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append(env)
+        env = env.venv
+    learned_behind = not isinstance(model, OffPolicyAlgorithm) and model._last_original_obs is not None
+    if learned_behind and not any(isinstance(wrapper, VecNormalize) for wrapper in wrappers):
         name = type(model).__name__
         raise UserError(
             f"this {name} learned behind VecNormalize, and has no environment that holds its statistics: load it with "
             f"one, as in {name}.load(path, env=VecNormalize.load(statistics, env))"
         )
-    wrappers = []  # from the outermost inwards
-    while isinstance(env, VecEnvWrapper):
-        wrappers.append(env)
-        env = env.venv
     found: list[Statistics] = []
     space = None
     for wrapper in reversed(wrappers):

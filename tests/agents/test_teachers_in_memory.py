@@ -264,5 +264,7 @@ def test_a_model_whose_statistics_are_gone_is_told_how_to_bring_them():
     model.save(buffer)
     with pytest.raises(UserError, match=r"as in PPO\.load\(path, env=VecNormalize\.load\(statistics, env\)\)"):
         as_teacher(PPO.load(buffer, device="cpu"))
+    with pytest.raises(UserError, match=r"as in PPO\.load\(path, env=VecNormalize\.load\(statistics, env\)\)"):
+        as_teacher(PPO.load(buffer, env=DummyVecEnv([Room]), device="cpu"))  # an environment without them
     loaded = PPO.load(buffer, env=env, device="cpu")
     torch.testing.assert_close(as_teacher(loaded)(seen), as_teacher(model)(seen))

@@ -72,7 +72,7 @@ def mutate(name: str, content: bytes, rng: random.Random, marker: Path) -> tuple
         rng: decides everything.
         marker: file that a payload would create.
     """
-    levels = {".zip": ZIP_LEVELS, ".pth": TORCH_LEVELS, ".safetensors": SAFE_LEVELS}[Path(name).suffix]
+    levels = LEVELS[Path(name).suffix]
     done = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         level = rng.choice(levels)
@@ -213,10 +213,24 @@ def _odd_value(value: Any, data: dict[str, Any], rng: random.Random) -> Any:
 
 
 def damage_pickle(content: bytes, rng: random.Random, marker: Path) -> bytes:
-    """Opcodes lost, doubled, swapped, made up, or with another argument."""
+    """The pickle that describes the tensors."""
     members = unpack(content)
     (name,) = (name for name in members if name.endswith("data.pkl"))
-    code = members[name]
+    return pack(members | {name: damage_opcodes(members[name], rng, marker)})
+
+
+def damage_space(content: bytes, rng: random.Random, marker: Path) -> bytes:
+    """The pickle of the space of observations, in the ``data`` of a zip."""
+    members = unpack(content)
+    data = json.loads(members["data"])
+    space = data["observation_space"]
+    code = damage_opcodes(base64.b64decode(space[":serialized:"]), rng, marker)
+    space[":serialized:"] = base64.b64encode(code).decode()
+    return pack(members | {"data": json.dumps(data).encode()})
+
+
+def damage_opcodes(code: bytes, rng: random.Random, marker: Path) -> bytes:
+    """Opcodes of a pickle lost, doubled, swapped, made up, or with another argument."""
     ends = [position or 0 for _, _, position in pickletools.genops(code)] + [len(code)]
     parts = [code[a:b] for a, b in itertools.pairwise(ends)]
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
@@ -242,7 +256,7 @@ def damage_pickle(content: bytes, rng: random.Random, marker: Path) -> bytes:
             parts.insert(i, payload + rng.choice((b"0", b"")))
         else:
             parts[i] = flip_bytes(parts[i], rng, marker)
-    return pack(members | {name: b"".join(parts)})
+    return b"".join(parts)
 
 
 def _odd_opcode(rng: random.Random) -> bytes:
@@ -338,7 +352,9 @@ def damage_numbers(content: bytes, rng: random.Random, marker: Path) -> bytes:
 TORCH_LEVELS = (flip_bytes, cut_or_grow, damage_zip, damage_pickle, damage_pickle, damage_tensors, damage_records)
 SAFE_LEVELS = (flip_bytes, cut_or_grow, damage_header, damage_header, damage_header, damage_numbers)
 ZIP_LEVELS = (
-    *(flip_bytes, cut_or_grow, damage_zip, damage_json, damage_json, damage_json),
+    *(flip_bytes, cut_or_grow, damage_zip, damage_json, damage_json, damage_json, damage_space),
     *(_inside(level) for level in TORCH_LEVELS[2:]),
     _inside(damage_tensors),
 )
+STATISTICS_LEVELS = (flip_bytes, cut_or_grow, damage_opcodes, damage_opcodes, damage_opcodes)
+LEVELS = {".zip": ZIP_LEVELS, ".pth": TORCH_LEVELS, ".safetensors": SAFE_LEVELS, ".pkl": STATISTICS_LEVELS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from gymnasium import spaces
 from safetensors.torch import save as save_safetensors
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents.networks import Size, build_network
 
@@ -55,7 +57,7 @@ def torch_bytes(value: Any, **options: Any) -> bytes:
 
 
 def make_seeds() -> dict[str, bytes]:
-    """Kind -> file. The key says the ending too: everything before it is free."""
+    """Kind -> file. The key says the ending; no key may be a name that a zip looks for beside itself."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         narrow = {"policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
@@ -68,6 +70,7 @@ def make_seeds() -> dict[str, bytes]:
             "a2c.zip": pack(_saved(A2C("MlpPolicy", Room(), **narrow))),
             "acktr.pth": torch_bytes(_table()),
             "acktr.safetensors": save_safetensors(_table(), {"architecture": "acktr"}),
+            "statistics.pkl": pickle.dumps(VecNormalize(DummyVecEnv([Room]))),
         }
 
 

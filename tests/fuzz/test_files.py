@@ -20,7 +20,9 @@ def test_damaged_and_hostile_files_end_as_a_network_or_as_one_line() -> None:
     report = torture(350, seed=1)
     assert report.faults == []
     kinds = {kind for kind, _ in report.outcomes}
-    assert kinds == {"dqn.zip", "dqn-cnn.zip", "qrdqn.zip", "ppo.zip", "a2c.zip", "acktr.pth", "acktr.safetensors"}
+    zips = {"dqn.zip", "dqn-cnn.zip", "qrdqn.zip", "ppo.zip", "a2c.zip"}
+    assert kinds == zips | {"acktr.pth", "acktr.safetensors", "statistics.pkl"}
+    assert report.mutations["damage_space"] > 10
     assert all(report.outcomes[kind, "refused"] >= 15 for kind in kinds)
     assert sum(count for (_, ending), count in report.outcomes.items() if ending == "network") > 20, "some are harmless"
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from agents.inspection import inspect_agent
+from agents.normalization import read_statistics
 from agents.teachers import as_teacher
 from polydistill.errors import UserError
 
@@ -48,7 +49,9 @@ def hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def read(path: str) -> str:
-    """ "network", or the line with which the file is refused."""
+    """ "network", or the line with which the file is refused; of statistics "network" says that they are read."""
+    if path.endswith(".pkl"):
+        return _read_statistics(path)
     name = "acktr:" + path if path.endswith(".pth") else path
     try:
         teacher = as_teacher(name)
@@ -63,8 +66,21 @@ def read(path: str) -> str:
     return "network"
 
 
+def _read_statistics(path: str) -> str:
+    try:
+        statistics = read_statistics(Path(path))
+    except UserError as error:
+        return str(error)
+    if statistics is not None:
+        assert statistics.mean.shape == statistics.variance.shape
+        assert statistics.mean.dtype == statistics.variance.dtype == "float64"
+    return "network"
+
+
 def tell(path: str) -> str:
     """The inspection of the same file must end as well: with these words."""
+    if path.endswith(".pkl"):  # it lies beside an agent, and is none
+        return ""
     try:
         lines = inspect_agent("acktr:" + path if path.endswith(".pth") else path)
     except UserError as error:
