@@ -138,7 +138,10 @@ def array_of(value: Any) -> NDArray[Any] | None:
         return None
     if not isinstance(raw, bytes) or math.prod(shape) * dtype.itemsize != len(raw):
         return None
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if order in (True, "F") else "C").copy()
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape, order="F" if order in (True, "F") else "C").copy()
+    except ValueError:  # more axes, or longer ones, than NumPy itself has
+        return None
 
 
 def number_of(value: Any) -> float | None:

@@ -91,6 +91,8 @@ def test_shapes_and_bytes_that_do_not_fit_are_none():
     assert array_of(reconstructed((2**20, 2**20))) is None
     for shape in ((2,), (-1,), (True,), [1], 1, ("1",), (2**40,)):
         assert array_of(reconstructed(shape)) is None
+    for shape in ((0, *[2**31 - 1] * 3), (1,) * 100):  # more than NumPy itself can shape
+        assert array_of(reconstructed(shape, raw=bytes(0 if 0 in shape else 8))) is None
     for code in ("O8", "f9", "V8", "f8,f8", 8, None, "²"):
         assert array_of(reconstructed((1,), code)) is None
     assert array_of(reconstructed((1,), order=">")) is None
