@@ -108,8 +108,9 @@ def _by_shapes(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     features = places[CONVOLUTIONS[-1]].weight.shape[0] * LAST_SIDE**2
     places[HIDDEN] = _take(layers, 2, (features,), f"a linear layer of {features} inputs")
     width = places[HIDDEN].weight.shape[0]
-    if advantage := next((key for key in layers if re.search("adv", key, re.IGNORECASE)), None):
-        raise NotKnown(f"{shown(advantage)} gives advantages: a dueling network is not known")
+    advantages = [key for key in layers if re.search("adv", key, re.IGNORECASE)]
+    if 0 < len(advantages) < len(layers):  # all of them: a name before every layer
+        raise NotKnown(f"{shown(advantages[0])} gives advantages: a dueling network is not known")
     critic = [key for key, layer in layers.items() if layer.weight.shape == (1, width)] if len(layers) > 1 else []
     if critic:
         del layers[critic[0]]

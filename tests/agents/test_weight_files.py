@@ -77,6 +77,7 @@ GENERATIONS = {  # pytorch-a2c-ppo-acktr: names of three convolutions, hidden la
     "2017": ("conv1", "conv2", "conv3", "linear1", "dist.linear", "critic_linear"),
     "2018": ("base.conv1", "base.conv2", "base.conv3", "base.linear1", "dist.linear", "base.critic_linear"),
     "today": ("base.main.0", "base.main.2", "base.main.4", "base.main.7", "dist.linear", "base.critic_linear"),
+    "a prefix": tuple(f"advantage_actor_critic.{part}" for part in ("1", "2", "3", "4", "actor", "critic")),
     "CleanRL PPO": ("network.0", "network.2", "network.4", "network.7", "actor", "critic"),
     "one's own, of two GPUs": tuple(
         f"module.{name}" for name in ("c1", "c2", "c3", "body", "head.policy", "head.value")
