@@ -186,7 +186,8 @@ class _Comparison:
             return Finding("cannot tell", text)
         if cosine > NEARLY:
             return Finding("suspicious", f"your loss is nearly the objective, and not quite: {of_gradient}")
-        return Finding("wrong", f"your loss is another one, and no mistake that is known here: {of_gradient}")
+        text = f"your loss is not {self.objective.name}, nor a known mistake in it: {of_gradient}"
+        return Finding("wrong", f"{text}; fine only if another loss is meant")
 
     def _describe(self, found: Explanation, scale: Scale) -> Finding:
         weights = (found.weights[0] * scale.rows, found.weights[1] * scale.rows)
