@@ -120,6 +120,15 @@ def move(value: Any, device: torch.device | None) -> Any:
     return value
 
 
+def float_types(value: Any) -> set[torch.dtype]:
+    """Those of the floating-point tensors in ``value``, in tuples, lists and mappings too."""
+    if isinstance(value, Tensor):
+        return {value.dtype} if value.is_floating_point() else set()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return set().union(*map(float_types, value)) if isinstance(value, tuple | list) else set()
+
+
 def device_of(module: nn.Module) -> torch.device | None:
     """Where a module lies: its first tensor; None where it has none, or where that is nowhere."""
     tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)

@@ -17,7 +17,7 @@ from polydistill.vision.lesson import Lesson, check_options
 from polydistill.vision.module_examiner import ModuleExaminer
 from polydistill.vision.module_training import train
 from polydistill.vision.seeding import seeded
-from polydistill.vision.weights import copy_module, fit_weights, load_weights
+from polydistill.vision.weights import cast_up, copy_module, fit_weights, load_weights
 
 Batches = Iterable[Any]
 LARGEST_SEED = 2**63 - 1
@@ -58,8 +58,9 @@ class ModuleDomain:
         seed: root of the random streams, >= 0.
         build_student: makes the modules of the students, where they are another network than generation 0; None:
             ``build`` does.
-        teacher: generation 0, which is not trained then, only evaluated: a module, of which a copy is used, or the path
-            of a file of weights for what ``build`` makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
+        teacher: generation 0, which is not trained then, only evaluated: a module, of which a copy is used (in the
+            inputs' float type, where its own is a shorter one), or the path of a file of weights for what ``build``
+            makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
             function of one's own does not get to see them. None: each label must be a class.
 
@@ -212,6 +213,8 @@ class ModuleDomain:
         whose = "the module that `build` makes" if learns else "the teacher"
         with seeded(derive_seed(self.seed, "trial"), self.batches):
             given = trial.take_first(self.batches, "batches")
+            if not learns:
+                cast_up(teacher, given)
             scores, batch = trial.try_network(teacher, given, whose, "batches", self.ignore_index)
         with seeded(derive_seed(self.seed, "trial, test"), self.test):
             first = trial.take_first(self.test, "test")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from polydistill.errors import UserError
+from polydistill.vision.batches import float_types
 
 NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
@@ -80,6 +81,14 @@ def copy_module(module: nn.Module) -> nn.Module:
             return copy.deepcopy(module, known)
     except Exception as error:
         raise ValueError(f"`teacher` cannot be copied, give the path of a file of its weights: {error}") from error
+
+
+def cast_up(module: nn.Module, batch: Any) -> nn.Module:
+    """``module``, in the float type of the inputs of ``batch`` where its own is a shorter one, as float16 is."""
+    inputs, own = float_types(batch), float_types(list(module.parameters()))
+    if inputs and own and max(dtype.itemsize for dtype in own) < min(dtype.itemsize for dtype in inputs):
+        return module.to(max(inputs, key=lambda dtype: dtype.itemsize))
+    return module
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

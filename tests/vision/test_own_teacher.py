@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,15 @@ def test_a_teacher_may_give_scores_of_another_float_type(dtype: torch.dtype) -> 
 
     found = list(Lineage(domain(teacher=Cached()), LineageConfig(1)))
     assert 0 <= found[1].metrics["agreement"] <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_teacher_in_a_shorter_float_type_is_cast_up_and_stays_as_it_is(dtype: torch.dtype) -> None:
+    teacher = build().to(dtype)
+    found = list(Lineage(domain(teacher=teacher), LineageConfig(1)))
+    upcast = list(Lineage(domain(teacher=copy.deepcopy(teacher).float()), LineageConfig(1)))
+    assert found[1].sha256 == upcast[1].sha256
+    assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
 
 
 def test_a_function_of_ones_own_teaches_as_the_loss_that_it_is() -> None:
