@@ -22,7 +22,7 @@ from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
-FEW_ROWS = 4  # a network answers so few sooner alone than with other threads to wait for
+FEW_ROWS = 2  # so few gain little from threads, and wait long for them beside other work
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
