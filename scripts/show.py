@@ -15,8 +15,11 @@ require_environment("runs")
 from pathlib import Path
 from typing import Any
 
+from polydistill._environment import MissingExtra
 from polydistill.errors import UserError, run_script, suggest
 from polydistill.tracking import read_summary
+
+KINDS = ("atari", "cifar")
 
 
 @run_script
@@ -55,6 +58,10 @@ def format_run(folder: Path, wide: bool) -> str:
         raise UserError(f"{folder} has no summary.json: {there}")
     summary: dict[str, Any] = read_summary(folder)
     try:
+        if summary["kind"] not in KINDS:
+            raise UserError(
+                f"{folder / 'summary.json'} is of kind {summary['kind']!r}, this version shows {' and '.join(KINDS)}"
+            )
         if summary["kind"] == "atari":
             from agents.report import format_summary as format_agents
 
@@ -62,7 +69,9 @@ def format_run(folder: Path, wide: bool) -> str:
         from polydistill.vision.report import format_summary as format_classifiers
 
         return format_classifiers(summary, wide=wide)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MissingExtra as error:
+        raise UserError(f"{folder}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'summary.json'} is no summary of a run: {error!r}") from error
 
 

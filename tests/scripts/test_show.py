@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,8 @@ def test_one_run_or_many_are_shown_from_their_summaries_alone(
         (["begun"], "begun has no summary.json: it is not finished"),
         (["damaged"], "summary.json is damaged"),
         (["foreign"], "is no summary of a run"),
+        (["empty"], "is no summary of a run"),
+        (["later"], "summary.json is of kind 'text', this version shows atari and cifar"),
         (["run", "--wid"], "unknown flag --wid; did you mean --wide?"),
     ],
 )
@@ -79,6 +83,8 @@ def test_what_is_no_finished_run_is_one_line(
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run")
     write_run(tmp_path / "foreign", config={"theirs": 1})
+    write_run(tmp_path / "empty", kind="atari", config={"game": "pong"}, generations=[], seconds=[])
+    write_run(tmp_path / "later", kind="text")
     (write_run(tmp_path / "damaged") / "summary.json").write_text("{")
     (tmp_path / "file").touch()
     (tmp_path / "begun").mkdir()
@@ -105,6 +111,19 @@ def test_of_many_those_that_are_no_finished_runs_are_left_out_with_a_line(
     ]
     assert show(root, begun, tmp_path / "missing") == 2
     assert capsys.readouterr().err.endswith("error: none of these is a finished run\n")
+
+
+def test_a_run_of_an_extra_that_is_not_installed_is_one_line(root: Path, tmp_path: Path) -> None:
+    agents, classifiers = write_run(tmp_path / "agents", kind="atari"), write_run(tmp_path / "classifiers")
+    script = root / "scripts" / "show.py"
+    without = f"import runpy, sys; sys.modules['ale_py'] = None; runpy.run_path({str(script)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", without, str(agents), str(classifiers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "generation 0" in done.stdout
+    assert done.stderr.splitlines() == [
+        f"left out: {agents}: this needs the extra atari (ale_py not found): pip install 'polydistill[atari]'"
+    ]
 
 
 def test_wide_shows_every_column_of_classifiers(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
