@@ -1,7 +1,9 @@
 """Print the tables of finished runs again, from their summary.json alone: without data, teacher or GPU.
 
-python scripts/show.py runs/pong                       one run
-python scripts/show.py runs/* --wide                   those that are finished, with every column
+    python scripts/show.py runs/pong           # one run
+    python scripts/show.py runs/* --wide       # many, with every column
+
+Of many, those that are not finished are left out, with a line.
 """
 
 import pathlib
@@ -12,11 +14,13 @@ from polydistill._environment import require_environment
 
 require_environment("runs")
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from polydistill._environment import MissingExtra
 from polydistill.errors import UserError, run_script, suggest
+from polydistill.help_text import fold_description
 from polydistill.tracking import read_summary
 
 KINDS = ("atari", "cifar")
@@ -26,7 +30,8 @@ KINDS = ("atari", "cifar")
 def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(words):
-        print(f"usage: python scripts/show.py RUN [RUN ...] [--wide]\n\n{__doc__}")
+        description = fold_description(__doc__ or "", shutil.get_terminal_size().columns)
+        print(f"usage: python scripts/show.py RUN [RUN ...] [--wide]\n\n{description}")
         return
     folders, wide = [word for word in words if not word.startswith("-")], "--wide" in words
     for word in words:

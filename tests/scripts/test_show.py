@@ -126,6 +126,16 @@ def test_a_run_of_an_extra_that_is_not_installed_is_one_line(root: Path, tmp_pat
     ]
 
 
+def test_help_fits_the_terminal(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert show(root, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("    python scripts/show.py runs/") for line in lines) == 2
+
+
 def test_wide_shows_every_column_of_classifiers(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "a")
     assert show(root, run) == 0
