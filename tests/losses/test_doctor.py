@@ -387,7 +387,7 @@ def soft(z, t):
         (lambda z, t, y: soft(z, t).sum(), "wrong", r"summed over the batch: 32 times too large and lacks T\^2 = 16"),
         (lambda z, t, y: soft(z, t).sum(1).mean() * 3, "suspicious", "times the objective: a weight"),
         (lambda z, t, y: F.mse_loss(z, t), "wrong", "squared distance of scores"),
-        (lambda z, t, y: F.kl_div(z, t.softmax(1), reduction="batchmean"), "wrong", "your loss is another one"),
+        (lambda z, t, y: F.kl_div(z, t.softmax(1), reduction="batchmean"), "wrong", "nor a known mistake in it"),
         (lambda z, t, y: soft(z.detach(), t).sum(), "wrong", "your loss has no gradient"),
         (lambda z, t, y: torch.ones((), requires_grad=True) * 2, "wrong", "your loss has no gradient with respect to"),
         (lambda z, t, y: (z * float("inf")).sum(), "wrong", "a gradient that is not finite"),
