@@ -38,10 +38,12 @@ from agents.sb3_zip import read_agent, rebuild_scores, write_dqn_zip
 from agents.settings import (
     check_choices,
     check_learning_rate,
+    check_log_folder,
     check_objective,
     check_replay,
     check_same_game,
     check_spaces,
+    keyword_arguments,
     positive_number,
     whole_number,
 )
@@ -125,6 +127,7 @@ class PolicyDistillation(BaseAlgorithm):
         check_policy(policy)
         check_choices(precision, exploration_rate, seed, device)
         require_choice("play", play, ("greedy", "sample"))
+        check_log_folder(tensorboard_log)
         if learning_rate is not None:
             check_learning_rate(learning_rate)
         if env is None and _init_setup_model:
@@ -133,7 +136,7 @@ class PolicyDistillation(BaseAlgorithm):
             policy,
             env,
             learning_rate if learning_rate is not None else LinearSchedule(1e-3, 0.0, 1.0),
-            policy_kwargs,
+            keyword_arguments("policy_kwargs", policy_kwargs),
             stats_window_size,
             tensorboard_log,
             verbose,
@@ -153,7 +156,7 @@ class PolicyDistillation(BaseAlgorithm):
         self.generation = whole_number("generation", generation, 0)
         self.samples_per_step = positive_number("samples_per_step", samples_per_step)
         self.temperature = positive_number("temperature", temperature)
-        self.objective, self.objective_kwargs = objective, dict(objective_kwargs or {})
+        self.objective, self.objective_kwargs = objective, keyword_arguments("objective_kwargs", objective_kwargs)
         self._objective = get_objective(objective)
         check_objective(self._objective, self.objective_kwargs, self.temperature)
         self.exploration_rate, self.size, self.precision = exploration_rate, size, precision

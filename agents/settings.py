@@ -6,6 +6,7 @@ Contract: every check raises ValueError with one line that names the argument, w
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,25 @@ def positive_number(name: str, value: Any) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def keyword_arguments(name: str, value: Any) -> dict[str, Any]:
+    """A copy of ``value``; of None an empty one.
+
+    Raises:
+        ValueError: it is no mapping from names.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{name} must be a dict of named options, got {name}={value!r:.80}")
+    return dict(value)
+
+
+def check_log_folder(tensorboard_log: Any) -> None:
+    """A path, or None for no curves."""
+    if tensorboard_log is not None and not isinstance(tensorboard_log, str | os.PathLike):
+        raise ValueError(f"tensorboard_log must be the path of a folder, or None, got {tensorboard_log!r:.80}")
 
 
 def check_learning_rate(learning_rate: Any) -> None:
