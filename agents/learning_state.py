@@ -97,7 +97,7 @@ def load_learning_state(model: PolicyDistillation, state: Mapping[str, Any]) -> 
     load_weights_state(model, state)
     if state["untouched"]:
         model._built_versions = model._weight_versions()  # learning still begins with data-dependent weights
-    counters = state["counters"]  # older ones do not tell the first two
+    counters = state["counters"]  # those of earlier versions lack the two that are given here
     for name, value in ({"_played": counters["num_timesteps"], "_round_steps": model.train_freq} | counters).items():
         setattr(model, name, value)
     model._resumed_round_steps = model._round_steps  # of the call of learn that it was in, if it was

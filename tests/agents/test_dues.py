@@ -336,3 +336,40 @@ def test_atari_games_keep_the_seed_that_they_were_made_with_and_take_the_student
     assert start(5, 0) == start(5, 1) == start(5, None)
     assert start(None, 0) == start(None, 0) == start(0, None)
     assert start(None, 1) != start(None, 0)
+
+
+SEEDED = """
+import numpy as np, torch
+import gymnasium as gym
+from gymnasium import spaces
+from agents.distillation import PolicyDistillation
+from polydistill.provenance import weights_sha256
+
+class Noise(gym.Env):
+    observation_space, action_space = spaces.Box(0, 255, (2, 36, 36), np.uint8), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.look(), {}
+
+    def step(self, action):
+        return self.look(), 0.0, self.np_random.random() < 0.1, False, {}
+
+    def look(self):
+        return self.np_random.integers(0, 256, (2, 36, 36), dtype=np.uint8)
+
+for seed in (0, 1):
+    teacher = lambda frames: frames[:, :1, 0, :3].float().mean(1) / 100
+    options = {"size": ((2, 2, 2), 4), "learning_starts": 8, "batch_size": 8, "device": "cpu", "seed": seed}
+    model = PolicyDistillation("CnnPolicy", Noise(), teacher, **options).learn(32)
+    print(model._n_updates, weights_sha256(model.student.state_dict()))
+"""
+
+
+def test_two_processes_of_one_seed_teach_one_student_in_a_game_without_a_seed(run_python) -> None:
+    first, second = (run_python("-W", "ignore", "-c", SEEDED) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    zero, one = first.stdout.splitlines()
+    assert first.stdout == second.stdout
+    assert zero.split()[0] == one.split()[0] == "48"
+    assert zero != one
