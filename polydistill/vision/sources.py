@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
+from polydistill.vision.archives import RELEASES
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.data import Images, ImageSet, load_images
@@ -42,7 +44,9 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
     """
     path = Path(config.teacher.path)
     if not _has_card(path):
-        return _open_without_card(path, config.teacher.network, images, device)
+        network = _fill_network(config, path).eval().requires_grad_(False)
+        card = {"architecture": config.teacher.network, "classes": images.classes}
+        return Classifier(network, images.normalization, card).to(device)
     classifier = load_classifier(path, device)
     found, wanted = classifier.card["architecture"], config.teacher.network
     if found != wanted:
@@ -63,11 +67,12 @@ def _has_card(path: Path) -> bool:
     return path.with_suffix(".json").exists()
 
 
-def _open_without_card(path: Path, name: str, images: Images, device: torch.device | str) -> Classifier:
-    network = build_network(name, images.classes)
-    fit_weights(network, load_weights(path), path, f"teacher.network {name} with {images.classes} classes")
-    network.eval().requires_grad_(False)
-    return Classifier(network, images.normalization, {"architecture": name, "classes": images.classes}).to(device)
+def _fill_network(config: CifarConfig, path: Path) -> nn.Module:
+    """``teacher.network`` with the weights in a file that has no card."""
+    name, classes = config.teacher.network, RELEASES[config.data.name].classes
+    network = build_network(name, classes)
+    fit_weights(network, load_weights(path), path, f"teacher.network {name} with {classes} classes")
+    return network
 
 
 def require_same_images(config: CifarConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
@@ -88,7 +93,10 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
         UserError: they are not those that the run began with, or there are none.
     """
     path = Path(config.teacher.path)
-    found = load_classifier(path).card["sha256"] if _has_card(path) else weights_sha256(load_weights(path))
+    if _has_card(path):
+        found = load_classifier(path).card["sha256"]
+    else:  # as it is opened: the file may hold another float type, and leave out what is shared
+        found = weights_sha256(_fill_network(config, path).state_dict())
     if found != sha256:
         raise UserError(
             f"teacher.path {config.teacher.path} holds other weights than those that this run began with; "

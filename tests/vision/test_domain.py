@@ -365,6 +365,16 @@ def test_a_file_that_does_not_fit_the_run_is_refused(
     )
 
 
+def test_a_moved_teacher_of_weights_in_half_precision_is_the_same_teacher(config: CifarConfig, tmp_path: Path) -> None:
+    weights = {name: tensor.half() for name, tensor in build_network("resnet-8", 10, seed=5).state_dict().items()}
+    save_file(weights, tmp_path / "teacher.safetensors")
+    given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(tmp_path / "teacher.safetensors")))
+    found, _ = run_lineage(given, tmp_path / "run")
+    moved = (tmp_path / "teacher.safetensors").rename(tmp_path / "moved.safetensors")
+    given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(moved)))
+    require_same_teacher(given, found["generations"][0]["sha256"])
+
+
 @pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.pt"])
 def test_weights_without_a_card_can_be_generation_0(config: CifarConfig, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
