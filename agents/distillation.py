@@ -147,10 +147,8 @@ class PolicyDistillation(BaseAlgorithm):
         self.teacher: Teacher | None = None if teacher is None else as_teacher(teacher)
         self.buffer_size = whole_number("buffer_size", buffer_size, 1)
         self.learning_starts = whole_number("learning_starts", learning_starts, 0)
-        self.batch_size, self.train_freq = (
-            whole_number("batch_size", batch_size, 1),
-            whole_number("train_freq", train_freq, 1),
-        )
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.train_freq = whole_number("train_freq", train_freq, 1)
         check_replay(self.buffer_size, self.batch_size, self.learning_starts)
         whole_number("stats_window_size", stats_window_size, 1)
         self.generation = whole_number("generation", generation, 0)
@@ -309,6 +307,7 @@ class PolicyDistillation(BaseAlgorithm):
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
         """Let the teacher play the steps of a round, or up to the total; False if a callback asks to stop."""
         assert self.teacher is not None
+        sampled = self.target_temperature if self.play == "sample" else None
         callback.on_rollout_start()
         for _ in range(self._round_steps):
             observations = self._last_obs
@@ -319,7 +318,6 @@ class PolicyDistillation(BaseAlgorithm):
                 message = f"the teacher's scores are not finite: {where}"
                 raise NonFiniteError(message, torch.from_numpy(observations), scores, float("nan"))
             replay.add(observations, scores, self._starts)
-            sampled = self.target_temperature if self.play == "sample" else None
             actions = choose_actions(scores, self.exploration_rate, self._explore, sampled)
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
             self._starts = dones
@@ -476,7 +474,7 @@ class PolicyDistillation(BaseAlgorithm):
 
         The network is the file's: its size, and what ``policy_kwargs`` say of the function. ``custom_objects`` and
         ``force_reset`` are Stable-Baselines3's: nothing is unpickled here that the former could replace, and the
-        games always start anew.
+        games always start from the beginning.
 
         Raises:
             UserError: the file is missing, damaged, or no Nature-CNN.

@@ -123,7 +123,7 @@ def find_statistics(agent: Path) -> Path | None:
     """The file of statistics that belongs to an agent's zip: beside it, or in the folder of its name.
 
     Raises:
-        UserError: there are several, and none is of the same number of steps.
+        UserError: there are several, and not one of the same number of steps.
     """
     places = [agent.parent, agent.with_suffix("")]
     if agent.stem == "best_model":  # the zoo's best agent lies beside the folder of its environment

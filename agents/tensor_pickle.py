@@ -94,7 +94,7 @@ def read_forms(content: bytes) -> dict[str, Form]:
 class Machine:
     """A stack, a memo, and the opcodes that tables of tensors need. Text is the only key of a table.
 
-    What globals, calls and states become is the part that a derived machine decides; none is ever executed.
+    What globals, calls and states become is decided by a derived machine, which executes nothing either.
     """
 
     def __init__(self) -> None:

@@ -20,8 +20,11 @@ SPINS = "10000"  # rounds, of well under a millisecond in all, that an idle thre
 
 
 def available_cores() -> int:
-    """The cores that this process may use: by its affinity, ``PYTHON_CPU_COUNT``, the quotas of its cgroups, and
-    ``OMP_NUM_THREADS``; divided among the processes that torchrun has started on this machine. At least 1."""
+    """The cores that this process may use, at least 1.
+
+    They are bounded by its affinity (from Python 3.13 on by ``PYTHON_CPU_COUNT`` too), the quotas of its cgroups, and
+    ``OMP_NUM_THREADS``, and divided among the processes that torchrun has started on this machine.
+    """
     count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on
     if count is not None:
         cores = count() or 1

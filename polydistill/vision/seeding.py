@@ -24,7 +24,7 @@ def seeded(seed: int, source: object = None) -> Iterator[None]:
     Args:
         seed: of torch's generators, not negative; those of the others derive from it.
         source: perhaps a ``DataLoader``: its ``generator`` and those of its sampler and data set are seeded too, and
-            workers that persist are started anew, since they would bring along what they drew before.
+            workers that persist are started again, since they would keep what they drew before.
     """
     held = _generators_of(source)
     states = [generator.get_state() for generator in held]

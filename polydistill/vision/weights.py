@@ -1,4 +1,4 @@
-"""Where a network that one has comes from: another module, or a file of weights for one that is built anew.
+"""Where a network that one has comes from: another module, or a file of weights for one that is built first.
 
 Contract: opening a file runs no code of the file's, and a file that does not fit is refused in one line with the names
 that are missing, unexpected or of another shape.

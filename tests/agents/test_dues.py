@@ -261,7 +261,7 @@ def test_the_play_that_a_student_forgot_is_not_owed_but_what_it_waited_for_is() 
     again = make(env=Squares(shape=SMALL), learning_starts=96)
     with pytest.warns(UserWarning, match="made no update"):
         again.learn(64)
-    assert again.learn(64)._n_updates == 8, "counted anew"
+    assert again.learn(64)._n_updates == 8, "the count starts at 0 again"
 
 
 def test_updates_never_go_back(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 # while the teacher plays (1), at the start of generation 1 (4), in the warm-up (8), at a point of the curve (14), just
-# after games have begun anew (18), while it learns (27), in its last rounds (34, 35), while it is scored for the table
+# after games have begun again (18), while it learns (27), in its last rounds (34, 35), while it is scored for the table
 # (36, 38), and so on in generation 2
 @pytest.mark.parametrize("at", [1, 4, 8, 14, 18, 27, 34, 35, 36, 38, 57, 71, 73])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
@@ -215,7 +215,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expec
 
 
 def curve(metrics: list[str], role: str, tag: str) -> dict[int, float]:
-    """The points of a tag by step, of the lines of metrics.jsonl; none is there twice."""
+    """The points of a tag by step, of the lines of metrics.jsonl; no step is there twice."""
     lines = [json.loads(line) for line in metrics]
     points = [(line["step"], line["values"][tag]) for line in lines if line["role"] == role and tag in line["values"]]
     assert len(dict(points)) == len(points)

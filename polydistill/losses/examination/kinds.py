@@ -14,7 +14,7 @@ from polydistill.losses.examination.findings import Finding, Level
 
 ROUNDED = 2e-3  # what the sum of probabilities may lose on its way through float16
 LEAST_NUMBERS = 64  # fewer scores may be between 0 and 1, or at least 0, by chance
-CLIPPED = 0.1  # share of exact zeros among scores of which none is negative
+CLIPPED = 0.1  # share of exact zeros among scores without a negative one
 
 
 def examine_kind(name: str, scores: Tensor, *, regression: bool = False) -> Iterator[Finding]:
