@@ -49,16 +49,16 @@ def examine_teachers_mode(teacher: nn.Module, inputs: Any) -> Iterator[Finding]:
         return
     named = [name or "the teacher" for name, module in training if depends_on_mode(module)]
     if named:
-        text = f"the teacher is in training mode ({named[0]}): what it says changes with each call; say teacher.eval()"
+        text = f"the teacher is in training mode ({named[0]}): what it says changes with each call; call teacher.eval()"
         yield Finding("wrong", text)
         return
     differs = _outputs_differ(teacher, inputs, training=False) if _has_foreign(teacher) else False
     if differs:
-        yield Finding("wrong", "the teacher is in training mode, and says something else than in evaluation mode: say "
-                      "teacher.eval()")  # fmt: skip
+        text = "the teacher is in training mode, and says something else than in evaluation mode: call teacher.eval()"
+        yield Finding("wrong", text)
     elif differs is None:
-        yield Finding("cannot tell", "the teacher is in training mode; whether that matters cannot be tried, since it "
-                      "cannot be copied: say teacher.eval()")  # fmt: skip
+        text = "the teacher is in training mode, and cannot be copied to try whether that matters: call teacher.eval()"
+        yield Finding("cannot tell", text)
     else:
         yield Finding("fine", "the teacher is in training mode, and nothing in it depends on the mode")
 
@@ -69,7 +69,7 @@ def examine_students_mode(student: nn.Module, inputs: Any) -> Iterator[Finding]:
         return
     known = any(depends_on_mode(module) and not module.training for module in student.modules())
     if known or (_has_foreign(student) and _outputs_differ(student, inputs, training=True) is not False):
-        yield Finding("suspicious", "the student is in evaluation mode: say student.train() before learning")
+        yield Finding("suspicious", "the student is in evaluation mode: call student.train() before learning")
 
 
 def depends_on_mode(module: nn.Module) -> bool:
@@ -98,9 +98,7 @@ def _outputs_differ(network: nn.Module, inputs: Any, *, training: bool) -> bool 
             twin = copy.deepcopy(network)
             found = [_clone(twin, inputs), _clone(twin, inputs), _clone(twin.train(training), inputs)]
             found.append(_clone(twin, inputs))
-    except (
-        Exception
-    ):  # a user's network may fail in any way when it is copied, or in the mode that it was not meant for
+    except Exception:  # a user's network may fail in any way, copied, or in a mode that it was not meant for
         return None
     return not all(torch.allclose(found[0], other, equal_nan=True) for other in found[1:])
 

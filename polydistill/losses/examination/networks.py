@@ -30,7 +30,7 @@ def _examine_teacher(student: ScoreFunction, teacher: nn.Module, inputs: Any) ->
     of_mode = list(examine_teachers_mode(teacher, inputs))
     yield from of_mode
     if any(parameter.requires_grad for parameter in teacher.parameters()):
-        text = "the teacher's weights ask for gradients: say teacher.requires_grad_(False), and call it under no_grad"
+        text = "the teacher's weights ask for gradients: use teacher.requires_grad_(False), and call it under no_grad"
         yield Finding("suspicious", text)
     if not isinstance(student, nn.Module):
         return

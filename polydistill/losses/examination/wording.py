@@ -42,14 +42,11 @@ def say(
         return Finding("fine", f"your loss is the objective, {averaged}, with weights of its own: {what}")
     hint = _without_factor(found, weights)
     if asked_explicitly:
-        what = (
-            f"{weights[1]:.4g} times the objective: a weight" if alone else f"{what}: other weights than were asked for"
-        )
-        return Finding("suspicious", f"your loss is {what}{hint}, if that is meant")
-    text = f"your loss is {what}{hint}, {averaged}: whether these weights are meant cannot be told; say "
-    return Finding(
-        "cannot tell", f"{text}label_weight= and teacher_weight=" if found.label else f"{text}teacher_weight="
-    )
+        others = f"{weights[1]:.4g} times the objective: a weight" if alone else f"{what}: not the weights asked for"
+        return Finding("suspicious", f"your loss is {others}{hint}, if that is meant")
+    names = "label_weight= and teacher_weight=" if found.label else "teacher_weight="
+    text = f"your loss is {what}{hint}, {averaged}: whether these weights are meant cannot be told; pass {names}"
+    return Finding("cannot tell", text)
 
 
 def _without_factor(found: Explanation, weights: tuple[float, float]) -> str:
