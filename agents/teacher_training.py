@@ -40,7 +40,7 @@ from agents.sb3_zip import write_dqn_zip
 from agents.teachers import as_teacher
 from polydistill.checkpoint import Checkpoints
 from polydistill.device import Device, Precision, prepare, resolve_machine
-from polydistill.disk import require_room
+from polydistill.disk import atomic_write, disk_errors, require_room
 from polydistill.errors import UserError, require_at_least
 from polydistill.fields import check_fields
 from polydistill.interruption import StopSignals
@@ -48,7 +48,7 @@ from polydistill.lock import FolderLock
 from polydistill.plain_yaml import dump_yaml, to_mapping
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.streams import derive_seed
-from polydistill.tracking import Progress, Standing, atomic_write, disk_errors, examine_folder
+from polydistill.tracking import Progress, Standing, examine_folder
 
 COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
 DISK_BYTES = 150_000_000  # three checkpoints of two networks and two moments of Adam, the zip, the curves

@@ -18,7 +18,7 @@ from PIL import Image
 from agents.atari import FRAME_SKIP
 from agents.evaluation import Protocol, choose_actions
 from agents.teachers import ScoreFunction
-from polydistill.tracking import disk_errors
+from polydistill.disk import disk_errors
 
 SCREEN = (210, 160)  # height, width in pixels
 GAP = 8  # pixels between two games

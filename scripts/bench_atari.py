@@ -36,10 +36,11 @@ from agents.domain import open_teacher
 from agents.lesson import make_env, make_student
 from agents.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
 from polydistill.config import parse
+from polydistill.disk import atomic_write
 from polydistill.errors import run_script
 from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
-from polydistill.tracking import atomic_write, format_table
+from polydistill.tracking import format_table
 
 
 @dataclass(frozen=True)

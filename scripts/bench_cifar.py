@@ -35,10 +35,11 @@ from torch.utils.data import Dataset
 
 from polydistill.config import parse
 from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
+from polydistill.disk import atomic_write
 from polydistill.errors import run_script
 from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
-from polydistill.tracking import atomic_write, format_table
+from polydistill.tracking import format_table
 from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.data import ImageSet, Normalization

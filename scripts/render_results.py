@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 
 from polydistill.config import parse
+from polydistill.disk import atomic_write
 from polydistill.errors import UserError, run_script
 from polydistill.statistics import Interval, bootstrap_normalized_interval
-from polydistill.tracking import atomic_write, format_interval, format_table
+from polydistill.tracking import format_interval, format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"

@@ -21,9 +21,11 @@ import pytest
 import torch
 
 from polydistill import disk, provenance, tracking
+from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.plain_yaml import load_yaml, to_mapping
-from polydistill.tracking import Run, atomic_write, format_interval, format_narrow_table, format_table, weights_sha256
+from polydistill.provenance import weights_sha256
+from polydistill.tracking import Run, format_interval, format_narrow_table, format_table
 
 
 @dataclass(frozen=True)
@@ -339,6 +341,11 @@ def test_opening_a_run_loads_neither_torch_nor_tensorboard_nor_rich(run_python) 
         "import sys, polydistill.tracking; print(sorted({'torch', 'tensorboard', 'rich', 'numpy'} & set(sys.modules)))"
     )
     assert run_python("-c", code).stdout == "[]\n"
+
+
+def test_tracking_hands_out_no_other_room_s_names() -> None:
+    homes = {name: getattr(getattr(tracking, name), "__module__", tracking.__name__) for name in tracking.__all__}
+    assert {name for name, home in homes.items() if not home.startswith(tracking.__name__)} == set()
 
 
 # ---- going on --------------------------------------------------------------------------------------------------

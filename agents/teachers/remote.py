@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from agents.archive import MAX_FILE_BYTES, printable
 from agents.normalization import is_statistics
 from agents.places import find_file
+from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import UserError
-from polydistill.tracking import atomic_write, disk_errors
 
 TIMEOUT_SECONDS = 30
 FILES = (".zip", ".safetensors", ".pth", ".pt")

@@ -1,7 +1,5 @@
 """TensorBoard, metrics.jsonl, summary.json, progress bar: what a run tells of itself, in one place."""
 
-from polydistill.disk import atomic_write, disk_errors
-from polydistill.provenance import weights_sha256
 from polydistill.tracking.folder import Standing, examine_folder, read_summary, require_same_config, stored_config
 from polydistill.tracking.progress import Progress
 from polydistill.tracking.run import Run
@@ -12,8 +10,6 @@ __all__ = [
     "Progress",
     "Run",
     "Standing",
-    "atomic_write",
-    "disk_errors",
     "examine_folder",
     "format_interval",
     "format_narrow_table",
@@ -21,5 +17,4 @@ __all__ = [
     "read_summary",
     "require_same_config",
     "stored_config",
-    "weights_sha256",
 ]
