@@ -162,7 +162,7 @@ class PolicyDistillation(BaseAlgorithm):
         self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if self.seed is None else self.seed
         self.replay: FrameReplay | None = None
         self._played, self._updates_at_zero = 0, 0  # steps, and updates before them, since the counters were set
-        self._loaded_scores: str | None = None
+        self._loaded_score_kind: str | None = None
         self._loaded_updates = 0
         self._round_steps = self._resumed_round_steps = 0  # steps of all games in a round of this call of learn
         if _init_setup_model:
@@ -174,11 +174,11 @@ class PolicyDistillation(BaseAlgorithm):
         return self.policy.q_net
 
     @property
-    def scores(self) -> str:
+    def score_kind(self) -> str:
         """Kind of the student's scores: the objective's, or for a regression the teacher's; of a file, as it says."""
-        if self._loaded_scores is not None and self._n_updates == self._loaded_updates:
-            return self._loaded_scores
-        if self._objective.scores == "logits":
+        if self._loaded_score_kind is not None and self._n_updates == self._loaded_updates:
+            return self._loaded_score_kind
+        if self._objective.score_kind == "logits":
             return "logits"
         return "q_values" if self.teacher is None else self.teacher.kind
 
@@ -358,7 +358,7 @@ class PolicyDistillation(BaseAlgorithm):
             raise find_nonfinite_update(self, before, gradient_steps, batch_size)
         self._n_updates += gradient_steps
         self._record(losses.mean().item(), agreed.mean().item())
-        if self.scores == "logits":
+        if self.score_kind == "logits":
             shares = gradient_shares(scores, targets, temperature=self.target_temperature)
             self.logger.record("distill/label_share", shares.label_share.mean().item())
 
@@ -457,7 +457,7 @@ class PolicyDistillation(BaseAlgorithm):
         if isinstance(path, (str, os.PathLike)):
             target_of(path).parent.mkdir(parents=True, exist_ok=True)
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
-        write_dqn_zip(path, self.student, scores=self.scores, steps=self.num_timesteps, counters=counters)
+        write_dqn_zip(path, self.student, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -496,7 +496,7 @@ class PolicyDistillation(BaseAlgorithm):
         model.size, model.policy_kwargs = as_in_file(network, model.size, model.policy_kwargs)
         model._setup_model()
         model.student.load_state_dict(network.state_dict())
-        model._loaded_scores = agent.scores
+        model._loaded_score_kind = agent.score_kind
         model.num_timesteps = agent.steps or 0
         model._n_updates, model._episode_num = (agent.counter(name) for name in ("_n_updates", "_episode_num"))
         model._loaded_updates = model._n_updates

@@ -221,7 +221,7 @@ class AtariDomain:
         """That of the checkpoint where it was; a new one where there is none, or its recording is damaged."""
 
         def score_curve(model: PolicyDistillation, step: int) -> dict[str, float]:
-            student = Teacher(model.student_scores, kind=model.scores)
+            student = Teacher(model.student_scores, kind=model.score_kind)
             episodes = self.config.evaluation.curve_episodes
             return curve_point(self.play(student, model.student, episodes, f"curve {step}", generation))
 

@@ -138,7 +138,7 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
     if env_id:
         plain.observation_space = _space_of(env_id, plain)
     try:
-        write_dqn_zip(target, plain, scores=kind, steps=steps or 0)
+        write_dqn_zip(target, plain, score_kind=kind, steps=steps or 0)
     except ValueError as error:
         raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
     return [how_to_go_on(target_of(target), kind), *lines]

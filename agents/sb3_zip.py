@@ -63,7 +63,7 @@ class AgentFile(NamedTuple):
     path: Path | None
 
     @property
-    def scores(self) -> str:
+    def score_kind(self) -> str:
         """Kind of the scores: "logits" for PPO, A2C and a student of KL or NLL, "q_values" for all others."""
         return "logits" if "action_net.weight" in self.weights else kind_of(self.data)
 
@@ -204,7 +204,7 @@ def write_dqn_zip(
     target: Place,
     network: QNetwork,
     *,
-    scores: str = "q_values",
+    score_kind: str = "q_values",
     steps: int = 0,
     counters: Mapping[str, int] | None = None,
 ) -> None:
@@ -217,15 +217,15 @@ def write_dqn_zip(
         target: the file to write, replaced if it exists (``.zip`` is added to a name without an ending); or one
             opened for writing bytes.
         network: a Nature-CNN of at most 32, 64, 64 channels, or linear layers alone; with any linear layers behind.
-        scores: "q_values" or "logits", stored as plain JSON under ``polydistill``.
+        score_kind: "q_values" or "logits", stored as plain JSON under ``polydistill``.
         steps: agent steps that the network has learned from; stored as ``num_timesteps``.
         counters: further ones of Stable-Baselines3, as ``_n_updates``.
 
     Raises:
         ValueError: an unknown kind of scores, or a network too wide for ``NatureCNN``.
     """
-    if scores not in SCORE_KINDS:
-        raise ValueError(f"scores must be one of {SCORE_KINDS}, got {scores!r}")
+    if score_kind not in SCORE_KINDS:
+        raise ValueError(f"score_kind must be one of {SCORE_KINDS}, got {score_kind!r}")
     space = cast(spaces.Box, network.observation_space)
     policy_kwargs, linear = _policy_kwargs(network)
     policy = "MlpPolicy" if linear else "CnnPolicy"
@@ -245,25 +245,25 @@ def write_dqn_zip(
     model.exploration_rate = 0.05
     model.num_timesteps = steps
     vars(model).update(counters or {})
-    model.polydistill = {"scores": scores}  # type: ignore[attr-defined]
+    model.polydistill = {"scores": score_kind}  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     model.save(buffer, exclude=["replay_buffer"])
     write_place(target, buffer.getvalue())
 
 
-def how_to_go_on(path: str | os.PathLike[str], scores: str) -> str:
+def how_to_go_on(path: str | os.PathLike[str], score_kind: str) -> str:
     """One line for people: how stock Stable-Baselines3 learns on from a zip, or why it must not.
 
     Args:
         path: of the zip.
-        scores: kind of its scores.
+        score_kind: of its scores.
 
     Example:
         >>> how_to_go_on("a.zip", "q_values")
         "to learn on in Stable-Baselines3: DQN.load('a.zip', env=env, buffer_size=100_000).learn(1_000_000)"
     """
     name = os.fspath(path)
-    if scores == "q_values":
+    if score_kind == "q_values":
         return f"to learn on in Stable-Baselines3: DQN.load({name!r}, env=env, buffer_size=100_000).learn(1_000_000)"
     return f"{name} gives logits, no Q-values: play it with DQN.load, but do not go on with DQN.learn"
 

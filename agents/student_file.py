@@ -39,4 +39,4 @@ def read_student(path: Path, size: Size) -> Teacher:
         raise UserError(f"{path} holds no student of the widths {size.channels} and {size.hidden}") from None
     # as the student has learned, and faster on processors: another layout would round differently
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return as_teacher(network, kind=agent.scores)
+    return as_teacher(network, kind=agent.score_kind)

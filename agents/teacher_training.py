@@ -336,7 +336,7 @@ def finish_teacher(
             n_threads=config.threads,
             on_step=on_step,
         )
-    write_dqn_zip(out / "teacher.zip", network, scores="q_values", steps=model.num_timesteps)
+    write_dqn_zip(out / "teacher.zip", network, score_kind="q_values", steps=model.num_timesteps)
     card = {
         "game": config.game,
         "command": command,

@@ -90,7 +90,7 @@ def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     student = out / "student.zip"
     print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
     if student.is_file():
-        print(how_to_go_on(student, read_agent(student).scores))
+        print(how_to_go_on(student, read_agent(student).score_kind))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from agents.networks import KERNELS, SIZES, size_of
 from agents.rebuild import build, own_memory, own_names, space_of
 from polydistill.errors import UserError
 
-SCORES = dict.fromkeys(SIZES, "q_values") | {"acktr": "logits"}  # of what is named before a file
+KIND_OF = dict.fromkeys(SIZES, "q_values") | {"acktr": "logits"}  # of the scores, by the name before a file
 CONVOLUTIONS = ("features_extractor.cnn.0", "features_extractor.cnn.2", "features_extractor.cnn.4")
 HIDDEN, HEAD = "features_extractor.linear.0", "q_net.0"
 MAX_ACTIONS = 18  # of an Atari joystick; more outputs are a distribution's
@@ -48,15 +48,17 @@ class Layer(NamedTuple):
     bias: Tensor
 
 
-def rebuild_table(weights: Mapping[str, Tensor], where: str, name: str = "", scores: str = "") -> tuple[QNetwork, str]:
+def rebuild_table(
+    weights: Mapping[str, Tensor], where: str, name: str = "", score_kind: str = ""
+) -> tuple[QNetwork, str]:
     """The network of these weights, in float32, in eval mode, with memory of its own; and the kind of its scores.
 
     Args:
         weights: checked.
         where: the file's name, for messages.
-        name: a key of ``SCORES``, or empty. It tells the kind of the scores; one of Rusu's sizes, the widths too.
-        scores: their kind, where the file tells; else the name's. Without both, an actor beside a critic gives logits
-            and a single head Q-values, with a warning unless its name says so.
+        name: a key of ``KIND_OF``, or empty. It tells the kind of the scores; one of Rusu's sizes, the widths too.
+        score_kind: where the file tells it; else the name's. Without both, an actor beside a critic gives logits and a
+            single head Q-values, with a warning unless its name says so.
 
     Raises:
         UserError: the tensors are not those of a network that is known; the line lists some of them.
@@ -73,11 +75,11 @@ def rebuild_table(weights: Mapping[str, Tensor], where: str, name: str = "", sco
         raise UserError(f"{where}: {reason}; found: {_list(weights)}; expected: {EXPECTED}") from None
     if name in SIZES and size_of(network) != SIZES[name]:
         raise UserError(f"{where}: its widths are {tuple(size_of(network))}, those of {name} are {tuple(SIZES[name])}")
-    scores = scores or SCORES.get(name, "")
-    if not scores and not guess:
+    score_kind = score_kind or KIND_OF.get(name, "")
+    if not score_kind and not guess:
         says = f"its one head is taken for Q-values; acktr:{where} says that it gives logits, nature:{where} agrees"
         warnings.warn(f"{where}: {says}", stacklevel=4)
-    return network, scores or guess or "q_values"
+    return network, score_kind or guess or "q_values"
 
 
 def _of_stable_baselines(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
@@ -85,16 +87,16 @@ def _of_stable_baselines(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     if any(key.startswith("quantile_net.") for key in weights):
         raise NotKnown("the weights of a QR-DQN do not tell how many quantiles it has: give its zip")
     if "action_net.weight" in weights:
-        own, scores = own_names(weights, "actor-critic"), "logits"
+        own, score_kind = own_names(weights, "actor-critic"), "logits"
     elif any(key.startswith("q_net.q_net.") for key in weights):
-        own, scores = own_names(weights, "DQN"), "q_values"
+        own, score_kind = own_names(weights, "DQN"), "q_values"
     elif "q_net.0.weight" in weights and "features_extractor.cnn.0.weight" in weights:
-        own, scores = dict(weights), "q_values"
+        own, score_kind = dict(weights), "q_values"
     else:
         return None
     if any(key.startswith("q_net.") and not key.startswith(f"{HEAD}.") for key in own):
         raise NotKnown(NO_ACTIVATION)
-    return own, scores
+    return own, score_kind
 
 
 def _by_shapes(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

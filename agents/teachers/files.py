@@ -21,7 +21,7 @@ from agents.corner import cut_padding
 from agents.places import Place, is_unzipped, name_of, opened, settle
 from agents.rebuild import ScoreNetwork
 from agents.sb3_zip import SCORE_KINDS, read_agent, rebuild_scores
-from agents.teachers.architectures import SCORES, rebuild_table
+from agents.teachers.architectures import KIND_OF, rebuild_table
 from agents.teachers.remote import fetch
 from agents.tensors import MAX_HEADER_BYTES, MAX_WEIGHT_BYTES, read_safetensors, read_torch
 from polydistill.errors import UserError
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
     """``("acktr", "pong.pt")`` of ``acktr:pong.pt``; the name is empty where none of the known ones is there."""
     name, colon, where = str(source).partition(":")
-    return (name, where) if colon and name in SCORES else ("", str(source))
+    return (name, where) if colon and name in KIND_OF else ("", str(source))
 
 
 def find(source: Place) -> Found:
@@ -91,8 +91,8 @@ def read_network(source: Place) -> tuple[ScoreNetwork, str]:
     Raises:
         UserError: the file is missing, damaged, too large, or does not hold a network that is known.
     """
-    network, scores = read_stored_network(source)
-    return cut_padding(network), scores
+    network, score_kind = read_stored_network(source)
+    return cut_padding(network), score_kind
 
 
 def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
@@ -102,7 +102,7 @@ def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
         if found.architecture:
             raise UserError(f"{found.where}: only tables of weights need an architecture; a zip says its own")
         agent = read_agent(found.place)
-        return rebuild_scores(agent), agent.scores
+        return rebuild_scores(agent), agent.score_kind
     with refusing(found.where, "file of weights"):
         with opened(found.place, MAX_WEIGHT_BYTES + MAX_HEADER_BYTES) as stream:
             content = stream.read()
@@ -111,9 +111,9 @@ def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
             weights, says = read_safetensors(content, found.where)
         else:
             weights = read_torch(content, found.where)
-        name, scores = found.architecture or says.get("architecture", ""), says.get("scores", "")
-        if name and name not in SCORES:
-            raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(SCORES)})")
-        if scores and scores not in SCORE_KINDS:
-            raise UserError(f"{found.where}: its scores are {shown(scores)}, neither {' nor '.join(SCORE_KINDS)}")
-        return rebuild_table(weights, found.where, name, scores)
+        name, score_kind = found.architecture or says.get("architecture", ""), says.get("scores", "")
+        if name and name not in KIND_OF:
+            raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(KIND_OF)})")
+        if score_kind and score_kind not in SCORE_KINDS:
+            raise UserError(f"{found.where}: its scores are {shown(score_kind)}, neither {' nor '.join(SCORE_KINDS)}")
+        return rebuild_table(weights, found.where, name, score_kind)

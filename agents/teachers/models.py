@@ -81,7 +81,7 @@ def score_network(model: BaseAlgorithm) -> tuple[nn.Module, str]:
         raise UserError(f"this {type(model).__name__} has no networks yet: build it with an environment first")
     student = getattr(model, "student", None)
     if isinstance(student, QNetwork):  # our own algorithm; not imported, since it imports this package
-        return copy_network(student), getattr(model, "scores", "q_values")
+        return copy_network(student), getattr(model, "score_kind", "q_values")
     if isinstance(model, DQN):
         return copy_network(cast(nn.Module, model.q_net)), kind_of(vars(model))
     kind = "logits" if isinstance(policy, ActorCriticPolicy) else "q_values"

@@ -130,7 +130,7 @@ def doctor(
     of_kinds = [
         finding
         for name, found in (("student", scores), ("teacher", targets))
-        for finding in examine_kind(name, found, regression=named.scores == "teacher")
+        for finding in examine_kind(name, found, regression=named.score_kind == "teacher")
     ]
     findings += of_kinds
     scores, targets, of_types = _join_types(scores, targets)

@@ -37,7 +37,7 @@ class Objective:
         name: its key in :data:`OBJECTIVES`.
         function: the loss behind it.
         takes: which of "teacher" and "labels" follow the student in the function's signature.
-        scores: kind of the student's scores after training: "logits" where the loss goes through a softmax, or
+        score_kind: kind of the student's scores after training: "logits" where the loss goes through a softmax, or
             "teacher" where it is a regression, so that the student's scores are what the teacher's are.
         tempered: takes ``temperature`` for the teacher's side alone, in the unit of its scores. (The losses that
             temper both sides take a ``temperature`` too, but theirs is no property of the teacher.)
@@ -49,7 +49,7 @@ class Objective:
     name: str
     function: Callable[..., Tensor]
     takes: tuple[str, ...]
-    scores: ScoreKind = "logits"
+    score_kind: ScoreKind = "logits"
     tempered: bool = False
     needs_labels: bool = False
     needs_permutation: bool = False
@@ -161,8 +161,8 @@ _ALL = (
     Objective("jsd", jsd, _TEACHER, tempered=True),
     Objective("policy_kl", policy_kl, _TEACHER, tempered=True),
     Objective("policy_nll", policy_nll, _TEACHER),
-    Objective("policy_mse", policy_mse, _TEACHER, scores="teacher"),
-    Objective("policy_huber", policy_huber, _TEACHER, scores="teacher"),
+    Objective("policy_mse", policy_mse, _TEACHER, score_kind="teacher"),
+    Objective("policy_huber", policy_huber, _TEACHER, score_kind="teacher"),
 )
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType({objective.name: objective for objective in _ALL})
@@ -175,7 +175,7 @@ def get_objective(name: str) -> Objective:
         ValueError: there is none; with the nearest name as a suggestion.
 
     Example:
-        >>> get_objective("policy_kl").scores
+        >>> get_objective("policy_kl").score_kind
         'logits'
     """
     if name in OBJECTIVES:

@@ -133,7 +133,7 @@ def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tm
     zoo = dataclasses.replace(SMALL, evaluation=EvaluationConfig(protocol="zoo"))
     assert choose_play(zoo, logits) == "sample"
     assert choose_play(zoo, q_values) == choose_play(SMALL, logits) == "greedy"
-    write_dqn_zip(tmp_path / "student.zip", q_values.network, scores="logits")
+    write_dqn_zip(tmp_path / "student.zip", q_values.network, score_kind="logits")
     student = dataclasses.replace(zoo, teacher=TeacherConfig(path=str(tmp_path / "student.zip")))
     assert choose_play(student, as_teacher(tmp_path / "student.zip")) == "greedy", "rl_zoo3 sees a DQN"
     sampled = dataclasses.replace(student, evaluation=EvaluationConfig(protocol="zoo", play="sample"))

@@ -246,7 +246,7 @@ def test_load_needs_no_teacher_and_learning_goes_on_with_one(tmp_path: Path) -> 
 )
 def test_the_kind_of_scores_follows_the_objective(objective: str, expected: str, tmp_path: Path) -> None:
     model = make(objective=objective).learn(128)
-    assert model.scores == expected
+    assert model.score_kind == expected
     model.save(tmp_path / "student.zip")
     assert as_teacher(tmp_path / "student.zip").kind == expected
     assert as_teacher(model).kind == expected
@@ -277,7 +277,7 @@ def test_a_loaded_agent_keeps_its_kind_of_scores_until_it_learns_another(tmp_pat
     loaded = PolicyDistillation.load(tmp_path / "first.zip", Squares(), device="cpu", **options)
     loaded.save(tmp_path / "same.zip")
     assert as_teacher(tmp_path / "same.zip").kind == "q_values"
-    assert loaded.learn(64).scores == "logits"
+    assert loaded.learn(64).score_kind == "logits"
 
 
 def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.
     objective = second._objective
 
     class Spy:
-        tempered, scores = objective.tempered, objective.scores
+        tempered, score_kind = objective.tempered, objective.score_kind
 
         def __call__(self, student: Tensor, teacher: Tensor, labels: None, *, temperature: float) -> Tensor:
             seen.append((teacher, temperature))
@@ -357,7 +357,7 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
             return losses * float("nan")
         return torch.sqrt(losses * 0)  # zero, with the gradient 0 * infinity
 
-    for name in ("tempered", "scores"):
+    for name in ("tempered", "score_kind"):
         setattr(fail_at_the_sixth, name, getattr(objective, name))
     monkeypatch.setattr(model, "_objective", fail_at_the_sixth)
     said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"

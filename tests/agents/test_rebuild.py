@@ -127,7 +127,7 @@ def test_scores_and_actions_are_those_of_the_model_bit_for_bit(algorithm, space,
     actions, _ = model.predict(observations, deterministic=True)
     assert (scores.argmax(dim=1).numpy() == actions).all()
     assert scores.std(dim=0).min() > 1e-3, "it looks at what it sees"
-    assert agent.scores == ("q_values" if "DQN" in algorithm else "logits")
+    assert agent.score_kind == ("q_values" if "DQN" in algorithm else "logits")
     assert isinstance(network, QuantileNetwork) == (algorithm == "QRDQN")
     teacher = as_teacher(tmp_path / "a.zip")
     torch.testing.assert_close(teacher(torch.from_numpy(observations)), scores, rtol=1e-4, atol=1e-4)
@@ -271,7 +271,7 @@ def test_any_agent_becomes_a_dqn_that_stock_load_opens_and_that_acts_the_same(al
     agent = read_agent(tmp_path / "a.zip")
     network = rebuild_scores(agent)
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
-    write_dqn_zip(tmp_path / "b.zip", plain, scores=agent.scores, steps=3)
+    write_dqn_zip(tmp_path / "b.zip", plain, score_kind=agent.score_kind, steps=3)
     stock, observations = DQN.load(tmp_path / "b.zip", device="cpu"), observe(space)
     with torch.no_grad():
         scores = stock.q_net(torch.from_numpy(observations))
@@ -279,8 +279,8 @@ def test_any_agent_becomes_a_dqn_that_stock_load_opens_and_that_acts_the_same(al
     assert (
         stock.predict(observations, deterministic=True)[0] == model.predict(observations, deterministic=True)[0]
     ).all()
-    assert (stock.num_timesteps, stock.polydistill) == (3, {"scores": agent.scores})
-    assert as_teacher(tmp_path / "b.zip").kind == agent.scores
+    assert (stock.num_timesteps, stock.polydistill) == (3, {"scores": agent.score_kind})
+    assert as_teacher(tmp_path / "b.zip").kind == agent.score_kind
 
 
 # ------------------------------------------------------------------ the bounds of observations

@@ -40,7 +40,7 @@ def make_frames(batch=4):
 def small_zip(tmp_path_factory) -> Path:
     """A zip of 1.3 MB: net3."""
     path = tmp_path_factory.mktemp("zips") / "net3.zip"
-    write_dqn_zip(path, make_network(size=SIZES["net3"]), scores="logits", steps=1000)
+    write_dqn_zip(path, make_network(size=SIZES["net3"]), score_kind="logits", steps=1000)
     return path
 
 
@@ -355,7 +355,7 @@ def test_plain_json_says_the_kind_of_scores_the_steps_and_no_seed(small_zip):
     assert data["tensorboard_log"] is None
     for name in ("observation_space", "action_space"):
         assert data[name]["_np_random"] in (None, "None"), "no random state is stored"
-    assert read_agent(small_zip).scores == "logits"
+    assert read_agent(small_zip).score_kind == "logits"
 
 
 def test_a_written_zip_refers_to_no_class_of_ours(small_zip):
@@ -373,7 +373,7 @@ def test_a_written_zip_refers_to_no_class_of_ours(small_zip):
 
 @pytest.mark.parametrize("kind", ["policy", {"scores": "policy"}, {"scores": ["logits"]}, {}, None])
 def test_an_unknown_kind_of_scores_counts_as_q_values(small_zip, tmp_path, kind):
-    assert read_agent(with_data(small_zip, tmp_path / "other.zip", polydistill=kind)).scores == "q_values"
+    assert read_agent(with_data(small_zip, tmp_path / "other.zip", polydistill=kind)).score_kind == "q_values"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -414,15 +414,15 @@ def test_writing_replaces_the_file_whole_and_leaves_nothing_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "scores", "match"),
+    ("size", "score_kind", "match"),
     [
         (Size((33, 64, 64), 64), "q_values", "do not fit"),
         (Size((16, 16, 16), 64), "policy", "must be one of"),
     ],
 )
-def test_what_stock_stable_baselines_could_not_open_is_not_written(tmp_path, size, scores, match):
+def test_what_stock_stable_baselines_could_not_open_is_not_written(tmp_path, size, score_kind, match):
     with pytest.raises(ValueError, match=match):
-        write_dqn_zip(tmp_path / "a.zip", make_network(size=size), scores=scores)
+        write_dqn_zip(tmp_path / "a.zip", make_network(size=size), score_kind=score_kind)
     assert not list(tmp_path.iterdir())
 
 
@@ -465,14 +465,14 @@ model.save(again)
 def test_stock_stable_baselines_opens_plays_and_saves_where_we_are_not_installed(run_python, tmp_path):
     network, frames = make_network(size=SIZES["net2"]), make_frames()
     paths = [tmp_path / name for name in ("student.zip", "frames.npy", "scores.npy", "again.zip")]
-    write_dqn_zip(paths[0], network, scores="logits", steps=5)
+    write_dqn_zip(paths[0], network, score_kind="logits", steps=5)
     np.save(paths[1], frames.numpy())
     done = run_python("-c", PLAY_WITHOUT_US, *map(str, paths))
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         np.testing.assert_allclose(np.load(paths[2]), network(frames).numpy(), rtol=1e-5, atol=1e-6)
     again = read_agent(paths[3])
-    assert again.scores == "logits", "the kind of scores outlives a stock save"
+    assert again.score_kind == "logits", "the kind of scores outlives a stock save"
     original = read_agent(paths[0])
     assert weights_sha256(again.weights) == weights_sha256(original.weights)
 
@@ -499,9 +499,9 @@ class Corridor(gym.Env):
         return np.float32([self.cell / 8, self.steps / 20])
 
 
-def make_vector_zip(path, scores="q_values"):
+def make_vector_zip(path):
     model = DQN("MlpPolicy", Corridor(), policy_kwargs={"net_arch": [16]}, seed=0, device="cpu", buffer_size=1)
-    write_dqn_zip(path, model.q_net, scores=scores, steps=5_000_000)
+    write_dqn_zip(path, model.q_net, steps=5_000_000)
     return model.q_net
 
 

@@ -111,7 +111,7 @@ def test_trained_played_saved_and_loaded_are_one_function(kind: str, tmp_path: P
     for agent in (model, loaded, stock):
         np.testing.assert_array_equal(agent.predict(observed.numpy(), deterministic=True)[0], greedy)
     assert size_of(loaded.student) == size_of(model.student)
-    assert loaded.scores == model.scores == as_teacher(tmp_path / "student.zip").kind
+    assert loaded.score_kind == model.score_kind == as_teacher(tmp_path / "student.zip").kind
 
 
 def test_what_policy_kwargs_ask_for_is_what_is_built() -> None:

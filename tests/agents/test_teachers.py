@@ -189,7 +189,7 @@ def test_scores_of_a_quantile_network_are_the_means_over_its_quantiles():
 
 @pytest.mark.parametrize("kind", ["q_values", "logits"])
 def test_the_kind_of_scores_is_remembered_by_a_file_and_by_a_loaded_model(tmp_path, kind):
-    write_dqn_zip(tmp_path / "a.zip", make_network(), scores=kind)
+    write_dqn_zip(tmp_path / "a.zip", make_network(), score_kind=kind)
     assert as_teacher(tmp_path / "a.zip").kind == kind
     assert as_teacher(DQN.load(tmp_path / "a.zip", device="cpu")).kind == kind
     assert as_teacher(bare, kind=kind).kind == kind

@@ -74,7 +74,7 @@ def test_scores_are_the_teachers_where_only_equal_scores_are_optimal(name) -> No
     permutation = {"permutation": torch.tensor([[1, 0]])} if OBJECTIVES[name].needs_permutation else {}
     one, other = (OBJECTIVES[name](z, scores, torch.tensor([0]), **permutation) for z in (scores, scores + 3))
     feels_shift = not torch.allclose(one, other, atol=1e-4)
-    assert (OBJECTIVES[name].scores == "teacher") == feels_shift
+    assert (OBJECTIVES[name].score_kind == "teacher") == feels_shift
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if OBJECTIVES[name].needs_labels])

@@ -73,7 +73,7 @@ def examine_targets(
     objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any], *, useless: bool = False
 ) -> Iterator[Finding]:
     """Whether the teacher's softmax still says something at its temperature; no advice on that of a useless teacher."""
-    untempered = objective.scores == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
+    untempered = objective.score_kind == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
     if "teacher" not in objective.takes or untempered:
         return
     temperature, mask = find_temperature(objective, options), options.get("mask")
