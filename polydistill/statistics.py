@@ -1,4 +1,6 @@
-"""Statistics of scores: interquartile mean and bootstrap intervals (Efron 1979; Agarwal et al. 2021, section 4).
+"""Statistics of scores: interquartile mean, and intervals over games and over seeds.
+
+Over games: percentile bootstrap (Efron 1979; Agarwal et al. 2021, section 4). Over seeds, which are few: Student's t.
 
 Symbols: s student scores, t teacher scores, r the score of random play, n games. The contract: pure functions of
 numpy arrays of any shape (every entry counts once), randomness only from the ``numpy.random.Generator`` that is passed.
@@ -6,6 +8,8 @@ numpy arrays of any shape (every entry counts once), randomness only from the ``
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +124,88 @@ def bootstrap_normalized_interval(
     return interval if min(len(student), len(teacher)) >= FEWEST else None
 
 
+def pooled_interval(
+    groups: Sequence[ArrayLike],
+    *,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    n_resamples: int = 10_000,
+) -> Interval | None:
+    """Percentile bootstrap interval of the mean of the groups' means, over the entries within each group.
+
+    It is the interval over the games of several seeds: each seed's games are resampled among themselves, so it says
+    nothing of other seeds. :func:`t_interval` of the groups' means does.
+
+    Args:
+        groups: one array per seed, each of any shape with at least one entry, finite; the numbers may differ.
+        generator: source of the resamples.
+        confidence: probability in (0, 1).
+        n_resamples: means drawn, >= 1.
+
+    Returns:
+        In the unit of the scores; None where a group has fewer than ``FEWEST`` = 3 entries.
+
+    Raises:
+        ValueError: no groups, a group without scores, not all finite, or an option out of range.
+
+    Example:
+        >>> pooled_interval([[1.0] * 3, [2.0] * 3], generator=np.random.default_rng(0))
+        Interval(low=1.5, high=1.5)
+    """
+    flat = [_flat(group, "scores") for group in groups]
+    if not flat:
+        raise ValueError("at least one group of scores is needed")
+    means = np.mean([_resampled_means(group, n_resamples, generator) for group in flat], axis=0)
+    interval = _percentiles(means, confidence)
+    return interval if min(len(group) for group in flat) >= FEWEST else None
+
+
+def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval | None:
+    """Student's interval of the mean, for few values such as one per seed.
+
+    Args:
+        values: any shape, at least one entry, finite. They count as independent draws from a normal distribution.
+        confidence: probability in (0, 1).
+
+    Returns:
+        In the unit of the values; None for one value, which tells nothing of the others.
+
+    Raises:
+        ValueError: no values, not all finite, or a confidence out of range.
+
+    Example:
+        >>> low, high = t_interval([1.0, 2.0, 3.0])
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+    """
+    flat = _flat(values, "values")
+    _check_confidence(confidence)
+    if len(flat) < 2:
+        return None
+    reach = _t_quantile(confidence, len(flat) - 1) * flat.std(ddof=1) / math.sqrt(len(flat))
+    return Interval(float(flat.mean() - reach), float(flat.mean() + reach))
+
+
+def _t_quantile(confidence: float, degrees: int) -> float:
+    """The t with P(|T| <= t) = ``confidence``, by bisection of the angle atan(t / sqrt(degrees))."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # to the last bit
+        angle = (low + high) / 2
+        low, high = (angle, high) if _t_probability(angle, degrees) < confidence else (low, angle)
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _t_probability(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) tan(angle)) of Student's T: a finite sum (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    term = cosine if degrees % 2 else 1.0
+    total = 0.0
+    for k in range(2 + degrees % 2, degrees + 1, 2):
+        total += term
+        term *= (k - 1) / k * cosine**2
+    return 2 / math.pi * (angle + sine * total) if degrees % 2 else sine * total
+
+
 def _flat(values: ArrayLike, name: str) -> NDArray[np.float64]:
     flat = np.asarray(values, dtype=np.float64).ravel()
     if flat.size == 0 or not np.isfinite(flat).all():
@@ -143,8 +229,12 @@ def _resampled_means(
 
 def _percentiles(values: NDArray[np.float64], confidence: float) -> Interval:
     """The middle ``confidence`` of the values; both ends are values that were drawn, so they may be infinite."""
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is a probability between 0 and 1, got {confidence}")
+    _check_confidence(confidence)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail], method="inverted_cdf")
     return Interval(float(low), float(high))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is a probability between 0 and 1, got {confidence}")

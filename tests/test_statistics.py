@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from polydistill import statistics
-from polydistill.statistics import Interval, bootstrap_interval, bootstrap_normalized_interval, iqm
+from polydistill.statistics import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_normalized_interval,
+    iqm,
+    pooled_interval,
+    t_interval,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 30, 31, 100])
@@ -49,6 +56,64 @@ def test_normalized_interval_is_scipys_percentile_interval_of_the_ratio():
     ).confidence_interval
     np.testing.assert_allclose(ours, theirs, atol=0.01)
     assert ours.low < ratio(student, teacher, 0) < ours.high
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 9, 10, 31, 200])
+def test_t_interval_is_scipys(n, confidence):
+    values = np.random.default_rng(n).normal(54.0, 0.4, n)
+    theirs = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(t_interval(values, confidence=confidence), theirs, rtol=1e-12)
+
+
+def test_t_interval_of_three_values_is_that_of_the_printed_table():
+    # mean 2, standard error 1 / sqrt(3), and 4.303 is the table's value for two degrees of freedom
+    np.testing.assert_allclose(t_interval([1.0, 2.0, 3.0]), (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), atol=3e-4)
+
+
+def test_t_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(6)
+    hits = sum(low <= 7.0 <= high for low, high in (t_interval(generator.normal(7.0, 2.0, 3)) for _ in range(2000)))
+    assert 0.935 < hits / 2000 < 0.965
+
+
+def test_one_value_has_no_t_interval_and_equal_values_have_one_point():
+    assert t_interval([3.0]) is None
+    assert t_interval([3.0, 3.0, 3.0]) == Interval(3.0, 3.0)
+
+
+def test_pooled_interval_is_scipys_of_the_mean_of_the_means():
+    generator = np.random.default_rng(7)
+    groups = [generator.normal(10, 1, 30), generator.normal(20, 5, 12), generator.exponential(3, 20)]
+
+    def mean_of_means(a, b, c, axis):
+        return (a.mean(axis) + b.mean(axis) + c.mean(axis)) / 3
+
+    ours = pooled_interval(groups, generator=np.random.default_rng(0), n_resamples=100_000)
+    theirs = stats.bootstrap(
+        groups, mean_of_means, n_resamples=100_000, method="percentile", paired=False, rng=np.random.default_rng(5)
+    ).confidence_interval
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+def test_pooled_interval_knows_nothing_of_the_spread_between_groups():
+    groups = [[0.0, 0.0, 0.0], [100.0, 100.0, 100.0]]
+    assert pooled_interval(groups, generator=np.random.default_rng(0)) == Interval(50.0, 50.0)
+
+
+def test_pooled_interval_of_one_group_is_the_bootstrap_interval():
+    scores = np.random.default_rng(0).normal(size=20)
+    pooled = pooled_interval([scores], generator=np.random.default_rng(7))
+    assert pooled == bootstrap_interval(scores, generator=np.random.default_rng(7))
+
+
+def test_a_group_of_fewer_than_three_scores_leaves_no_pooled_interval():
+    assert pooled_interval([[1.0, 2.0, 3.0], [1.0, 2.0]], generator=np.random.default_rng(0)) is None
+
+
+def test_no_groups_are_refused():
+    with pytest.raises(ValueError, match="at least one group"):
+        pooled_interval([], generator=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("confidence", "low", "high"), [(0.95, 0.90, 0.97), (0.5, 0.42, 0.57)])
@@ -123,9 +188,21 @@ def test_scores_that_are_missing_or_not_finite_are_refused(scores):
         iqm(scores)
     with pytest.raises(ValueError, match="scores must be finite"):
         bootstrap_interval(scores, generator=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="scores must be finite"):
+        pooled_interval([[1.0, 2.0], scores], generator=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="values must be finite"):
+        t_interval(scores)
 
 
 @pytest.mark.parametrize("options", [{"confidence": 0.0}, {"confidence": 1.0}, {"n_resamples": 0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         bootstrap_interval([1.0, 2.0], generator=np.random.default_rng(0), **options)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        pooled_interval([[1.0, 2.0]], generator=np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_a_confidence_out_of_range_is_refused_by_t_interval(confidence):
+    with pytest.raises(ValueError, match="confidence"):
+        t_interval([1.0, 2.0], confidence=confidence)
