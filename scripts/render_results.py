@@ -1,9 +1,11 @@
-"""Rebuild the tables of README.md and RESULTS.md from the raw measurements in scripts/measurements.
+"""Rebuild the tables of README.md, RESULTS.md and scripts/measurements/*.md from the raw measurements beside those.
 
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is not what it should be
 
-A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes.
+A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes. An interval of
+95% over seeds is Student's, of the seeds' means: each seed has its own games or training, so their spread is in it too.
+One over games is a bootstrap interval of the games, drawn again within each seed: it knows nothing of other seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import numpy as np
 from polydistill.config import parse
 from polydistill.disk import atomic_write
 from polydistill.errors import UserError, run_script
-from polydistill.statistics import Interval, bootstrap_normalized_interval
+from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
 from polydistill.tracking import format_interval, format_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,17 +59,8 @@ def load(name: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def pooled_interval(runs: list[dict[str, Any]], generation: int) -> Interval:
-    """Bootstrap 95% interval of the mean score over the games of all seeds, drawn again within each seed."""
-    generator = np.random.default_rng(0)
-    games = [np.array(run["generations"][generation]["metrics"]["scores"]) for run in runs]
-    means = np.mean([generator.choice(g, (10_000, len(g))).mean(axis=1) for g in games], axis=0)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(low), float(high))
-
-
 def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
-    """One row per generation: means over the seeds."""
+    """One row per generation: means over the seeds. The teacher is one agent, so it has no interval over seeds."""
     from agents.scores import reference
 
     runs = load(name)
@@ -76,7 +69,10 @@ def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
     rows: list[list[str | float | None]] = []
     for k, generation in enumerate(runs[0]["generations"]):
         metrics = [run["generations"][k]["metrics"] for run in runs]
-        score = statistics.mean(m["score_mean"] for m in metrics)
+        means = [m["score_mean"] for m in metrics]
+        games = [m["scores"] for m in metrics]
+        over_games = pooled_interval(games, generator=np.random.default_rng(0))
+        over_seeds = t_interval(means) if k else None
         of_teacher = None
         if k:
             students, teachers = (
@@ -84,12 +80,13 @@ def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
             )
             ends = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
             ratio = (students.mean() - row.random) / (teachers.mean() - row.random)
-            of_teacher = f"{ratio:.3f} ({format_interval(ends, 3)})"
+            between = t_interval([m["teacher_normalized"] for m in metrics])
+            of_teacher = f"{ratio:.3f} ({format_interval(between, 3)}; {format_interval(ends, 3)})"
         agreement = None if not k else f"{statistics.mean(m['agreement'] for m in metrics):.3f}"
         rows.append(
             [
                 "teacher" if not k else title.format(k),
-                f"{score:.2f} ({format_interval(pooled_interval(runs, k))})",
+                f"{statistics.mean(means):.2f} ({format_interval(over_seeds)}; {format_interval(over_games)})",
                 f"{statistics.mean(m['human_normalized'] for m in metrics):.2f}",
                 of_teacher,
                 agreement,
@@ -102,8 +99,8 @@ def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
 
 
 HEADERS = [
-    *("Pong, protocol rusu", "score (95% interval)", "of human", "of teacher (95% interval)", "agreement"),
-    *("parameters", "seconds", "seeds x games"),
+    *("Pong, protocol rusu", "score (95% over seeds; over games)", "of human"),
+    *("of teacher (95% over seeds; over games)", "agreement", "parameters", "seconds", "seeds x games"),
 ]
 
 
@@ -121,7 +118,7 @@ def seed_table() -> str:
             agreement = f"{metrics['agreement']:.3f}" if k else None
             who = f"seed {run['seed']}, {'student' if k else 'teacher'}"
             rows.append([who, score, of_teacher, agreement])
-    return format_table(["run", "score (95% interval)", "of teacher (95% interval)", "agreement"], rows)
+    return format_table(["run", "score (95% over games)", "of teacher (95% over games)", "agreement"], rows)
 
 
 def bench_table() -> str:
@@ -145,6 +142,7 @@ def bench_table() -> str:
     return format_table(["rate", "median", "range", "in the running loop"], rows)
 
 
+LESS_CONTROL = "less the control, points (95% over seeds)"
 ARMS = {
     "labels": "student, labels alone (the control)",
     "ban": "BAN: the teacher alone",
@@ -156,17 +154,6 @@ ARMS = {
 }
 
 
-def t_interval(values: list[float]) -> Interval | None:
-    """Student's 95% interval of the mean over seeds; None for one seed, which tells nothing of the others."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return None
-    spread = stats.sem(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, statistics.mean(values), spread) if spread else (values[0],) * 2
-    return Interval(float(low), float(high))
-
-
 def interval_text(values: list[float], form: str) -> str:
     """``mean (low to high)`` over seeds."""
     interval = t_interval(values)
@@ -174,32 +161,67 @@ def interval_text(values: list[float], form: str) -> str:
     return f"{statistics.mean(values):{form}} ({ends})"
 
 
-def study_table(name: str) -> str:
-    """Arms of a study: each student beside the label-only one of its seed."""
+Metrics = dict[int, dict[str, Any]]  # by seed
+
+
+def study_arms(name: str) -> tuple[Metrics, dict[str, Metrics]]:
+    """The metrics of the teachers, and of the students of each arm."""
     arms = {arm: load(f"{name}-{arm}") for arm in ARMS if any(MEASUREMENTS.glob(f"{name}-{arm}-seed*.json"))}
     teachers = {run["seed"]: run["generations"][0]["metrics"] for run in arms["ban"]}
-    metrics = {arm: {run["seed"]: run["generations"][1]["metrics"] for run in runs} for arm, runs in arms.items()}
+    return teachers, {
+        arm: {run["seed"]: run["generations"][1]["metrics"] for run in runs} for arm, runs in arms.items()
+    }
 
-    def row(who: str, of: dict[int, dict[str, Any]]) -> list[str | float | None]:
-        errors = {seed: 100 * (1 - m["test_accuracy"]) for seed, m in of.items()}
-        control = {seed: 100 * (1 - m["test_accuracy"]) for seed, m in metrics["labels"].items()}
-        if not errors.keys() <= control.keys():
-            raise UserError(f"{name}: {who} has the seeds {sorted(errors)}, the control {sorted(control)}")
-        differences = [error - control[seed] for seed, error in errors.items()]
+
+def errors_of(metrics: Metrics) -> dict[int, float]:
+    """Seed -> test error in percent."""
+    return {seed: 100 * (1 - m["test_accuracy"]) for seed, m in metrics.items()}
+
+
+def less_control(who: str, metrics: Metrics, control: Metrics) -> list[float]:
+    """Points of test error above the control of the same seed."""
+    if not metrics.keys() <= control.keys():
+        raise UserError(f"{who} has the seeds {sorted(metrics)}, the control {sorted(control)}")
+    labels = errors_of(control)
+    return [error - labels[seed] for seed, error in errors_of(metrics).items()]
+
+
+def study_table(name: str) -> str:
+    """Arms of a study: each student beside the label-only one of its seed."""
+    teachers, arms = study_arms(name)
+
+    def row(who: str, of: Metrics) -> list[str | float | None]:
+        alone = of is teachers or of is arms["labels"]
         agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of.values()):.3f}"
         return [
             who,
-            interval_text(list(errors.values()), ".2f"),
-            interval_text(differences, "+.2f") if of is not teachers and of is not metrics["labels"] else None,
+            interval_text(list(errors_of(of).values()), ".2f"),
+            None if alone else interval_text(less_control(f"{name}: {who}", of, arms["labels"]), "+.2f"),
             f"{statistics.mean(m['test_nll'] for m in of.values()):.3f}",
             f"{statistics.mean(m['test_ece'] for m in of.values()):.3f}",
             agreement,
             len(of),
         ]
 
-    rows = [row("teacher, generation 0", teachers), *(row(ARMS[arm], of) for arm, of in metrics.items())]
-    headers = ["who", "test error %", "less the control, points", "test NLL", "test ECE", "agreement", "seeds"]
+    rows = [row("teacher, generation 0", teachers), *(row(ARMS[arm], of) for arm, of in arms.items())]
+    headers = ["who", "test error % (95% over seeds)", LESS_CONTROL, "test NLL", "test ECE", "agreement", "seeds"]
     return format_table(headers, rows)
+
+
+def stages_table(name: str, first_later: int) -> str:
+    """Arms that got more seeds after a look: those before it, and those from ``first_later`` on, decided on by it."""
+    _, arms = study_arms(name)
+    rows: list[list[str | float | None]] = []
+    for arm, of in arms.items():
+        if arm == "labels" or max(of) < first_later:
+            continue
+        for stage, seeds in (
+            ("exploratory", [seed for seed in of if seed < first_later]),
+            ("decided on before they ran", [seed for seed in of if seed >= first_later]),
+        ):
+            points = less_control(ARMS[arm], {seed: of[seed] for seed in seeds}, arms["labels"])
+            rows.append([ARMS[arm], stage, f"{seeds[0]} to {seeds[-1]}", interval_text(points, "+.2f")])
+    return format_table(["who", "stage", "which seeds", LESS_CONTROL], rows)
 
 
 def bench_cifar_table() -> str:
@@ -222,44 +244,91 @@ def bench_cifar_table() -> str:
 
 
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
+Key = tuple[str, ...]  # objective, shape, type, work
+KEY = ("objective", "shape", "type", "work")
+ALL = "loss and gradient"
+FEW_ROWS: dict[str, list[Key]] = {
+    "losses_cpu": [
+        *(("policy_kl", shape, "float32", ALL) for shape in ("256x18", "128x100", "8192x100", "4096x32000")),
+        *(("hinton_kd", shape, "float32", ALL) for shape in ("128x100", "8192x100", "4096x32000")),
+        ("jsd", "128x100", "float32", ALL),
+    ],
+    "losses_cuda": [
+        ("policy_kl", "256x18", "float32", ALL),
+        ("policy_kl", "256x18", "float32", "replayed"),
+        ("policy_kl", "8192x100", "bfloat16", "replayed"),
+        ("policy_kl", "4096x32000", "float32", ALL),
+        ("policy_kl", "4096x32000", "bfloat16", ALL),
+        ("hinton_kd", "128x100", "bfloat16", "replayed"),
+        ("hinton_kd", "4096x32000", "float32", ALL),
+        ("hinton_kd", "4096x32000", "bfloat16", ALL),
+    ],
+}
+
+
+def read_losses(name: str) -> dict[Key, dict[str, dict[str, str]]]:
+    """Of bench_losses.py: key -> contender -> line."""
+    path = MEASUREMENTS / f"{name}.csv"
+    if not path.exists():
+        raise UserError(f"no measurement {path.name} in {MEASUREMENTS.name}/")
+    groups: dict[Key, dict[str, dict[str, str]]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            groups.setdefault(tuple(line[field] for field in KEY), {})[line["contender"]] = line
+    return groups
 
 
 def losses_table(name: str) -> str:
     """Medians of bench_losses.py in microseconds, with the range of the middle two thirds of the samples."""
-    path = MEASUREMENTS / name
-    if not path.exists():
-        raise UserError(f"no measurement {name} in {MEASUREMENTS.name}/")
-    with open(path, encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
-    groups: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for line in found:
-        key = tuple(line[field] for field in ("objective", "shape", "type", "work"))
-        groups.setdefault(key, {})[line["contender"]] = line
-    present = {line["contender"] for line in found}
-    contenders = [c for c in CONTENDERS if c in present]
-    of_copy = [c for c in ("ours", "one pass") if c in present]
-    peaks = [c for c in ("ours", "formula") if any(line["contender"] == c and line["peak_bytes"] for line in found)]
+    groups = read_losses(name)
+    lines = [line for of in groups.values() for line in of.values()]
+    contenders = [c for c in CONTENDERS if any(c in of for of in groups.values())]
+    of_copy = [c for c in ("ours", "one pass") if c in contenders]
+    peaks = [c for c in ("ours", "formula") if any(line["contender"] == c and line["peak_bytes"] for line in lines)]
     rows: list[list[str | float | None]] = []
     for key, of in groups.items():
-        ratio = of.get("ours", {}).get("of_formula")
         rows.append(
             [
                 *key,
                 *(spread_text(of[c]) if c in of else None for c in contenders),
-                f"{float(ratio):.2f}" if ratio else None,
+                ratio_text(of),
                 f"{int(next(iter(of.values()))['bytes']) / 1e6:,.4g}",
                 *(f"{float(of[c]['of_copy']):.1%}" if c in of else None for c in of_copy),
                 *(f"{int(of[c]['peak_bytes']) / 1e6:,.4g}" if c in of and of[c]["peak_bytes"] else None for c in peaks),
             ]
         )
-    headers = ["objective", "shape", "type", "work", *contenders, "ours / formula", "MB"]
+    headers = [*KEY, *contenders, "ours / formula", "MB"]
     headers += [f"{c} of copy" for c in of_copy] + [f"{c} peak MB" for c in peaks]
     return format_table(headers, rows)
 
 
+def few_losses_table(name: str) -> str:
+    """Of :func:`losses_table` the medians of the rows ``FEW_ROWS``."""
+    groups = {key: of for key, of in read_losses(name).items() if key in FEW_ROWS[name]}
+    contenders = [c for c in CONTENDERS if any(c in of for of in groups.values())]
+    rows: list[list[str | float | None]] = []
+    for key in FEW_ROWS[name]:
+        of = groups[key]
+        of_copy = f"{float(of['one pass']['of_copy']):.0%}"
+        medians = [micro_text(float(of[c]["median_us"])) if c in of else None for c in contenders]
+        rows.append([*key, *medians, ratio_text(of), of_copy])
+    return format_table([*KEY, *contenders, "ours / formula", "one pass of copy"], rows)
+
+
+def ratio_text(of: dict[str, dict[str, str]]) -> str | None:
+    """Ours / formula, where both were measured."""
+    ratio = of.get("ours", {}).get("of_formula")
+    return f"{float(ratio):.2f}" if ratio else None
+
+
+def micro_text(microseconds: float) -> str:
+    """With as many digits as matter."""
+    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.1f}"
+
+
 def spread_text(line: dict[str, str]) -> str:
     """``median (low-high)``."""
-    median, low, high = (f"{x:,.0f}" if x >= 100 else f"{x:.1f}" for x in times_of(line))
+    median, low, high = map(micro_text, times_of(line))
     return f"{median} ({low}-{high})"
 
 
@@ -273,9 +342,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_seeds": seed_table,
     "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
+    "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
     "bench_cifar": bench_cifar_table,
-    "losses_cpu": lambda: losses_table("losses_cpu.csv"),
-    "losses_cuda": lambda: losses_table("losses_cuda.csv"),
+    "losses_cpu": lambda: losses_table("losses_cpu"),
+    "losses_cuda": lambda: losses_table("losses_cuda"),
+    "losses_cpu_few": lambda: few_losses_table("losses_cpu"),
+    "losses_cuda_few": lambda: few_losses_table("losses_cuda"),
 }
 
 
@@ -287,11 +359,11 @@ def render(text: str) -> str:
 @run_script
 def main(argv: list[str] | None = None) -> None:
     config = parse(RenderConfig, argv, program="render_results.py", description=__doc__, default_name=None).config
-    for name in ("README.md", "RESULTS.md"):
-        path = ROOT / name
+    for path in (ROOT / "README.md", ROOT / "RESULTS.md", *sorted(MEASUREMENTS.glob("*.md"))):
         old = path.read_text(encoding="utf-8")
         new = render(old)
         if config.check and new != old:
+            name = path.relative_to(ROOT)
             print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
             sys.exit(1)
         if new != old:
