@@ -1,12 +1,14 @@
 """Speeds that finished runs had on this machine, remembered for the plans of later ones.
 
 Contract: a plan never waits for a measurement, and never follows the load of the moment. What cannot be read or written
-is as if nobody had remembered: no run fails for it, and nothing that is computed depends on it.
+is as if nobody had remembered: no run fails for it, and nothing that is computed depends on it. Each kind of work has a
+file of its own, so that runs that finish at once do not undo each other's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,9 +20,9 @@ from polydistill.errors import UserError
 from polydistill.provenance import hardware
 
 
-def speeds_file() -> Path:
-    """Where they are: ``polydistill/speeds.json`` in the user's folder for caches (``XDG_CACHE_HOME``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polydistill" / "speeds.json"
+def speeds_folder() -> Path:
+    """Where they are: ``polydistill/speeds`` in the user's folder for caches (``XDG_CACHE_HOME``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polydistill" / "speeds"
 
 
 def remember(what: Mapping[str, Any], per_second: float) -> None:
@@ -30,26 +32,29 @@ def remember(what: Mapping[str, Any], per_second: float) -> None:
         what: plain values that the speed depends on: kind of work, network, batch size, device, threads, precision.
         per_second: units of work.
     """
-    speeds = _read() | {_key(what): per_second}
-    with contextlib.suppress(OSError, UserError, RuntimeError):
-        speeds_file().parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(speeds_file(), (json.dumps(speeds, indent=2, sort_keys=True) + "\n").encode())
+    key = _key(what)
+    with contextlib.suppress(OSError, UserError, RuntimeError):  # RuntimeError: nobody's home is known
+        speeds_folder().mkdir(parents=True, exist_ok=True)
+        noted = {"what": key, "per_second": per_second}
+        atomic_write(_file(key), (json.dumps(noted, indent=2, sort_keys=True) + "\n").encode())
 
 
 def recall(what: Mapping[str, Any]) -> float | None:
     """How fast ``what`` was the last time that a run of it finished on this machine, per second; None: never."""
-    return _read().get(_key(what))
-
-
-def _key(what: Mapping[str, Any]) -> str:
-    here = hardware()
-    machine = here["gpu"] if what.get("device") == "cuda" else here["cpu"]
-    return json.dumps({**what, "machine": machine}, sort_keys=True)
-
-
-def _read() -> dict[str, float]:
+    key = _key(what)
     try:
-        speeds = json.loads(speeds_file().read_text(encoding="utf-8"))
-        return {key: float(speed) for key, speed in speeds.items() if float(speed) > 0}
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # RuntimeError: nobody's home is known
-        return {}
+        noted = json.loads(_file(key).read_text(encoding="utf-8"))
+        same, speed = noted["what"] == key, float(noted["per_second"])
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError):
+        return None
+    return speed if same and 0 < speed < float("inf") else None
+
+
+def _key(what: Mapping[str, Any]) -> dict[str, Any]:
+    here = hardware()
+    return {**what, "machine": here["gpu"] if what.get("device") == "cuda" else here["cpu"]}
+
+
+def _file(key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return speeds_folder() / f"{digest[:16]}.json"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polydistill import speeds
-from polydistill.speeds import recall, remember, speeds_file
+from polydistill.speeds import recall, remember, speeds_folder
 
 WORK = {"kind": "cifar", "network": "resnet-8", "device": "cpu", "threads": 1}
 
@@ -33,10 +35,30 @@ def test_another_machine_has_speeds_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     assert recall(WORK) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": "b"}', '{"a": [1]}', "\x00"])
+def test_runs_that_finish_at_once_keep_each_others_speeds() -> None:
+    works = [{**WORK, "threads": threads} for threads in range(1, 9)]
+    begin = threading.Barrier(len(works))
+
+    def finish(work: dict[str, Any]) -> None:
+        begin.wait()
+        remember(work, float(work["threads"]))
+
+    runs = [threading.Thread(target=finish, args=(work,)) for work in works]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [recall(work) for work in works] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+
+
+DAMAGED = ["", "[]", "5", "null", '{"a": "b"}', '{"per_second": 7.0}', '{"per_second": [1]}', "\x00"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, *(f'"per_second": {n}' for n in ("-1", "0", "NaN", "Infinity", "null"))])
 def test_a_damaged_file_is_as_if_nothing_were_remembered(text: str) -> None:
-    speeds_file().parent.mkdir(parents=True)
-    speeds_file().write_text(text)
+    remember(WORK, 7.0)
+    (file,) = speeds_folder().iterdir()
+    file.write_text(file.read_text().replace('"per_second": 7.0', text) if text.startswith('"per') else text)
     assert recall(WORK) is None
     remember(WORK, 5.0)
     assert recall(WORK) == 5.0
