@@ -36,13 +36,16 @@ class Batch(NamedTuple):
     labels: Tensor
     shape: torch.Size
 
+    def to(self, device: torch.device | None) -> Batch:
+        """The same on ``device``, where the module lies; None: as it is."""
+        return Batch(move(self.inputs, device), move(self.keywords, device), move(self.labels, device), self.shape)
 
-def read_batch(batch: Any, device: torch.device | None) -> Batch:
-    """Take a batch apart.
+
+def read_batch(batch: Any) -> Batch:
+    """Take a batch apart; its tensors stay where they are.
 
     Args:
         batch: see the head of this file.
-        device: where the module lies, to which tensors are moved; None: they stay where they are.
 
     Raises:
         TypeError: it is none of these, or its labels are no integers.
@@ -67,8 +70,7 @@ def read_batch(batch: Any, device: torch.device | None) -> Batch:
     check_integers("labels", labels)
     if not labels.dim():
         raise ValueError("labels must be those of a batch, got a single one: put a data set into a DataLoader")
-    labels = move(labels, device)
-    return Batch(move(inputs, device), move(keywords, device), labels.reshape(-1).long(), labels.shape)
+    return Batch(inputs, keywords, labels.reshape(-1).long(), labels.shape)
 
 
 def score(module: nn.Module, batch: Batch) -> Tensor:

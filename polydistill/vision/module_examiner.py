@@ -96,7 +96,7 @@ class ModuleExaminer:
         parts: list[tuple[Tensor, Tensor]] = []
         with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member), no_autocast(member):
             for given in self.test:
-                batch = read_batch(given, device_of(member))
+                batch = read_batch(given).to(device_of(member))
                 found = score(member, batch).float()
                 check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `test`", self.ignore_index)
                 counted = slice(None) if self.ignore_index is None else batch.labels != self.ignore_index

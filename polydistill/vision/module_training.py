@@ -62,10 +62,10 @@ def train(
 
 
 def _step(update: Update, given: Any, step: int, where: str, ignore_index: int | None, n_classes: int | None) -> Tensor:
-    labels = read_batch(given, None).labels
-    if n_classes is not None and labels.device.type == "cpu":  # a GPU would have to be waited for
-        check_labels(labels, n_classes, where, ignore_index)
-    batch = read_batch(given, device_of(update.student))
+    batch = read_batch(given)
+    if n_classes is not None and batch.labels.device.type == "cpu":  # a GPU would have to be waited for
+        check_labels(batch.labels, n_classes, where, ignore_index)
+    batch = batch.to(device_of(update.student))
     n_counted: int | Tensor = max(1, len(batch.labels))
     if ignore_index is not None:
         n_counted = (batch.labels != ignore_index).sum().clamp(min=1)

@@ -74,7 +74,7 @@ def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_ind
         TypeError: see :mod:`polydistill.vision.batches`.
         ValueError: shapes do not fit, there is one class, or a label is out of range.
     """
-    read = read_batch(batch, device_of(module))
+    read = read_batch(batch).to(device_of(module))
     with evaluation_mode(module):
         try:
             scores = score(module, read).float()
@@ -109,7 +109,7 @@ def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | 
         ValueError: naming it.
     """
     for number, batch in enumerate(batches if isinstance(batches, list | tuple) else ()):
-        check_labels(read_batch(batch, None).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
+        check_labels(read_batch(batch).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
 
 
 def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:

@@ -14,6 +14,8 @@ from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import cross_entropy
 from polydistill.vision import ModuleDomain
 from polydistill.vision.batches import move, read_batch, read_scores, score
+from polydistill.vision.lesson import Lesson
+from polydistill.vision.module_training import train
 
 LABELS = torch.arange(12) % 3
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)) + LABELS.unsqueeze(1)
@@ -59,6 +61,24 @@ def plain() -> list[str | None]:
 )
 def test_every_form_of_a_batch_gives_the_same_students(plain: list[str | None], batch: Any) -> None:
     assert weights([batch]) == plain
+
+
+class CountedDict(UserDict[str, Any]):
+    """Counts how often its labels are looked up."""
+
+    lookups = 0
+
+    def __getitem__(self, key: str) -> Any:
+        self.lookups += key == "labels"
+        return super().__getitem__(key)
+
+
+def test_a_step_reads_its_batch_once() -> None:
+    once, batch, network = CountedDict(x=INPUTS, labels=LABELS), CountedDict(x=INPUTS, labels=LABELS), Net()
+    read_batch(once)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    train(network, Lesson("cross_entropy"), optimizer, [batch], epochs=3, ignore_index=-100, n_classes=3)
+    assert batch.lookups == 3 * once.lookups > 0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +133,7 @@ def test_any_number_may_mark_padding_and_a_function_of_ones_own_never_sees_it() 
 def test_images_with_a_label_for_each_pixel_are_lined_up() -> None:
     labels = torch.arange(8).view(2, 2, 2) % 3
     scores = torch.randn(2, 3, 2, 2)
-    batch = read_batch((scores, labels), None)
+    batch = read_batch((scores, labels))
     found = score(nn.Identity(), batch)
     assert torch.equal(found[5], scores[1, :, 0, 1])
     assert batch.labels[5] == labels[1, 0, 1]
@@ -131,12 +151,12 @@ def test_images_with_a_label_for_each_pixel_are_lined_up() -> None:
 )
 def test_what_is_no_batch_is_refused(batch: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
-        read_batch(batch, None)
+        read_batch(batch)
 
 
 def test_a_data_set_in_the_place_of_its_loader_is_refused() -> None:
     with pytest.raises(ValueError, match="put a data set into a DataLoader"):
-        read_batch((INPUTS[0], LABELS[0]), None)
+        read_batch((INPUTS[0], LABELS[0]))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +171,7 @@ def test_what_holds_no_scores_is_refused(output: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 12), (6,), (4, 3), (6, 2)])
 def test_labels_that_do_not_fit_the_scores_are_refused(shape: tuple[int, ...]) -> None:
-    batch = read_batch((INPUTS, LABELS[: torch.Size(shape).numel()].view(shape)), None)
+    batch = read_batch((INPUTS, LABELS[: torch.Size(shape).numel()].view(shape)))
     with pytest.raises(ValueError, match=r"scores of shape \(12, 3\) do not fit labels of shape"):
         score(Net(), batch)
 
