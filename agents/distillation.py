@@ -37,6 +37,7 @@ from agents.replay import FrameReplay, Take
 from agents.sb3_zip import read_agent, rebuild_scores, write_dqn_zip
 from agents.settings import (
     check_choices,
+    check_environment,
     check_learning_rate,
     check_log_folder,
     check_objective,
@@ -178,6 +179,10 @@ class PolicyDistillation(BaseAlgorithm):
         """Kind of the student's scores: the objective's, or for a regression the teacher's; of a file, as it says."""
         if self._loaded_score_kind is not None and self._n_updates == self._loaded_updates:
             return self._loaded_score_kind
+        return self._learned_score_kind
+
+    @property
+    def _learned_score_kind(self) -> str:
         if self._objective.score_kind == "logits":
             return "logits"
         return "q_values" if self.teacher is None else self.teacher.kind
@@ -354,13 +359,17 @@ class PolicyDistillation(BaseAlgorithm):
             losses[i], scores = self.update(observations, targets)
             agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         self.policy.set_training_mode(False)
-        if not (np.isfinite(losses.mean().item()) and all_finite(self)):  # the only wait for the device
+        share = losses.new_zeros(())
+        if self._learned_score_kind == "logits":
+            share = gradient_shares(scores, targets, temperature=self.target_temperature).label_share.mean()
+        numbers = torch.stack([losses.mean(), agreed.mean(), share, all_finite(self)])
+        loss, agreement, label_share, finite = numbers.tolist()  # the only wait for the device
+        if not (np.isfinite(loss) and finite):
             raise find_nonfinite_update(self, before, gradient_steps, batch_size)
         self._n_updates += gradient_steps
-        self._record(losses.mean().item(), agreed.mean().item())
-        if self.score_kind == "logits":
-            shares = gradient_shares(scores, targets, temperature=self.target_temperature)
-            self.logger.record("distill/label_share", shares.label_share.mean().item())
+        self._record(loss, agreement)
+        if self._learned_score_kind == "logits":
+            self.logger.record("distill/label_share", label_share)
 
     @property
     def target_temperature(self) -> float:
@@ -437,11 +446,16 @@ class PolicyDistillation(BaseAlgorithm):
         with torch.no_grad():
             return compute_scores(self.student, observations)
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_environment(env)
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Play in ``env`` from now on, as in Stable-Baselines3; with another number of games, from an empty replay.
 
         Raises:
-            ValueError: it is of another game.
+            ValueError: it is of another game, or no environment.
         """
         env = self._wrap_env(env, self.verbose)
         check_same_game("the student", (self.observation_space, self.action_space), env)

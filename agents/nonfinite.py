@@ -34,9 +34,9 @@ class NonFiniteError(FloatingPointError):
         self.observations, self.targets, self.loss = observations, targets, loss
 
 
-def all_finite(model: PolicyDistillation) -> bool:
-    """Whether every weight of the student is."""
-    return all(bool(torch.isfinite(weight).all()) for weight in model.student.parameters())
+def all_finite(model: PolicyDistillation) -> Tensor:
+    """Whether every weight of the student is: one bool on its device, which is not waited for."""
+    return torch.stack([weight.isfinite().all() for weight in model.student.parameters()]).all()
 
 
 def find_nonfinite_update(
@@ -56,7 +56,7 @@ def find_nonfinite_update(
     for observations, targets in model.replay.batches(n_updates, batch_size, model._order):
         kept = weights_state(model)
         loss, _ = model.update(observations, targets)
-        if not (bool(loss.isfinite()) and all_finite(model)):
+        if not bool(loss.isfinite() & all_finite(model)):
             load_weights_state(model, kept)
             break
         model._n_updates += 1

@@ -122,6 +122,13 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
         raise ValueError(f"actions must be discrete and count from 0, not {action_space}")
 
 
+def check_environment(env: Any) -> None:
+    """Something that can be played: of gymnasium, of Stable-Baselines3, or (which that refuses itself) of old gym."""
+    plays = not isinstance(env, type) and callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None))
+    if not plays:
+        raise ValueError(f"env must be a gymnasium.Env or a VecEnv, like AtariVecEnv('pong'), got {env!r:.80}")
+
+
 def check_same_game(where: str, known: tuple[spaces.Space[Any], spaces.Space[Any]], env: VecEnv) -> None:
     """The environment must show and take what a student was built for.
 

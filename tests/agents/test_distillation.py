@@ -17,6 +17,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from agents.distillation import PolicyDistillation
 from agents.networks import SIZES, build_network, compute_scores, size_of
@@ -368,6 +369,32 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
     assert model._n_updates == 5
     assert torch.equal(model.student.state_dict()["q_net.0.weight"], weights[5])
     assert all(bool(weight.isfinite().all()) for weight in model.student.parameters())
+
+
+class Waits(TorchFunctionMode):
+    """Counts what would make the processor wait for a GPU."""
+
+    NAMES = ("item", "tolist", "__bool__", "__float__", "__int__")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in self.NAMES:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", ["policy_kl", "policy_mse"])
+def test_a_round_of_updates_waits_for_the_device_once(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(objective=objective).learn(64)
+    scores = torch.zeros(32, 3)
+    monkeypatch.setattr(model, "update", lambda *batch: (torch.tensor(0.5), scores))  # Adam on a CPU looks at its steps
+    with Waits() as waits:
+        model.train(4, 32)
+    assert len(waits.seen) == 1, waits.seen
 
 
 def test_a_teacher_of_other_actions_is_refused() -> None:

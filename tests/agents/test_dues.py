@@ -183,11 +183,12 @@ def test_a_warm_up_that_the_rounded_replay_never_reaches_ends_once_it_is_full() 
     assert model.learn(96 + 64)._n_updates == 40
 
 
-@pytest.mark.parametrize("total", [8, 64, 1_000])
+@pytest.mark.parametrize("total", [8, 64, 600])
 def test_a_call_however_short_does_not_learn_at_the_end_of_its_schedule_only(total: int) -> None:
     """In rounds of 64 steps of all games, a call of 64 would ask it once, for the end: a line to zero gives zero."""
     asked: list[float] = []
-    model = make(env=Squares(1, shape=SMALL), learning_starts=0, train_freq=64, samples_per_step=32.0)
+    few = {"batch_size": 4, "samples_per_step": 4.0}  # an update for each step
+    model = make(env=Squares(1, shape=SMALL), learning_starts=0, train_freq=64, **few)
     model.learn(total)
     model.lr_schedule = lambda left: asked.append(left) or 1e-4  # type: ignore[func-returns-value]
     for _ in range(2):
@@ -239,6 +240,15 @@ def test_an_environment_of_another_game_is_refused_in_one_line_that_names_both(t
             model.set_env(env)
         with pytest.raises(ValueError, match=f"another game: .*student.zip is for {ours}{theirs}$"):
             PolicyDistillation.load(tmp_path / "student", env, device="cpu")
+
+
+@pytest.mark.parametrize("env", [None, "pong", 5, Squares, [Squares()], Squares.step], ids=str)
+def test_what_is_no_environment_is_refused_in_one_line_that_says_what_is_one(env: Any) -> None:
+    with pytest.raises(ValueError, match=r"^env must be a gymnasium.Env or a VecEnv, like .*, got [^\n]{1,80}$"):
+        make(env=Squares(shape=SMALL)).set_env(env)
+    if not (env is None or isinstance(env, str)):  # the constructor takes the name of a game, and misses None itself
+        with pytest.raises(ValueError, match=r"^env must be a gymnasium.Env or a VecEnv"):
+            PolicyDistillation("CnnPolicy", env, look)
 
 
 def test_a_student_without_an_environment_gets_one_before_it_learns(tmp_path: Path) -> None:
