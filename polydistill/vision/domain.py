@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from polydistill.device import prepare
+from polydistill.errors import UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import Generation
 from polydistill.streams import derive_seed
@@ -25,7 +25,6 @@ from polydistill.vision.data import Images
 from polydistill.vision.evaluation import NonFiniteScoresError
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.lesson import Lesson
-from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.networks import build_network
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.rehearsal import rehearse
@@ -229,7 +228,6 @@ class CifarDomain:
         if self._begun is not None:
             course.load_state(self._begun)
             self._begun = None
-        out_of_memory = False
         try:
             course.run(self._continuation.due, functools.partial(self._save_within, course))
         except NonFiniteLossError as error:
@@ -238,11 +236,8 @@ class CifarDomain:
         except NonFiniteScoresError as error:
             path = self._keep_failure(generation, error, trainer.state())
             raise FloatingPointError(f"{error}; they, and the state that gave them, are in {path}") from error
-        except torch.OutOfMemoryError:
-            out_of_memory = True
-        if out_of_memory:  # not inside `except`: the error's traceback keeps the activations of the failed step
-            del student, trainer, course
-            raise explain_out_of_memory(self, architecture, lesson, generation)
+        except torch.OutOfMemoryError as error:
+            raise self.out_of_memory(architecture) from error
         self.seconds.append(course.seconds)
         self._note_speed(generation, course.seconds, course.validating_seconds)
         student.zero_grad(set_to_none=True)  # gradients may lie in the memory of the trainer's CUDA graphs
@@ -282,22 +277,10 @@ class CifarDomain:
             processes=self.processes,
         )
 
-    def try_batch(self, architecture: str, lesson: Lesson, generation: int, batch_size: int, **changes: Any) -> None:
-        """Two steps with that batch, recorded where the run's are, on a student that is thrown away.
-
-        Args:
-            architecture: of the student.
-            lesson: of the student.
-            generation: whose images and permutations.
-            batch_size: images.
-            changes: further fields of the :class:`TrainingConfig`.
-
-        Raises:
-            torch.OutOfMemoryError: it does not fit.
-            NonFiniteLossError: the loss is not finite.
-        """
-        config = dataclasses.replace(self.config.training, batch_size=batch_size, log_every_steps=2, **changes)
-        next(self.make_trainer(self.make_student(architecture, generation), lesson, generation, config).run())
+    def out_of_memory(self, architecture: str) -> UserError:
+        """The one line for a step of ``architecture`` that the memory does not suffice for."""
+        batch = f"training.batch_size {self.config.training.batch_size:,}"
+        return UserError(f"out of memory on {self.device} with {batch} for {architecture}; choose a smaller batch size")
 
     def _place(self, network: nn.Module) -> nn.Module:
         memory_format = torch.channels_last if self.config.training.channels_last else torch.contiguous_format

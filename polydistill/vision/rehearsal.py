@@ -5,27 +5,26 @@ Contract: nothing of it stays, and no random stream moves: the run is bit for bi
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.vision.memory import explain_out_of_memory
 from polydistill.vision.training import NonFiniteLossError
 
 if TYPE_CHECKING:
     from polydistill.vision.domain import CifarDomain
 
 FEW = 8  # images, on a processor; a GPU tries the whole batch, since its memory is to suffice
-GENTLE = {"learning_rate": 1e-6, "weight_decay": 0.0}  # what is tried is the lesson, not the schedule
+GENTLE = 1e-6  # learning rate: what is tried is the lesson, not the schedule
 
 
 def rehearse(domain: CifarDomain) -> None:
     """Two steps of generation 1 on a student that is thrown away, taught by an untrained network.
 
     Raises:
-        UserError: the memory does not suffice; with the largest batch that does.
+        UserError: the memory does not suffice for the batch.
         FloatingPointError: the loss is not finite.
         ValueError, TypeError, RuntimeError: what the objective, the networks or the processes refuse.
     """
@@ -36,13 +35,14 @@ def rehearse(domain: CifarDomain) -> None:
     lesson = domain.make_lesson(teacher, 1)
     whole = domain.device.type == "cuda" or domain.processes.size > 1
     batch_size = config.training.batch_size if whole else min(FEW, config.training.batch_size)
+    gentle = dataclasses.replace(config.training, learning_rate=GENTLE, weight_decay=0.0, compile=False)
+    tried = dataclasses.replace(gentle, batch_size=batch_size, log_every_steps=2)
     try:
-        with contextlib.suppress(torch.OutOfMemoryError):
-            domain.try_batch(config.student_network, lesson, 1, batch_size, compile=False, **GENTLE)
-            return
+        next(domain.make_trainer(domain.make_student(config.student_network, 1), lesson, 1, tried).run())
+    except torch.OutOfMemoryError as error:
+        raise domain.out_of_memory(config.student_network) from error
     except NonFiniteLossError as error:
         raise FloatingPointError(f"{error}: seen in a trial before the first step of generation 0") from error
-    raise explain_out_of_memory(domain, config.student_network, lesson, 1)
 
 
 def _take_statistics(network: nn.Module, inputs: Tensor) -> None:

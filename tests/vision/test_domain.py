@@ -32,7 +32,6 @@ from polydistill.vision.data import DataConfig, ImageSet, load_images
 from polydistill.vision.domain import CHARTS, CifarDomain
 from polydistill.vision.evaluation import calibration_error, measure, predict
 from polydistill.vision.lesson import Lesson
-from polydistill.vision.memory import find_largest_batch
 from polydistill.vision.networks import build_network
 from polydistill.vision.paper import PAPER, paper_error
 from polydistill.vision.parallel import Processes
@@ -420,7 +419,7 @@ def test_a_diverging_lesson_leaves_its_last_good_weights(config: CifarConfig, tm
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_out_of_memory_is_one_line_with_the_largest_batch_that_fits(
+def test_out_of_memory_is_one_line_that_names_the_setting(
     config: CifarConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_step = update.Update.__call__
@@ -431,23 +430,8 @@ def test_out_of_memory_is_one_line_with_the_largest_batch_that_fits(
         return make_step(self, inputs, *rest)
 
     monkeypatch.setattr(update.Update, "__call__", limited)
-    with pytest.raises(UserError, match=r"training\.batch_size 40 for resnet-8; the largest that fits is 24$"):
+    with pytest.raises(UserError, match=r"training\.batch_size 40 for resnet-8; choose a smaller batch size$"):
         run_lineage(config, tmp_path)
-
-
-def test_batches_are_tried_as_the_run_would_make_them(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, capture="on"))
-    one = CifarDomain(config, load_images(config.data), None)
-    made: list[TrainingConfig] = []
-
-    def stop(student: nn.Module, lesson: Lesson, generation: int, schedule: TrainingConfig) -> training.Trainer:
-        made.append(schedule)
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(one, "make_trainer", stop)
-    with pytest.raises(torch.OutOfMemoryError):
-        one.try_batch("resnet-8", Lesson("cross_entropy"), 0, 24)
-    assert (made[0].capture, made[0].batch_size) == ("on", 24)
 
 
 def test_out_of_memory_in_validation_does_not_blame_the_batch(
@@ -552,19 +536,6 @@ def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
     assert way.best[0] == 0.7
     steps = {tensor.item() for name, tensor in way.best[1].items() if name.endswith("num_batches_tracked")}
     assert steps == {8}, "those of the second epoch of 4 steps"
-
-
-def test_the_largest_batch_is_found_wherever_it_is() -> None:
-    for limit in (0, 7, 8, 100, 127, 128):
-        tried: list[int] = []
-
-        def fits(size: int, limit: int = limit, tried: list[int] = tried) -> bool:
-            tried.append(size)
-            return size <= limit
-
-        assert find_largest_batch(fits, 129) == limit // 8 * 8
-        assert len(tried) <= 5
-        assert max(tried) < 129
 
 
 # ---- the paper ---------------------------------------------------------------------------------------------------

@@ -104,8 +104,22 @@ def test_memory_that_does_not_suffice_is_one_line_before_generation_0(
         return call(self, inputs, *rest)
 
     monkeypatch.setattr(update.Update, "__call__", limited)
-    with pytest.raises(UserError, match=r"training\.batch_size 20 for wrn-10-1; the largest that fits is 8$"):
+    with pytest.raises(UserError, match=r"training\.batch_size 20 for wrn-10-1; choose a smaller batch size$"):
         make_domain(config).first()
+
+
+def test_the_batch_is_tried_as_the_run_would_make_it(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make_domain(dataclasses.replace(config, training=dataclasses.replace(config.training, capture="on")))
+    made: list[TrainingConfig] = []
+
+    def stop(student: nn.Module, lesson: Lesson, generation: int, schedule: TrainingConfig) -> None:
+        made.append(schedule)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(one, "make_trainer", stop)
+    with pytest.raises(UserError, match="out of memory"):
+        rehearse(one)
+    assert (made[0].capture, made[0].batch_size) == ("on", 8)
 
 
 def test_an_untrained_deep_teacher_gives_scores_as_a_trained_one_would(
