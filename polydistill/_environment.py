@@ -13,7 +13,8 @@ from polydistill._shadow import exit_with, require_own_agents
 from polydistill.cores import limit_spinning
 
 OLDEST = (3, 11)
-_RUNS = ("jsonargparse", "yaml", "rich", "tensorboard")  # the modules of each extra, as pyproject.toml has its packages
+# the modules of each extra, as pyproject.toml has its packages
+_RUNS = ("jsonargparse", "yaml", "rich", "tensorboard", "filelock")
 EXTRAS = {
     "runs": _RUNS,
     "atari": (*_RUNS, "stable_baselines3", "gymnasium", "ale_py", "tqdm", "PIL", "safetensors"),

@@ -1,9 +1,10 @@
 """A lock on a folder: at most one process writes a run.
 
-The kernel holds the lock (``flock``; on Windows ``msvcrt.locking``) for as long as the process lives, so a crash, a
-SIGKILL or a loss of power leaves none behind; only the empty-handed file ``.lock`` stays, which blocks nobody and is
-never removed: removing it would let two processes lock two files of one name. A forked child does not keep its parent's
-lock, and a program that is started does not inherit it.
+The system holds the lock, which ``filelock`` takes, for as long as the process lives: a crash, a SIGKILL or a loss of
+power leaves none behind. Only the file ``.lock`` stays, which blocks nobody and is never removed: removing it would let
+two processes lock two files of one name. (filelock's ``FileLock`` makes a file that blocks after a crash where the
+system cannot lock; so only its ``lock_descriptor`` is used.) A forked child does not keep its parent's lock, and a
+program that is started does not inherit it.
 
 On a file system that cannot lock (some network and FUSE mounts), one line on standard error says that nothing keeps a
 second process out, and the run goes on. On NFS, Linux turns ``flock`` into a lock that other machines see too; on
@@ -14,25 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import socket
 import sys
+import time
+import warnings
 import weakref
 from pathlib import Path
-from typing import Any
 
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
 
-fcntl: Any
-try:
-    fcntl = importlib.import_module("fcntl")
-except ImportError:
-    fcntl = None  # Windows
-
 LOCK = ".lock"
-LOCKED_BYTE = 1 << 30  # where msvcrt locks: far behind the text, which others may then read
+TEXT = 1  # where the holder's name begins: Windows lets nobody else read the locked byte, the first
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
@@ -55,11 +50,11 @@ class FolderLock:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in programs that are started (PEP 446)
         self._release = weakref.finalize(self, os.close, descriptor)
         try:
-            _lock(descriptor)
-        except BlockingIOError:
-            held = _held_by(descriptor, folder)
+            if not _lock(descriptor):
+                raise _held_by(descriptor, folder)
+        except UserError:
             self.release()
-            raise held from None
+            raise
         except OSError as error:
             if error.errno not in CANNOT_LOCK:
                 self.release()
@@ -68,7 +63,8 @@ class FolderLock:
         with contextlib.suppress(OSError):  # a full disk: the name is only for the other's message
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.write(descriptor, f"\n{os.getpid()} on {socket.gethostname()} since {since}".encode())
         _held.add(self)
 
     def __enter__(self) -> FolderLock:
@@ -93,46 +89,35 @@ def require_unlocked(folder: Path) -> None:
     with disk_errors(folder / LOCK):
         descriptor = os.open(folder / LOCK, os.O_RDWR)
     try:
-        _lock(descriptor)
-    except BlockingIOError:
-        raise _held_by(descriptor, folder) from None
+        free = _lock(descriptor)
+        held = None if free else _held_by(descriptor, folder)
     except OSError:
         return  # there are no locks here, which a run says
     finally:
         os.close(descriptor)
+    if held is not None:
+        raise held
 
 
 def _held_by(descriptor: int, folder: Path) -> UserError:
     return UserError(f"another process{_read(descriptor)} is working in {folder}; wait for it, or stop it first")
 
 
-def _lock(descriptor: int) -> None:
-    """Lock the open file, or raise at once.
+def _lock(descriptor: int) -> bool:
+    """Lock the open file, at once; False: another process has it.
 
     Raises:
-        BlockingIOError: another process has it.
         OSError: this system, or this file system, cannot lock.
     """
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    try:
-        msvcrt: Any = importlib.import_module("msvcrt")
-    except ImportError:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        if error.errno in {errno.EACCES, errno.EDEADLK}:
-            raise BlockingIOError(error.errno, error.strerror) from error
-        raise
+    with warnings.catch_warnings(action="ignore"):  # of a system without locks, which a run says in its own words
+        from filelock import lock_descriptor
+    return lock_descriptor(descriptor, blocking=False)
 
 
 def _read(descriptor: int) -> str:
     """Who holds it, as far as the file tells."""
     with contextlib.suppress(OSError):
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.lseek(descriptor, TEXT, os.SEEK_SET)
         text = os.read(descriptor, 200).decode(errors="replace")
         if text.isprintable() and text:
             return f" ({text})"

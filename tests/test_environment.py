@@ -183,7 +183,7 @@ def test_an_old_python_reads_what_tells_it_that_it_is_too_old(name: str, root: P
 # ---- systems ---------------------------------------------------------------------------------------------------
 
 WINDOWS = """
-import errno, importlib, json, os, pkgutil, signal, sys, types
+import importlib, json, os, pkgutil, signal, sys
 from pathlib import Path
 
 import torch, stable_baselines3, gymnasium, ale_py, tensorboard, jsonargparse, pooch, PIL, tqdm, safetensors.torch
@@ -194,54 +194,32 @@ for name in ("fork", "register_at_fork", "sched_getaffinity", "pread", "pwrite",
     delattr(os, name)
 del signal.SIGKILL
 
-held = {}
-
-def locking(descriptor, how, n_bytes):
-    file = os.fstat(descriptor).st_ino
-    assert (how, n_bytes) == (2, 1)
-    assert os.lseek(descriptor, 0, os.SEEK_CUR) > 1000, "the text would be locked"
-    for other in held.get(file, []):
-        try:
-            os.fstat(other)
-        except OSError:
-            continue  # closed: given back
-        raise PermissionError(errno.EACCES, "Permission denied")
-    held[file] = [descriptor]
-
-sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
-
 import agents, polydistill
 for package in (polydistill, agents):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.startswith("polydistill.kernels.device"):
             importlib.import_module(module.name)
 
-from polydistill.errors import UserError
 from polydistill.interruption import StopSignals
 from polydistill.lineage import LineageConfig
 from polydistill.tracking import Run
 
 out = Path("run")
 with Run.open(out, LineageConfig(1), kind="cifar", command="python") as run, StopSignals() as stop:
-    try:
-        Run.open(out, LineageConfig(1), kind="cifar", command="python")
-    except UserError as error:
-        refused = str(error)
     run.log("student", 1, {"train/loss": 0.5})
     run.finish({"throughput": {}, "ensembles": [], "generations": []})
     os.kill(os.getpid(), signal.SIGTERM)
     stopped = stop.received is not None
 with Run.open(out, LineageConfig(1), kind="cifar", command="python") as run:
-    print(json.dumps([refused, stopped, run.summary["kind"]]))
+    print(json.dumps([stopped, run.summary["kind"]]))
 """
 
 
-def test_without_what_windows_lacks_everything_imports_and_a_run_is_written_and_locked(run_python) -> None:
+def test_without_what_windows_lacks_everything_imports_and_a_run_is_written(run_python) -> None:
     done = run_python("-c", WINDOWS)
     assert done.returncode == 0, done.stderr
-    refused, stopped, kind = json.loads(done.stdout.splitlines()[-1])
-    assert re.match(r"another process \(\d+ on .+\) is working in run; wait for it, or stop it first$", refused)
-    assert (stopped, kind) == (True, "cifar")
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, "cifar"]
+    assert "without locks: start no second process" in done.stderr, "filelock has those of Windows on Windows alone"
 
 
 # ---- make ------------------------------------------------------------------------------------------------------
