@@ -39,6 +39,7 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, normalization: Normalization, card: Mapping[str, Any]) -> None:
         super().__init__()
         self.network, self.normalization, self.card = network, normalization, dict(card)
+        self._normalizer = Normalizer.of(normalization)  # no buffer: .half() would round it
 
     def forward(self, images: Tensor) -> Tensor:
         """``(batch, 32, 32, 3)`` uint8 pixels, red green blue, to ``(batch, classes)`` float32 logits."""
@@ -46,7 +47,9 @@ class Classifier(nn.Module):
             raise ValueError(
                 f"a classifier takes (batch, height, width, 3) uint8 pixels, got {tuple(images.shape)} {images.dtype}"
             )
-        return self.network(Normalizer.of(self.normalization, images.device)(images)).float()  # type: ignore[no-any-return]
+        if self._normalizer.scale.device != images.device:
+            self._normalizer = Normalizer.of(self.normalization, images.device)
+        return self.network(self._normalizer(images)).float()  # type: ignore[no-any-return]
 
 
 def save_classifier(

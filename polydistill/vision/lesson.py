@@ -7,7 +7,7 @@ needs no gradient; an option that the objective does not take is refused, never 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,20 @@ from polydistill.lineage import freeze
 from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
+
+Sum = TypeVar("Sum", Tensor, float)
+
+
+class Tally(NamedTuple, Generic[Sum]):
+    """Sums over samples, of which a report makes means."""
+
+    samples: Sum
+    correct: Sum
+    agreed: Sum  # the student chooses what the teacher does
+    diagnosed: Sum  # samples that have the following
+    label_share: Sum
+    largest_weight: Sum  # of cwtm, in the sample's batch, and the next
+    effective_share: Sum
 
 
 class Lesson:
@@ -40,16 +54,6 @@ class Lesson:
     Raises:
         ValueError: an option that the objective does not take, or no teacher where it needs one.
     """
-
-    TALLIED: ClassVar[tuple[str, ...]] = (
-        "samples",
-        "correct",
-        "agreed",
-        "diagnosed",  # samples
-        "label_share",
-        "largest_weight",
-        "effective_share",
-    )
 
     def __init__(
         self,
@@ -106,7 +110,7 @@ class Lesson:
         return fix_permutation(ids, self.classes, seed=derive_seed(self.seed, stream, self.generation))
 
     def tally(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
-        """Sums over this process's part of a batch, ``(len(TALLIED),)`` float64, for :meth:`summarize`.
+        """Sums over this process's part of a batch, a :class:`Tally` in one float64 tensor, for :meth:`summarize`.
 
         Args:
             scores: of the student, detached.
@@ -115,22 +119,25 @@ class Lesson:
             diagnose: also the gradient's shares and, for cwtm, the weights of the samples in the whole batch, which
                 cost more; every process must have a sample, and with a group two small messages are sent.
         """
-        sums = torch.zeros(len(self.TALLIED), dtype=torch.float64, device=scores.device)
+        sums = torch.zeros(len(Tally._fields), dtype=torch.float64, device=scores.device)
+        tally = Tally(*sums.unbind())
         guesses = scores.argmax(dim=1)
-        sums[0].fill_(len(labels))  # a number assigned would be copied from the host, which no graph records
-        sums[1] = (guesses == labels).sum()
+        tally.samples.fill_(len(labels))  # a number assigned would be copied from the host, which no graph records
+        tally.correct.copy_((guesses == labels).sum())
         if teacher is None:
             return sums
-        sums[2] = (guesses == teacher.argmax(dim=1)).sum()
+        tally.agreed.copy_((guesses == teacher.argmax(dim=1)).sum())
         if diagnose:
-            sums[3].fill_(len(labels))
-            sums[4] = gradient_shares(scores, teacher, labels).label_share.double().sum()
+            tally.diagnosed.fill_(len(labels))
+            tally.label_share.copy_(gradient_shares(scores, teacher, labels).label_share.double().sum())
             if self.objective == "cwtm":
-                sums[5:] = len(labels) * self._measure_weights(teacher)
+                largest, effective = self._measure_weights(teacher)
+                tally.largest_weight.copy_(len(labels) * largest)
+                tally.effective_share.copy_(len(labels) * effective)
         return sums
 
-    def _measure_weights(self, teacher: Tensor) -> Tensor:
-        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``(2,)`` float64."""
+    def _measure_weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``()`` float64."""
         confidence = teacher.double().softmax(dim=1).amax(dim=1)
         largest = confidence.max()
         sums = torch.stack([torch.ones_like(confidence), confidence, confidence.square()]).sum(dim=1)
@@ -138,7 +145,7 @@ class Lesson:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
             dist.all_reduce(sums, group=self.group)
         samples, total, squares = sums.unbind()
-        return torch.stack([largest * samples / total, total.square() / (samples * squares)])
+        return largest * samples / total, total.square() / (samples * squares)
 
     def summarize(self, sums: list[float]) -> dict[str, float]:
         """TensorBoard tag -> mean, from summed tallies.
@@ -149,17 +156,16 @@ class Lesson:
         (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that
         counts.
         """
-        tally = dict(zip(self.TALLIED, sums, strict=True))
-        values = {"train/accuracy": tally["correct"] / tally["samples"]}
+        tally = Tally(*sums)
+        values = {"train/accuracy": tally.correct / tally.samples}
         if self.teacher is None:
             return values
-        values["train/agreement"] = tally["agreed"] / tally["samples"]
-        if tally["diagnosed"]:
-            mean = {name: tally[name] / tally["diagnosed"] for name in self.TALLIED[4:]}
-            values["distill/label_share"] = mean["label_share"]
+        values["train/agreement"] = tally.agreed / tally.samples
+        if tally.diagnosed:
+            values["distill/label_share"] = tally.label_share / tally.diagnosed
             if self.objective == "cwtm":
-                values["distill/largest_weight"] = mean["largest_weight"]
-                values["distill/effective_share"] = mean["effective_share"]
+                values["distill/largest_weight"] = tally.largest_weight / tally.diagnosed
+                values["distill/effective_share"] = tally.effective_share / tally.diagnosed
         return values
 
 

@@ -18,7 +18,7 @@ from polydistill.errors import UserError
 from polydistill.vision.augmentation import INDEX, Normalizer, draw_plan, take_batch
 from polydistill.vision.data import ImageSet
 from polydistill.vision.graph import StepGraphs
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.lesson import Lesson, Tally
 from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.schedules import TrainingConfig, schedule_rate
 from polydistill.vision.update import Update, make_optimizer
@@ -115,7 +115,7 @@ class Trainer:
         )
         self._losses = torch.zeros(config.log_every_steps, device=self.device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._tally = torch.zeros(len(Lesson.TALLIED), dtype=torch.float64, device=self.device)
+        self._tally = torch.zeros(len(Tally._fields), dtype=torch.float64, device=self.device)
         self._plan: tuple[int, Tensor] | None = None
         capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
         self._graphs = StepGraphs() if capture else None

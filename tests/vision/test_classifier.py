@@ -46,6 +46,14 @@ def test_a_classifier_comes_back_with_its_weights_and_its_normalisation(saved: P
     assert torch.equal(classifier(images), classifier.network(Normalizer.of(PIXELS)(images)))
 
 
+def test_normaliser_is_not_built_at_each_call(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, built, build = load_classifier(saved), [], Normalizer.of
+    monkeypatch.setattr(Normalizer, "of", lambda *given: built.append(given) or build(*given))
+    for _ in range(2):
+        classifier(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    assert built == []
+
+
 def test_saving_leaves_the_network_as_it_is(tmp_path: Path) -> None:
     network = build_network("resnet-8", 7, seed=1)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
