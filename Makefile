@@ -10,7 +10,7 @@ DEVELOPER := $(VENV)/.developer
 ONE_EACH := OMP_NUM_THREADS=1 $(BIN)/python  # tests run side by side, one thread each; ARGS="-n 0": one after another
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu test-oldest audit torture torture-files torture-runs mutants bench bench-losses bench-losses-gpu tensorboard clean
+.PHONY: help distill test check test-gpu test-oldest audit fuzz crashes mutants bench bench-losses bench-losses-gpu tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ test: $(DEVELOPER)  ## all tests but the slow ones and those that need a GPU
 check: $(DEVELOPER)  ## format, lint, types, layers: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@mkdir -p build/types && ln -sfn ../../agents build/types/polydistill_agents  # mypy does not see an editable install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
@@ -46,10 +47,8 @@ test-oldest:  ## the tests with the oldest versions that are allowed
 	$(VENV)/oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[dev]'
 	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
 
-torture: torture-files torture-runs  ## hostile files, and runs killed at random moments
-
-torture-runs: $(DEVELOPER)  ## killed runs end bit for bit the same; ARGS="cifar"
-	$(BIN)/python tests/torture/torture_runs.py $(ARGS)
+crashes: $(DEVELOPER)  ## killed runs end bit for bit the same; ARGS="cifar"
+	$(BIN)/python tests/crashes/crashes.py $(ARGS)
 
 bench-losses: $(DEVELOPER)  ## measure the losses beside the usual formulas
 	$(BIN)/python scripts/bench_losses.py $(ARGS)
@@ -62,10 +61,10 @@ bench: $(DEVELOPER)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
 
 mutants: $(DEVELOPER)  ## bugs planted one at a time: each must turn a test red
-	$(BIN)/python -m tests.torture.mutants $(ARGS)
+	$(BIN)/python -m tests.mutants.mutants $(ARGS)
 
-torture-files: $(DEVELOPER)  ## 20,000 damaged and hostile files of teachers
-	$(BIN)/python -m tests.fuzz.torture_files $(ARGS)
+fuzz: $(DEVELOPER)  ## 20,000 damaged and hostile files of teachers
+	$(BIN)/python -m tests.fuzz.fuzz $(ARGS)
 
 AUDIT := $(VENV)/audit
 # pip-audit ends with 1 for what it found and for a database that does not answer; only what it found goes to the file.

@@ -1,11 +1,41 @@
 """Distillation of Atari agents, an extension of Stable-Baselines3; the losses come from ``polydistill``.
 
-Importing this package alone loads no emulator and no Stable-Baselines3: import the module that you need. It needs the
-extra atari, and says so where that is missing.
+The folder is ``agents/``, the package ``polydistill_agents``. Importing it loads no emulator and no Stable-Baselines3:
+each of its names is loaded when it is first asked for. It needs the extra atari, and says so where that is missing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from polydistill._environment import require_extra
 
-__polydistill__ = True  # how polydistill._shadow tells this package from another one of the same name
+if TYPE_CHECKING:
+    from polydistill_agents.distillation.algorithm import PolicyDistillation
+    from polydistill_agents.environments.atari import AtariVecEnv
+    from polydistill_agents.environments.evaluation import Evaluation, evaluate
+    from polydistill_agents.teachers import Teacher, as_teacher
+    from polydistill_agents.teachers.zoo import find_teacher
 
 require_extra("atari")
+
+_HOMES = {
+    "AtariVecEnv": "environments.atari",
+    "Evaluation": "environments.evaluation",
+    "PolicyDistillation": "distillation.algorithm",
+    "Teacher": "teachers",
+    "as_teacher": "teachers",
+    "evaluate": "environments.evaluation",
+    "find_teacher": "teachers.zoo",
+}
+__all__ = ["AtariVecEnv", "Evaluation", "PolicyDistillation", "Teacher", "as_teacher", "evaluate", "find_teacher"]
+
+
+def __getattr__(name: str) -> Any:
+    """The module of a name is imported at its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

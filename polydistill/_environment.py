@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
 
-from polydistill._shadow import exit_with, require_own_agents
 from polydistill.cores import limit_spinning
 
 OLDEST = (3, 11)
+_HOW = "use .venv/bin/python, which `make distill` makes"
 # the modules of each extra, as pyproject.toml has its packages
 _RUNS = ("jsonargparse", "yaml", "rich", "tensorboard", "filelock")
 EXTRAS = {
@@ -48,24 +50,40 @@ def require_environment(extra: str, *modules: str) -> None:
     """What a script does first: exit with one line and code 2 where this Python cannot run it.
 
     Args:
-        extra: name in :data:`EXTRAS`; with "atari", ``agents`` must be polydistill's own package.
+        extra: name in :data:`EXTRAS`; with "atari", the package of agents must be the one beside this.
         modules: of it, where the script needs only these.
 
     Raises:
         SystemExit: with code 2; the line ``error: ...`` on standard error says what is missing and how to get it.
     """
-    how = "use .venv/bin/python, which `make distill` makes"
     if sys.version_info < OLDEST:
         found, wanted = ".".join(map(str, sys.version_info[:2])), ".".join(map(str, OLDEST))
-        exit_with(f"polydistill needs Python {wanted} or later, and {sys.executable} is {found}; {how}")
+        exit_with(f"polydistill needs Python {wanted} or later, and {sys.executable} is {found}; {_HOW}")
     missing = _missing(("torch", "numpy", *(modules or EXTRAS[extra])))
     if missing:
         exit_with(
-            f"not installed for {sys.executable}: {_few(missing)}; {how}, or in the clone: pip install '.[{extra}]'"
+            f"not installed for {sys.executable}: {_few(missing)}; {_HOW}, or in the clone: pip install '.[{extra}]'"
         )
     if extra == "atari":
-        require_own_agents()
+        _require_agents()
     limit_spinning()  # torch is not imported yet
+
+
+def _require_agents() -> None:
+    """The package of agents is found by its installed name: it must be there, and of the same clone as this file."""
+    spec = find_spec("polydistill_agents")
+    if spec is None or spec.origin is None:
+        exit_with(f"polydistill is not installed for {sys.executable}; {_HOW}, or in the clone: pip install -e .")
+    ours = Path(__file__).resolve().parent.parent / "agents"
+    found = Path(spec.origin).resolve().parent
+    if (ours / "__init__.py").is_file() and found != ours:
+        exit_with(f"polydistill_agents is installed from {found}, not from this clone: pip install -e . in this clone")
+
+
+def exit_with(message: str) -> NoReturn:
+    """Exit with one line and code 2, as a script does."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _few(names: list[str]) -> str:

@@ -29,18 +29,18 @@ from stable_baselines3 import DQN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.atari import AtariVecEnv
-from agents.config import AtariConfig
-from agents.distillation import PolicyDistillation
-from agents.domain import open_teacher
-from agents.lesson import make_env, make_student
-from agents.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
-from polydistill.config import parse
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import to_mapping
 from polydistill.disk import atomic_write
 from polydistill.errors import run_script
-from polydistill.plain_yaml import to_mapping
 from polydistill.provenance import git_state, hardware, versions
-from polydistill.tracking import format_table
+from polydistill.runs import format_table
+from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.domain import open_teacher
+from polydistill_agents.lineage.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
 
 
 @dataclass(frozen=True)

@@ -33,19 +33,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from polydistill.config import parse
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import to_mapping
 from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
 from polydistill.disk import atomic_write
 from polydistill.errors import run_script
-from polydistill.plain_yaml import to_mapping
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.provenance import git_state, hardware, versions
-from polydistill.tracking import format_table
-from polydistill.vision.augmentation import Normalizer
+from polydistill.runs import format_table
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.data import ImageSet, Normalization
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import ImageSet, Normalization
 from polydistill.vision.networks import build_network, check_name
-from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.training import Trainer
 
 CLASSES = 100

@@ -47,13 +47,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.config import parse
+from polydistill.config.parsing import parse
 from polydistill.device import prepare, resolve_device, resolve_threads
 from polydistill.disk import atomic_write
 from polydistill.errors import require_at_least, require_choice, run_script
 from polydistill.losses import OBJECTIVES, value_and_grad
 from polydistill.provenance import git_state, hardware, versions
-from polydistill.tracking import format_table
+from polydistill.runs import format_table
 
 SHAPES = ("32x18", "256x18", "2048x18", "128x100", "1024x100", "8192x100", "1024x1000", "4096x32000", "4096x131072")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -24,19 +24,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.checkup import ExaminedAtariDomain
-from agents.config import MAY_MOVE, AtariConfig
-from agents.domain import AtariDomain, open_teacher, require_same_teacher
-from agents.plan import check_run, format_plan, make_first_student, remember_speed, require_disk, require_same_start
-from agents.report import format_summary
-from agents.sb3_zip import how_to_go_on, read_agent
-from polydistill.config import parse
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
-from polydistill.interruption import StopSignals
 from polydistill.lineage import Lineage
-from polydistill.plain_yaml import to_mapping
-from polydistill.tracking import Run, examine_folder, read_summary, stored_config
+from polydistill.runs import Run, examine_folder, read_summary, stored_config
+from polydistill.runs.interruption import StopSignals
+from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent
+from polydistill_agents.lineage.checkup import ExaminedAtariDomain
+from polydistill_agents.lineage.config import MAY_MOVE, AtariConfig
+from polydistill_agents.lineage.domain import AtariDomain, open_teacher, require_same_teacher
+from polydistill_agents.lineage.plan import (
+    check_run,
+    format_plan,
+    make_first_student,
+    remember_speed,
+    require_disk,
+    require_same_start,
+)
+from polydistill_agents.lineage.report import format_summary
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 

@@ -27,19 +27,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from polydistill.config import parse
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.disk import require_room
 from polydistill.errors import run_script
-from polydistill.interruption import StopSignals
+from polydistill.learning.processes import open_processes
 from polydistill.lineage import Lineage
-from polydistill.plain_yaml import to_mapping
-from polydistill.tracking import Run, examine_folder, read_summary, stored_config
+from polydistill.runs import Run, examine_folder, read_summary, stored_config
+from polydistill.runs.interruption import StopSignals
 from polydistill.vision.checkup import ExaminedCifarDomain
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.parallel import open_processes
+from polydistill.vision.images.data import load_images
 from polydistill.vision.plan import check_run, disk_bytes, format_plan, remember_speed, require_same_start
 from polydistill.vision.report import format_summary
 from polydistill.vision.sources import open_teacher, require_same_sources

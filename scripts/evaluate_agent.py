@@ -1,7 +1,7 @@
 """Score an agent of an Atari game under a named protocol, and show it play.
 
     python scripts/evaluate_agent.py runs/pong/student.zip --game pong --protocol rusu --video student.gif
-    python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/zoo/dqn-pong.zip --video both.gif
+    python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/teachers/zoo/dqn-pong.zip --video both.gif
     python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo          as rl_zoo3 plays it: sampled
     python scripts/evaluate_agent.py ppo.zip --game MsPacmanNoFrameskip-v4 --play sample
 
@@ -23,19 +23,32 @@ from pathlib import Path
 
 import torch
 
-from agents.config import AgentEvaluationConfig
-from agents.evaluation import N_ACTIONS, Evaluation, evaluate, get_protocol, sampling_temperature
-from agents.networks import SIZES, count_parameters, multiply_adds
-from agents.report import GamesPlayed, count_games, format_notes, format_points, format_points_interval, notes
-from agents.scores import human_normalized
-from agents.student_file import is_student
-from agents.teachers import Teacher, as_teacher
-from agents.video import record_game, write_gif
-from polydistill.config import parse
+from polydistill.config.parsing import parse
 from polydistill.cores import say_if_loaded
 from polydistill.device import resolve_device, resolve_threads
 from polydistill.errors import UserError, run_script
-from polydistill.tracking import NARROW, Progress, format_narrow_table
+from polydistill.runs import NARROW, Progress, format_narrow_table
+from polydistill_agents.environments.evaluation import (
+    N_ACTIONS,
+    Evaluation,
+    evaluate,
+    get_protocol,
+    sampling_temperature,
+)
+from polydistill_agents.environments.references import human_normalized
+from polydistill_agents.environments.video import record_game, write_gif
+from polydistill_agents.lineage.config import AgentEvaluationConfig
+from polydistill_agents.lineage.report import (
+    GamesPlayed,
+    count_games,
+    format_notes,
+    format_points,
+    format_points_interval,
+    notes,
+)
+from polydistill_agents.lineage.student_file import is_student
+from polydistill_agents.networks.nature import SIZES, count_parameters, multiply_adds
+from polydistill_agents.teachers import Teacher, as_teacher
 
 HEADERS = ("agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds")
 IMPORTANCE = ("agent", "mean", "95% interval", "parameters", "IQM", "of human", "seconds")

@@ -21,14 +21,14 @@ from polydistill._environment import require_environment
 
 require_environment("atari")
 
-from agents.evaluation import evaluate
-from agents.inspection import AgentInspectionConfig, convert_agent, inspect_agent
-from agents.places import target_of
-from agents.report import GamesPlayed, count_games, format_notes, notes
-from agents.teachers import as_teacher
-from polydistill.config import parse
+from polydistill.config.parsing import parse
 from polydistill.errors import UserError, run_script
-from polydistill.tracking import Progress, format_interval
+from polydistill.runs import Progress, format_interval
+from polydistill_agents.environments.evaluation import evaluate
+from polydistill_agents.files.inspection import AgentInspectionConfig, convert_agent, inspect_agent
+from polydistill_agents.files.places import target_of
+from polydistill_agents.lineage.report import GamesPlayed, count_games, format_notes, notes
+from polydistill_agents.teachers import as_teacher
 
 
 @run_script

@@ -29,11 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.config import parse
+from polydistill.config.parsing import parse
 from polydistill.disk import atomic_write
 from polydistill.errors import UserError, run_script
+from polydistill.runs import format_interval, format_table
 from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
-from polydistill.tracking import format_interval, format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
@@ -61,7 +61,7 @@ def load(name: str) -> list[dict[str, Any]]:
 
 def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
     """One row per generation: means over the seeds. The teacher is one agent, so it has no interval over seeds."""
-    from agents.scores import reference
+    from polydistill_agents.environments.references import reference
 
     runs = load(name)
     row = reference(runs[0]["config"]["game"])

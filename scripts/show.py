@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from polydistill._environment import MissingExtra
+from polydistill.config.help_text import fold_description
 from polydistill.errors import UserError, run_script, suggest
-from polydistill.help_text import fold_description
-from polydistill.tracking import read_summary
+from polydistill.runs import read_summary
 
 KINDS = ("atari", "cifar")
 
@@ -68,7 +68,7 @@ def format_run(folder: Path, wide: bool) -> str:
                 f"{folder / 'summary.json'} is of kind {summary['kind']!r}, this version shows {' and '.join(KINDS)}"
             )
         if summary["kind"] == "atari":
-            from agents.report import format_summary as format_agents
+            from polydistill_agents.lineage.report import format_summary as format_agents
 
             return format_agents(summary, wide=wide)
         from polydistill.vision.report import format_summary as format_classifiers

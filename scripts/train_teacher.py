@@ -16,7 +16,15 @@ require_environment("atari")
 
 import shlex
 
-from agents.teacher_training import (
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import dump_yaml, to_mapping
+from polydistill.cores import say_if_loaded
+from polydistill.disk import require_room
+from polydistill.errors import run_script
+from polydistill.runs import format_interval, stored_config
+from polydistill.runs.interruption import StopSignals
+from polydistill.runs.lock import require_unlocked
+from polydistill_agents.teachers.training import (
     DISK_BYTES,
     TeacherTrainingConfig,
     check_folder,
@@ -24,14 +32,6 @@ from agents.teacher_training import (
     open_folder,
     train_teacher,
 )
-from polydistill.config import parse
-from polydistill.cores import say_if_loaded
-from polydistill.disk import require_room
-from polydistill.errors import run_script
-from polydistill.interruption import StopSignals
-from polydistill.lock import require_unlocked
-from polydistill.plain_yaml import dump_yaml, to_mapping
-from polydistill.tracking import format_interval, stored_config
 
 
 @run_script

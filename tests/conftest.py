@@ -26,7 +26,13 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a CUDA device GPU tests are skipped, visibly; asked for alone (`make test-gpu`), that is an error."""
+    """Names of tests are those of every process; without a CUDA device GPU tests are skipped, visibly.
+
+    GPU tests asked for alone (`make test-gpu`) are an error without one.
+    """
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        raise pytest.UsageError(f"an address in the name of a test: give ids to {unstable[0]}")
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_tests:
         return

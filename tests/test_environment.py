@@ -70,7 +70,7 @@ sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # importing them fai
 import torch
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import OBJECTIVES, doctor, loss_with_diagnostics, value_and_grad
-from polydistill.tracking import Progress
+from polydistill.runs import Progress
 from polydistill.vision import ModuleDomain
 
 weights = torch.full((3,), 1 / 3)
@@ -84,7 +84,7 @@ generations = list(Lineage(domain, LineageConfig(2)))
 with Progress("a loop", 2, "steps") as bar:
     bar.advance(2)
 
-from polydistill.tracking import Run
+from polydistill.runs import Run
 from polydistill.vision import load_classifier
 told = []
 for use in (lambda: Run.open("x", None, kind="cifar", command=""), lambda: load_classifier("x.safetensors")):
@@ -92,7 +92,7 @@ for use in (lambda: Run.open("x", None, kind="cifar", command=""), lambda: load_
         use()
     except ModuleNotFoundError as error:
         told.append(str(error))
-for name in ("agents", "polydistill.config"):
+for name in ("polydistill_agents", "polydistill.config.parsing"):
     try:
         __import__(name)
     except ModuleNotFoundError as error:
@@ -173,7 +173,7 @@ def test_a_python_that_is_too_old_is_one_line(monkeypatch, capsys) -> None:
     "name",
     [
         *(f"scripts/{name}" for name in SCRIPTS),
-        *(f"polydistill/{name}.py" for name in ("__init__", "_environment", "_shadow", "cores")),
+        *(f"polydistill/{name}.py" for name in ("__init__", "_environment", "cores")),
     ],
 )
 def test_an_old_python_reads_what_tells_it_that_it_is_too_old(name: str, root: Path) -> None:
@@ -194,15 +194,17 @@ for name in ("fork", "register_at_fork", "sched_getaffinity", "pread", "pwrite",
     delattr(os, name)
 del signal.SIGKILL
 
-import agents, polydistill
-for package in (polydistill, agents):
+import polydistill_agents, polydistill
+for package in (polydistill, polydistill_agents):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.startswith("polydistill.kernels.device"):
             importlib.import_module(module.name)
 
-from polydistill.interruption import StopSignals
+from polydistill.runs.interruption import StopSignals
+from polydistill.errors import UserError
+from polydistill.runs.interruption import StopSignals
 from polydistill.lineage import LineageConfig
-from polydistill.tracking import Run
+from polydistill.runs import Run
 
 out = Path("run")
 with Run.open(out, LineageConfig(1), kind="cifar", command="python") as run, StopSignals() as stop:

@@ -10,28 +10,44 @@ from pathlib import Path
 import pytest
 
 FOLDERS = {".ci", "agents", "configs", "polydistill", "scripts", "tests"}
+INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its package
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
 
+# rooms from the ground up: each may import those before it; those of one line know nothing of each other
+ROOMS = {
+    "polydistill_agents": [
+        ["networks"],
+        ["environments"],
+        ["files"],
+        ["teachers"],
+        ["distillation"],
+        ["lineage"],
+    ],
+    "polydistill": [["config"], ["kernels"], ["losses"], ["learning", "runs"], ["lineage"], ["vision"]],
+}
 # (where, what it must not import), as dotted prefixes
 FORBIDDEN = [
-    ("polydistill", ("agents", "scripts", "tests", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")),
+    (
+        "polydistill",
+        ("polydistill_agents", "scripts", "tests", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py"),
+    ),
     ("polydistill.losses", ("triton", "tensorboard", "jsonargparse", "yaml", "rich")),
-    ("polydistill.vision", ("polydistill.study",)),
-    ("polydistill.study", ("polydistill.vision",)),
-    ("agents", ("scripts", "tests")),
+    ("polydistill_agents", ("scripts", "tests", "polydistill.vision")),
     ("scripts", ("scripts", "tests")),
     ("tests", ("scripts",)),
+    ("", ("agents",)),  # the folder's name: another distribution's package when installed
 ]
 
 
 def is_within(module: str, prefix: str) -> bool:
-    return module == prefix or module.startswith(prefix + ".")
+    return not prefix or module == prefix or module.startswith(prefix + ".")
 
 
 def module_name(root: Path, path: Path) -> str:
-    """``polydistill/losses/__init__.py`` -> ``polydistill.losses``."""
-    parts = path.relative_to(root).with_suffix("").parts
+    """``polydistill/losses/__init__.py`` -> ``polydistill.losses``, ``agents/a.py`` -> ``polydistill_agents.a``."""
+    folder, *parts = path.relative_to(root).with_suffix("").parts
+    parts.insert(0, INSTALLED.get(folder, folder))
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -63,6 +79,41 @@ def python_files(root: Path) -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))
 
 
+def rooms_above(module: str) -> list[str]:
+    """The rooms that a module must not import: those above its own, and those beside it."""
+    package, *rest = module.split(".")
+    lines = ROOMS.get(package, [])
+    own = next((line for line, names in enumerate(lines) if rest and rest[0] in names), None)
+    if own is None:  # the ground floor knows no room; a package's own door may name all
+        return [f"{package}.{name}" for names in lines for name in names] if rest else []
+    return [f"{package}.{name}" for names in lines[own:] for name in names if name != rest[0]]
+
+
+def import_cycles(root: Path) -> list[str]:
+    """One line per circle of modules that import each other, at whatever place in their files."""
+    modules = {module_name(root, path): path for path in python_files(root)}
+    imports = {}
+    for module, path in modules.items():
+        named = set(imported_modules(root, path)) & modules.keys() - {module}
+        # `from package import module` names both: the package's door is meant only where nothing else is
+        imports[module] = {
+            name for name in named if not any(is_within(other, name) and other != name for other in named)
+        }
+    cycles, finished = [], set()
+
+    def visit(module: str, way: list[str]) -> None:
+        if module in way:
+            cycles.append(" -> ".join([*way[way.index(module) :], module]))
+        elif module not in finished:
+            for name in sorted(imports[module]):
+                visit(name, [*way, module])
+            finished.add(module)
+
+    for module in sorted(modules):
+        visit(module, [])
+    return cycles
+
+
 def import_faults(root: Path) -> list[str]:
     """One line per import that runs against the layers."""
     faults = []
@@ -73,12 +124,13 @@ def import_faults(root: Path) -> list[str]:
         where = path.relative_to(root)
         for imported in sorted(set(imported_modules(root, path))):
             banned = [name for layer, names in FORBIDDEN if is_within(module, layer) for name in names]
+            banned += rooms_above(module)
             if any(is_within(imported, name) for name in banned) or imported.split(".")[0] in script_names:
                 faults.append(f"{where} imports {imported}")
             pure = any(is_within(module, layer) for layer in PURE)
             if pure and is_within(imported, "polydistill") and not any(is_within(imported, layer) for layer in PURE):
                 faults.append(f"{where} imports {imported}: losses and kernels know nothing of training")
-            in_library = is_within(module, "polydistill") or is_within(module, "agents")
+            in_library = is_within(module, "polydistill") or is_within(module, "polydistill_agents")
             if in_library and not is_within(module, "polydistill.kernels"):
                 if is_within(imported, "triton"):
                     faults.append(f"{where} imports {imported} outside polydistill/kernels")
@@ -125,6 +177,31 @@ def test_imports_run_one_way(root: Path) -> None:
     assert import_faults(root) == []
 
 
+def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
+    typed = ("domain -> memory -> domain", "domain -> rehearsal -> domain", "algorithm -> dues -> algorithm")
+    typed += ("algorithm -> nonfinite -> algorithm", "algorithm -> nonfinite -> state -> algorithm")
+    found = [" -> ".join(name.split(".")[-1] for name in cycle.split(" -> ")) for cycle in import_cycles(root)]
+    assert set(found) <= set(typed)  # these through the types of arguments alone
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    files = {
+        "polydistill/a.py": "from polydistill import b",
+        "polydistill/b.py": "def late():\n    from polydistill.c import x",
+        "polydistill/c.py": "if TYPE_CHECKING:\n    import polydistill.a",
+        "polydistill/d.py": "import polydistill.c",
+    }
+    cycle = "polydistill.a -> polydistill.b -> polydistill.c -> polydistill.a"
+    assert import_cycles(write(tmp_path, files)) == [cycle]
+
+
+def test_every_room_is_there(root: Path) -> None:
+    for package, lines in ROOMS.items():
+        folder = next((folder for folder, name in INSTALLED.items() if name == package), package)
+        found = {path.parent.name for path in (root / folder).glob("*/__init__.py")}
+        assert found == {name for names in lines for name in names}
+
+
 def test_folders_and_module_names_are_those_of_the_design(root: Path) -> None:
     assert layout_faults(root) == []
 
@@ -137,23 +214,36 @@ def test_every_layer_has_files_to_check(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("polydistill/lineage.py", "import agents.atari"),
-        ("polydistill/lineage.py", "def late():\n    from agents import atari"),
-        ("polydistill/lineage.py", "import importlib\nimportlib.import_module('agents')"),
-        ("polydistill/lineage.py", "if TYPE_CHECKING:\n    from gymnasium import Env"),
-        ("polydistill/vision/data.py", "import stable_baselines3"),
-        ("polydistill/vision/data.py", "import ale_py"),
-        ("polydistill/vision/data.py", "from ..study import plan"),
-        ("polydistill/study/plan.py", "import polydistill.vision"),
-        ("polydistill/tracking.py", "import triton.language as tl"),
+        ("polydistill/lineage/loop.py", "import polydistill_agents.atari"),
+        ("polydistill/lineage/loop.py", "def late():\n    from polydistill_agents import atari"),
+        ("polydistill/lineage/loop.py", "import importlib\nimportlib.import_module('polydistill_agents')"),
+        ("polydistill/lineage/loop.py", "if TYPE_CHECKING:\n    from gymnasium import Env"),
+        ("polydistill/lineage/loop.py", "import agents"),
+        ("polydistill/vision/images/data.py", "import stable_baselines3"),
+        ("polydistill/vision/images/data.py", "import ale_py"),
+        ("polydistill/disk.py", "from polydistill.runs import Run"),
+        ("polydistill/config/fields.py", "from ..runs.lock import Lock"),
+        ("polydistill/runs/run.py", "from polydistill import lineage"),
+        ("polydistill/runs/run.py", "from polydistill.learning import lesson"),
+        ("polydistill/learning/lesson.py", "from polydistill.lineage import Lineage"),
+        ("polydistill/learning/lesson.py", "def late():\n    import polydistill.vision.domain"),
+        ("polydistill/lineage/keeper.py", "from ..vision import domain"),
+        ("polydistill/runs/run.py", "import triton.language as tl"),
         ("polydistill/losses/policy.py", "from polydistill.lineage import Lineage"),
-        ("polydistill/losses/policy.py", "from polydistill import tracking"),
-        ("polydistill/losses/policy.py", "from ..config import parse"),
-        ("polydistill/losses/__init__.py", "from .. import checkpoint"),
-        ("polydistill/kernels/policy.py", "import polydistill.checkpoint"),
-        ("agents/replay.py", "from scripts.distill_atari import main"),
-        ("agents/replay.py", "import distill_atari"),
+        ("polydistill/losses/policy.py", "from polydistill import runs"),
+        ("polydistill/losses/policy.py", "from ..config import parsing"),
+        ("polydistill/losses/__init__.py", "from .. import runs"),
+        ("polydistill/kernels/policy.py", "import polydistill.runs.checkpoint"),
+        ("agents/distillation/replay.py", "from scripts.distill_atari import main"),
+        ("agents/distillation/replay.py", "import distill_atari"),
+        ("agents/distillation/replay.py", "from agents.files import places"),
+        ("agents/distillation/replay.py", "from polydistill_agents.lineage import course"),
+        ("agents/distillation/replay.py", "from ..lineage import course"),
+        ("agents/environments/atari.py", "from polydistill_agents.files import places"),
+        ("agents/networks/nature.py", "from polydistill_agents.environments import atari"),
+        ("agents/lineage/domain.py", "from polydistill.vision import evaluation"),
         ("tests/test_replay.py", "import scripts.distill_atari"),
+        ("tests/test_replay.py", "from agents.distillation import replay"),
         ("scripts/study.py", "from distill_atari import main"),
     ],
 )
@@ -166,17 +256,19 @@ def test_an_import_against_the_layers_is_found(tmp_path: Path, name: str, source
 def test_a_second_place_that_chooses_kernels_is_found(tmp_path: Path) -> None:
     chooser = {"polydistill/losses/backend.py": "from polydistill.kernels import policy"}
     assert import_faults(write(tmp_path, chooser)) == []
-    assert len(import_faults(write(tmp_path, {"agents/distillation.py": "import polydistill.kernels"}))) == 1
+    assert len(import_faults(write(tmp_path, {"agents/distillation/a.py": "import polydistill.kernels"}))) == 1
 
 
 def test_imports_along_the_layers_pass(tmp_path: Path) -> None:
     files = {
         "polydistill/losses/policy.py": "from .checks import check\nfrom polydistill.losses import checks",
         "polydistill/kernels/policy.py": "import triton",
-        "polydistill/tracking.py": "from .config import parse\nimport torch.utils.tensorboard",
-        "agents/replay.py": "import gymnasium\nfrom polydistill.losses import policy_kl\nfrom . import atari",
-        "scripts/distill_atari.py": "from agents.atari import make\nimport polydistill.kernels",
-        "tests/test_replay.py": "import agents.replay, polydistill.kernels, stable_baselines3",
+        "polydistill/runs/run.py": "from ..config.parsing import parse\nimport torch.utils.tensorboard",
+        "polydistill/lineage/keeper.py": "from polydistill.runs import Run\nfrom polydistill.learning import lesson",
+        "agents/distillation/replay.py": "import gymnasium, polydistill.losses\nfrom ..files import places",
+        "agents/__init__.py": "from polydistill_agents.lineage import domain",
+        "scripts/distill_atari.py": "from polydistill_agents.atari import make\nimport polydistill.kernels",
+        "tests/test_replay.py": "import polydistill_agents.replay, polydistill.kernels, stable_baselines3",
     }
     assert import_faults(write(tmp_path, files)) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ import pytest
 
 import polydistill
 
-LIBRARY = ("polydistill", "agents")
+FOLDERS = {"polydistill": "polydistill", "agents": "polydistill_agents"}  # folders, and what is imported
 DATA_SUFFIXES = {".typed", ".csv", ".json", ".zip"}
 
 
@@ -72,43 +73,84 @@ def test_oldest_versions_are_those_that_the_project_allows(root: Path) -> None:
 
 # ---- another package named agents ------------------------------------------------------------------------------
 
-CHECK = "from polydistill._shadow import require_own_agents; require_own_agents(); print('passed')"
+
+def test_another_package_named_agents_lies_beside_ours(wheel: Path, tmp_path: Path) -> None:
+    """As openai-agents does: neither overwrites the other, and taking one away leaves the other."""
+    site = tmp_path / "site"
+    pip("install", "--no-deps", "--no-index", "--target", str(site), str(wheel))
+    stranger = site / "agents" / "__init__.py"
+    assert not stranger.exists()
+    stranger.parent.mkdir()
+    stranger.write_text("WHOSE = 'a stranger'")
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import agents, polydistill_agents; from polydistill_agents import as_teacher\n"
+        "print(agents.WHOSE, polydistill_agents.__file__)"
+    )
+    command = [sys.executable, "-I", "-c", code, str(site), str(Path(pytest.__file__).parent.parent)]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (process.returncode, process.stdout) == (0, f"a stranger {site}/polydistill_agents/__init__.py\n"), process
 
 
-@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
-def test_own_agents_pass(run_python, first: str) -> None:
-    process = run_python("-c", first + CHECK)
+def test_a_clone_runs_with_another_agents_before_it_on_the_path(run_python, tmp_path: Path) -> None:
+    stranger = tmp_path / "elsewhere" / "agents.py"
+    stranger.parent.mkdir()
+    stranger.write_text("raise RuntimeError('a stranger')")
+    code = "from polydistill._environment import require_environment; require_environment('atari'); print('passed')"
+    process = run_python("-c", code, path=(stranger.parent,))
     assert (process.returncode, process.stdout, process.stderr) == (0, "passed\n", "")
 
 
-@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
-@pytest.mark.parametrize("name", ["agents/__init__.py", "agents.py"])
-def test_another_agents_is_one_line_and_code_2(run_python, tmp_path: Path, name: str, first: str) -> None:
-    stranger = tmp_path / "elsewhere" / name
-    stranger.parent.mkdir(parents=True)
-    stranger.write_text("")
-    process = run_python("-c", first + CHECK, path=(tmp_path / "elsewhere",))
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert re.fullmatch(r"error: another package named 'agents' \(.+\) hides polydistill's; .+\n", process.stderr)
-    assert str(stranger) in process.stderr
+CHECK = "from polydistill._environment import require_environment; require_environment('atari')"
 
 
-@pytest.mark.parametrize("first", ["", "import agents; "], ids=["not yet imported", "already imported"])
-def test_a_bare_folder_is_reported_only_where_it_hides_ours(run_python, root: Path, tmp_path: Path, first: str) -> None:
-    folder = tmp_path / "agents"  # no __init__.py: a namespace package, which any regular package on the path beats
-    folder.mkdir()
-    assert run_python("-c", first + CHECK).returncode == 0
-    drop_clone = f"import sys, polydistill; sys.path[:] = [p for p in sys.path if p != {str(root)!r}]; "
-    process = run_python("-S", "-c", drop_clone + first + CHECK)  # -S: nor the editable install's finder
-    assert process.returncode == 2
-    assert str(folder) in process.stderr
+def test_agents_of_another_clone_are_one_line_and_code_2(run_python, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "polydistill_agents" / "__init__.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("")
+    process = run_python("-c", CHECK, path=(tmp_path / "elsewhere",))
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == (
+        f"error: polydistill_agents is installed from {other.parent}, not from this clone: "
+        "pip install -e . in this clone\n"
+    )
 
 
 def test_missing_agents_is_one_line_and_code_2(run_python) -> None:
-    process = run_python("-c", "import importlib.util; importlib.util.find_spec = lambda name: None; " + CHECK)
+    process = run_python(
+        "-c",
+        "import polydistill._environment as e; find = e.find_spec\n"
+        "e.find_spec = lambda name: None if name == 'polydistill_agents' else find(name)\n"
+        "e.require_environment('atari')",
+    )
     assert process.returncode == 2
-    assert re.fullmatch(r"error: .*'agents' is not installed.*\n", process.stderr)
+    assert re.fullmatch(r"error: polydistill is not installed for .+\n", process.stderr)
+
+
+def test_the_names_of_the_door_are_those_of_their_modules() -> None:
+    import polydistill_agents
+
+    assert sorted(polydistill_agents._HOMES) == polydistill_agents.__all__
+    for name, home in polydistill_agents._HOMES.items():
+        module = importlib.import_module(f"polydistill_agents.{home}")
+        assert getattr(polydistill_agents, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = polydistill_agents.no_such_name
+
+
+def test_the_door_loads_nothing_until_it_is_asked(run_python) -> None:
+    code = (
+        "import json, sys, polydistill_agents; heavy = {'stable_baselines3', 'gymnasium', 'ale_py', 'torch'};"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    assert last_json_line(run_python("-c", code)) == []
+
+
+def test_every_package_is_listed_for_the_wheel(root: Path) -> None:
+    listed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert listed == sorted(set(listed))
+    folders = [path.parent.relative_to(root) for top in FOLDERS for path in (root / top).rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join((FOLDERS[path.parts[0]], *path.parts[1:])) for path in folders)
 
 
 # ---- the wheel -------------------------------------------------------------------------------------------------
@@ -118,7 +160,7 @@ def test_missing_agents_is_one_line_and_code_2(run_python) -> None:
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy: a build in the clone would leave, and reuse, a stale build folder."""
     source = tmp_path_factory.mktemp("source")
-    for name in (*LIBRARY, "tests", "scripts", "configs"):
+    for name in (*FOLDERS, "tests", "scripts", "configs"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
@@ -145,12 +187,17 @@ def test_wheel_holds_the_library_and_its_data_and_nothing_else(wheel: Path, root
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = f"polydistill-{polydistill.__version__}.dist-info"
     expected = {
-        str(path.relative_to(root))
-        for package in LIBRARY
-        for path in (root / package).rglob("*")
+        "/".join((name, *path.relative_to(root / folder).parts))
+        for folder, name in FOLDERS.items()
+        for path in (root / folder).rglob("*")
         if path.suffix in {".py", *DATA_SUFFIXES}
     }
-    assert {"polydistill/__init__.py", "polydistill/py.typed", "agents/__init__.py", "agents/py.typed"} <= expected
+    assert {
+        "polydistill/__init__.py",
+        "polydistill/py.typed",
+        "polydistill_agents/__init__.py",
+        "polydistill_agents/py.typed",
+    } <= expected
     assert {name for name in names if not name.startswith(metadata)} == expected
     assert f"{metadata}/licenses/LICENSE" in names
 
@@ -173,12 +220,10 @@ import importlib, json, pkgutil, sys
 target, site, dev = json.loads(sys.argv[1])
 sys.path += [target, site]
 sys.modules.update(dict.fromkeys(dev))  # importing them raises ImportError, as where only the wheel is installed
-import agents, polydistill, torch
-from polydistill._shadow import require_own_agents
+import polydistill_agents, polydistill, torch
 from polydistill.losses import policy_kl
-require_own_agents()
-places = [polydistill.__file__, agents.__file__]
-for package in (polydistill, agents):
+places = [polydistill.__file__, polydistill_agents.__file__]
+for package in (polydistill, polydistill_agents):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.startswith("polydistill.kernels"):  # triton is there only where there is a GPU
             places.append(importlib.import_module(module.name).__file__)
@@ -206,9 +251,9 @@ def test_every_third_party_import_of_the_library_is_a_declared_dependency(root: 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = users_dependencies(project)
     modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in declared}
-    modules |= {"yaml" if "pyyaml" in modules else "", "PIL" if "pillow" in modules else "", *LIBRARY}
+    modules |= {"yaml" if "pyyaml" in modules else "", "PIL" if "pillow" in modules else "", *FOLDERS.values()}
     imported = set()
-    for path in (path for package in LIBRARY for path in (root / package).rglob("*.py")):
+    for path in (path for package in FOLDERS for path in (root / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}

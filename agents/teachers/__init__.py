@@ -2,7 +2,7 @@
 
 :func:`as_teacher` turns each of them into a :class:`Teacher`: frozen, in eval mode, outside the graph, in
 float32, with the kind of its scores known (Q-values are sharpened with a low temperature, logits are taken
-at temperature 1). A file is data, never code: see :mod:`agents.teachers.files`.
+at temperature 1). A file is data, never code: see :mod:`polydistill_agents.files.sources`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from agents.networks import compute_scores
-from agents.normalization import Normalized, normalization_of
-from agents.places import Place, is_stream
-from agents.teachers.files import read_network
-from agents.teachers.models import copy_network, score_network
-from agents.teachers.teacher import ScoreFunction, Teacher, sees_pixels
 from polydistill.errors import UserError
+from polydistill_agents.files.normalization import normalization_of
+from polydistill_agents.files.places import Place, is_stream
+from polydistill_agents.files.sources import read_network
+from polydistill_agents.networks.kinds import ScoreFunction
+from polydistill_agents.networks.nature import compute_scores
+from polydistill_agents.networks.normalized import Normalized
+from polydistill_agents.teachers.models import copy_network, score_network
+from polydistill_agents.teachers.teacher import Teacher, sees_pixels
 
 
 def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFunction, **options: Any) -> Teacher:
@@ -29,8 +31,8 @@ def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFuncti
     Networks are copied: training one on does not move the teacher, and freezing the teacher does not freeze it.
 
     Args:
-        source: a file as :func:`~agents.teachers.files.read_network` takes it, by name or open; a Stable-Baselines3
-            model (DQN, QR-DQN, PPO, A2C); a Q-network or another module; or a bare function from
+        source: a file as :func:`~polydistill_agents.files.sources.read_network` takes it, by name or open; a
+            Stable-Baselines3 model (DQN, QR-DQN, PPO, A2C); a Q-network or another module; or a bare function from
             ``(batch, stack, height, width)`` uint8 to scores.
         options: ``kind`` for a function or a module ("q_values" by default); a file and a model know their own.
 

@@ -19,10 +19,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
-from agents.rebuild import rebuild
-from agents.sb3_data import MODULES, Description
-from agents.sb3_zip import kind_of
 from polydistill.errors import UserError
+from polydistill_agents.files.rebuild import rebuild
+from polydistill_agents.files.sb3_data import MODULES, Description
+from polydistill_agents.files.sb3_zip import kind_of
 
 Module = TypeVar("Module", bound=nn.Module)
 EXTRACTORS = (NatureCNN, FlattenExtractor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from gymnasium import spaces
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
-from agents.networks import Size, is_nature, size_of
-from agents.rebuild import QuantileNetwork
-from agents.sb3_zip import SCORE_KINDS
 from polydistill.errors import UserError
-
-ScoreFunction = Callable[[Tensor], Tensor]
+from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreFunction
+from polydistill_agents.networks.nature import Size, is_nature, size_of
+from polydistill_agents.networks.quantiles import QuantileNetwork
 
 
 class Teacher:
@@ -112,5 +109,5 @@ class Teacher:
 
 
 def sees_pixels(network: nn.Module) -> bool:
-    """Whether it is a Nature-CNN of uint8 frames, which :func:`~agents.networks.compute_scores` computes."""
+    """Whether it is a Nature-CNN of uint8 frames, as ``compute_scores`` computes it."""
     return is_nature(network) and network.observation_space.dtype == np.uint8

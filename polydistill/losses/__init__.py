@@ -10,7 +10,7 @@ from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.divergences import jsd, reverse_kl
-from polydistill.losses.doctor import Report, doctor
+from polydistill.losses.examination.doctor import Report, doctor
 from polydistill.losses.examination.findings import Finding
 from polydistill.losses.gradients import Diagnostics, GradientShares, diagnostics, gradient_shares
 from polydistill.losses.objectives import OBJECTIVES, Objective, as_objective, check_options, get_objective

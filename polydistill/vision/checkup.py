@@ -9,7 +9,7 @@ from torch import nn
 
 from polydistill.errors import UserError
 from polydistill.losses import doctor, draw_permutation, get_objective
-from polydistill.losses.doctor import Report
+from polydistill.losses.examination.doctor import Report
 from polydistill.vision.domain import CifarDomain
 
 SAMPLES = 256

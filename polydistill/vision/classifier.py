@@ -19,8 +19,8 @@ from polydistill._environment import require_extra
 from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
-from polydistill.vision.augmentation import Normalizer
-from polydistill.vision.data import Normalization
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import Normalization
 from polydistill.vision.networks import build_network
 
 LARGEST_CARD = 1 << 20  # bytes

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from polydistill.checkpoint import CheckpointConfig
+from polydistill.config.fields import check_fields
 from polydistill.device import Device, Precision, resolve_machine
 from polydistill.errors import UserError, require_at_least, require_choice
-from polydistill.fields import check_fields
+from polydistill.learning.lesson import check_options
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
+from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.data import DataConfig
-from polydistill.vision.lesson import check_options
+from polydistill.vision.images.data import DataConfig
 from polydistill.vision.networks import check_name
-from polydistill.vision.schedules import TrainingConfig
 
 TWIN = "teacher"  # as a student's network: the same as its teacher's
 MOST_THREADS = 1024

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from polydistill.checkpoint import CheckpointConfig, Pace
 from polydistill.errors import Interrupted
-from polydistill.interruption import StopSignals
-from polydistill.tracking import Run
-from polydistill.vision.parallel import Processes
+from polydistill.learning.processes import Processes
+from polydistill.runs import Run
+from polydistill.runs.checkpoint import CheckpointConfig, Pace
+from polydistill.runs.interruption import StopSignals
 
 
 class Continuation:

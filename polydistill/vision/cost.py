@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from polydistill.vision.archives import SIDE
+from polydistill.vision.images.archives import SIDE
 from polydistill.vision.networks import build_network
 
 BACKWARD = 2  # a backward pass costs about two forward passes

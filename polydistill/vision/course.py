@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from polydistill.errors import UserError
-from polydistill.tracking import Run
-from polydistill.tracking.progress import Progress
+from polydistill.learning.measures import measure, require_finite_metrics
+from polydistill.runs import Run
+from polydistill.runs.progress import Progress
 from polydistill.vision.config import EvaluationConfig
-from polydistill.vision.data import ImageSet
-from polydistill.vision.evaluation import BATCH, measure, predict, require_finite, require_finite_metrics
+from polydistill.vision.evaluation import BATCH, predict, require_finite
+from polydistill.vision.images.data import ImageSet
 from polydistill.vision.training import Report, Trainer
 
 Best = tuple[float, dict[str, Tensor]]

@@ -12,23 +12,23 @@ from torch import nn
 
 from polydistill.device import prepare
 from polydistill.errors import UserError
-from polydistill.interruption import StopSignals
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.measures import NonFiniteScoresError
+from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Generation
+from polydistill.runs import Run
+from polydistill.runs.interruption import StopSignals
 from polydistill.streams import derive_seed
-from polydistill.tracking import Run
-from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.continuation import Continuation
 from polydistill.vision.course import Course, Recorder
-from polydistill.vision.data import Images
-from polydistill.vision.evaluation import NonFiniteScoresError
 from polydistill.vision.examiner import Examiner
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import Images
 from polydistill.vision.networks import build_network
-from polydistill.vision.parallel import ALONE, Processes
 from polydistill.vision.rehearsal import rehearse
-from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
 from polydistill.vision.training import NonFiniteLossError, Trainer
 

@@ -10,17 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polydistill.vision.augmentation import Normalizer
+from polydistill.learning.measures import compare, ensemble_logits, measure, require_finite_metrics
 from polydistill.vision.config import EvaluationConfig
-from polydistill.vision.data import Images
-from polydistill.vision.evaluation import (
-    compare,
-    ensemble_logits,
-    measure,
-    predict,
-    require_finite,
-    require_finite_metrics,
-)
+from polydistill.vision.evaluation import predict, require_finite
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import Images
 
 
 class Examiner:

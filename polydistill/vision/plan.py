@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from polydistill.checkpoint import Checkpoints
+from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.device import prepare
 from polydistill.disk import require_room
-from polydistill.lock import require_unlocked
-from polydistill.plain_yaml import dump_yaml, to_mapping
-from polydistill.speeds import recall, remember
-from polydistill.vision.archives import RELEASES
+from polydistill.runs.checkpoint import Checkpoints
+from polydistill.runs.lock import require_unlocked
+from polydistill.runs.speeds import recall, remember
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.data import Images, load_images, needs_download
 from polydistill.vision.domain import CifarDomain
+from polydistill.vision.images.archives import RELEASES
+from polydistill.vision.images.data import Images, load_images, needs_download
 from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
 
 REPORT_BYTES = 1_000  # of metrics, timing and events

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from polydistill.tracking import NARROW, format_narrow_table, format_table
-from polydistill.vision.archives import RELEASES
+from polydistill.runs import NARROW, format_narrow_table, format_table
 from polydistill.vision.config import TWIN
+from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.paper import paper_error
 
 LONGEST_NAME = 36

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
+from polydistill.learning.modules.weights import fit_weights, load_weights
 from polydistill.provenance import weights_sha256
-from polydistill.vision.archives import RELEASES
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.data import Images, ImageSet, load_images
+from polydistill.vision.images.archives import RELEASES
+from polydistill.vision.images.data import Images, ImageSet, load_images
 from polydistill.vision.networks import build_network
-from polydistill.vision.weights import fit_weights, load_weights
 
 
 def describe_images(images: Images) -> dict[str, Any]:

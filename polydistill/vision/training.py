@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
-from polydistill.vision.augmentation import INDEX, Normalizer, draw_plan, take_batch
-from polydistill.vision.data import ImageSet
-from polydistill.vision.graph import StepGraphs
-from polydistill.vision.lesson import Lesson, Tally
-from polydistill.vision.parallel import ALONE, Processes
-from polydistill.vision.schedules import TrainingConfig, schedule_rate
-from polydistill.vision.update import Update, make_optimizer
+from polydistill.learning.graphs import StepGraphs
+from polydistill.learning.lesson import Lesson, Tally
+from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.schedules import TrainingConfig, schedule_rate
+from polydistill.learning.update import Update, make_optimizer
+from polydistill.vision.images.augmentation import INDEX, Normalizer, draw_plan, take_batch
+from polydistill.vision.images.data import ImageSet
 
 
 class Report(NamedTuple):

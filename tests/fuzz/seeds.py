@@ -16,7 +16,7 @@ from safetensors.torch import save as save_safetensors
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.networks import Size, build_network
+from polydistill_agents.networks.nature import Size, build_network
 
 Members = dict[str, bytes]
 

@@ -1,4 +1,4 @@
-"""A short form of `make torture-files`: whatever a file holds, a network or one line comes of it."""
+"""A short form of `make fuzz`: whatever a file holds, a network or one line comes of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.fuzz import Worker, fuzz
 from tests.fuzz.mutations import Payload, mutate
 from tests.fuzz.seeds import make_seeds
-from tests.fuzz.torture_files import Worker, torture
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits of memory")
 
 
 def test_damaged_and_hostile_files_end_as_a_network_or_as_one_line() -> None:
-    report = torture(350, seed=1)
+    report = fuzz(350, seed=1)
     assert report.faults == []
     kinds = {kind for kind, _ in report.outcomes}
     zips = {"dqn.zip", "dqn-cnn.zip", "qrdqn.zip", "ppo.zip", "a2c.zip"}
@@ -74,7 +74,7 @@ def test_the_watchman_notices_what_no_reader_may_do(tmp_path: Path, monkeypatch:
     (tmp_path / "seeds").mkdir()
     sound = make_seeds()["dqn.zip"]
     (tmp_path / "seeds" / "dqn.zip").write_bytes(sound)
-    monkeypatch.setattr("tests.fuzz.torture_files.SECONDS_PER_FILE", 3.0)
+    monkeypatch.setattr("tests.fuzz.fuzz.SECONDS_PER_FILE", 3.0)
     worker = Worker(tmp_path / "seeds", script)
     for name in bodies:
         for file in ("good", f"{name}_"):

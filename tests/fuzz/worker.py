@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from agents.inspection import inspect_agent
-from agents.normalization import read_statistics
-from agents.teachers import as_teacher
 from polydistill.errors import UserError
+from polydistill_agents.files.inspection import inspect_agent
+from polydistill_agents.files.normalization import read_statistics
+from polydistill_agents.teachers import as_teacher
 
 GROWTH_BYTES = 2**30
 FORBIDDEN = ("subprocess.", "socket.", "shutil.", "ctypes.", "urllib.", "ftplib.", "sqlite3.", "webbrowser.")

@@ -13,7 +13,7 @@ from polydistill.losses import OBJECTIVES
 LOSSES = frozenset(objective.function.__name__ for objective in OBJECTIVES.values())
 # A loss by its own name measures a classifier here: test NLL, and agreement with the teacher. Nothing is trained by it
 MEASURES = {("polydistill/vision/evaluation.py", "cross_entropy"), ("polydistill/vision/evaluation.py", "policy_kl")}
-TRAINERS = ("polydistill/vision/lesson.py", "agents/distillation.py")
+TRAINERS = ("polydistill/learning/lesson.py", "agents/distillation/algorithm.py")
 
 
 def users(root: Path) -> Iterator[Path]:

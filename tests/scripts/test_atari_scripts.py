@@ -22,13 +22,13 @@ from gymnasium import spaces
 from PIL import Image
 from stable_baselines3 import DQN
 
-from agents.config import AtariConfig
-from agents.networks import SIZES, build_network
-from agents.sb3_zip import write_dqn_zip
-from polydistill.checkpoint import Checkpoints
-from polydistill.tracking import Run
-from tests.torture.killing import run_killed, start
-from tests.torture.same import assert_same_run
+from polydistill.runs import Run
+from polydistill.runs.checkpoint import Checkpoints
+from polydistill_agents.files.sb3_zip import write_dqn_zip
+from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.networks.nature import SIZES, build_network
+from tests.crashes.killing import run_killed, start
+from tests.crashes.same import assert_same_run
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
@@ -194,7 +194,7 @@ def test_equal_seeds_give_equal_runs(script: Script, teacher: Path, tmp_path: Pa
 
 
 def test_the_script_survives_a_sigterm_and_three_kills(root: Path, teacher: Path, tmp_path: Path) -> None:
-    """As in `make torture`, in small: one process, killed whenever, and the same folder in the end."""
+    """As in `make crashes`, in small: one process, killed whenever, and the same folder in the end."""
     words = [*SMALL, "--teacher.path", str(teacher), "--play.steps", "512", "--checkpoint.every_steps", "64"]
 
     def command(out: Path) -> list[str]:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from agents.checkup import ExaminedAtariDomain, judge_play
-from agents.config import AtariConfig
-from agents.domain import AtariDomain, open_teacher
-from polydistill.config import parse
+from polydistill.config.parsing import parse
 from polydistill.errors import UserError
 from polydistill.losses import Finding, Report
-from polydistill.tracking import Run
+from polydistill.runs import Run
 from polydistill.vision.checkup import ExaminedCifarDomain, examine
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.data import load_images
 from polydistill.vision.domain import CifarDomain
+from polydistill.vision.images.data import load_images
+from polydistill_agents.lineage.checkup import ExaminedAtariDomain, judge_play
+from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.domain import AtariDomain, open_teacher
 
 
 def smoke_cifar(root: Path) -> CifarConfig:
@@ -75,7 +75,9 @@ def test_wrong_lesson_of_agents_does_not_begin(
     config = AtariConfig(threads=1).resolve()
     teacher = open_teacher(config)
     wrong = Report("policy_kl", (Finding("fine", "it is day"), Finding("wrong", "the teacher is asleep")), {})
-    monkeypatch.setattr("agents.checkup.doctor", lambda *_, **__: wrong)  # a teacher of ours defends itself too well
+    monkeypatch.setattr(
+        "polydistill_agents.lineage.checkup.doctor", lambda *_, **__: wrong
+    )  # a teacher of ours defends itself too well
     monkeypatch.setattr(AtariDomain, "teach", lambda *_: pytest.fail("the lesson began"))
     with Run.open(tmp_path / "run", config, kind="atari", command="") as run:
         domain = ExaminedAtariDomain(config, teacher, run)

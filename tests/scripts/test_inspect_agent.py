@@ -19,9 +19,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
 
-from agents.networks import SIZES, Size, build_network
-from agents.pickle_globals import find_globals
-from agents.sb3_zip import write_dqn_zip
+from polydistill_agents.files.pickle_globals import find_globals
+from polydistill_agents.files.sb3_zip import write_dqn_zip
+from polydistill_agents.networks.nature import SIZES, Size, build_network
 from tests.fuzz.mutations import Payload
 from tests.fuzz.seeds import make_seeds, pack, unpack
 

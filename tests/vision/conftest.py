@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.vision.data import write_made_up
+from polydistill.vision.images.data import write_made_up
 
 
 @pytest.fixture(scope="session")

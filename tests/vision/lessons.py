@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polydistill.vision.augmentation import Normalizer
-from polydistill.vision.data import ImageSet, Normalization
-from polydistill.vision.lesson import Lesson
-from polydistill.vision.schedules import TrainingConfig
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.schedules import TrainingConfig
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import ImageSet, Normalization
 from polydistill.vision.training import Trainer
 
 NORMALIZER = Normalizer.of(Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))

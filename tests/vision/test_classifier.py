@@ -14,9 +14,9 @@ import torch
 
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
-from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.classifier import load_classifier, save_classifier
-from polydistill.vision.data import Normalization
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import Normalization
 from polydistill.vision.networks import build_network
 
 PIXELS = Normalization((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

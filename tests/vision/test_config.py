@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from polydistill.errors import UserError
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
-from polydistill.vision.data import DataConfig
-from polydistill.vision.schedules import TrainingConfig
+from polydistill.vision.images.data import DataConfig
 
 HUGE = 10**12
 # field -> what is accepted of -1, 0 and HUGE; NaN and infinities never are

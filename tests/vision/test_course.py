@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from polydistill.errors import Interrupted
-from polydistill.tracking import Run
-from polydistill.tracking.progress import Progress
+from polydistill.runs import Run
+from polydistill.runs.progress import Progress
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.course import Course, Recorder
-from polydistill.vision.data import Images, ImageSet, Normalization
 from polydistill.vision.examiner import Examiner
+from polydistill.vision.images.data import Images, ImageSet, Normalization
 from polydistill.vision.training import never
 from tests.vision.lessons import NORMALIZER, image_set, tiny, trainer
 

@@ -21,22 +21,24 @@ from scipy.special import rel_entr
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
+from polydistill.learning import update
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.measures import calibration_error, measure
+from polydistill.learning.processes import Processes
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
-from polydistill.tracking import Run
-from polydistill.vision import classifier, course, examiner, training, update
+from polydistill.runs import Run
+from polydistill.vision import classifier, course, examiner, training
 from polydistill.vision import domain as domain_module
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
-from polydistill.vision.data import DataConfig, ImageSet, load_images
 from polydistill.vision.domain import CHARTS, CifarDomain
-from polydistill.vision.evaluation import calibration_error, measure, predict
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.evaluation import predict
+from polydistill.vision.images.data import DataConfig, ImageSet, load_images
 from polydistill.vision.networks import build_network
 from polydistill.vision.paper import PAPER, paper_error
-from polydistill.vision.parallel import Processes
 from polydistill.vision.report import format_summary
-from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.sources import require_same_teacher
 
 

@@ -10,19 +10,19 @@ import torch
 from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
-from polydistill.vision.augmentation import Normalizer
-from polydistill.vision.config import EvaluationConfig
-from polydistill.vision.data import Images, ImageSet, Normalization
-from polydistill.vision.evaluation import (
+from polydistill.learning.measures import (
     NonFiniteScoresError,
     calibration_error,
     compare,
     ensemble_logits,
     evaluation_mode,
     measure,
-    predict,
 )
+from polydistill.vision.config import EvaluationConfig
+from polydistill.vision.evaluation import predict
 from polydistill.vision.examiner import Examiner
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import Images, ImageSet, Normalization
 
 
 def logits_and_labels(n: int = 400, classes: int = 10, scale: float = 2.0) -> tuple[Tensor, Tensor]:

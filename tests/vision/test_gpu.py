@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Lineage, LineageConfig
-from polydistill.vision.augmentation import Normalizer
 from polydistill.vision.config import CifarConfig, TeacherConfig
-from polydistill.vision.data import DataConfig, load_images
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import DataConfig, load_images
 from polydistill.vision.networks import build_network
-from polydistill.vision.schedules import TrainingConfig
 from polydistill.vision.training import Report, Trainer
 
 pytestmark = pytest.mark.gpu

@@ -17,11 +17,11 @@ from polydistill import cores
 from polydistill import device as device_module
 from polydistill.device import FEW_ROWS, compile_network, few_rows, resolve_precision, resolve_threads
 from polydistill.errors import UserError
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.vision.config import CifarConfig, EvaluationConfig, TeacherConfig
 from polydistill.vision.cost import count_cost
-from polydistill.vision.data import DataConfig
+from polydistill.vision.images.data import DataConfig
 from polydistill.vision.plan import format_plan
-from polydistill.vision.schedules import TrainingConfig
 
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(polydistill.vision.__path__, polydistill.vision.__name__ + ".")
@@ -142,9 +142,9 @@ def test_there_are_examples_to_check() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")  # of inductor's own modules
 def test_a_compiled_lesson_is_the_eager_one(tmp_path: Path) -> None:
-    from polydistill.vision.augmentation import Normalizer
-    from polydistill.vision.data import load_images
-    from polydistill.vision.lesson import Lesson
+    from polydistill.learning.lesson import Lesson
+    from polydistill.vision.images.augmentation import Normalizer
+    from polydistill.vision.images.data import load_images
     from polydistill.vision.networks import build_network
     from polydistill.vision.training import Trainer
 

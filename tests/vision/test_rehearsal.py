@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
+from polydistill.learning import update
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.provenance import weights_sha256
 from polydistill.vision import domain as domain_module
-from polydistill.vision import rehearsal, update
+from polydistill.vision import rehearsal
 from polydistill.vision.config import CifarConfig, StudentConfig, TeacherConfig
-from polydistill.vision.data import DataConfig, load_images
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.lesson import Lesson
+from polydistill.vision.images.data import DataConfig, load_images
 from polydistill.vision.rehearsal import rehearse
-from polydistill.vision.schedules import TrainingConfig
 
 
 @pytest.fixture

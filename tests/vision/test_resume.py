@@ -21,21 +21,21 @@ from typing import Any
 import pytest
 import torch
 
-from polydistill.checkpoint import CheckpointConfig, Checkpoints
 from polydistill.errors import Interrupted, UserError
-from polydistill.interruption import StopSignals
+from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Lineage, LineageConfig
-from polydistill.tracking import Run
+from polydistill.runs import Run
+from polydistill.runs.checkpoint import CheckpointConfig, Checkpoints
+from polydistill.runs.interruption import StopSignals
 from polydistill.vision import course, examiner
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
-from polydistill.vision.data import DataConfig, load_images
 from polydistill.vision.domain import CifarDomain
-from polydistill.vision.schedules import TrainingConfig
+from polydistill.vision.images.data import DataConfig, load_images
 from polydistill.vision.training import Trainer
-from tests.torture.disks import as_nobody, fill, remount, small_file_system
-from tests.torture.killing import run_killed, start
-from tests.torture.power import Power, PowerLossError
-from tests.torture.same import assert_same_run
+from tests.crashes.disks import as_nobody, fill, remount, small_file_system
+from tests.crashes.killing import run_killed, start
+from tests.crashes.power import Power, PowerLossError
+from tests.crashes.same import assert_same_run
 
 PRODUCTS = ("generation_*.safetensors", "generation_*.json")
 VARIANTS = ("last", "best_val")

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from polydistill.lock import FolderLock
+from polydistill.runs.lock import FolderLock
 from polydistill.vision.classifier import load_classifier
-from polydistill.vision.data import write_made_up
+from polydistill.vision.images.data import write_made_up
 
 FAST = ["--device", "cpu", "--threads", "1", "--training.epochs", "1", "--lineage.generations", "1"]
 

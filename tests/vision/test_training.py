@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from polydistill import device
 from polydistill.errors import UserError
-from polydistill.vision.augmentation import draw_plan, take_batch
-from polydistill.vision.data import ImageSet
-from polydistill.vision.lesson import Lesson, check_options
-from polydistill.vision.schedules import TrainingConfig, schedule_rate
-from polydistill.vision.update import Update, make_optimizer
+from polydistill.learning.lesson import Lesson, check_options
+from polydistill.learning.schedules import TrainingConfig, schedule_rate
+from polydistill.learning.update import Update, make_optimizer
+from polydistill.vision.images.augmentation import draw_plan, take_batch
+from polydistill.vision.images.data import ImageSet
 from tests.vision.lessons import NORMALIZER, SHORT, image_set, same, tiny, trainer, weights
 
 # ---- the schedule ------------------------------------------------------------------------------------------------

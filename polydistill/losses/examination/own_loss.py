@@ -21,11 +21,11 @@ from polydistill.losses.examination.fit import Explanation, Gradients, explain
 from polydistill.losses.examination.forms import Form, label_forms
 from polydistill.losses.examination.readings import Scale, read
 from polydistill.losses.examination.soft_forms import soft_forms
+from polydistill.losses.examination.terms import TERMS, find_temperature
 from polydistill.losses.examination.wording import choose, say
 from polydistill.losses.objectives import Objective
 from polydistill.losses.one_pass import value_and_grad
 from polydistill.losses.probabilities import join_members
-from polydistill.losses.terms import TERMS, find_temperature
 
 MOST_NUMBERS = 2**16  # scores whose gradients are compared: rows beyond are left out
 EXACT, ROUNDED = 1e-6, 1e-4  # residuals that rounding may leave: of float64, and of anything else

@@ -12,11 +12,11 @@ from torch import Tensor
 from polydistill.losses.backend import HAS_TRITON, can_launch, uses_kernels
 from polydistill.losses.checks import accept_labels, accept_pair, inspect_values, promote
 from polydistill.losses.examination.findings import Finding
+from polydistill.losses.examination.terms import find_temperature
 from polydistill.losses.objectives import Objective
 from polydistill.losses.one_pass import value_and_grad
 from polydistill.losses.probabilities import drop_classes, teacher_log_probabilities
 from polydistill.losses.teachers import propose_temperature
-from polydistill.losses.terms import find_temperature
 
 SATURATED, FLAT = 0.999, 0.99  # mean of max p; mean entropy over ln n
 FLOAT16_LIMIT = 60_000.0

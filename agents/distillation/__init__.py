@@ -1,0 +1,1 @@
+"""Policy distillation as a Stable-Baselines3 algorithm."""

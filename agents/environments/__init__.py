@@ -1,0 +1,1 @@
+"""Atari games: played, scored, recorded, filmed."""

@@ -1,0 +1,226 @@
+"""Atari games as a Stable-Baselines3 ``VecEnv``, emulated by ale-py's ``AtariVectorEnv``.
+
+The emulator runs many games on C++ threads and returns preprocessed frames: grey, the maximum of two
+successive frames, resized to 84 x 84, four of them stacked with the newest last (Mnih et al. 2015).
+This module gives them the semantics that Stable-Baselines3 users expect: an automatic reset in the same
+step, ``terminal_observation``, ``TimeLimit.truncated``, clipped float rewards for learning and the
+unclipped score of whole games in ``info["episode"]``.
+
+Units: one agent step is ``FRAME_SKIP`` = 4 frames of 1/60 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+
+from polydistill_agents.environments.games import check_game
+
+FRAME_SKIP = 4
+FIRE = "FIRE"
+MAX_FRAMES = 108_000  # 30 minutes of play, the cap of every DeepMind paper
+
+
+class AtariVecEnv(VecEnv):
+    """``n_envs`` copies of one Atari game as a Stable-Baselines3 vector environment.
+
+    Observations are ``(n_envs, 4, 84, 84)`` uint8 (channels first, so that no transposing wrapper is added).
+    Rewards are float32. ``dones`` marks the end of a game or, with ``terminal_on_life_loss``, of a life; the
+    game then goes on (ale-py's own ``episodic_life`` would start a new game, so that later lives are never seen).
+
+    Each ``info`` may hold:
+
+    - ``terminal_observation``: ``(4, 84, 84)`` uint8, at every done; after it, the returned observation is the
+      first of the next game (or, at a lost life, the same observation, since the game goes on). Where a game ends
+      within a step the emulator does not look at the last screen: the newest frame repeats older ones;
+    - ``TimeLimit.truncated``: True where the done comes from ``max_frames`` alone;
+    - ``episode``: ``{"r", "l", "t"}`` at the end of a *game* only: unclipped score, length in agent steps,
+      seconds since the environment was made.
+
+    Args:
+        game: ROM id of ale-py, like ``"pong"``, or another name that
+            :func:`~polydistill_agents.environments.games.check_game` knows.
+        n_envs: number of games played at once, >= 1.
+        seed: root of the random streams (no-ops, sticky actions); each environment and each reset gets its
+            own seed from ``numpy.random.SeedSequence``. None: from the operating system. A seed given here stays when a
+            ``PolicyDistillation`` with ``seed=`` plays; Stable-Baselines3's algorithms call :meth:`seed` with theirs.
+        noop_max: a game starts with 0 to ``noop_max`` no-ops, uniformly, one frame each.
+        fire_on_reset: where the game has FIRE, press it in the first frame of the start, in the place of a no-op (and
+            even if no no-op was drawn).
+        fire_on_life_loss: replace the first action after a lost life by FIRE, where the game has it.
+            Stable-Baselines3's wrappers press it too; without it an agent trained there may wait forever. For
+            evaluation: what is learned from must hold the action that was really taken.
+        terminal_on_life_loss: end an episode of learning at each lost life.
+        clip_rewards: rewards for learning are sign(reward); ``info["episode"]`` is never clipped.
+        repeat_action_probability: sticky actions (Machado et al. 2018: 0.25).
+        full_action_space: all 18 actions instead of those that the game uses.
+        max_frames: a game is truncated after so many frames, those of the start not counted.
+        n_threads: emulator threads; 0: as many as there are cores. The stream of observations does not depend on it.
+
+    Raises:
+        UserError: unknown game.
+        ValueError: an argument out of range; in ``step``, an action out of range (the emulator would hang).
+    """
+
+    def __init__(
+        self,
+        game: str,
+        n_envs: int = 8,
+        *,
+        seed: int | None = None,
+        noop_max: int = 30,
+        fire_on_reset: bool = True,
+        fire_on_life_loss: bool = False,
+        terminal_on_life_loss: bool = False,
+        clip_rewards: bool = True,
+        repeat_action_probability: float = 0.0,
+        full_action_space: bool = False,
+        max_frames: int = MAX_FRAMES,
+        n_threads: int = 0,
+    ) -> None:
+        if n_envs < 1 or noop_max < 0 or max_frames < FRAME_SKIP or n_threads < 0:
+            raise ValueError(f"out of range: {n_envs=}, {noop_max=}, {max_frames=}, {n_threads=}")
+        if not 0.0 <= repeat_action_probability <= 1.0:
+            raise ValueError(f"repeat_action_probability is a probability, got {repeat_action_probability}")
+        self.game = check_game(game)
+        self.clip_rewards = clip_rewards
+        self.emulator_options: dict[str, Any] = {
+            "num_threads": n_threads,
+            "max_num_frames_per_episode": max_frames,
+            "repeat_action_probability": repeat_action_probability,
+            "full_action_space": full_action_space,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+            "frameskip": FRAME_SKIP,
+            "noop_max": noop_max + 1,  # the emulator draws from 0 .. noop_max - 1
+            "life_loss_info": terminal_on_life_loss,
+            "reward_clipping": False,  # clipped here: the score would be lost
+            "use_fire_reset": fire_on_reset,
+        }
+        self._emulator = AtariVectorEnv(self.game, n_envs, **self.emulator_options)
+        self.action_meanings = [action.name for action in self._emulator.ale.get_action_set()]
+        space = self._emulator.single_observation_space
+        super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))
+        self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
+        self.own_seed = seed
+        self._seed_sequence = np.random.SeedSequence(seed)
+        self._start_time = time.time()
+        self.sent_actions = np.zeros(n_envs, dtype=np.int64)
+        self._scores = np.zeros(n_envs, dtype=np.float64)
+        self._lengths = np.zeros(n_envs, dtype=np.int64)
+        self._lives = np.zeros(n_envs, dtype=np.int32)
+        self._game_starts = np.zeros(n_envs, dtype=np.int32)
+        self._lost_life = np.zeros(n_envs, dtype=bool)
+
+    def recipe(self) -> dict[str, Any]:
+        """What, with the seeds of a reset and the actions since, decides every observation; plain values.
+
+        The number of threads is not part of it.
+        """
+        options = {key: value for key, value in self.emulator_options.items() if key != "num_threads"}
+        options["autoreset_mode"] = options["autoreset_mode"].value
+        return {"ale_py": version("ale-py"), "game": self.game, "n_envs": self.num_envs, "fire": self._fire, **options}
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Restart the random streams from ``seed``; takes effect at the next :meth:`reset`."""
+        self._seed_sequence = np.random.SeedSequence(seed)
+        return [seed] * self.num_envs
+
+    def reset(self) -> NDArray[np.uint8]:
+        """Start new games in all environments, every one with a fresh seed; ``(n_envs, 4, 84, 84)``."""
+        (child,) = self._seed_sequence.spawn(1)
+        seeds = child.generate_state(self.num_envs) & np.uint32(0x7FFFFFFF)  # the emulator takes non-negative int32
+        self.reset_seeds = seeds.astype(np.int64)
+        observations, counters = self._emulator.reset(seed=self.reset_seeds)
+        self._scores[:] = 0.0
+        self._lengths[:] = 0
+        self._lost_life[:] = False
+        self._lives = counters["lives"].copy()
+        self._game_starts = counters["frame_number"] - counters["episode_frame_number"]
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return observations  # type: ignore[no-any-return]
+
+    def step(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """:meth:`step_async`, then :meth:`step_wait`."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: NDArray[np.integer[Any]]) -> None:
+        """Send one action per environment; ``(n_envs,)`` integers in ``[0, n_actions)``."""
+        actions = np.asarray(actions)
+        n_actions = len(self.action_meanings)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions must be {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}")
+        if actions.min() < 0 or actions.max() >= n_actions:
+            raise ValueError(f"{self.game} has actions 0 to {n_actions - 1}, got {actions.min()} to {actions.max()}")
+        self.sent_actions = actions.astype(np.int64)
+        if self._fire is not None:
+            self.sent_actions[self._lost_life] = self._fire
+        self._emulator.send(self.sent_actions)
+
+    def step_wait(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Observations, rewards, dones and infos of the actions that were sent."""
+        observations, raw_rewards, terminated, truncated, counters = self._emulator.recv()
+        self._scores += raw_rewards
+        self._lengths += 1
+        # At the end of a game the observation, the lives and the counters are already the next game's.
+        # Only the frame at which the game started tells such an end from a lost life.
+        game_starts = counters["frame_number"] - counters["episode_frame_number"]
+        game_over = game_starts != self._game_starts
+        self._game_starts = game_starts
+        # some games show no life left for a few frames before they end
+        self._lost_life = ~game_over & (counters["lives"] > 0) & (counters["lives"] < self._lives)
+        self._lives = counters["lives"].copy()
+        dones = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(dones):
+            ended = bool(game_over[i])
+            # final_obs is uninitialised memory but where a game has just ended
+            infos[i]["terminal_observation"] = (counters["final_obs"] if ended else observations)[i].copy()
+            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            if ended:
+                infos[i]["episode"] = {
+                    "r": float(self._scores[i]),
+                    "l": int(self._lengths[i]),
+                    "t": round(time.time() - self._start_time, 6),
+                }
+                self._scores[i] = 0.0
+                self._lengths[i] = 0
+        rewards = np.sign(raw_rewards) if self.clip_rewards else raw_rewards
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def close(self) -> None:
+        """Nothing to release by hand: the emulator's threads end with the object."""
+
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
+        """The attribute once per asked environment: all share this object's."""
+        value = None if attr_name == "render_mode" else getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
+        """Refused: the games live in the emulator, where single ones cannot be changed."""
+        raise AttributeError(f"the games of an AtariVecEnv cannot be changed one by one (asked to set {attr_name})")
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Refused: there is no Python object per game."""
+        raise AttributeError(f"the games of an AtariVecEnv have no methods of their own (asked for {method_name})")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
+    ) -> list[bool]:
+        """True for ``Monitor``, whose ``info["episode"]`` this environment writes: ``evaluate_policy`` asks for it."""
+        return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]

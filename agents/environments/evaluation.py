@@ -1,0 +1,324 @@
+"""Scores of whole games under named protocols, many games at once.
+
+A protocol says where randomness comes from, which buttons are pressed for the agent, and when a game is cut:
+two scores compare only under the same one. Scores are raw (never clipped) and of full games (never of a life).
+How many games each environment plays is fixed beforehand: taking the first N games to finish would favour
+short ones. How many games run at once follows from the number of games alone, never from the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polydistill.device import few_rows
+from polydistill.errors import UserError, require_choice, suggest
+from polydistill.statistics import Interval, bootstrap_interval, iqm
+from polydistill_agents.environments.atari import FRAME_SKIP, MAX_FRAMES, AtariVecEnv
+from polydistill_agents.networks.kinds import ScoreFunction
+
+N_ACTIONS = 18  # of the joystick; most games use fewer
+GAMES_AT_ONCE = 32  # at most
+
+Play = Literal["protocol", "greedy", "sample"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an agent is scored.
+
+    Args:
+        epsilon: probability of a random action, drawn for each game apart. Where an agent samples its actions there
+            are no others.
+        noop_max: 0 to so many no-ops at the start.
+        repeat_action_probability: sticky actions.
+        fire_on_reset: FIRE is pressed at the start of a game that has it.
+        fire_on_life_loss: FIRE is pressed after each lost life.
+        source: where the protocol comes from.
+        max_frames: games are cut after so many frames.
+        samples_logits: agents of logits (PPO, A2C) sample their actions from their policy; else all play greedily.
+    """
+
+    epsilon: float
+    noop_max: int
+    repeat_action_probability: float
+    fire_on_reset: bool
+    fire_on_life_loss: bool
+    source: str
+    max_frames: int = MAX_FRAMES
+    samples_logits: bool = False
+
+    @property
+    def max_steps(self) -> int:
+        """Games are cut after so many agent steps."""
+        return self.max_frames // FRAME_SKIP
+
+    def make_env(
+        self, game: str, n_envs: int, *, seed: int, n_threads: int = 0, full_action_space: bool = False
+    ) -> AtariVecEnv:
+        """The game's environment under this protocol, with its own actions or (``full_action_space``) all 18."""
+        return AtariVecEnv(
+            game,
+            n_envs,
+            seed=seed,
+            noop_max=self.noop_max,
+            fire_on_reset=self.fire_on_reset,
+            fire_on_life_loss=self.fire_on_life_loss,
+            repeat_action_probability=self.repeat_action_probability,
+            full_action_space=full_action_space,
+            max_frames=self.max_frames,
+            n_threads=n_threads,
+        )
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "rusu": Protocol(0.05, 30, 0.0, True, False, "Rusu et al. 2016, section 4 (FIRE at the start: ours)"),
+    "machado": Protocol(0.0, 0, 0.25, False, False, "Machado et al. 2018: sticky actions (the agent's own action set)"),
+    "zoo": Protocol(
+        *(0.01, 30, 0.0, True, True),
+        "rl-baselines3-zoo: SB3's AtariWrapper; epsilon 0.01, PPO and A2C sample",
+        samples_logits=True,
+    ),
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}{suggest(name, PROTOCOLS)} (there are {', '.join(PROTOCOLS)})")
+    return PROTOCOLS[name]
+
+
+class Evaluation(NamedTuple):
+    """Scores of ``episodes`` games.
+
+    Attributes:
+        scores: ``(episodes,)`` float64, unclipped, in points of the game.
+        lengths: ``(episodes,)`` agent steps.
+        agreement: fraction of the played states in which the reference's greedy action is the same; None without
+            a reference.
+        seconds: wall clock.
+        truncated: how many of the games were cut by the protocol's ``max_frames``.
+        n_actions: those of the agent: the game's own, or all 18 of the joystick.
+        game_actions: those of the game.
+    """
+
+    scores: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    agreement: float | None
+    seconds: float
+    truncated: int = 0
+    n_actions: int = 0
+    game_actions: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return float(self.scores.mean())
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the scores."""
+        return iqm(self.scores)
+
+    def interval(self, seed: int = 0) -> Interval | None:
+        """Bootstrap 95% interval of the mean over these games; None for fewer than three."""
+        return bootstrap_interval(self.scores, generator=np.random.default_rng(seed))
+
+
+class NonFiniteScoresError(FloatingPointError):
+    """An agent's best score in some state is not finite: its greedy action would mean nothing.
+
+    Attributes:
+        of_reference: whether it is the reference's.
+        observations: of the states that were asked for, ``(games, stack, height, width)`` uint8.
+        scores: ``(games, actions)``.
+    """
+
+    def __init__(self, of_reference: bool, observations: Tensor, scores: Tensor) -> None:
+        whose = "the teacher that is asked" if of_reference else "the agent that plays"
+        super().__init__(f"the scores of {whose} are not finite")
+        self.of_reference, self.observations, self.scores = of_reference, observations, scores
+
+
+def choose_actions(
+    scores: Tensor, epsilon: float, generator: np.random.Generator, temperature: float | None = None
+) -> NDArray[np.int64]:
+    """Epsilon-greedy actions, the coin tossed for each row apart.
+
+    Args:
+        scores: ``(rows, actions)``; the best of each row is finite.
+        epsilon: probability of an action drawn uniformly.
+        generator: of the coin, and of what is drawn.
+        temperature: None: the other actions are the best; else they are drawn from softmax(scores / temperature).
+
+    Returns:
+        ``(rows,)``. Greedy actions draw the same numbers from ``generator`` as they always did.
+    """
+    rows, n_actions = scores.shape
+    chosen = scores.argmax(dim=1).cpu().numpy()
+    explore = generator.random(rows) < epsilon
+    uniform = generator.integers(n_actions, size=rows)
+    if temperature is not None:
+        sums = (scores.double() / temperature).softmax(dim=1).cumsum(dim=1).cpu().numpy()
+        drawn = generator.random((rows, 1)) * sums[:, -1:]
+        chosen = (sums <= drawn).sum(axis=1)  # the first whose sum is above: never one of probability 0
+    return np.where(explore, uniform, chosen)
+
+
+def sampling_temperature(play: str, protocol: Protocol, kind: str, temperature: float) -> float | None:
+    """At which temperature an agent samples its actions; None: it plays greedily.
+
+    Args:
+        play: "greedy", "sample", or "protocol": as the protocol has it for agents of this kind.
+        protocol: that is played under.
+        kind: of the agent's scores, "q_values" or "logits".
+        temperature: T > 0 of Q-values, in their unit. Logits are taken at 1.
+
+    Raises:
+        ValueError: another ``play``.
+    """
+    require_choice("play", play, get_args(Play))
+    if play == "greedy" or (play == "protocol" and not (protocol.samples_logits and kind == "logits")):
+        return None
+    return 1.0 if kind == "logits" else temperature
+
+
+def evaluate(
+    agent: ScoreFunction,
+    game: str,
+    *,
+    protocol: str | Protocol = "rusu",
+    episodes: int = 30,
+    seed: int = 0,
+    n_envs: int | None = None,
+    n_threads: int = 0,
+    device: torch.device | str = "cpu",
+    reference: ScoreFunction | None = None,
+    on_step: Callable[[int], None] | None = None,
+    play: str = "protocol",
+    temperature: float = 0.01,
+) -> Evaluation:
+    """Play ``episodes`` full games with ``agent`` and return their scores.
+
+    Args:
+        agent: from ``(games, 4, 84, 84)`` uint8 on ``device`` to ``(games, actions)`` scores. It may know the game's
+            own actions or all 18 of the joystick.
+        game: a name that :func:`~polydistill_agents.environments.games.check_game` knows.
+        protocol: a name of ``PROTOCOLS``, or a protocol.
+        episodes: games to play, >= 1.
+        seed: >= 0; of the games, of the epsilon-greedy coin and of sampled actions.
+        n_envs: games at once, >= 1; by default ``min(episodes, 32)``. Game k is the (k // n_envs)-th of environment
+            k % n_envs, whoever ends first.
+        n_threads: emulator threads.
+        device: where the agent computes.
+        reference: another agent that is asked in every played state, for the agreement.
+        on_step: called after each step of all games with the number of games that have ended.
+        play: how the agent's scores become actions, see :func:`sampling_temperature`. A bare function is one of
+            Q-values.
+        temperature: T of Q-values, where they are sampled.
+
+    Raises:
+        UserError: unknown game or protocol, or an agent whose actions are not the game's.
+        NonFiniteScoresError: the best score of a state is not finite. (-inf excludes an action, but not all of them.)
+        ValueError: an argument out of range, or no source of randomness at all (every game would be the same).
+    """
+    rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    _check_numbers(episodes, seed, n_envs, n_threads, temperature)
+    sampling = sampling_temperature(play, rules, getattr(agent, "kind", "q_values"), temperature)
+    epsilon = rules.epsilon if sampling is None else 0.0
+    if sampling is None and not (epsilon or rules.noop_max or rules.repeat_action_probability):
+        raise ValueError("a greedy agent without no-ops or sticky actions plays one game over and over")
+    started = time.perf_counter()
+    n_envs = min(episodes, GAMES_AT_ONCE if n_envs is None else n_envs)
+    quota = np.full(n_envs, episodes // n_envs) + (np.arange(n_envs) < episodes % n_envs)
+    env_seed, coin_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
+    agents = [agent] if reference is None else [agent, reference]
+    env, game_actions = _make_fitting_env(rules, game, n_envs, env_seed, n_threads, agents, device)
+    coin = np.random.default_rng(coin_seed)
+    scores = np.full((quota.max(), n_envs), np.nan)
+    lengths = np.zeros((quota.max(), n_envs), dtype=np.int64)
+    played = np.zeros(n_envs, dtype=np.int64)
+    agreed, compared, truncated = torch.zeros((), dtype=torch.int64, device=device), 0, 0
+    observations = env.reset()
+    while (playing := played < quota).any():
+        values, *others = _ask(agents, observations[playing], device)
+        for other in others:
+            agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
+            compared += len(values)
+        actions = np.zeros(n_envs, dtype=np.int64)  # environments that have played their games idle
+        actions[playing] = choose_actions(values, epsilon, coin, sampling)
+        observations, _, dones, infos = env.step(actions)
+        for i in np.flatnonzero(dones & playing):
+            record = infos[i].get("episode")
+            if record is not None:
+                scores[played[i], i], lengths[played[i], i] = record["r"], record["l"]
+                played[i] += 1
+                truncated += bool(infos[i].get("TimeLimit.truncated"))
+        if on_step is not None:
+            on_step(int(played.sum()))
+    env.close()
+    finished = np.arange(quota.max())[:, None] < quota
+    agreement = int(agreed) / compared if reference is not None else None
+    seconds = time.perf_counter() - started
+    return Evaluation(scores[finished], lengths[finished], agreement, seconds, truncated, values.shape[1], game_actions)
+
+
+def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int, temperature: float) -> None:
+    if episodes < 1:
+        raise ValueError(f"at least one game must be played, got {episodes=}")
+    if n_envs is not None and n_envs < 1:
+        raise ValueError(f"at least one game must be played at once, got {n_envs=}")
+    if seed < 0 or n_threads < 0:
+        raise ValueError(f"out of range: {seed=}, {n_threads=}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+
+
+@torch.no_grad()
+def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
+    frames = torch.from_numpy(observations).to(device)
+    with few_rows(len(frames)):
+        asked = [agent(frames) for agent in agents]
+    for index, scores in enumerate(asked):
+        if not bool(scores.amax(dim=1).isfinite().all()):
+            raise NonFiniteScoresError(index > 0, frames, scores)
+    return asked
+
+
+def _make_fitting_env(
+    rules: Protocol,
+    game: str,
+    n_envs: int,
+    seed: int,
+    n_threads: int,
+    agents: Sequence[ScoreFunction],
+    device: torch.device | str,
+) -> tuple[AtariVecEnv, int]:
+    """The game with the agents' set of actions, its own or all 18, and how many its own are.
+
+    With another set they would press wrong buttons.
+    """
+    env = rules.make_env(game, n_envs, seed=seed, n_threads=n_threads)
+    own = len(env.action_meanings)
+    frame = np.zeros((1, *env.observation_space.shape), dtype=np.uint8)  # type: ignore[misc]  # a Box has a shape
+    n_actions = {scores.shape[-1] for scores in _ask(agents, frame, device)}
+    if n_actions == {own}:
+        return env, own
+    if n_actions == {N_ACTIONS}:
+        return rules.make_env(game, n_envs, seed=seed, n_threads=n_threads, full_action_space=True), own
+    scored = " and ".join(map(str, sorted(n_actions)))
+    raise UserError(
+        f"the agent scores {scored} actions, {game} has {own} (or all {N_ACTIONS}): was it trained elsewhere?"
+    )

@@ -1,0 +1,162 @@
+"""The recording of a generation's play, from which its games and its replay are made again after a crash.
+
+The inner state of ale-py's vector environment cannot be saved. But equal seeds and equal actions give equal
+observations, over resets and with sticky actions, so a game is continued by playing it again: the recording holds the
+seeds of the last full reset and every action since. That same play shows again every frame that the replay held (also
+those that have been overwritten, which decide where in the ring the others lie), so frames are not stored, only the
+teacher's scores beside the actions: 1 + 4 * actions bytes per step of play where frames take 7 KiB.
+
+What comes back is checked: each segment carries a digest of all that the games had shown, so that an emulator that
+plays differently is found at the first segment where it does. ``final_obs`` is not part of it: where a game has not
+ended it is uninitialised memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polydistill.errors import UserError
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.segments import Segment, read_segment, remove_segments, write_segment
+
+Take = Callable[[NDArray[np.uint8], Tensor, NDArray[np.bool_]], None]  # observations, scores, starts of one step
+
+
+class Recording:
+    """What has been played in ``env`` since its last full reset.
+
+    Args:
+        folder: for the segments; they belong to this recording alone.
+        env: the games; reset by whoever plays them, before the first step is added.
+        n_scores: scores of the teacher per observation.
+    """
+
+    def __init__(self, folder: Path, env: AtariVecEnv, n_scores: int) -> None:
+        self.folder, self.env, self.n_scores = folder, env, n_scores
+        self.segments: list[Segment] = []
+        self._clear_pending()
+
+    def _clear_pending(self) -> None:
+        self._actions: list[NDArray[np.integer[Any]]] = []
+        self._scores: list[Tensor] = []
+        self._seen = hashlib.sha256()
+        self._observations: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        """Steps of all games recorded so far."""
+        return sum(segment.n_rows for segment in self.segments) + len(self._actions)
+
+    def add(
+        self,
+        actions: NDArray[np.integer[Any]],
+        scores: Tensor,
+        observations: NDArray[np.uint8],
+        rewards: NDArray[np.float32],
+        dones: NDArray[np.bool_],
+    ) -> None:
+        """Record one step of all games.
+
+        Args:
+            actions: ``(n_envs,)`` sent to the environment.
+            scores: ``(n_envs, n_scores)`` of the teacher for the observations before it. Kept, not copied.
+            observations: ``(n_envs, stack, height, width)`` after it.
+            rewards: ``(n_envs,)`` for it.
+            dones: ``(n_envs,)`` after it.
+        """
+        self._actions.append(actions)
+        self._scores.append(scores)
+        self._see(observations, rewards, dones)
+
+    def _see(self, observations: NDArray[np.uint8], rewards: NDArray[np.float32], dones: NDArray[np.bool_]) -> None:
+        """Three of the four frames of a stack have been seen before; the last whole stacks join in :meth:`_digest`."""
+        for values in (observations[:, -1], rewards, dones):
+            self._seen.update(np.ascontiguousarray(values).data)
+        self._observations = observations
+
+    def _digest(self) -> str:
+        seen = self._seen.copy()  # a full disk may make it necessary to ask twice
+        if self._observations is not None:
+            seen.update(np.ascontiguousarray(self._observations).data)
+        return seen.hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Write what is new as a segment; what :meth:`play_again` needs, in plain values.
+
+        Raises:
+            UserError: the disk refused; nothing is lost, and it can be asked again.
+        """
+        if self._actions:
+            actions = np.stack(self._actions).astype(np.uint8)
+            scores = torch.stack(self._scores).to("cpu", torch.float32).numpy().astype("<f4")
+            content = actions.tobytes() + scores.tobytes()
+            self.segments.append(write_segment(self.folder, content, len(actions), self._digest()))
+            self._clear_pending()
+        return {
+            "environment": self.env.recipe(),
+            "reset_seeds": self.env.reset_seeds.tolist(),
+            "segments": [segment._asdict() for segment in self.segments],
+        }
+
+    def play_again(self, state: Mapping[str, Any], take: Take) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Reset the environment and play again what was recorded; segments that ``state`` does not name are removed.
+
+        Args:
+            state: from :meth:`state`.
+            take: called for each step with the observations before it, the teacher's scores of them, and where a game
+                began with them: the arguments of :meth:`polydistill_agents.distillation.replay.FrameReplay.add`.
+
+        Returns:
+            The observations after the last step, and where a game begins with them.
+
+        Raises:
+            UserError: the emulator is of another version, or plays differently.
+            DamagedSegment: a segment is missing or damaged.
+        """
+        self._check_recipe(state["environment"])
+        self.segments = [Segment(**segment) for segment in state["segments"]]
+        self._clear_pending()
+        observations, starts = self.env.reset(), np.ones(self.env.num_envs, dtype=bool)
+        if self.env.reset_seeds.tolist() != list(state["reset_seeds"]):
+            raise UserError(f"{self.folder}: the games of this run start from other seeds than those recorded")
+        for segment in self.segments:
+            for actions, scores in self._rows(segment):
+                take(observations, scores, starts)
+                observations, rewards, starts, _ = self.env.step(actions)
+                self._see(observations, rewards, starts)
+            if self._digest() != segment.seen:
+                raise UserError(
+                    f"{self.folder}: the games do not show again what they showed: this is another emulator"
+                )
+            self._clear_pending()
+        remove_segments(self.folder, [segment.file for segment in self.segments])
+        return observations, starts
+
+    def _check_recipe(self, recorded: Mapping[str, Any]) -> None:
+        here = self.env.recipe()
+        for key, value in recorded.items():
+            if here.get(key) != value:
+                raise UserError(
+                    f"{self.folder}: the games were played with {key} {value}, here it is {here.get(key)}: "
+                    "they cannot be continued exactly"
+                )
+
+    def _rows(self, segment: Segment) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        content = read_segment(self.folder, segment)
+        n_actions = segment.n_rows * self.env.num_envs
+        shape = (segment.n_rows, self.env.num_envs)
+        actions = np.frombuffer(content, np.uint8, n_actions).reshape(shape).astype(np.int64)
+        scores = np.frombuffer(content, "<f4", offset=n_actions).reshape(*shape, self.n_scores).astype(np.float32)
+        yield from zip(actions, torch.from_numpy(scores), strict=True)
+
+
+def recorded_bytes(n_steps: int, n_scores: int) -> int:
+    """Bytes on the disk of a recording of ``n_steps`` steps of play."""
+    return n_steps * (1 + 4 * n_scores)

@@ -1,0 +1,237 @@
+"""What is inside a teacher's file, told without loading anything of it that could be code."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import gymnasium
+from gymnasium import spaces
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+
+from polydistill.errors import UserError, require_at_least
+from polydistill_agents.environments.games import check_game
+from polydistill_agents.files.archive import printable, refusing, shown
+from polydistill_agents.files.pickle_globals import MAX_OPCODES
+from polydistill_agents.files.places import Place, opened, target_of
+from polydistill_agents.files.sb3_data import describe, full_name
+from polydistill_agents.files.sb3_zip import how_to_go_on, open_members, read_agent, read_data, steps_of, write_dqn_zip
+from polydistill_agents.files.sources import find, read_network, read_stored_network
+from polydistill_agents.files.usual_pickles import examine_pickle
+from polydistill_agents.networks.corner import cut_padding
+from polydistill_agents.networks.kinds import ScoreNetwork
+from polydistill_agents.networks.nature import count_parameters, size_of
+from polydistill_agents.networks.normalized import Normalized
+from polydistill_agents.networks.quantiles import QuantileNetwork
+
+MAX_TEXT_BYTES = 2**16
+MAX_PICKLES = 200  # that are told and looked into; Stable-Baselines3 writes twenty
+SERIALIZED = ":serialized:"
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class AgentInspectionConfig:
+    """Which file is looked into, and what is made of it.
+
+    Args:
+        file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
+        convert: zip to write, which stock DQN.load opens.
+        env: gymnasium id of the environment, like CartPole-v1, whose bounds are written; empty: those in the file.
+        evaluate: ROM id of a game that the agent then plays, like pong.
+        episodes: full games to play.
+        seed: of the games and of the random actions.
+    """
+
+    file: str
+    convert: str = ""
+    env: str = ""
+    evaluate: str = ""
+    episodes: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "episodes")
+        require_at_least(0, self, "seed")
+        if self.evaluate:
+            object.__setattr__(self, "evaluate", check_game(self.evaluate))
+        if self.env and not self.convert:
+            raise ValueError("env is for convert: it gives the bounds that are written")
+        if self.convert and target_of(self.convert).suffix.lower() != ".zip":
+            raise ValueError(f"convert must end in .zip, got {self.convert}")
+
+
+def inspect_agent(source: str) -> list[tuple[str, str]]:
+    """``(what, text)`` for each thing that the file tells about itself; each text is one line.
+
+    Args:
+        source: as :func:`~polydistill_agents.files.sources.read_network` takes it.
+
+    Raises:
+        UserError: the file is missing, no zip or table of weights, or one that only an attack needs.
+    """
+    found = find(source)
+    with opened(found.place) as stream:
+        told = [("file", f"{found.where} ({stream.seek(0, io.SEEK_END):,} bytes)")]
+    if found.form != "zip":
+        (network, kind), notes = _noting(lambda: read_network(source))
+        told += [("format", "a table of weights"), *_tell_network(network, kind)]
+        return told + [("note", printable(note)) for note in notes]
+    with refusing(found.where, "Stable-Baselines3 zip"), open_members(found.place, found.where) as members:
+        data = read_data(members, found.where)
+        texts: dict[str, str] = {
+            name: members.read(name, MAX_TEXT_BYTES).decode("utf-8", "replace")
+            for name in ("_stable_baselines3_version", "system_info.txt")
+            if name in members.names
+        }
+    told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
+    told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
+    try:
+        stored, kind = read_stored_network(source)
+        network = cut_padding(stored)
+        told += _tell_network(network, kind)
+        if network is not stored:
+            told.append(("stored as", f"{describe_network(stored)}, with channels of zeros"))
+    except UserError as error:
+        told.append(("network", f"not read: {str(error).removeprefix(f'{found.where}: ')}"))
+    steps = steps_of(data)
+    told.append(("steps", "not told" if steps is None else f"{steps:,}"))
+    told += _tell_versions(texts) + _tell_pickles(data)
+    return [(printable(what), printable(text)) for what, text in told]
+
+
+def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "") -> list[str]:
+    """Write what ``source`` holds as a clean DQN zip of today, with the same greedy actions.
+
+    A QR-DQN becomes the DQN of its mean, an actor the DQN whose scores are its logits.
+
+    Args:
+        source: as :func:`~polydistill_agents.files.sources.read_network` takes it.
+        target: path of the zip to write.
+        env_id: a gymnasium environment whose bounds of observations are written; empty: those that the file tells.
+
+    Returns:
+        Lines for people: how to go on with it, and what is not told.
+
+    Raises:
+        UserError: it cannot be a DQN, or cannot be read or written; another environment.
+    """
+    (network, kind), lines = _noting(lambda: read_network(source))
+    if isinstance(network, Normalized):
+        raise UserError(f"{source} cannot be a DQN alone: it sees through the statistics of a VecNormalize")
+    plain = network.averaged() if isinstance(network, QuantileNetwork) else network
+    found, steps = find(source), None
+    if found.form == "zip":
+        agent = read_agent(found.place)
+        steps = agent.steps
+        if not env_id and not describe(agent.data, agent.where).bounds_told:
+            lines.append(
+                "the bounds of its observations are not told: DQN.load(..., env=env) takes only an unbounded env; "
+                "--env ID writes those of the gymnasium environment ID"
+            )
+    if env_id:
+        plain.observation_space = _space_of(env_id, plain)
+    try:
+        write_dqn_zip(target, plain, score_kind=kind, steps=steps or 0)
+    except ValueError as error:
+        raise UserError(f"{source} cannot be a DQN of Stable-Baselines3: {error}") from None
+    return [how_to_go_on(target_of(target), kind), *lines]
+
+
+def _noting(read: Callable[[], Read]) -> tuple[Read, list[str]]:
+    """What is read, and the warnings on the way."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        return read(), [str(note.message) for note in notes]
+
+
+def _space_of(env_id: str, network: QNetwork) -> spaces.Box:
+    """The observations of an environment, if they and its actions are those of the network."""
+    try:
+        env = gymnasium.make(env_id)
+    except Exception as error:  # of gymnasium, or of the environment's own code
+        raise UserError(f"--env {env_id}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    env.close()
+    mine, theirs = (f"{space.dtype} {space.shape}" for space in (network.observation_space, env.observation_space))
+    if not isinstance(env.observation_space, spaces.Box) or mine != theirs:
+        raise UserError(f"--env {env_id}: the agent sees {mine}, the environment shows {theirs}")
+    n_actions = getattr(env.action_space, "n", None)
+    if n_actions != int(cast(Any, network.action_space).n):
+        raise UserError(f"--env {env_id}: the agent has {network.action_space}, the environment {env.action_space}")
+    return env.observation_space
+
+
+def describe_network(network: nn.Module) -> str:
+    """In one line: what it sees, its layers, its parameters."""
+    if isinstance(network, Normalized):
+        return f"{describe_network(network.network)}; behind the statistics of a VecNormalize"
+    quantiles = f", the mean of {network.n_quantiles} quantiles" if isinstance(network, QuantileNetwork) else ""
+    inner = network.quantile_net if isinstance(network, QuantileNetwork) else network
+    assert isinstance(inner, QNetwork)
+    outputs = int(inner.action_space.n) // (network.n_quantiles if isinstance(network, QuantileNetwork) else 1)
+    layers = list(inner.net_arch)
+    if "features_extractor.cnn.0.weight" in inner.state_dict():
+        size = size_of(inner)
+        first = f"Nature-CNN {'-'.join(map(str, size.channels))}, {size.hidden}"
+    else:
+        first = f"vectors of {inner.features_dim}"
+    between = f" ({inner.activation_fn.__name__})" if layers else ""
+    path = " > ".join(map(str, [first, *layers, f"{outputs} actions"]))
+    return f"{path}{between}{quantiles}; {count_parameters(network):,} parameters"
+
+
+def _tell_network(network: ScoreNetwork, kind: str) -> list[tuple[str, str]]:
+    return [("network", describe_network(network)), ("scores", kind.replace("_", "-"))]
+
+
+def _tell_space(space: Any) -> str:
+    if not isinstance(space, Mapping):
+        return "not told"
+    kind = str(space.get(":type:", "unknown")).removeprefix("<class '").removesuffix("'>")
+    details = [
+        f"{name.strip('_')} {str(space[name])[:60]}" for name in ("n", "_shape", "shape", "dtype") if space.get(name)
+    ]
+    return ", ".join([shown(kind).strip("'"), *details])
+
+
+def _tell_versions(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    lines = [line.lstrip("- ") for line in texts.get("system_info.txt", "").splitlines() if line.startswith("- ")]
+    version = texts.get("_stable_baselines3_version", "unknown").strip()
+    return [("versions", "; ".join(["Stable-Baselines3: " + version, *lines])[:400])]
+
+
+def _tell_pickles(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pickled fields with what each would import, and apart what is out of the ordinary."""
+    told: list[tuple[str, str]] = []
+    odd: dict[str, list[str]] = {}  # what is unusual -> fields
+    budget = MAX_OPCODES
+    pickled = [(field, value) for field, value in data.items() if isinstance(value, Mapping) and SERIALIZED in value]
+    for field, value in pickled[:MAX_PICKLES]:
+        try:
+            # odd characters are left out, as DQN.load does
+            content = base64.b64decode(str(value[SERIALIZED]).encode("utf-8", "replace"))
+        except (binascii.Error, ValueError):
+            told.append((f"pickled {shown(field)}", "no base64"))
+            continue
+        found, unusual = examine_pickle(content, budget)
+        budget = max(budget - found.opcodes, 1)
+        names = ", ".join(shown(name).strip("'") for name in found.names[:20]) or "imports nothing"
+        rest = "" if found.complete else " (damaged, or longer than what is looked at)"
+        told.append((f"pickled {shown(field)[1:-1]}", names + rest))
+        for what in unusual:
+            odd.setdefault(shown(what)[1:-1], []).append(shown(field)[1:-1])
+    if len(pickled) > MAX_PICKLES:
+        told.append(("more pickles", f"{len(pickled) - MAX_PICKLES:,}, which are not looked into"))
+        odd["what is not looked into"] = ["more pickles"]
+    warning = "; ".join(f"{name} in {', '.join(fields[:5])}" for name, fields in list(odd.items())[:20]) or "none"
+    return [
+        *told,
+        ("unusual globals", f"{warning}{' (never loaded here; DQN.load would execute them)' if odd else ''}"),
+    ]

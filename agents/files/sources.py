@@ -1,0 +1,120 @@
+"""One word for a teacher's file: ``[ARCHITECTURE:]WHERE``, read without executing anything.
+
+WHERE is a path (``.zip`` may be left out), ``hf://org/name[/file]`` or ``https://host/file#sha256=...``; in Python an
+open file too. A zip of Stable-Baselines3 says itself what it holds. A plain table of weights (``torch.save`` of a state
+dict, ``.safetensors``) is recognised by its shapes (:mod:`polydistill_agents.files.architectures`); what they leave
+open, the name of an architecture says: ``acktr:pong.pt`` gives logits, ``nature:pong.pt`` Q-values. A ``.safetensors``
+may carry ``architecture`` and ``scores`` in its ``__metadata__``. Which of the three a file is, its first bytes tell,
+whatever it is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple
+
+from polydistill.errors import UserError
+from polydistill_agents.files.architectures import KIND_OF, rebuild_table
+from polydistill_agents.files.archive import open_zip, refusing, shown
+from polydistill_agents.files.downloads import fetch
+from polydistill_agents.files.places import Place, is_unzipped, name_of, opened, settle
+from polydistill_agents.files.sb3_zip import read_agent, rebuild_scores
+from polydistill_agents.files.tensors import MAX_HEADER_BYTES, MAX_WEIGHT_BYTES, read_safetensors, read_torch
+from polydistill_agents.networks.corner import cut_padding
+from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreNetwork
+
+WEIGHT_FILES = (".pth", ".pt", ".safetensors")
+
+
+class Found(NamedTuple):
+    """A file that is there, on this machine.
+
+    Attributes:
+        place: its path, or the open file.
+        where: its name, for messages.
+        architecture: the word before it, or empty.
+        form: "zip" of Stable-Baselines3 (or the folder that was one), or a table of weights: "torch" or "safetensors".
+    """
+
+    place: Path | IO[bytes]
+    where: str
+    architecture: str
+    form: str
+
+
+def split_source(source: str | os.PathLike[str]) -> tuple[str, str]:
+    """``("acktr", "pong.pt")`` of ``acktr:pong.pt``; the name is empty where none of the known ones is there."""
+    name, colon, where = str(source).partition(":")
+    return (name, where) if colon and name in KIND_OF else ("", str(source))
+
+
+def find(source: Place) -> Found:
+    """The file that is meant; it is downloaded where that is needed.
+
+    Raises:
+        UserError: it is missing, or cannot be had.
+    """
+    architecture, place = "", source
+    if isinstance(source, (str, os.PathLike)):
+        architecture, name = split_source(source)
+        place = fetch(name)
+    place = settle(place)
+    where = name_of(place)
+    with refusing(where, "agent's file"), opened(place) as stream:
+        unzipped = isinstance(place, Path) and is_unzipped(place)
+        return Found(place, where, architecture, "zip" if unzipped else _form_of(stream, where))
+
+
+def _form_of(stream: BinaryIO, where: str) -> str:
+    """What the first bytes say; of a damaged file what its ending says."""
+    head, ending = stream.read(9), Path(where).suffix.lower()
+    if head.startswith(b"PK"):
+        with contextlib.suppress(zipfile.BadZipFile), open_zip(stream, where) as archive:
+            names = archive.namelist()
+            return "torch" if any(name.split("/")[-1] == "data.pkl" for name in names) else "zip"
+    if ending == ".safetensors" or (len(head) == 9 and head[8:] == b"{" and head[4:8] == bytes(4)):
+        return "safetensors"
+    return "torch" if ending in WEIGHT_FILES else "zip"
+
+
+def read_network(source: Place) -> tuple[ScoreNetwork, str]:
+    """The network in a file, in eval mode, and the kind of its scores.
+
+    A narrow Nature-CNN that a zip holds in the corner of a wide one comes in its own widths
+    (:mod:`polydistill_agents.networks.corner`).
+
+    Args:
+        source: ``[ARCHITECTURE:]WHERE``, or an open file, see above.
+
+    Raises:
+        UserError: the file is missing, damaged, too large, or does not hold a network that is known.
+    """
+    network, score_kind = read_stored_network(source)
+    return cut_padding(network), score_kind
+
+
+def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
+    """:func:`read_network`, in the widths that are stored."""
+    found = find(source)
+    if found.form == "zip":
+        if found.architecture:
+            raise UserError(f"{found.where}: only tables of weights need an architecture; a zip says its own")
+        agent = read_agent(found.place)
+        return rebuild_scores(agent), agent.score_kind
+    with refusing(found.where, "file of weights"):
+        with opened(found.place, MAX_WEIGHT_BYTES + MAX_HEADER_BYTES) as stream:
+            content = stream.read()
+        says: dict[str, str] = {}
+        if found.form == "safetensors":
+            weights, says = read_safetensors(content, found.where)
+        else:
+            weights = read_torch(content, found.where)
+        name, score_kind = found.architecture or says.get("architecture", ""), says.get("scores", "")
+        if name and name not in KIND_OF:
+            raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(KIND_OF)})")
+        if score_kind and score_kind not in SCORE_KINDS:
+            raise UserError(f"{found.where}: its scores are {shown(score_kind)}, neither {' nor '.join(SCORE_KINDS)}")
+        return rebuild_table(weights, found.where, name, score_kind)

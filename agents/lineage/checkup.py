@@ -1,0 +1,102 @@
+"""The doctor's visit to a lineage of agents: each lesson is examined before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polydistill.errors import UserError
+from polydistill.losses import Finding, doctor, get_objective
+from polydistill.losses.examination.doctor import Report
+from polydistill.streams import numpy_stream
+from polydistill_agents.environments.evaluation import choose_actions
+from polydistill_agents.environments.references import reference
+from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.domain import AtariDomain
+from polydistill_agents.teachers import Teacher
+
+STATES = 512
+LEAST_GAMES = 5  # fewer say nothing
+MARGIN = 0.05  # of the way from random play to a human: less is no play
+
+
+class ExaminedAtariDomain(AtariDomain):
+    """An :class:`~polydistill_agents.lineage.domain.AtariDomain` that prints the doctor's report before it teaches.
+
+    Raises:
+        UserError: while teaching, if the doctor finds something wrong.
+    """
+
+    def teach(self, teacher: Teacher, generation: int) -> Teacher:
+        """The student of ``generation``, taught by ``teacher``, after the examination."""
+        report = examine(self, teacher, generation)
+        played = judge_play(self.scores_of(generation - 1), self.config.game)
+        report = report._replace(findings=(*played, *report.findings))
+        print(report, flush=True)
+        if not report.healthy:
+            raise UserError(f"the doctor finds the lesson of generation {generation} wrong: {report.wrong[0]}")
+        return super().teach(teacher, generation)
+
+
+def judge_play(scores: Sequence[float], game: str) -> Iterator[Finding]:
+    """Whether a teacher plays better than at random: what stands for its accuracy, since games have no labels.
+
+    Args:
+        scores: of its games; none: it was not scored.
+        game: whose scores of random play are compared, where they are known.
+    """
+    row, n = reference(game), len(scores)
+    if row is None or not n:
+        return
+    mean = float(np.mean(scores))
+    text = f"the teacher scores {mean:.4g} in {n} games (random play {row.random:g}, a human {row.human:g})"
+    error = float(np.std(scores, ddof=1)) / n**0.5 if n > 1 else 0.0
+    if n >= LEAST_GAMES and mean + 2.0 * error < row.random + MARGIN * (row.human - row.random):
+        yield Finding("wrong", f"{text}: it plays at random; is it of this game, does it see what it was trained on?")
+    elif mean - 2.0 * error <= row.random:
+        yield Finding("cannot tell", f"{text}: so few do not tell whether it plays better than at random")
+    else:
+        yield Finding("fine", text)
+
+
+class _Scores(nn.Module):
+    """A function to scores that shows the doctor the network behind it."""
+
+    def __init__(self, network: nn.Module | None, function: Callable[[Tensor], Tensor], *, training: bool) -> None:
+        super().__init__()
+        self.network, self.function = network, function
+        self.training = training
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.function(frames)
+
+
+def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
+    """The doctor's report on the lesson of ``generation``, from states that the teacher plays, and a new student."""
+    config = domain.config
+    env = make_env(config, teacher, generation)
+    model = make_student(config, teacher, env, generation)
+    model.policy.set_training_mode(True)
+    states, frames = [], np.asarray(env.reset())
+    explore = numpy_stream(config.seed, "examination", generation)
+    for _ in range(-(-STATES // env.num_envs)):
+        states.append(torch.from_numpy(frames).to(domain.device))
+        sampled = model.target_temperature if config.teacher.play == "sample" else None
+        actions = choose_actions(teacher(states[-1]), config.teacher.epsilon, explore, sampled)
+        frames = np.asarray(env.step(actions)[0])
+    env.close()
+    objective = get_objective(config.student.objective)
+    options: dict[str, Any] = dict(config.student.options())
+    if objective.tempered:
+        options["temperature"] = model.target_temperature
+    return doctor(
+        _Scores(model.student, model.student, training=True),
+        _Scores(teacher.network, teacher, training=False),
+        objective.name,
+        torch.cat(states),
+        **options,
+    )

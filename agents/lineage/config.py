@@ -1,0 +1,261 @@
+"""What decides a distillation of an Atari agent: frozen dataclasses, their ranges, and how "auto" is resolved.
+
+A published run is one file in ``configs/atari``; the defaults here are the run that ``make distill`` makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from polydistill.config.fields import check_fields
+from polydistill.device import Device, Precision, resolve_machine
+from polydistill.errors import require_at_least, require_choice
+from polydistill.lineage import LineageConfig
+from polydistill.losses import OBJECTIVES, check_options, get_objective
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill_agents.environments.evaluation import Play, get_protocol
+from polydistill_agents.environments.games import check_game
+from polydistill_agents.networks.nature import SIZES, multiply_adds
+
+SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
+EMULATOR_STEP = 1e7  # multiply-adds that take about as long as a step of the emulator
+MAY_MOVE = ("teacher.path",)  # the weights count, not where they lie
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who teaches generation 1.
+
+    Args:
+        path: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://;
+            empty: the project's own teacher of the game.
+        epsilon: probability of a random action while the teacher plays.
+        play: its other actions: greedy, or sample: drawn from its policy, logits at T = 1, Q-values at
+            student.temperature.
+    """
+
+    path: str = ""
+    epsilon: float = 0.05
+    play: Literal["greedy", "sample"] = "greedy"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon is a probability, got {self.epsilon}")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Who learns, and how.
+
+    Args:
+        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016), or teacher: the same as its own.
+        objective: policy_kl, policy_nll, policy_mse or policy_huber; or reverse_kl, jsd, ban, which need no labels.
+        temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit.
+        beta: of jsd: the teacher's share of the mixture; null: its default.
+        delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
+        learning_rate: of Adam at the start; it falls linearly to zero.
+        batch_size: samples per update.
+        samples_per_step: samples learned from per step of play.
+    """
+
+    size: str = SAME_SIZE
+    objective: str = "policy_kl"
+    temperature: float = 0.01
+    beta: float | None = None
+    delta: float | None = None
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    samples_per_step: float = 12.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_choice("size", self.size, [*SIZES, SAME_SIZE])
+        require_choice("objective", self.objective, OBJECTIVES)
+        objective = get_objective(self.objective)
+        if objective.needs_labels or objective.needs_permutation:
+            raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
+        for name in ("temperature", "learning_rate", "samples_per_step"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        require_at_least(1, self, "batch_size")
+        check_options(self.objective, **self.options())
+        if objective.tempered:
+            check_options(self.objective, temperature=self.temperature)
+
+    def options(self) -> dict[str, float]:
+        """The objective's options that are set, but its temperature, which depends on the teacher's kind of scores."""
+        values = {"beta": self.beta, "delta": self.delta}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """The teacher's play from which a student learns.
+
+    Args:
+        steps: agent steps per generation (1 step = 4 frames).
+        replay_steps: steps that the replay holds, 7 KiB each.
+        warmup_steps: steps before the first update.
+        n_envs: games at once.
+        train_freq: steps of all games between two rounds of updates.
+    """
+
+    steps: int = 64_000
+    replay_steps: int = 64_000
+    warmup_steps: int = 8_000
+    n_envs: int = 16
+    train_freq: int = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_at_least(1, self, "n_envs", "train_freq")
+        for name in ("steps", "replay_steps"):
+            if getattr(self, name) < self.n_envs:
+                raise ValueError(f"{name} must be at least n_envs = {self.n_envs}, got {getattr(self, name)}")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(f"warmup_steps must lie between 0 and steps = {self.steps}, got {self.warmup_steps}")
+        held = self.replay_steps // self.n_envs * self.n_envs  # whole steps of all games
+        if self.warmup_steps > held:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} never are in a replay of {held} steps")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How teacher and students are scored.
+
+    Args:
+        protocol: rusu, machado or zoo.
+        episodes: full games for the table.
+        curve_every_steps: steps between two points of the student's curve; 0: no curve.
+        curve_episodes: games per point of the curve; its last point is the table's.
+        play: how all act: greedy (but for the protocol's epsilon), sample (from their policies), or protocol: zoo
+            samples where the teacher is an actor-critic, as its students do then, rusu and machado never.
+    """
+
+    protocol: str = "rusu"
+    episodes: int = 30
+    curve_every_steps: int = 16_000
+    curve_episodes: int = 8
+    play: Play = "protocol"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        get_protocol(self.protocol)
+        require_at_least(1, self, "episodes", "curve_episodes")
+        require_at_least(0, self, "curve_every_steps")
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """Distil an agent of an Atari game into generations of students.
+
+    Args:
+        game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
+        seed: root of every random stream.
+        device: auto, cpu or cuda.
+        threads: processor threads of torch and of the emulator; 0: as many as it may use and its work is worth.
+        precision: of the student's convolutions while it learns; auto: bfloat16 where the processor computes in it.
+        teacher: who teaches.
+        student: who learns.
+        play: the teacher's play.
+        evaluation: how all are scored.
+        lineage: how many generations.
+        checkpoint: how often the run is saved.
+    """
+
+    game: str = "pong"
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    precision: Precision = "auto"
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "game", check_game(self.game))
+        require_at_least(0, self, "seed", "threads")
+        if self.student.batch_size > self.play.replay_steps:
+            samples, room = self.student.batch_size, self.play.replay_steps
+            raise ValueError(f"student.batch_size = {samples} samples never are in play.replay_steps = {room}")
+        if self.play.steps * self.student.samples_per_step < self.student.batch_size:
+            raise ValueError(
+                f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
+                f"make one update of student.batch_size = {self.student.batch_size}"
+            )
+
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> AtariConfig:
+        """The config with device, threads and precision of this machine in the place of auto and 0.
+
+        Args:
+            stored: the config of the run that is continued, whose words are kept.
+
+        Raises:
+            UserError: the device is not there.
+        """
+        work = {"step": self._update_work(), "run": self._update_work() * self._updates()}
+        machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)
+        return dataclasses.replace(self, **machine)
+
+    def _updates(self) -> float:
+        return self.play.steps * self.student.samples_per_step / self.student.batch_size
+
+    def _update_work(self) -> float:
+        """Multiply-adds of an update and of the play that it needs; a teacher counts as the largest size."""
+        largest = multiply_adds(SIZES["nature"])
+        student = largest if self.student.size == SAME_SIZE else multiply_adds(SIZES[self.student.size])
+        steps = self.student.batch_size / self.student.samples_per_step
+        return self.student.batch_size * 3 * student + steps * (largest + EMULATOR_STEP)
+
+
+@dataclass(frozen=True)
+class AgentEvaluationConfig:
+    """Which agent is scored, and how.
+
+    Args:
+        file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
+        beside: another one, scored too and shown on the left of the video.
+        game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
+        protocol: rusu, machado or zoo.
+        episodes: full games to play.
+        seed: of the games and of the random actions.
+        play: how it acts: greedy (but for the protocol's epsilon), sample (from its policy), or protocol: zoo samples
+            from PPO and A2C, rusu and machado never.
+        temperature: of Q-values where they are sampled, in their unit.
+        device: auto, cpu or cuda.
+        threads: processor threads; 0: as many as it may use and its work is worth.
+        video: GIF to write, of one game from its start.
+        video_steps: agent steps to show at most (15 a second).
+    """
+
+    file: str
+    beside: str = ""
+    game: str = "pong"
+    protocol: str = "rusu"
+    episodes: int = 30
+    seed: int = 0
+    play: Play = "protocol"
+    temperature: float = 0.01
+    device: Device = "auto"
+    threads: int = 0
+    video: str = ""
+    video_steps: int = 600
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "game", check_game(self.game))
+        get_protocol(self.protocol)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        require_at_least(1, self, "episodes", "video_steps")
+        if self.video and not self.video.lower().endswith(".gif"):
+            raise ValueError(f"video must end in .gif, got {self.video}")
+        require_at_least(0, self, "seed", "threads")

@@ -1,0 +1,256 @@
+"""One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds.
+
+What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, games of the acting teacher;
+``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the teacher
+must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is its
+teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
+
+Contract: what a lesson computes does not depend on when, or how often, it was stopped and gone on with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.utils import LinearSchedule
+
+from polydistill.disk import disk_errors
+from polydistill.errors import UserError
+from polydistill.runs import Progress, Run
+from polydistill.streams import derive_seed
+from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.recording import Recording
+from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
+from polydistill_agents.teachers import Teacher
+
+REHEARSED = 256  # samples of a rehearsal at most
+REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
+
+ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
+
+
+def role_of(generation: int) -> str:
+    """The name under which a student's numbers are logged."""
+    return f"generation_{generation}"
+
+
+def make_env(config: AtariConfig, teacher: Teacher, generation: int) -> AtariVecEnv:
+    """The games that ``teacher`` plays for the student of ``generation``, with its actions: the game's, or all 18."""
+    options: dict[str, Any] = {
+        "seed": derive_seed(config.seed, "environments of play", generation),
+        "n_threads": config.threads,
+    }
+    env = AtariVecEnv(config.game, config.play.n_envs, **options)
+    frame = torch.zeros((1, *env.observation_space.shape), dtype=torch.uint8, device=config.device)  # type: ignore[misc]
+    if teacher(frame).shape[1] == len(env.action_meanings):
+        return env
+    env.close()
+    return AtariVecEnv(config.game, config.play.n_envs, full_action_space=True, **options)
+
+
+def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, generation: int) -> PolicyDistillation:
+    """The untrained student of ``generation``, watching ``env``."""
+    return PolicyDistillation(
+        "CnnPolicy",
+        env,
+        teacher,
+        learning_rate=LinearSchedule(config.student.learning_rate, 0.0, 1.0),
+        buffer_size=config.play.replay_steps,
+        learning_starts=config.play.warmup_steps,
+        batch_size=config.student.batch_size,
+        samples_per_step=config.student.samples_per_step,
+        train_freq=config.play.train_freq,
+        objective=config.student.objective,
+        objective_kwargs=config.student.options(),
+        temperature=config.student.temperature,
+        exploration_rate=config.teacher.epsilon,
+        play=config.teacher.play,
+        size=None if config.student.size == SAME_SIZE else config.student.size,
+        precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        generation=generation,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def rehearse(config: AtariConfig, teacher: Teacher) -> None:
+    """One update of a throw-away student from the first states of play: what only a batch shows, shown before hours.
+
+    Raises:
+        UserError: the teacher's scores, the loss or the weights after the update are not finite.
+    """
+    few = dataclasses.replace(config.play, n_envs=min(REHEARSED_GAMES, config.play.n_envs))
+    config = dataclasses.replace(config, play=few)
+    env = make_env(config, teacher, generation=1)
+    model = make_student(config, teacher, env, generation=1)
+    observations = torch.from_numpy(env.reset()).to(config.device)
+    env.close()
+    targets = teacher(observations)
+    if not bool(targets.amax(dim=1).isfinite().all()):
+        raise UserError("the teacher's scores of the first states are not finite: it cannot teach")
+    rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)
+    model.update(observations[rows], targets[rows])
+    loss, scores = model.update(observations[rows], targets[rows])  # what the first update has made of the student
+    if not bool(loss.isfinite() & scores.isfinite().all()):
+        raise UserError(
+            f"the first update of a student is not finite with student.objective = {config.student.objective} and "
+            f"student.learning_rate = {config.student.learning_rate:g}: choose others"
+        )
+
+
+def remove_recordings(out: Path) -> None:
+    """Remove the recordings of all lessons of the run folder ``out``."""
+    with disk_errors(out / "recordings", "remove"):
+        if (out / "recordings").is_dir():
+            shutil.rmtree(out / "recordings")
+
+
+class Lesson:
+    """The student of ``generation`` learns from ``teacher``.
+
+    Args:
+        config: resolved.
+        teacher: who plays.
+        generation: of the student.
+        run: gets the metrics; its folder gets the recording of the play.
+        score_curve: tags and numbers of a student at a step, for its curve.
+
+    Attributes:
+        model: the student.
+        seconds: of learning and of the curve so far, in all processes.
+        curve_seconds: those of the curve alone.
+    """
+
+    def __init__(
+        self, config: AtariConfig, teacher: Teacher, generation: int, run: Run, score_curve: ScoreCurve
+    ) -> None:
+        self.config, self.generation, self.run, self.score_curve = config, generation, run, score_curve
+        self.role = role_of(generation)
+        self.env = make_env(config, teacher, generation)
+        self.model = make_student(config, teacher, self.env, generation)
+        self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
+        folder = run.out / "recordings" / self.role
+        self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
+        self.began = run.position()
+        self.next_curve = 0
+        self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
+        self._loaded = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the lesson began, without the time between two processes."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` needs; the play since the last time is written beside. Between two rounds only."""
+        return {
+            "generation": self.generation,
+            "began": self.began,
+            "recording": self.recording.state(),
+            "model": self.model.state(),
+            "next_curve": self.next_curve,
+            "seconds": self.seconds,
+            "curve_seconds": self.curve_seconds,
+        }
+
+    def load(self, state: Mapping[str, Any], on_step: Callable[[], None]) -> None:
+        """Go on from :meth:`state`, in a new lesson.
+
+        Args:
+            state: of a lesson with the same arguments.
+            on_step: called after each step that is played again; it may raise to leave.
+
+        Raises:
+            UserError: the emulator is another one.
+            DamagedSegment: the recording is damaged. Then this lesson must not be used.
+        """
+        self.began, self.next_curve = state["began"], state["next_curve"]
+        played = state["model"]["counters"]["num_timesteps"]
+        with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
+            self.model.continue_play(self._play_again(state["recording"], bar, on_step))
+        self.model.load_state(state["model"])
+        self.curve_seconds = state["curve_seconds"]
+        self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
+
+    def _play_again(self, state: Mapping[str, Any], bar: Progress, on_step: Callable[[], None]) -> Any:
+        def play_again(take: Any) -> Any:
+            def counted(observations: Any, scores: Any, starts: Any) -> None:
+                take(observations, scores, starts)
+                bar.advance(self.env.num_envs)
+                on_step()
+
+            return self.recording.play_again(state, counted)
+
+        return play_again
+
+    def learn(self, save: Callable[[], None]) -> PolicyDistillation:
+        """Learn, from the beginning or from where the loaded state stands, to the end; the student.
+
+        Args:
+            save: called between two rounds, when :meth:`state` can be asked for. It may raise to stop the lesson.
+        """
+        steps, done = self.config.play.steps, self.model.num_timesteps
+        with self.run.progress(f"generation {self.generation} learns", steps, "steps", done) as bar:
+            self.model.learn(steps - done, _Watch(self, bar, save), reset_num_timesteps=not self._loaded)
+        self.env.close()
+        return self.model
+
+    def score(self) -> None:
+        """A point of the student's curve. The last, at the end, is that of the table: whoever teaches scores it."""
+        started = time.perf_counter()
+        point = self.score_curve(self.model, self.model.num_timesteps)
+        self.curve_seconds += time.perf_counter() - started
+        self.run.log(self.role, self.model.num_timesteps, point)
+
+
+class _RunWriter(KVWriter):
+    """Stable-Baselines3's records go to the run: clock values apart, since metrics must not depend on the machine."""
+
+    def __init__(self, run: Run, role: str) -> None:
+        self.run, self.role = run, role
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        values = {key: float(value) for key, value in key_values.items() if "tensorboard" not in key_excluded[key]}
+        clock = {key: value for key, value in values.items() if key.startswith("time/")}
+        self.run.log(self.role, step, {key: value for key, value in values.items() if key not in clock})
+        self.run.log_timing(self.role, step, clock)
+
+    def close(self) -> None:
+        """The run closes its own files."""
+
+
+class _Watch(BaseCallback):
+    """Records the play, moves the progress bar, scores the student for its curve, and saves between two rounds."""
+
+    model: PolicyDistillation
+
+    def __init__(self, lesson: Lesson, bar: Progress, save: Callable[[], None]) -> None:
+        super().__init__()
+        self.lesson, self.bar, self.save = lesson, bar, save
+
+    def _on_step(self) -> bool:
+        step = self.locals
+        observations = self.model._last_obs
+        assert isinstance(observations, np.ndarray)
+        self.lesson.recording.add(step["actions"], step["scores"], observations, step["rewards"], step["dones"])
+        self.bar.advance(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_start(self) -> None:
+        every = self.lesson.config.evaluation.curve_every_steps
+        if every and self.model.num_timesteps >= self.lesson.next_curve:
+            episodes = self.lesson.config.evaluation.curve_episodes
+            self.bar.say(f"plays {episodes} game{'s' * (episodes != 1)} for its curve")
+            self.lesson.score()
+            self.lesson.next_curve += every
+        self.save()

@@ -1,0 +1,186 @@
+"""What a distillation will take: time from speeds that were seen, memory, disk; and what it would be refused for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from polydistill.config.plain_yaml import dump_yaml, to_mapping
+from polydistill.disk import require_room
+from polydistill.runs.checkpoint import Checkpoints
+from polydistill.runs.lock import require_unlocked
+from polydistill.runs.speeds import recall, remember
+from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.recording import recorded_bytes
+from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.domain import require_same_teacher
+from polydistill_agents.lineage.rates import Rates, measure_rates
+from polydistill_agents.networks.nature import count_parameters
+from polydistill_agents.teachers import Teacher
+
+ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
+ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
+# of the largest network in batches of 128, bfloat16 and two threads, from RESULTS.md
+ZEN = (Rates(environment=4_880, labels=4_957, training=3_815), "two cores of an AMD EPYC (Zen 4)")
+STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
+
+
+def disk_bytes(config: AtariConfig, student: PolicyDistillation) -> int:
+    """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
+    written, each of weights and two moments of Adam), curves.
+    """
+    n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
+    recording = recorded_bytes(config.play.steps, n_actions)
+    checkpoint = 3 * 4 * count_parameters(student.student)
+    curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
+    return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
+
+
+def make_first_student(config: AtariConfig, teacher: Teacher, n_envs: int = 1) -> PolicyDistillation:
+    """The student of generation 1, with so many games: one is enough to count what it takes, and is there at once."""
+    few = dataclasses.replace(config, play=dataclasses.replace(config.play, n_envs=n_envs))
+    return make_student(few, teacher, make_env(few, teacher, generation=1), generation=1)
+
+
+def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+    """Say what the run takes in its folder ``out``.
+
+    Raises:
+        UserError: there is no room for it.
+    """
+    require_room(out, disk_bytes(config, make_first_student(config, teacher)))
+
+
+def check_run(config: AtariConfig, student: PolicyDistillation, out: Path) -> None:
+    """Refuse what the run would refuse before its first step; writes nothing.
+
+    Args:
+        config: resolved.
+        student: of generation 1, with its teacher.
+        out: the run folder, not of a finished run.
+
+    Raises:
+        UserError: as the run would.
+    """
+    require_unlocked(out)
+    require_room(out, disk_bytes(config, student), quiet=True)
+    if student.teacher is not None:
+        require_same_start(config, student.teacher, out)
+
+
+def require_same_start(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+    """Look whether ``teacher`` is the one that the run in ``out`` began with, if there is one; writes nothing.
+
+    Raises:
+        UserError: it is another one, or no checkpoint is good.
+    """
+    saved = Checkpoints(out / "checkpoints", kind="atari").latest(tidy=False)
+    if saved is not None and saved["state"]["done"]:
+        require_same_teacher(config, teacher, saved["state"]["done"][0]["summary"]["sha256"])
+
+
+def format_plan(config: AtariConfig, student: PolicyDistillation, out: Path, *, measure: bool = False) -> str:
+    """The config, then what it costs. Writes nothing.
+
+    Args:
+        config: resolved.
+        student: of generation 1, with its teacher and games. Changed by measuring.
+        out: the run folder, for the text.
+        measure: the speed of this machine, in a few seconds; otherwise it is what is remembered, or what another had.
+    """
+    generations, steps = config.lineage.generations, config.play.steps
+    samples = int(steps * config.student.samples_per_step)
+    curve_points = -(-steps // config.evaluation.curve_every_steps) if config.evaluation.curve_every_steps else 0
+    games = (
+        generations + 1
+    ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
+    speed = _measured(config, student) if measure else _remembered(config)
+    stack, height, width = student.observation_space.shape  # type: ignore[misc]
+    n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
+    capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
+    replay = FrameReplay(capacity, config.play.n_envs, stack, (height, width), n_actions, "meta")
+    lines = [
+        dump_yaml(to_mapping(config)),
+        f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "
+        f"{samples:,} samples each; student of {count_parameters(student.student):,} parameters",
+        speed.whose,
+        f"time: about {_duration(generations * samples / speed.samples)} of learning, and "
+        f"{_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
+        f"memory: {replay.n_bytes / 2**30:.2f} GiB of replay on {config.device}, beside about 1 GiB of libraries",
+        f"disk: about {disk_bytes(config, student) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
+        f"{'s' * (generations > 1)}",
+    ]
+    return "\n".join(lines)
+
+
+class _Speed(NamedTuple):
+    """Samples and games per second, whose they are, and what the games assume."""
+
+    samples: float
+    games: float
+    whose: str
+    note: str = ""
+
+
+def _from_rates(config: AtariConfig, rates: Rates, where: str) -> _Speed:
+    per_step = 1 / rates.environment + 2 / rates.labels
+    return _Speed(
+        samples=rates.loop_bound(1 / config.student.samples_per_step),
+        games=1 / (STEPS_PER_GAME * per_step),
+        whose=f"{where}: {rates.environment:,.0f} steps/s of the emulator, {rates.labels:,.0f} labels/s, "
+        f"{rates.training:,.0f} samples/s of training",
+        note=f", if one lasts {STEPS_PER_GAME:,} steps",
+    )
+
+
+def _measured(config: AtariConfig, student: PolicyDistillation) -> _Speed:
+    rates = measure_rates(student, cast(AtariVecEnv, student.get_env()), seconds=2.0)
+    return _from_rates(config, rates, "measured here")
+
+
+def _remembered(config: AtariConfig) -> _Speed:
+    """That of the last such run here, or of one elsewhere."""
+    samples, games = recall(_learning(config)), recall(_games(config))
+    if samples is not None and games is not None:
+        whose = f"an earlier run here: {samples:,.0f} samples/s with their play, {games * 60:.1f} games per minute"
+        return _Speed(samples, games, whose)
+    rates, machine = ZEN
+    return _from_rates(config, rates, f"on {machine}, the largest network (--dry_run_measure measures this machine)")
+
+
+def _learning(config: AtariConfig) -> dict[str, Any]:
+    """What the speed of learning depends on."""
+    machine = {name: getattr(config, name) for name in ("device", "threads", "precision")}
+    names = ("size", "objective", "batch_size", "samples_per_step")
+    student = {name: getattr(config.student, name) for name in names}
+    return {"kind": "atari", "n_envs": config.play.n_envs, **machine, **student}
+
+
+def _games(config: AtariConfig) -> dict[str, Any]:
+    """What the length of games that are scored depends on."""
+    machine = {name: getattr(config, name) for name in ("device", "threads", "game")}
+    return {"kind": "atari games", "protocol": config.evaluation.protocol, **machine}
+
+
+def remember_speed(config: AtariConfig, summary: Mapping[str, Any]) -> None:
+    """Note the speed of a finished run, for the plans of later ones."""
+    learning = summary["throughput"].get("generation_1_train_samples_per_second")
+    scoring = summary["seconds"][0]  # the teacher does nothing but play its games
+    if learning and scoring:
+        remember(_learning(config), learning)
+        remember(_games(config), config.evaluation.episodes / scoring)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,1 @@
+"""The networks of agents: what gives scores of actions."""

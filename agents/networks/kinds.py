@@ -1,0 +1,15 @@
+"""What gives scores of actions, and the kinds of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stable_baselines3.dqn.policies import QNetwork
+from torch import Tensor
+
+from polydistill_agents.networks.normalized import Normalized
+from polydistill_agents.networks.quantiles import QuantileNetwork
+
+SCORE_KINDS = ("q_values", "logits")
+ScoreFunction = Callable[[Tensor], Tensor]  # observations of any kind to ``(batch, actions)``
+ScoreNetwork = QNetwork | QuantileNetwork | Normalized  # what a file holds

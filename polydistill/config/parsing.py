@@ -1,0 +1,369 @@
+"""One form for every script: a YAML file and the command line give a frozen dataclass; every error is one line.
+
+A config is a frozen dataclass, perhaps of further ones ("groups", one level of dots each), whose fields are plain:
+str, int, float, bool, None, ``Literal``, and tuples, lists and unions of these. Nothing in a file or on the command
+line can name code. Values come in this order, later over earlier: the dataclass's defaults, the file of ``--config``,
+the command line. jsonargparse checks the types and prints the help; it is given one flat argument per field, since its
+own nested arguments read ``--group X`` as "load the file X".
+
+Contract: an error of the user's is a :class:`~polydistill.errors.UserError`, shown as ``error: ...`` on one line, with
+exit code 2. jsonargparse is imported when something is parsed, not before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
+
+from polydistill.config.fields import describe, near_choice
+from polydistill.config.help_text import fold_description
+from polydistill.config.plain_yaml import dump_yaml, load_yaml, parse_value, to_mapping
+from polydistill.errors import UserError, exit_with_error, suggest
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+Config = TypeVar("Config")
+
+VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
+SWITCHES = {
+    "dry_run": "print what would run and what it takes, refuse what the run would refuse, and write nothing",
+    "dry_run_measure": "the same, with the speed of this machine measured now instead of remembered",
+    "wide": "show every column of the table at the end",
+    "doctor": "before each lesson, say what is wrong in its set-up, and stop if something is",
+    "print_config": "print the resolved config as YAML, and run nothing",
+    "help": "print this help",
+}
+
+
+class Parsed(NamedTuple, Generic[Config]):
+    """What the command line asks for.
+
+    Args:
+        config: of the run, auto and 0 not yet resolved.
+        out: the run folder.
+        dry_run: print the plan only.
+        doctor: ask the doctor before each lesson.
+        measure: the speed of the machine, for the plan.
+        wide: show every column of the table.
+    """
+
+    config: Config
+    out: Path
+    dry_run: bool
+    doctor: bool = False
+    measure: bool = False
+    wide: bool = False
+
+
+class Field(NamedTuple):
+    """One plain field of a config. ``default`` is ``dataclasses.MISSING`` where the user must say."""
+
+    annotation: Any
+    default: Any
+    help: str
+
+
+def parse(
+    config_class: type[Config],
+    argv: list[str] | None = None,
+    *,
+    program: str,
+    description: str,
+    default_name: str | None,
+    default_config: str | None = None,
+    first_word: str | None = None,
+    distils: bool = False,
+) -> Parsed[Config]:
+    """The config, the run folder and the switches that a command line asks for.
+
+    Args:
+        config_class: frozen dataclass; ranges are checked in its ``__post_init__``, which raises ValueError.
+        argv: the words after the script's name; None: those of this process.
+        program: the script's name, for ``--help``.
+        description: what the script does, for ``--help``.
+        default_name: name of the run folder under ``runs/`` where there is no ``--config``; None: the script writes
+            no run folder, and has neither ``--out`` nor ``--dry_run``.
+        default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
+        first_word: field that a first word without a flag stands for, as in ``evaluate_agent.py FILE --game pong``.
+        distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
+
+    Returns:
+        what is asked for; ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
+
+    Raises:
+        SystemExit: code 2 after one line ``error: ...``; code 0 after ``--help`` and ``--print_config``.
+        TypeError: a field of ``config_class`` is not plain, or has the name of a flag. The programmer's error.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Demo:
+        ...     steps: int = 10
+        >>> parse(Demo, ["--steps", "1e5"], program="demo.py", description="A demo.", default_name="demo").config
+        Demo(steps=100000)
+    """
+    fields = dict(_plain_fields(config_class))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if first_word is not None and words and not words[0].startswith("-"):
+        words[:1] = [f"--{first_word}", words[0]]
+    own_flags, own_switches = dict(VALUE_FLAGS), dict(SWITCHES)
+    if default_name is None:
+        del own_flags["out"], own_switches["dry_run"]
+    if not distils:
+        for name in ("doctor", "dry_run_measure", "wide"):
+            del own_switches[name]
+    try:
+        flags, switches = _split_words(words, fields, own_flags, own_switches)
+        out = flags.pop("out", "")
+        default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
+        file = flags.pop("config", default_config)
+        texts = {name: text.format(default_out) for name, text in own_flags.items()}
+        parser = _make_parser(fields, program, description, texts, own_switches)
+        if "help" in switches:  # before the file is read: help is wanted most where that fails
+            parser.print_help()
+            raise SystemExit(0)
+        values = {} if file is None else _read_values(file, fields, parser)
+        values |= {key: _checked(parser, key, fields[key].annotation, text, "--") for key, text in flags.items()}
+        config = _build(config_class, fields, values)
+    except UserError as error:
+        exit_with_error(error)
+    if "print_config" in switches:
+        print(dump_yaml(to_mapping(config)), end="")
+        raise SystemExit(0)
+    measure = "dry_run_measure" in switches
+    return Parsed(
+        config=config,
+        out=Path(out) if out else default_out,
+        dry_run="dry_run" in switches or measure,
+        doctor="doctor" in switches,
+        measure=measure,
+        wide="wide" in switches,
+    )
+
+
+# ---- fields, words, values -------------------------------------------------------------------------------------
+
+
+def _plain_fields(config_class: type, prefix: str = "", instance: Any = None) -> Iterator[tuple[str, Field]]:
+    """``(dotted name, field)`` of every plain field, groups opened."""
+    hints, helps = typing.get_type_hints(config_class), _argument_helps(config_class.__doc__ or "")
+    for field in dataclasses.fields(config_class):
+        annotation, name = hints[field.name], prefix + field.name
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if instance is not None:
+            default = getattr(instance, field.name)
+        if dataclasses.is_dataclass(annotation):
+            group = None if default is dataclasses.MISSING else default
+            yield from _plain_fields(typing.cast(type, annotation), f"{name}.", group)
+        elif not _is_plain(annotation) or name in {*VALUE_FLAGS, *SWITCHES}:
+            raise TypeError(f"{config_class.__name__}.{field.name}: {annotation} cannot be a field of a config")
+        else:
+            yield name, Field(annotation, default, helps.get(field.name, ""))
+
+
+def _is_plain(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in {tuple, list, Union, types.UnionType}:
+        return all(_is_plain(inner) for inner in typing.get_args(annotation) if inner is not ...)
+    return annotation in {str, int, float, bool, type(None)} or typing.get_origin(annotation) is Literal
+
+
+def _argument_helps(docstring: str) -> dict[str, str]:
+    """The texts under ``Args:`` in a docstring, by name."""
+    section = re.search(r"^ *Args:\n(.*?)(?=\n\s*\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    helps: dict[str, str] = {}
+    indent = name = ""
+    for line in section.group(1).splitlines() if section else ():
+        entry = re.match(r"( *)(\w+): (.*)", line)
+        if entry and (not indent or entry.group(1) == indent):
+            indent, name = entry.group(1), entry.group(2)
+            helps[name] = entry.group(3).strip()
+        elif name:
+            helps[name] += " " + line.strip()
+    return {name: text.strip() for name, text in helps.items()}
+
+
+def _split_words(
+    words: list[str], fields: Mapping[str, Field], own_flags: Iterable[str], own_switches: Iterable[str]
+) -> tuple[dict[str, str], set[str]]:
+    """The value of every flag, and the switches. Done here: argparse abbreviates, and takes -1e5 for a flag."""
+    flags: dict[str, str] = {}
+    switches: set[str] = set()
+    rest = iter(words)
+    for word in rest:
+        if word == "-h":
+            word = "--help"
+        if not word.startswith("--"):
+            raise UserError(f"unexpected word {word!r}: values follow a flag, like --out FOLDER")
+        name, equals, value = word[2:].partition("=")
+        if name in own_switches and not equals:
+            switches.add(name)
+            continue
+        if name not in fields and name not in own_flags:
+            raise UserError(_unknown(name, fields, "--", [*own_flags, *own_switches]))
+        if not equals:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"--{name} needs a value")
+        flags[name] = value
+    return flags, switches
+
+
+def _unknown(name: str, fields: Mapping[str, Field], dashes: str = "", own: Iterable[str] = ()) -> str:
+    """What is wrong with a key that is none of the fields."""
+    members = [key for key in fields if key.startswith(f"{name}.")]
+    if members:
+        return f"{dashes}{name} is a group: set its fields, like {dashes}{members[0]}"
+    if name in own:
+        return f"{dashes}{name} takes no value"
+    known = [*fields, *own]
+    hint = suggest(name, known)
+    if not hint:  # the field's own name without, or with another, group
+        own_names = {key.rpartition(".")[2]: key for key in known}
+        near = difflib.get_close_matches(name.rpartition(".")[2], own_names, n=1)
+        hint = f"; did you mean {own_names[near[0]]}?" if near else ""
+    return f"unknown {'flag' if dashes else 'key'} {dashes}{name}{hint.replace('mean ', f'mean {dashes}')}"
+
+
+def _read_values(file: str, fields: Mapping[str, Field], parser: ArgumentParser) -> dict[str, Any]:
+    """``dotted name: value`` from a YAML file, each of its field's type."""
+    values: dict[str, Any] = {}
+    for key, value in _leaves(load_yaml(Path(file)), fields):
+        if key not in fields:
+            raise UserError(f"{file}: {_unknown(key, fields)}")
+        if key in values:
+            raise UserError(f"{file}: the key {key} is there twice")
+        values[key] = _checked(parser, key, fields[key].annotation, value, f"{file}: ")
+    return values
+
+
+def _leaves(mapping: Mapping[Any, Any], fields: Mapping[str, Field], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Like :func:`flatten`, but opens groups only: under any other key a mapping is a wrong value."""
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and any(field.startswith(f"{name}.") for field in fields):
+            yield from _leaves(value, fields, f"{name}.")
+        else:
+            yield name, value
+
+
+def _make_parser(
+    fields: Mapping[str, Field], program: str, description: str, flags: Mapping[str, str], switches: Mapping[str, str]
+) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the commands of the description, and fits it to the terminal."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return fold_description(text, width)
+
+    parser = ArgumentParser(
+        prog=program,
+        usage=f"python scripts/{program} [--flag value ...]",
+        description=description,
+        formatter_class=Formatter,
+        exit_on_error=False,
+        print_config=None,
+    )
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text)
+    for name, text in switches.items():
+        if name != "help":  # the parser has its own
+            parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+    sections: dict[str, Any] = {}
+    for name, field in fields.items():
+        default = None if field.default is dataclasses.MISSING else field.default
+        group = name.rpartition(".")[0]
+        if group not in sections:
+            sections[group] = parser.add_argument_group(group or "run")
+        sections[group].add_argument(f"--{name}", type=field.annotation, default=default, help=field.help or None)
+    return parser
+
+
+def _checked(parser: ArgumentParser, name: str, annotation: Any, given: Any, where: str) -> Any:
+    """The given value (text from the command line, anything from a file) as a value of the field's type."""
+    from jsonargparse import ArgumentError
+
+    wrong = UserError(f"{where}{name} must be {describe(annotation)}, got {given!r}{near_choice(annotation, given)}")
+    try:
+        if where == "--":
+            value = parser.parse_args([f"--{name}={_whole_text(annotation, given)}"])[name]
+        else:
+            nested = _whole(annotation, given)
+            for part in reversed(name.split(".")):
+                nested = {part: nested}
+            value = parser.parse_object(nested)[name]
+    except (ArgumentError, RecursionError):
+        raise wrong from None
+    if value is None and not _allows_none(annotation):  # jsonargparse takes null for any type
+        raise wrong
+    numbers = value if isinstance(value, tuple | list) else [value]
+    if any(isinstance(number, float) and math.isnan(number) for number in numbers):
+        raise wrong  # it would pass every check of a range
+    return value
+
+
+def _whole(annotation: Any, value: Any) -> Any:
+    """The value with 1e5 turned into 100000 wherever the field wants an int and no float."""
+    if isinstance(value, list):
+        inner = [arg for arg in typing.get_args(annotation) if arg is not ...]
+        if len(inner) == len(value) and len(inner) > 1:
+            return [_whole(arg, item) for arg, item in zip(inner, value, strict=True)]
+        return [_whole(inner[0], item) if inner else item for item in value]
+    wanted = {annotation, *typing.get_args(annotation)}
+    if isinstance(value, float) and value.is_integer() and int in wanted and float not in wanted:
+        return int(value)
+    return value
+
+
+def _whole_text(annotation: Any, text: str) -> str:
+    """:func:`_whole` for text from the command line; text that changes nothing is passed on as it is."""
+    if annotation is str or str in typing.get_args(annotation):
+        return text
+    with contextlib.suppress(ValueError):
+        value = parse_value(text)
+        whole = _whole(annotation, value)
+        if repr(whole) != repr(value):
+            return json.dumps(whole)
+    return text
+
+
+def _allows_none(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in {Union, types.UnionType}:
+        return any(map(_allows_none, typing.get_args(annotation)))
+    return annotation is type(None) or (
+        typing.get_origin(annotation) is Literal and None in typing.get_args(annotation)
+    )
+
+
+def _build(
+    config_class: type[Config], fields: Mapping[str, Field], values: Mapping[str, Any], prefix: str = ""
+) -> Config:
+    """The dataclass, groups first; a ValueError from ``__post_init__`` is the user's."""
+    hints = typing.get_type_hints(config_class)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        name, annotation = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(annotation):
+            arguments[field.name] = _build(typing.cast(type, annotation), fields, values, f"{name}.")
+        elif name in values:
+            arguments[field.name] = values[name]
+        elif fields[name].default is dataclasses.MISSING:
+            raise UserError(f"--{name} is needed: there is no default")
+        else:
+            arguments[field.name] = fields[name].default
+    try:
+        return config_class(**arguments)
+    except ValueError as error:
+        raise UserError(f"{prefix.removesuffix('.') + ': ' if prefix else ''}{error}") from error

@@ -1,0 +1,1 @@
+"""What one student's training is in every world."""

@@ -1,0 +1,190 @@
+"""What a generation learns from: an objective of :mod:`polydistill.losses`, its options, and a frozen teacher.
+
+Symbols: z student scores, t teacher scores, both ``(batch, classes)``. Contract: the teacher is in evaluation mode and
+needs no gradient; an option that the objective does not take is refused, never ignored; nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from polydistill import losses
+from polydistill.learning.networks import freeze
+from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
+from polydistill.losses.options import refuse_unknown
+from polydistill.streams import derive_seed
+
+Sum = TypeVar("Sum", Tensor, float)
+
+
+class Tally(NamedTuple, Generic[Sum]):
+    """Sums over samples, of which a report makes means."""
+
+    samples: Sum
+    correct: Sum
+    agreed: Sum  # the student chooses what the teacher does
+    diagnosed: Sum  # samples that have the following
+    label_share: Sum
+    largest_weight: Sum  # of cwtm, in the sample's batch, and the next
+    effective_share: Sum
+
+
+class Lesson:
+    """An objective with all that it needs besides the student's scores.
+
+    Args:
+        objective: name in ``polydistill.losses.OBJECTIVES``, or a function of one's own, see
+            :func:`polydistill.losses.as_objective`.
+        teacher: frozen here: evaluation mode, no gradients; None for an objective of labels alone.
+        seed: root of the random streams (permutations).
+        generation: of the student.
+        options: of the objective, see :func:`check_options`.
+        classes: how many there are, for an objective that permutes them.
+        group: of the processes that share a batch; None: there is one.
+        ignore_index: label of samples that count for nothing; None: all count.
+
+    Attributes:
+        objective: its name.
+
+    Raises:
+        ValueError: an option that the objective does not take, or no teacher where it needs one.
+    """
+
+    def __init__(
+        self,
+        objective: str | Callable[..., Tensor],
+        teacher: nn.Module | None = None,
+        *,
+        seed: int = 0,
+        generation: int = 0,
+        options: Mapping[str, Any] | None = None,
+        classes: int | None = None,
+        group: dist.ProcessGroup | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        self.classes, self.group = classes, group
+        self._function = as_objective(objective)
+        self.objective, self.teacher, self.seed, self.generation = self._function.name, teacher, seed, generation
+        if teacher is None and "teacher" in self._function.takes:
+            raise ValueError(f"objective {self.objective} needs a teacher, and there is none")
+        if isinstance(objective, str):
+            check_options(objective, options or {})
+        if self._function.needs_permutation and classes is None:
+            raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
+        self._options = dict(options or {})
+        self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
+        if self._function.tempered:  # the default of these is for Q-values; a classifier's scores are logits
+            self._options.setdefault("temperature", 1.0)
+        if self._function.batch_coupled:
+            self._options["group"] = group
+        if ignore_index is not None:
+            self._options["ignore_index"] = ignore_index
+        if teacher is not None:
+            freeze(teacher)
+
+    def __call__(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, permutation: Tensor | None) -> Tensor:
+        """The loss per sample, ``(batch,)``; see the objective for arguments and errors."""
+        options = self._options if permutation is None else {**self._options, "permutation": permutation}
+        return self._function(scores, teacher, labels, **options)
+
+    def draw_permutation(self, ids: Tensor, step: int) -> Tensor | None:
+        """What an objective that permutes classes does with a batch; None for any other.
+
+        Args:
+            ids: ``(batch,)`` int64, which training samples these are; each once, since samples with the same number
+                are permuted alike.
+            step: updates before this one.
+
+        Returns:
+            ``(batch, classes - 1)`` int64, made on the device of ``ids``: a function of (seed, generation, step, id),
+            or, where permutations are fixed, of (seed, generation, id).
+        """
+        if not self._function.needs_permutation or self.classes is None:
+            return None
+        stream = "permutation" if self._permutation == "fixed" else f"permutation, step {step}"
+        return fix_permutation(ids, self.classes, seed=derive_seed(self.seed, stream, self.generation))
+
+    def tally(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
+        """Sums over this process's part of a batch, a :class:`Tally` in one float64 tensor, for :meth:`summarize`.
+
+        Args:
+            scores: of the student, detached.
+            teacher: scores, or None.
+            labels: ``(batch,)`` int64.
+            diagnose: also the gradient's shares and, for cwtm, the weights of the samples in the whole batch, which
+                cost more; every process must have a sample, and with a group two small messages are sent.
+        """
+        sums = torch.zeros(len(Tally._fields), dtype=torch.float64, device=scores.device)
+        tally = Tally(*sums.unbind())
+        guesses = scores.argmax(dim=1)
+        tally.samples.fill_(len(labels))  # a number assigned would be copied from the host, which no graph records
+        tally.correct.copy_((guesses == labels).sum())
+        if teacher is None:
+            return sums
+        tally.agreed.copy_((guesses == teacher.argmax(dim=1)).sum())
+        if diagnose:
+            tally.diagnosed.fill_(len(labels))
+            tally.label_share.copy_(gradient_shares(scores, teacher, labels).label_share.double().sum())
+            if self.objective == "cwtm":
+                largest, effective = self._measure_weights(teacher)
+                tally.largest_weight.copy_(len(labels) * largest)
+                tally.effective_share.copy_(len(labels) * effective)
+        return sums
+
+    def _measure_weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``()`` float64."""
+        confidence = teacher.double().softmax(dim=1).amax(dim=1)
+        largest = confidence.max()
+        sums = torch.stack([torch.ones_like(confidence), confidence, confidence.square()]).sum(dim=1)
+        if self.group is not None:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
+            dist.all_reduce(sums, group=self.group)
+        samples, total, squares = sums.unbind()
+        return largest * samples / total, total.square() / (samples * squares)
+
+    def summarize(self, sums: list[float]) -> dict[str, float]:
+        """TensorBoard tag -> mean, from summed tallies.
+
+        ``train/agreement`` is the share of training images for which student and teacher choose the same class;
+        ``distill/label_share`` says how much of the gradient of cross-entropy with the teacher is the label's (the
+        rest is dark knowledge). For cwtm, ``distill/largest_weight`` is the largest weight of a sample in its batch
+        (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that
+        counts.
+        """
+        tally = Tally(*sums)
+        values = {"train/accuracy": tally.correct / tally.samples}
+        if self.teacher is None:
+            return values
+        values["train/agreement"] = tally.agreed / tally.samples
+        if tally.diagnosed:
+            values["distill/label_share"] = tally.label_share / tally.diagnosed
+            if self.objective == "cwtm":
+                values["distill/largest_weight"] = tally.largest_weight / tally.diagnosed
+                values["distill/effective_share"] = tally.effective_share / tally.diagnosed
+        return values
+
+
+def check_options(objective: str, options: Mapping[str, object]) -> None:
+    """Refuse options that ``objective`` does not take, and values that are out of range.
+
+    Args:
+        objective: name in ``polydistill.losses.OBJECTIVES``.
+        options: its numbers, see :attr:`polydistill.losses.Objective.options`, and for one that permutes classes
+            ``permutation``: "fresh" in every step, or "fixed" for each sample.
+
+    Raises:
+        ValueError: naming the option, and those that there are.
+        TypeError: a value that is no number.
+    """
+    numbers = dict(options)
+    if get_objective(objective).needs_permutation:
+        permutation = numbers.pop("permutation", "fresh")
+        refuse_unknown(objective, numbers, {"permutation": None})
+        if permutation not in ("fresh", "fixed"):
+            raise ValueError(f"permutation must be fresh or fixed, got {permutation!r}")
+    losses.check_options(objective, **numbers)

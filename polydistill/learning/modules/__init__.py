@@ -1,0 +1,1 @@
+"""A lineage of one's own model and data: any module, any batches."""

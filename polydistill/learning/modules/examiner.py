@@ -1,0 +1,107 @@
+"""What is reported of each generation of one's own modules, and of ensembles of them.
+
+Contract: each member predicts the test batches once; everything else is computed from its scores. Test batches that are
+shuffled by a seeded generator come in one order for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
+from polydistill.learning.modules.batches import device_of, no_autocast, read_batch, score
+from polydistill.learning.modules.seeding import seeded
+from polydistill.learning.modules.trial import check_labels
+from polydistill.streams import derive_seed
+
+
+class ModuleExaminer:
+    """Looks at the members of one lineage.
+
+    Args:
+        test: batches, see :class:`~polydistill.learning.modules.domain.ModuleDomain`.
+        seed: of the domain.
+        ignore_index: label of positions that do not count; None: all do.
+
+    Attributes:
+        members: generation -> module, of all that there are.
+    """
+
+    def __init__(self, test: Iterable[Any], seed: int, ignore_index: int | None) -> None:
+        self.test, self.seed, self.ignore_index = test, seed, ignore_index
+        self.members: dict[int, nn.Module] = {}
+        self._scores: dict[int, Tensor] = {}
+        self._labels: Tensor | None = None
+
+    def report(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
+        """The metrics of a generation, alone and beside its teacher.
+
+        Raises:
+            ValueError: the test batches are others than before, a label is no class, or none counts.
+            FloatingPointError: scores or metrics are not finite.
+        """
+        self._scores.pop(generation, None)
+        self.members[generation] = member
+        if teacher is not None and self.members.get(generation - 1) is not teacher:
+            self._scores.pop(generation - 1, None)
+            self.members[generation - 1] = teacher
+        return self._measure([generation], None if teacher is None else generation - 1)
+
+    def ensemble(self, members: Sequence[int]) -> dict[str, Any]:
+        """The metrics of the mean probability, see :meth:`~polydistill.learning.modules.domain.ModuleDomain.ensemble`.
+
+        Raises:
+            ValueError: fewer than two members, one twice, or one that there is not.
+        """
+        there = sorted(self.members)
+        if len(members) < 2 or len(set(members)) != len(members) or not set(members) <= set(there):
+            raise ValueError(
+                f"an ensemble has at least 2 members, each once, of the generations {there} evaluated so far; "
+                f"got {list(members)}"
+            )
+        return self._measure(members, min(members) - 1 if min(members) else None)
+
+    def _measure(self, members: Sequence[int], reference: int | None) -> dict[str, Any]:
+        scores = [self._scores_of(member) for member in members]
+        logits = scores[0] if len(scores) == 1 else ensemble_logits(scores)
+        assert self._labels is not None
+        metrics: dict[str, Any] = {f"test_{name}": value for name, value in measure(logits, self._labels).items()}
+        metrics |= {"agreement": None, "kl": None}
+        if reference is not None:
+            metrics |= compare(logits, self._scores_of(reference).to(logits.dtype))
+        require_finite_metrics(metrics, "generation " + " and ".join(map(str, members)))
+        return metrics
+
+    def _scores_of(self, generation: int) -> Tensor:
+        """``(positions, classes)`` float32 scores of the test positions that count."""
+        if generation in self._scores:
+            return self._scores[generation]
+        scores, labels = self._predict(self.members[generation])
+        wrong = len(scores) - int(scores.isfinite().all(dim=1).sum())
+        if wrong:
+            raise FloatingPointError(
+                f"the scores of generation {generation} on the test batches are not finite for {wrong:,} of "
+                f"{len(scores):,}"
+            )
+        if self._labels is not None and not torch.equal(labels, self._labels):
+            raise ValueError("the labels of `test` differ from one generation to the next: it must not be shuffled")
+        self._scores[generation], self._labels = scores, labels
+        return scores
+
+    def _predict(self, member: nn.Module) -> tuple[Tensor, Tensor]:
+        parts: list[tuple[Tensor, Tensor]] = []
+        with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member), no_autocast(member):
+            for given in self.test:
+                batch = read_batch(given).to(device_of(member))
+                found = score(member, batch).float()
+                check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `test`", self.ignore_index)
+                counted = slice(None) if self.ignore_index is None else batch.labels != self.ignore_index
+                parts.append((found[counted], batch.labels[counted]))
+        if not sum(len(labels) for _, labels in parts):
+            raise ValueError("`test` holds no batches, or no label that counts")
+        scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return scores, labels

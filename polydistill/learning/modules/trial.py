@@ -1,0 +1,166 @@
+"""One batch through everything, before the first step: what would fail after hours fails now, in one line.
+
+Contract: weights, statistics and modes of the modules stay as they are; the caller sees to the random numbers. Waits
+for the device.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.measures import evaluation_mode
+from polydistill.learning.modules.batches import Batch, device_of, read_batch, score
+from polydistill.losses.checks import describe
+
+_OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def check_batches(batches: Any, name: str) -> None:
+    """Refuse what cannot be iterated once per epoch, as far as that shows without iterating.
+
+    Raises:
+        TypeError: it is not iterable.
+        ValueError: it is empty, or an iterator, which is used up after the first epoch.
+    """
+    if isinstance(batches, str | bytes) or (not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__")):
+        raise TypeError(f"`{name}` must be iterable, like a list of batches or a DataLoader, got {describe(batches)}")
+    if hasattr(batches, "__next__"):
+        raise ValueError(
+            f"`{name}` must be iterable once per epoch, like a list or a DataLoader; an iterator or generator is empty "
+            "after the first"
+        )
+    try:
+        empty = len(batches) == 0
+    except TypeError:  # an iterable data set has no length
+        return
+    if empty:
+        raise ValueError(f"`{name}` holds no batches")
+
+
+def take_first(batches: Any, name: str) -> Any:
+    """The first batch.
+
+    Raises:
+        ValueError: there is none, or none a second time.
+    """
+    nothing = object()
+    first = next(iter(batches), nothing)
+    if first is nothing:
+        raise ValueError(f"`{name}` holds no batches")
+    if not isinstance(batches, DataLoader | Sequence) and next(iter(batches), nothing) is nothing:
+        raise ValueError(f"`{name}` is empty the second time: it must be iterable once per epoch, like a list")
+    return first
+
+
+def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None) -> tuple[Tensor, Batch]:
+    """The scores of a batch in evaluation mode, and the batch, after a look at both.
+
+    Args:
+        module: any.
+        batch: as it comes from ``name``.
+        whose: the module's, in errors.
+        name: where the batch comes from, in errors.
+        ignore_index: label that may be out of range.
+
+    Raises:
+        TypeError: see :mod:`polydistill.learning.modules.batches`.
+        ValueError: shapes do not fit, there is one class, or a label is out of range.
+    """
+    read = read_batch(batch).to(device_of(module))
+    with evaluation_mode(module):
+        try:
+            scores = score(module, read).float()
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{whose}, the first batch of `{name}`: {error}") from error
+    if scores.shape[1] < 2:
+        raise ValueError(f"{whose} gives one score per sample: a classifier gives one for each class, two at least")
+    check_labels(read.labels, scores.shape[1], f"the first batch of `{name}`", ignore_index)
+    if ignore_index is not None and len(read.labels) and bool((read.labels == ignore_index).all()):
+        raise ValueError(f"every label in the first batch of `{name}` is {ignore_index}, which is ignored")
+    return scores, read
+
+
+def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:
+    """Refuse a label that is no class.
+
+    Raises:
+        ValueError: naming it.
+    """
+    values = (labels if labels.device.type == "cpu" else labels.cpu()).numpy()
+    wrong = values[((values < 0) | (values >= classes)) & (values != (0 if ignore_index is None else ignore_index))]
+    if wrong.size:
+        besides = "" if ignore_index is None else f", or {ignore_index} to be ignored"
+        raise ValueError(f"labels must be from 0 to {classes - 1}{besides}; {where} has {wrong[0]}")
+
+
+def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | None) -> None:
+    """Refuse a label that is no class in any batch of a list or tuple, which costs no loading.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for number, batch in enumerate(batches if isinstance(batches, list | tuple) else ()):
+        check_labels(read_batch(batch).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
+
+
+def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
+    """Refuse an optimiser that would move nothing of the module.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: no parameter of the module learns, or the optimiser has none of them.
+    """
+    own = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    if not own:
+        raise ValueError(f"{whose} has no parameter that learns (requires_grad)")
+    made = optimizer(module.parameters())
+    groups = getattr(made, "param_groups", None)
+    if not isinstance(groups, list) or not hasattr(made, "step"):
+        raise TypeError(f"`optimizer` must make a torch optimiser from parameters, it made {describe(made)}")
+    if inspect.signature(made.step).parameters.get("closure", _OPTIONAL).default is inspect.Parameter.empty:
+        raise TypeError(f"`optimizer` makes a {type(made).__name__}, which asks for a closure; choose another one")
+    if not any(id(parameter) in own for group in groups for parameter in group["params"]):
+        raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")
+
+
+def try_lesson(lesson: Lesson, student: Tensor, teacher: Tensor, labels: Tensor) -> None:
+    """Refuse a loss that gives no number for each sample, or none that the student could learn from.
+
+    Args:
+        lesson: of the first student.
+        student: ``(positions, classes)`` scores.
+        teacher: the same.
+        labels: ``(positions,)`` int64, at least one that counts.
+
+    Raises:
+        TypeError: it gives something else than floats, or fails for the way in which it is called.
+        ValueError: of another shape, or without a gradient.
+        FloatingPointError: it is not finite for finite scores.
+    """
+    name, leaf = lesson.objective, student.detach().requires_grad_()
+    permutation = lesson.draw_permutation(torch.arange(len(labels), device=labels.device), 0)
+    try:
+        with torch.enable_grad():
+            loss = lesson(leaf, teacher.detach(), labels, permutation)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith(f"objective {name} "):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"objective {name} cannot be computed of the first batch: {error}") from error
+    if not loss.requires_grad:
+        raise ValueError(f"objective {name} has no gradient: it must be computed from the student's scores by torch")
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"objective {name} has no gradient with respect to the student's scores")
+    finite = loss.isfinite().all() and gradient.isfinite().all()
+    if student.isfinite().all() and teacher.isfinite().all() and not finite:
+        raise FloatingPointError(f"objective {name} or its gradient is not finite on the first batch")

@@ -1,0 +1,132 @@
+"""Where a network that one has comes from: another module, or a file of weights for one that is built first.
+
+Contract: opening a file runs no code of the file's, and a file that does not fit is refused in one line with the names
+that are missing, unexpected or of another shape.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from polydistill.errors import UserError
+from polydistill.learning.modules.batches import float_types
+
+NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+NAMED = 3  # names in a message
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a ``.safetensors`` file, or of one that ``torch.save(module.state_dict(), path)`` wrote.
+
+    Raises:
+        UserError: it is not there, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return _find_weights(found, path)
+
+
+def fit_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], path: str | Path, what: str = "the module that build() makes"
+) -> None:
+    """Load the weights into the module.
+
+    Args:
+        module: changed in place.
+        weights: of its names and shapes.
+        path: where they come from, for the error.
+        what: the module is, for the error.
+
+    Raises:
+        UserError: names or shapes are others than the module's.
+    """
+    own = module.state_dict()
+    there = {tensor.data_ptr() for name, tensor in own.items() if name in weights} - {0}
+    missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in there]
+    shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
+    other = [f"{name} {found} for {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
+    faults = {"missing": missing, "unexpected": [name for name in weights if name not in own], "shapes": other}
+    if any(faults.values()):
+        told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
+        raise UserError(f"{path} does not fit {what}: {told}")
+    module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy of its own, without ``DistributedDataParallel`` around it.
+
+    Raises:
+        ValueError: it holds what cannot be copied.
+    """
+    if isinstance(module, DistributedDataParallel):
+        module = module.module
+    held = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    # what a forward pass has left in it, as weight norm does, torch refuses to copy with its graph
+    known: dict[int, Any] = {id(value): value.detach().clone() for value in held if not value.is_leaf}
+    try:
+        with torch.no_grad():  # TorchScript would copy with a graph
+            return copy.deepcopy(module, known)
+    except Exception as error:
+        raise ValueError(f"`teacher` cannot be copied, give the path of a file of its weights: {error}") from error
+
+
+def cast_up(module: nn.Module, batch: Any) -> nn.Module:
+    """``module``, in the float type of the inputs of ``batch`` where its own is a shorter one, as float16 is."""
+    inputs, own = float_types(batch), float_types(list(module.parameters()))
+    if inputs and own and max(dtype.itemsize for dtype in own) < min(dtype.itemsize for dtype in inputs):
+        return module.to(max(inputs, key=lambda dtype: dtype.itemsize))
+    return module
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise UserError(f"{path} is read by safetensors, which is not installed: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a foreign or damaged pickle makes of torch.load
+        raise UserError(
+            f"{path} is damaged, or holds more than weights: store them by torch.save(module.state_dict(), path)"
+        ) from error
+
+
+def _find_weights(found: Any, path: Path) -> dict[str, Tensor]:
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path} holds no weights by name: store them by torch.save(module.state_dict(), path)")
+    weights: dict[str, Tensor] = dict(found)
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _list(names: Iterable[str]) -> str:
+    first, rest = list(names)[:NAMED], len(list(names)) - NAMED
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,133 @@
+"""One update of a student, and its optimiser.
+
+Symbols: z student scores, t teacher scores, B batch of all processes together. One update is
+
+    z = student(x),  t = teacher(x),  loss = (1 / B) sum of objective(z, t, labels),  gradient, SGD
+
+Contract: the mean over the batch is taken here and nowhere else; nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.device import compile_network
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.networks import share_weights
+from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.schedules import TrainingConfig
+
+
+class Update:
+    """One update of a student: scores, objective, gradient, optimiser. For any module and any inputs.
+
+    Args:
+        student: learns; in training mode.
+        lesson: objective and teacher.
+        optimizer: of the student's parameters.
+        precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
+        processes: over which the gradient is summed.
+        compiled: run both networks through torch.compile.
+        score: the scores that a network gives for inputs; None: what it returns is the scores.
+
+    Raises:
+        RuntimeError: student and teacher are one, or share weights.
+        ValueError: they are on different devices.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        lesson: Lesson,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: str = "float32",
+        processes: Processes = ALONE,
+        compiled: bool = False,
+        score: Callable[[nn.Module, Any], Tensor] | None = None,
+    ) -> None:
+        if lesson.teacher is not None:
+            _require_apart(student, lesson.teacher)
+        self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
+        self.device = next(student.parameters()).device
+        self.precision, self._score = precision, score or _call
+        networks = [student] if lesson.teacher is None else [student, lesson.teacher]
+        forwards = [compile_network(network, self.device) if compiled else network for network in networks]
+        self._student, self._teacher = forwards[0], forwards[1] if len(forwards) > 1 else None
+
+    def __call__(
+        self, inputs: Any, labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Do it.
+
+        Args:
+            inputs: this process's part of the batch, as ``score`` takes it.
+            labels: ``(part,)`` int64.
+            n_batch: size of the whole batch, of all processes; what counts of it.
+            permutation: for an objective that wants one; see :meth:`Lesson.draw_permutation`.
+
+        Returns:
+            student scores, teacher scores (None without a teacher), both ``(part, classes)`` float32, and this
+            process's part of the mean loss, ``()``; all detached.
+        """
+        teacher_scores = self.teacher_scores(inputs)
+        with self._autocast():
+            scores = self._score(self._student, inputs)
+        scores = scores.float()
+        loss = self.lesson(scores, teacher_scores, labels, permutation).sum() / n_batch
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.sum_gradients_(self.student.parameters())
+        self.optimizer.step()
+        return scores.detach(), teacher_scores, loss.detach()
+
+    def teacher_scores(self, inputs: Any) -> Tensor | None:
+        """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad(), self._autocast():
+            return self._score(self._teacher, inputs).float()
+
+    def _autocast(self) -> torch.autocast:
+        # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:
+    """SGD as ``config`` says; its momentum is there from the start, as zeros, which the first step turns into what an
+    absent one becomes."""
+    optimizer = torch.optim.SGD(
+        student.parameters(),
+        lr=rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+        fused=True,
+    )
+    if config.momentum:
+        for parameter in student.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
+    devices = [{str(tensor.device) for tensor in _tensors(network)} for network in (student, teacher)]
+    if all(devices) and devices[0].isdisjoint(devices[1]):
+        ours, theirs = (", ".join(sorted(names)) for names in devices)
+        raise ValueError(f"the student is on {ours}, its teacher on {theirs}: they must be on the same device")
+    if share_weights(student, teacher):
+        raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
+
+
+def _call(network: nn.Module, inputs: Tensor) -> Tensor:
+    scores: Tensor = network(inputs)
+    return scores
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

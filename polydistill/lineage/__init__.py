@@ -1,0 +1,5 @@
+"""Lineages: a teacher teaches a student, which teaches the next."""
+
+from polydistill.lineage.loop import Domain, Generation, Lineage, LineageConfig, Recalling
+
+__all__ = ["Domain", "Generation", "Lineage", "LineageConfig", "Recalling"]

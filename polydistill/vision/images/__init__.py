@@ -1,0 +1,1 @@
+"""The images of CIFAR: read, held on the device, normalised and augmented."""

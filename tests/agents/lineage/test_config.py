@@ -1,0 +1,157 @@
+"""What decides a distillation is checked when it is built: a mistake is noticed before anything is played."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from polydistill.errors import UserError
+from polydistill_agents.files.sb3_zip import write_dqn_zip
+from polydistill_agents.lineage.config import (
+    AgentEvaluationConfig,
+    AtariConfig,
+    EvaluationConfig,
+    PlayConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from polydistill_agents.lineage.course import make_env, make_student, rehearse
+from polydistill_agents.lineage.domain import choose_play, open_teacher
+from polydistill_agents.networks.nature import SIZES, build_network
+from polydistill_agents.teachers import Teacher, as_teacher
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (TeacherConfig, {"epsilon": NAN}, "epsilon must be a finite number, got nan"),
+        (TeacherConfig, {"epsilon": 1.5}, "epsilon is a probability"),
+        (TeacherConfig, {"play": "samples"}, "play must be one of greedy, sample.*did you mean sample"),
+        (StudentConfig, {"temperature": 0.0}, "temperature must be positive"),
+        (StudentConfig, {"temperature": INF}, "temperature must be a finite number"),
+        (StudentConfig, {"learning_rate": NAN}, "learning_rate must be a finite number"),
+        (StudentConfig, {"learning_rate": -1e-3}, "learning_rate must be positive"),
+        (StudentConfig, {"samples_per_step": INF}, "samples_per_step must be a finite number"),
+        (StudentConfig, {"batch_size": 1.5}, "batch_size must be a whole number"),
+        (StudentConfig, {"delta": 1.0}, "policy_kl has no option delta"),
+        (StudentConfig, {"objective": "policy_huber", "delta": 0.0}, "delta"),
+        (StudentConfig, {"objective": "policy_huber", "delta": NAN}, "delta must be a finite number"),
+        (StudentConfig, {"objective": "jsd", "beta": 1.5}, "beta"),
+        (PlayConfig, {"steps": 64, "warmup_steps": 65}, "warmup_steps must lie between 0 and steps = 64"),
+        (PlayConfig, {"n_envs": 6, "replay_steps": 16, "warmup_steps": 16}, "warmup_steps = 16 never .* 12 steps"),
+        (PlayConfig, {"n_envs": True}, "n_envs must be a whole number"),
+        (EvaluationConfig, {"episodes": 0}, "episodes must be at least 1"),
+        (EvaluationConfig, {"curve_every_steps": -1}, "curve_every_steps must not be negative"),
+        (EvaluationConfig, {"play": "stochastic"}, "play must be one of protocol, greedy, sample"),
+        (EvaluationConfig, {"protocol": "zooo"}, "did you mean zoo"),
+        (AgentEvaluationConfig, {"file": "a.zip", "temperature": 0.0}, "temperature must be positive"),
+        (AgentEvaluationConfig, {"file": "a.zip", "play": "random"}, "play must be one of"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_by_name(config: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, UserError), match=message) as refused:
+        config(**options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_would_never_make_an_update_is_refused() -> None:
+    play = PlayConfig(steps=64, replay_steps=256, warmup_steps=0)
+    with pytest.raises(ValueError, match=r"play.steps = 64 at student.samples_per_step = 1 never make one update of"):
+        AtariConfig(play=play, student=StudentConfig(samples_per_step=1.0, batch_size=128))
+    AtariConfig(play=play, student=StudentConfig(samples_per_step=2.0, batch_size=128))
+
+
+def test_the_options_of_a_loss_are_reached() -> None:
+    assert StudentConfig(objective="policy_huber", delta=0.5).options() == {"delta": 0.5}
+    assert StudentConfig(objective="jsd", beta=0.25).options() == {"beta": 0.25}
+    assert StudentConfig().options() == {}
+
+
+# ------------------------------------------------------------------ one batch before the first step
+
+SMALL = AtariConfig(
+    device="cpu",
+    threads=1,
+    precision="float32",
+    student=StudentConfig(size="net3", batch_size=8),
+    play=PlayConfig(steps=64, replay_steps=64, warmup_steps=8, n_envs=2),
+)
+
+
+def make_teacher() -> Teacher:
+    torch.manual_seed(0)
+    return as_teacher(build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"]))
+
+
+def test_a_lesson_that_works_is_rehearsed_without_a_trace() -> None:
+    teacher = make_teacher()
+    before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    rehearse(SMALL, teacher)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.network.state_dict().items())
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_a_teacher_whose_scores_are_not_finite_is_refused_before_the_first_step() -> None:
+    teacher = make_teacher()
+    broken = Teacher(lambda frames: teacher(frames) + torch.where(frames.amax((1, 2, 3)) > 0, NAN, 0.0)[:, None])
+    with pytest.raises(UserError, match="the teacher's scores of the first states are not finite"):
+        rehearse(SMALL, broken)
+
+
+def test_a_first_update_that_is_not_finite_is_refused_with_what_to_change() -> None:
+    config = dataclasses.replace(SMALL, student=dataclasses.replace(SMALL.student, learning_rate=1e38))
+    with pytest.raises(UserError, match=r"the first update .* student.learning_rate = 1e\+38") as refused:
+        rehearse(config, make_teacher())
+    assert "\n" not in str(refused.value)
+
+
+def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dqn_zip(tmp_path / "a.zip", make_teacher().network)
+    asked = []
+    monkeypatch.setattr("polydistill_agents.lineage.domain.rehearse", lambda config, teacher: asked.append(config))
+    config = dataclasses.replace(SMALL, teacher=TeacherConfig(path=str(tmp_path / "a.zip")))
+    open_teacher(config)
+    assert asked == [config]
+
+
+# ------------------------------------------------------------------ greedy or sampled
+
+
+def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tmp_path: Path) -> None:
+    q_values = make_teacher()
+    logits = as_teacher(q_values.network, kind="logits")
+    zoo = dataclasses.replace(SMALL, evaluation=EvaluationConfig(protocol="zoo"))
+    assert choose_play(zoo, logits) == "sample"
+    assert choose_play(zoo, q_values) == choose_play(SMALL, logits) == "greedy"
+    write_dqn_zip(tmp_path / "student.zip", q_values.network, score_kind="logits")
+    student = dataclasses.replace(zoo, teacher=TeacherConfig(path=str(tmp_path / "student.zip")))
+    assert choose_play(student, as_teacher(tmp_path / "student.zip")) == "greedy", "rl_zoo3 sees a DQN"
+    sampled = dataclasses.replace(student, evaluation=EvaluationConfig(protocol="zoo", play="sample"))
+    assert choose_play(sampled, as_teacher(tmp_path / "student.zip")) == "sample"
+    assert choose_play(dataclasses.replace(zoo, evaluation=EvaluationConfig("zoo", play="greedy")), logits) == "greedy"
+
+
+def test_a_teacher_may_sample_while_it_plays_for_the_student() -> None:
+    play = dataclasses.replace(SMALL.teacher, play="sample", epsilon=0.0)
+    config, greedy = (dataclasses.replace(SMALL, teacher=t) for t in (play, TeacherConfig(epsilon=0.0)))
+    torn = Teacher(lambda frames: torch.tensor([0.0, 0, -9, -9, -9, 0]).expand(len(frames), 6))
+    taken: dict[str, set[int]] = {}
+    for name, settings in (("sample", config), ("greedy", greedy)):
+        env = make_env(settings, torn, 1)
+        model = make_student(settings, torn, env, 1)
+        actions: set[int] = set()
+        step = env.step
+        env.step = lambda given, step=step, actions=actions: actions.update(given.tolist()) or step(given)
+        model.learn(64)
+        taken[name] = actions
+    assert taken == {"sample": {0, 1, 5}, "greedy": {0}}

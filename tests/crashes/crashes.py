@@ -1,0 +1,219 @@
+"""Kill whole runs at random moments, and see that they end bit for bit as runs that nobody disturbed.
+
+    python tests/crashes/crashes.py              all scripts: at least 50 kills in at least 10 runs of each
+    python tests/crashes/crashes.py cifar        one of them
+
+Each case is a command, a folder and a comparison; see CASES. Runs take one thread each: there is one per core at a
+time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.crashes.killing import Command, Comparison, Tally, end_all, run_killed  # noqa: E402
+from tests.crashes.same import assert_same_run  # noqa: E402
+
+FEWEST_KILLS = 50  # of each script
+
+
+class Case(NamedTuple):
+    """What is put through it: ``runs`` times, killed ``kills`` times each.
+
+    One case of each script takes float32, and one ``auto``: bfloat16 where the processor has its instructions.
+    """
+
+    command: Command
+    compare: Comparison
+    runs: int
+    kills: int
+
+
+def cifar(*words: str) -> Callable[[Path], list[str]]:
+    """distill_cifar.py on one thread, for over a minute with its kills."""
+
+    def command(out: Path) -> list[str]:
+        script = str(ROOT / "scripts" / "distill_cifar.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        return [sys.executable, script, *fixed, *words]
+
+    return command
+
+
+def atari(*words: str) -> Callable[[Path], list[str]]:
+    """distill_atari.py on one thread, for over a minute with its kills; the teacher lies beside the run folder."""
+
+    def command(out: Path) -> list[str]:
+        teacher = out.parent / "teacher.zip"
+        if not teacher.exists():
+            write_teacher(teacher)
+        script = str(ROOT / "scripts" / "distill_atari.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        small = [
+            *("--teacher.path", str(teacher), "--play.steps", "5120", "--play.replay_steps", "2560"),
+            *("--play.warmup_steps", "800", "--play.n_envs", "8", "--student.batch_size", "32"),
+            *("--student.samples_per_step", "4", "--lineage.generations", "2", "--evaluation.episodes", "2"),
+            *("--evaluation.curve_every_steps", "3200", "--evaluation.curve_episodes", "1"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
+def write_teacher(path: Path) -> None:
+    """An untrained agent: it loses Pong quickly, so that runs are not all evaluation."""
+    import numpy as np
+    import torch
+    from gymnasium import spaces
+
+    from polydistill_agents.files.sb3_zip import write_dqn_zip
+    from polydistill_agents.networks.nature import SIZES, build_network
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    write_dqn_zip(path, build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"]))
+
+
+def assert_same_agents(expected: Path, found: Path) -> None:
+    """As :func:`assert_same_run`; of a zip, which carries the time of its writing, every tensor."""
+    import torch
+
+    from polydistill_agents.files.sb3_zip import read_agent
+
+    assert_same_run(expected, found, products=())
+    zips = [path.name for path in expected.glob("*.zip")]
+    assert "student.zip" in zips
+    for name in zips:
+        one, other = (read_agent(folder / name).weights for folder in (expected, found))
+        assert one.keys() == other.keys(), name
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safetensors", "generation_*.json"))
+
+CASES = {
+    "cifar": {
+        "last weights, ban": Case(cifar("--training.epochs", "26"), CIFAR_FILES, 5, 6),
+        "best weights, dkpp": Case(
+            cifar(
+                *("--training.epochs", "26", "--evaluation.selection", "best_val", "--precision", "auto"),
+                *("--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
+            ),
+            CIFAR_FILES,
+            5,
+            6,
+        ),
+    },
+    "atari": {
+        "policy_kl, a smaller student": Case(
+            atari("--precision", "float32", "--student.size", "net3"), assert_same_agents, 5, 6
+        ),
+        "policy_mse, machado": Case(
+            atari(
+                *("--precision", "auto", "--student.objective", "policy_mse", "--student.size", "net2"),
+                *("--evaluation.protocol", "machado", "--checkpoint.every_steps", "512"),
+            ),
+            assert_same_agents,
+            5,
+            6,
+        ),
+    },
+}
+
+
+def undisturbed(script: str, name: str, folder: Path) -> float:
+    """The run that nobody disturbs: the seconds that it takes."""
+    command = CASES[script][name].command
+    seconds = run_killed(command, folder / "undisturbed", random.Random(), kills=0, longest_seconds=0.0).seconds
+    print(f"{script}, {name}: undisturbed in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def killed(script: str, name: str, folder: Path, index: int, *, seconds: float, seed: int) -> Tally:
+    """A run that is killed, and must end as the one that took ``seconds`` undisturbed."""
+    case, rng = CASES[script][name], random.Random(f"{seed} {script}, {name} {index}")
+    # three quarters of the undisturbed run's time on average: all kills fall into the run, though it may be faster now
+    longest = max(1.5 * seconds / (case.kills + 1), 1.0)
+    out = folder / f"killed_{index}"
+    found = run_killed(case.command, out, rng, kills=case.kills, longest_seconds=longest)
+    case.compare(folder / "undisturbed", out)
+    shutil.rmtree(out)
+    print(
+        f"{script}, {name}: run {index + 1} of {case.runs} survived {found.kills} kills ({found.while_writing} while "
+        f"a file was being written) in {found.seconds:.0f} s, and is the same",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def crash(scripts: list[str], folder: Path, *, seed: int, jobs: int) -> dict[str, list[Tally]]:
+    """What the runs of each script went through.
+
+    Raises:
+        AssertionError: one ended with an error, or with other files than the undisturbed one.
+    """
+    cases = [(script, name) for script in scripts for name in CASES[script]]
+    folders = {case: folder / case[0] / "".join(filter(str.isalnum, case[1])) for case in cases}
+    for each in folders.values():
+        each.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        seconds = dict(zip(cases, pool.map(lambda case: undisturbed(*case, folders[case]), cases), strict=True))
+        runs = [(case, index) for case in cases for index in range(CASES[case[0]][case[1]].runs)]
+        found = list(
+            pool.map(lambda run: killed(*run[0], folders[run[0]], run[1], seconds=seconds[run[0]], seed=seed), runs)
+        )
+    except BaseException:  # of one of them, or Ctrl-C: the others end too
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_all()
+        raise
+    finally:
+        pool.shutdown()
+    return {
+        script: [tally for ((of, _), _), tally in zip(runs, found, strict=True) if of == script] for script in scripts
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scripts", nargs="*", help=f"of {', '.join(CASES)}; none: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--folder", type=Path, help="where to run; default: a temporary one")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help=f"runs at a time; default: one per core ({cores})")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs in progress are ended too
+    scripts = list(dict.fromkeys(chosen.scripts)) or list(CASES)
+    unknown = set(scripts) - set(CASES)
+    if unknown:
+        parser.error(f"no script {', '.join(sorted(unknown))}")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = crash(scripts, chosen.folder or Path(temporary), seed=chosen.seed, jobs=chosen.jobs)
+    for script, tallies in found.items():
+        kills, while_writing = (sum(getattr(tally, what) for tally in tallies) for what in ("kills", "while_writing"))
+        print(f"{script}: {len(tallies)} runs survived {kills} kills, {while_writing} of them while a file was being "
+              f"written; the shortest took {min(tally.seconds for tally in tallies):.0f} s")  # fmt: skip
+    print(f"{(time.monotonic() - started) / 60:.0f} minutes")
+    if too_few := [script for script, tallies in found.items() if sum(tally.kills for tally in tallies) < FEWEST_KILLS]:
+        sys.exit(f"fewer than {FEWEST_KILLS} kills of {' and '.join(too_few)}: its runs end too soon")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Mistakes with one's own model and data: told in one line, before anything was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from polydistill.learning.modules import domain as module_under_test
+from polydistill.lineage import Lineage, LineageConfig
+from polydistill.vision import ModuleDomain
+
+LABELS = torch.arange(12) % 3
+GOOD = [(torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), LABELS)]
+
+
+def build(classes: int = 3) -> nn.Module:
+    return nn.Linear(2, classes)
+
+
+class Once:
+    """Gives what one iterator holds."""
+
+    def __init__(self) -> None:
+        self.left = iter(GOOD)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.left
+
+
+def domain(**options: Any) -> ModuleDomain:
+    given = {"build": build, "batches": GOOD, "test": GOOD, "epochs": 1, **options}
+    return ModuleDomain(**given)
+
+
+OF_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"objective": "bann"}, ValueError, "unknown objective 'bann'.*did you mean 'ban'"),
+    ({"objective": 3}, TypeError, "objective must be a name or a function"),
+    ({"objective": "dkd", "options": {"aplha": 1.0}}, ValueError, "no option aplha.*did you mean alpha"),
+    ({"objective": "dkd", "options": {"alpha": math.nan}}, ValueError, "alpha must be at least 0 and finite, got nan"),
+    ({"objective": "dkd", "options": {"beta": math.inf}}, ValueError, "beta must be at least 0 and finite, got inf"),
+    ({"objective": "hinton_kd", "options": {"temperature": 0}}, ValueError, "temperature must be from"),
+    ({"objective": "ban_l", "options": {"label_weight": -1.0}}, ValueError, "label_weight must be at least 0"),
+    ({"objective": "jsd", "options": {"beta": 1.5}}, ValueError, r"beta must be in \(0, 1\), got 1.5"),
+    ({"objective": "ban_l", "options": {"label_weight": "1"}}, TypeError, "label_weight must be a number"),
+    ({"objective": "dkpp"}, ValueError, "must be told how many, by `classes`"),
+    (
+        {"objective": "dkpp", "classes": 3, "options": {"permutation": "frehs"}},
+        ValueError,
+        "fresh or fixed, got 'frehs'",
+    ),
+    ({"classes": 1}, ValueError, "classes must be at least 2, got 1"),
+    ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"epochs": math.nan}, TypeError, "epochs must be an integer, got nan"),
+    ({"epochs": 1.0}, TypeError, "epochs must be an integer, got 1.0"),
+    ({"seed": -1}, ValueError, "seed must be from 0 to .*, got -1"),
+    ({"seed": "0"}, TypeError, "seed must be an integer, got '0'"),
+    ({"ignore_index": 0.5}, TypeError, "ignore_index must be an integer, got 0.5"),
+    ({"batches": []}, ValueError, "`batches` holds no batches"),
+    ({"test": []}, ValueError, "`test` holds no batches"),
+    ({"batches": DataLoader(TensorDataset(GOOD[0][0], LABELS), 99, drop_last=True)}, ValueError, "holds no batches"),
+    ({"batches": None}, TypeError, "`batches` must be iterable"),
+    ({"test": 3}, TypeError, "`test` must be iterable"),
+    ({"batches": iter(GOOD)}, ValueError, "`batches` must be iterable once per epoch.*an iterator"),
+    ({"test": (batch for batch in GOOD)}, ValueError, "`test` must be iterable once per epoch"),
+    ({"build": 3}, TypeError, "`build` must be a function, got a int"),
+    ({"build_student": 3}, TypeError, "`build_student` must be a function, got a int"),
+    ({"optimizer": "sgd"}, TypeError, "`optimizer` must be a function, got a str"),
+    ({"teacher": 3}, TypeError, "`teacher` must be a module or the path of a file, got a int"),
+]
+OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"batches": Once()}, ValueError, "`batches` is empty the second time"),
+    ({"test": Once()}, ValueError, "`test` is empty the second time"),
+    ({"build": lambda: None}, TypeError, "`build` must make a torch module, it made a NoneType"),
+    ({"build_student": lambda: 3}, TypeError, "`build_student` must make a torch module, it made a int"),
+    ({"build_student": lambda: build(4)}, ValueError, "the student gives 4 scores per sample and its teacher 3"),
+    ({"teacher": build(4)}, ValueError, "the student gives 3 scores per sample and its teacher 4"),
+    ({"objective": "dkpp", "classes": 4}, ValueError, "`classes` is 4, but .* gives 3 scores"),
+    ({"build": lambda: build(1)}, ValueError, "gives one score per sample"),
+    ({"build": lambda: nn.ConstantPad1d((0, 1), 0.0)}, ValueError, "no parameter that learns"),
+    ({"build": lambda: build().requires_grad_(False)}, ValueError, "no parameter that learns"),
+    ({"build_student": lambda: build().requires_grad_(False)}, ValueError, "the student has no parameter that learns"),
+    ({"optimizer": lambda parameters: None}, TypeError, "`optimizer` must make a torch optimiser from parameters"),
+    ({"optimizer": lambda _: torch.optim.SGD(build().parameters())}, ValueError, "must use the parameters that it is"),
+    ({"batches": [(GOOD[0][0], LABELS + 1)]}, ValueError, "labels must be from 0 to 2.*`batches` has 3"),
+    ({"test": [(GOOD[0][0], LABELS - 1)]}, ValueError, "labels must be from 0 to 2.*`test` has -1"),
+    ({"batches": [(GOOD[0][0], LABELS.float())]}, TypeError, "labels must be a tensor of integers"),
+    ({"batches": [(GOOD[0][0], LABELS[:6])]}, ValueError, "do not fit labels of shape"),
+    ({"batches": [(GOOD[0][0], torch.full((12,), -100))]}, ValueError, "every label in the first batch of `batches`"),
+    ({"batches": [*GOOD, (GOOD[0][0], LABELS * 2)]}, ValueError, "; batch 2 of `batches` has 4"),
+    ({"test": (*GOOD, (GOOD[0][0], LABELS * 2))}, ValueError, "; batch 2 of `test` has 4"),
+    ({"optimizer": torch.optim.LBFGS}, TypeError, "makes a LBFGS, which asks for a closure"),
+    ({"test": [GOOD[0][0]]}, TypeError, "a batch must be"),
+    ({"batches": [({"x": torch.zeros(2)}, LABELS)]}, TypeError, "the module that `build` makes, the first batch of"),
+]
+
+
+@pytest.fixture
+def _nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*given: object) -> None:
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(module_under_test, "train", train)
+
+
+@pytest.mark.parametrize(("options", "error", "text"), OF_ARGUMENTS, ids=[text for *_, text in OF_ARGUMENTS])
+def test_what_the_arguments_tell_is_told_by_the_constructor(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text) as caught:
+        domain(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_nothing_is_trained")
+@pytest.mark.parametrize(("options", "error", "text"), OF_BATCHES, ids=[text for *_, text in OF_BATCHES])
+def test_what_a_batch_tells_is_told_before_the_first_step(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text) as caught:
+        list(Lineage(domain(**options), LineageConfig(1)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_is_no_class_is_told_with_its_batch() -> None:
+    late = TensorDataset(torch.zeros(24, 2), torch.cat([LABELS, LABELS * 2]))
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of epoch 1 has 4"):
+        domain(batches=DataLoader(late, 12)).first()
+    one = domain(test=DataLoader(late, 12))
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of `test` has 4"):
+        list(Lineage(one, LineageConfig(1)))
+    assert sorted(one.members) == [0]
+
+
+def test_data_that_only_streams_is_good_enough() -> None:
+    class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            yield from zip(*GOOD[0], strict=True)
+
+    loader = DataLoader(Stream(), 4)
+    assert len(list(Lineage(domain(batches=loader, test=loader), LineageConfig(1)))) == 2
+
+
+class Nan(nn.Module):
+    """Gives scores that are not finite where it is told to."""
+
+    def __init__(self, value: float, row: int) -> None:
+        super().__init__()
+        self.layer, self.value, self.row = nn.Linear(2, 3), value, row
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.layer(x)
+        if self.training or len(x) != 5:
+            return scores
+        return scores.index_fill(0, torch.tensor([self.row]), self.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_no_metrics_and_the_student_is_kept(value: float) -> None:
+    one = domain(build_student=lambda: Nan(value, 2), test=[(torch.randn(5, 2), LABELS[:5])])
+    text = "the scores of generation 1 on the test batches are not finite for 1 of 5"
+    with pytest.raises(FloatingPointError, match=text) as caught:
+        list(Lineage(one, LineageConfig(1)))
+    assert caught.value.__notes__ == ["generation 1 is not lost: ModuleDomain.members[1]"]
+    assert isinstance(one.members[1], Nan)
+
+
+def test_a_metric_that_overflows_is_told() -> None:
+    class Huge(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x)
+            return scores if len(x) != 5 else torch.tensor([3e38, -3e38, 0.0]).expand_as(scores)
+
+    with pytest.raises(FloatingPointError, match="test_nll of generation 0 is inf"):
+        list(Lineage(domain(build=lambda: Huge(2, 3), test=[(torch.randn(5, 2), LABELS[:5])]), LineageConfig(1)))
+
+
+def test_a_lineage_that_changes_its_teacher_keeps_the_student() -> None:
+    class Meddling(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.is_grad_enabled() and not self.training and len(x) == 7:
+                self.weight.data.add_(1.0)
+            return super().forward(x)
+
+    one = domain(build=lambda: Meddling(2, 3), batches=[*GOOD, (torch.randn(7, 2), LABELS[:7])])
+    with pytest.raises(RuntimeError, match="the teacher of generation 1 changed while teaching"):
+        list(Lineage(one, LineageConfig(1)))
+    assert sorted(one.members) == [0, 1]

@@ -1,0 +1,89 @@
+"""Files of weights for one's own module: what fits is loaded, what does not is told by name in one line."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from polydistill.errors import UserError
+from polydistill.learning.modules.weights import fit_weights, load_weights
+
+
+def net(classes: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 4), nn.Linear(4, classes))
+
+
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"epoch": 3, "state_dict": w}, lambda w: {"model": w}])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_weights_are_found_where_training_scripts_put_them(tmp_path: Path, wrap, prefix: str) -> None:
+    trained, fresh, path = net(), net(), tmp_path / "teacher.pt"
+    torch.save(wrap({prefix + name: tensor for name, tensor in trained.state_dict().items()}), path)
+    fit_weights(fresh, load_weights(path), path)
+    assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    trained, fresh, path = net(), net(), tmp_path / "teacher.safetensors"
+    safetensors.save_file(trained.state_dict(), path)
+    fit_weights(fresh, load_weights(str(path)), path)
+    assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
+    path.write_bytes(b"no")
+    with pytest.raises(UserError, match="is no safetensors file, or damaged"):
+        load_weights(path)
+
+
+def test_without_safetensors_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match="which is not installed: pip install safetensors"):
+        load_weights(path)
+
+
+def test_weights_that_share_memory_need_not_be_stored_twice(tmp_path: Path) -> None:
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    weights = {name: tensor + 1 for name, tensor in tied.state_dict().items() if name != "1.weight"}
+    fit_weights(tied, weights, "tied.pt")
+    assert torch.equal(tied[1].weight, weights["0.weight"])
+
+
+def test_a_foreign_file_is_told_by_its_names_in_one_line() -> None:
+    foreign = {"0.weight": torch.zeros(4, 2), "1.weight": torch.zeros(5, 4)} | {
+        f"head.{i}": torch.zeros(1) for i in range(5)
+    }
+    one = net()
+    before = [parameter.clone() for parameter in one.parameters()]
+    with pytest.raises(UserError) as caught:
+        fit_weights(one, foreign, "foreign.pt")
+    assert str(caught.value) == (
+        "foreign.pt does not fit the module that build() makes: missing 0.bias, 1.bias; unexpected head.0, head.1, "
+        "head.2 and 2 more; shapes 1.weight (5, 4) for (3, 4)"
+    )
+    assert all(map(torch.equal, one.parameters(), before))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a file of torch", pickle.dumps(Path("x"))], ids=["empty", "text", "pickle"]
+)
+def test_a_file_that_is_none_of_torchs_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "teacher.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged, or holds more than weights"):
+        load_weights(path)
+
+
+def test_what_is_no_mapping_of_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pt"
+    for found in ([torch.zeros(1)], {}, {"epoch": 3}):
+        torch.save(found, path)
+        with pytest.raises(UserError, match="holds no weights by name"):
+            load_weights(path)
+    with pytest.raises(UserError, match=r"there is no file .*missing\.pt"):
+        load_weights(tmp_path / "missing.pt")
