@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from polydistill import losses
 from polydistill.learning.networks import freeze
 from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
+from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
 
@@ -72,8 +73,8 @@ class Lesson:
         self.objective, self.teacher, self.seed, self.generation = self._function.name, teacher, seed, generation
         if teacher is None and "teacher" in self._function.takes:
             raise ValueError(f"objective {self.objective} needs a teacher, and there is none")
-        if isinstance(objective, str):
-            check_options(objective, options or {})
+        if not isinstance(self._function, OwnObjective):
+            check_options(self.objective, options or {})
         if self._function.needs_permutation and classes is None:
             raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
         self._options = dict(options or {})

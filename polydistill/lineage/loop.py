@@ -97,8 +97,8 @@ class Lineage(Generic[Member]):
     Args:
         domain: the world.
         config: how many generations.
-        done: generations 0, 1, ... that an earlier run has finished, with their members read back; iterating gives
-            those after them.
+        done: generations 0, 1, ... that an earlier run has finished, with their members read back, as
+            ``Generation(member=member, **summary)``; iterating gives those after them.
 
     Raises:
         UserError: the weights of one of ``done`` are not those that it was finished with.

@@ -135,7 +135,8 @@ class OwnObjective(Objective):
     def _call(
         self, student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
-        found: object = self.function(student, teacher, labels, **options)
+        values = {"teacher": teacher, "labels": labels}
+        found: object = self.function(student, *(values[name] for name in self.takes), **options)
         if not isinstance(found, Tensor) or not found.dtype.is_floating_point:
             raise TypeError(f"objective {self.name} must return a tensor of losses, got {describe(found)}")
         if found.shape != student.shape[:-1]:
@@ -191,7 +192,8 @@ def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
     Args:
         objective: a name in ``OBJECTIVES``, or a function of ``(student, teacher, labels)``, ``(batch, classes)`` twice
             and ``(batch,)``, that returns ``(batch,)``, not reduced. Options are bound with ``functools.partial``. In
-            metrics its name is its ``__name__``.
+            metrics its name is its ``__name__``. The functions of :mod:`polydistill.losses` are given what they take,
+            and keep their own defaults.
 
     Raises:
         ValueError: an unknown name.
@@ -213,7 +215,8 @@ def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
     named: Any = objective
     while isinstance(named, functools.partial):
         named = named.func
-    return OwnObjective(str(getattr(named, "__name__", type(named).__name__)), objective, _BOTH)
+    takes = next((known.takes for known in _ALL if known.function is named), _BOTH)
+    return OwnObjective(str(getattr(named, "__name__", type(named).__name__)), objective, takes)
 
 
 def check_options(name: str, /, **options: Any) -> None:

@@ -10,6 +10,8 @@ position is a sample, or each token of a sequence, or each pixel of an image. No
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,8 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.losses.checks import check_integers, describe
+from polydistill.losses.outputs import logits_of
 
 LABELS = ("labels", "label")
+CLASS_OF_EACH = "give the class of each sample, as by labels.argmax(dim=-1)"
+
+# module -> the dimension of the classes in its scores of more than two dimensions: -1 or 1
+_CLASSES: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
 class Batch(NamedTuple):
@@ -67,6 +74,9 @@ def read_batch(batch: Any) -> Batch:
             labels = torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"labels must be a tensor of integers, got a {type(labels).__name__}") from None
+    if labels.dtype is torch.bool or labels.dtype.is_floating_point:
+        advice = CLASS_OF_EACH if labels.dim() > 1 and labels.dtype.is_floating_point else "labels.long() makes them so"
+        raise TypeError(f"labels must be a tensor of integers, got {describe(labels)}: {advice}")
     check_integers("labels", labels)
     if not labels.dim():
         raise ValueError("labels must be those of a batch, got a single one: put a data set into a DataLoader")
@@ -80,28 +90,18 @@ def score(module: nn.Module, batch: Batch) -> Tensor:
         TypeError: the module gives no scores.
         ValueError: their shape does not fit the labels'.
     """
-    return _line_up(read_scores(module(*batch.inputs, **batch.keywords)), batch.shape)
+    return _line_up(module, read_scores(module(*batch.inputs, **batch.keywords)), batch.shape)
 
 
 def read_scores(output: Any) -> Tensor:
     """The scores of a module's output, see the head of this file.
 
     Raises:
-        TypeError: there are none.
+        TypeError: there are none, or they are no floats.
     """
-    found = output
-    for _ in range(2):  # a tuple may hold an output
-        if isinstance(found, Mapping) and "logits" in found:
-            found = found["logits"]
-        elif not isinstance(found, Tensor) and hasattr(found, "logits"):
-            found = found.logits
-        elif isinstance(found, tuple | list) and found:
-            found = found[0]
-    if not isinstance(found, Tensor) or not found.dtype.is_floating_point:
-        raise TypeError(
-            "a module must give scores: a tensor, an output with logits, or a tuple that begins with them; got "
-            f"{describe(output) if isinstance(output, Tensor) else 'a ' + type(output).__name__}"
-        )
+    found = logits_of(output)
+    if not found.dtype.is_floating_point:
+        raise TypeError(f"a network must give scores, which are floats, got {describe(found)}")
     return found
 
 
@@ -144,14 +144,42 @@ def no_autocast(module: nn.Module) -> torch.autocast:
     return torch.autocast("cpu" if device is None else device.type, enabled=False)
 
 
-def _line_up(scores: Tensor, shape: torch.Size) -> Tensor:
+def _line_up(module: nn.Module, scores: Tensor, shape: torch.Size) -> Tensor:
     """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``; labels that are
     a column, ``(batch, 1)``, are those of a batch."""
-    if scores.shape[:-1] == shape or (scores.dim() == 2 and shape == (len(scores), 1)):
-        return scores if scores.dim() == 2 else scores.reshape(-1, scores.shape[-1])
-    if scores.dim() > 2 and torch.Size([scores.shape[0], *scores.shape[2:]]) == shape:
-        return scores.movedim(1, -1).reshape(-1, scores.shape[1])
-    raise ValueError(
-        f"scores of shape {tuple(scores.shape)} do not fit labels of shape {tuple(shape)}: there must be one label for "
-        "each row of scores, (batch, classes) and (batch,), or (batch, time, classes) and (batch, time)"
-    )
+    if scores.dim() == 2 and shape in (scores.shape[:1], (len(scores), 1)):
+        return scores
+    axis = _find_classes(module, scores, shape)
+    return scores.movedim(axis, -1).reshape(-1, scores.shape[axis])
+
+
+def _find_classes(module: nn.Module, scores: Tensor, shape: torch.Size) -> int:
+    """The dimension of the classes, -1 or 1.
+
+    Where there are as many positions as classes both fit the labels: it is then what it was for the module's other
+    batches, or else, with a warning, what is usual: (batch, time, classes), (batch, classes, height, width).
+    """
+    rest = {axis: [size for i, size in enumerate(scores.shape) if i != axis % scores.dim()] for axis in (-1, 1)}
+    fit = [axis for axis, sizes in rest.items() if scores.dim() > 2 and sizes == list(shape)]
+    found = tuple(scores.shape)
+    if not fit:
+        advice = f"; for one-hot labels {CLASS_OF_EACH}" if scores.shape == shape and scores.dim() > 1 else ""
+        raise ValueError(
+            f"scores of shape {found} do not fit labels of shape {tuple(shape)}: there must be one label "
+            "for each row of scores, (batch, classes) and (batch,), or (batch, time, classes) and (batch, time)"
+            + advice
+        )
+    if module not in _CLASSES:
+        _CLASSES[module] = fit[0] if len(fit) == 1 else (-1 if scores.dim() == 3 else 1)
+        if len(fit) == 2:
+            warnings.warn(
+                f"scores of shape {found} fit labels of shape {tuple(shape)} in two ways; the classes are "
+                f"taken to be in dimension {_CLASSES[module] % scores.dim()}",
+                stacklevel=2,
+            )
+    if _CLASSES[module] not in fit:
+        raise ValueError(
+            f"scores of shape {found} have their classes in dimension {fit[0] % scores.dim()}, those of a "
+            f"batch before in dimension {_CLASSES[module] % scores.dim()}: put them last, (batch, time, classes)"
+        )
+    return _CLASSES[module]

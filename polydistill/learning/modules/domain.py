@@ -15,8 +15,10 @@ from polydistill.learning.modules.examiner import ModuleExaminer
 from polydistill.learning.modules.seeding import seeded
 from polydistill.learning.modules.training import train
 from polydistill.learning.modules.weights import cast_up, copy_module, fit_weights, load_weights
+from polydistill.learning.networks import share_weights
 from polydistill.losses import as_objective
 from polydistill.losses.checks import check_integer
+from polydistill.losses.objectives import OwnObjective
 from polydistill.streams import derive_seed
 
 Batches = Iterable[Any]
@@ -31,14 +33,21 @@ class ModuleDomain:
     another device than the module is moved there. The module gives scores ``(batch, classes)``, an output with
     ``.logits`` or ``["logits"]``, or a tuple that begins with them. Scores may also be ``(batch, time, classes)`` with
     labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
-    position counts as a sample. A score belongs to the label at its own position; a causal language model needs labels
-    that are shifted by one. For autocast use it in the module's ``forward``; one around the lineage is not heard.
+    position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
+    before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
+    language model needs labels that are shifted by one. For autocast use it in the module's ``forward``; one around the
+    lineage is not heard.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
-    processes with one seed make the same students, and arms of one seed, with other objectives, have the same
-    generation 0 and the same order of batches. Afterwards all generators are as before. An iterable that draws from a
-    generator that it keeps to itself cannot be seeded: make it a ``DataLoader``, or draw from torch's global one.
+    processes with one seed make the same students, and arms of one seed have the same generation 0 and the same order
+    of batches, with other objectives or students too: batches draw from a stream of their own. (Of Python's ``random``
+    there is one stream for all.) Afterwards all generators are as before. An iterable that draws from a generator that
+    it keeps to itself cannot be seeded: make it a ``DataLoader``, or draw from torch's global one. A sampler with
+    ``set_epoch``, as ``DistributedSampler``, is told the epoch, from 0 for each generation; its seed is its own.
+
+    **Going on.** ``Lineage(domain, config, done=...)`` with the generations that an earlier run has finished trains
+    those after them, as the unbroken run would have. There is nothing within a generation to go on from.
 
     **Mistakes** that the arguments tell are errors of the constructor; for the others one batch of each kind goes
     through everything before the first step.
@@ -52,7 +61,7 @@ class ModuleDomain:
         optimizer: makes one from parameters.
         objective: of the students: a name in ``polydistill.losses.OBJECTIVES``, or a function of ``(student, teacher,
             labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)``, that returns a loss for each sample,
-            ``(batch,)``. Generation 0 learns by cross_entropy.
+            ``(batch,)``. One of ``polydistill.losses`` is given what it takes. Generation 0 learns by cross_entropy.
         options: of the objective. Permutations cannot be fixed: the samples have no numbers here.
         classes: how many there are; needed by an objective that permutes them, as dkpp.
         seed: root of the random streams, >= 0.
@@ -62,7 +71,8 @@ class ModuleDomain:
             inputs' float type, where its own is a shorter one), or the path of a file of weights for what ``build``
             makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
-            function of one's own does not get to see them. None: each label must be a class.
+            function of one's own does not get to see them, for which a GPU is waited for in each batch. None: each
+            label must be a class.
 
     Attributes:
         members: generation -> module, of all that were trained or given in this process; also where an error came
@@ -84,6 +94,17 @@ class ModuleDomain:
         [1.0, 1.0]
         >>> domain.ensemble([0, 1])["test_accuracy"]
         1.0
+
+        What a later process needs of a generation are its summary, plain JSON values, and its weights:
+
+        >>> from polydistill.lineage import Generation
+        >>> zero = next(iter(Lineage(domain, LineageConfig(2))))
+        >>> summary, weights = zero.summary(), zero.member.state_dict()
+        >>> member = domain.build()
+        >>> keys = member.load_state_dict(weights)
+        >>> done = [Generation(member=member, **summary)]
+        >>> [generation.generation for generation in Lineage(domain, LineageConfig(2), done)]
+        [1, 2]
     """
 
     def __init__(
@@ -212,29 +233,32 @@ class ModuleDomain:
         that is another network, and the objective; see :mod:`~polydistill.learning.modules.trial`."""
         whose = "the module that `build` makes" if learns else "the teacher"
         with seeded(derive_seed(self.seed, "trial"), self.batches):
-            given = trial.take_first(self.batches, "batches")
+            given = trial.take_first(self.batches, "batches", self.ignore_index)
             if not learns:
                 cast_up(teacher, given)
             scores, batch = trial.try_network(teacher, given, whose, "batches", self.ignore_index)
         with seeded(derive_seed(self.seed, "trial, test"), self.test):
-            first = trial.take_first(self.test, "test")
+            first = trial.take_first(self.test, "test", self.ignore_index)
             trial.try_network(teacher, first, whose, "test", self.ignore_index)
         n_classes = scores.shape[1]
         for name, batches in (("batches", self.batches), ("test", self.test)):
             trial.check_all_labels(batches, name, n_classes, self.ignore_index)
         if self.classes is not None and self.classes != n_classes:
             raise ValueError(f"`classes` is {self.classes}, but {whose} gives {n_classes} scores per sample")
-        of_student = scores
-        if not learns or self.build_student is not None:
-            student = self._built[generation + 1] = self._make(generation + 1)
-            with seeded(derive_seed(self.seed, "trial")):
-                of_student, _ = trial.try_network(student, given, "the student", "batches", self.ignore_index)
-            if of_student.shape[1] != n_classes:
-                raise ValueError(
-                    f"the student gives {of_student.shape[1]} scores per sample and its teacher {n_classes}: both must "
-                    "tell the same classes apart"
-                )
-            trial.try_optimizer(student, self.optimizer, "the student")
+        student = self._built[generation + 1] = self._make(generation + 1)
+        if share_weights(student, teacher):
+            name = "build" if self.build_student is None else "build_student"
+            raise ValueError(
+                f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
+            )
+        with seeded(derive_seed(self.seed, "trial")):
+            of_student, _ = trial.try_network(student, given, "the student", "batches", self.ignore_index)
+        if of_student.shape[1] != n_classes:
+            raise ValueError(
+                f"the student gives {of_student.shape[1]} scores per sample and its teacher {n_classes}: both must "
+                "tell the same classes apart"
+            )
+        trial.try_optimizer(student, self.optimizer, "the student")
         if learns:
             trial.try_optimizer(teacher, self.optimizer, whose)
         lesson = self._lesson(nn.Identity(), generation + 1)
@@ -243,12 +267,15 @@ class ModuleDomain:
         self._n_classes = n_classes
 
     def _train(self, student: nn.Module, lesson: Lesson, generation: int) -> None:
-        with seeded(derive_seed(self.seed, "training", generation), self.batches):
+        with seeded(derive_seed(self.seed, "training", generation), self.batches) as batches:
             optimizer = self.optimizer(student.parameters())
-            train(student, lesson, optimizer, self.batches, self.epochs, self.ignore_index, self._n_classes)
+            train(student, lesson, optimizer, batches, self.epochs, self.ignore_index, self._n_classes)
 
     def _check_arguments(self, optimizer: object) -> None:
         for name, function in (("build", self.build), ("build_student", self.build_student), ("optimizer", optimizer)):
+            if isinstance(function, nn.Module):
+                advice = "lambda: Net(...); what you have trained is given as `teacher`"
+                raise TypeError(f"`{name}` must be a function that makes a module, as {advice}; got a module")
             if not callable(function) and (function is not None or name == "build"):
                 raise TypeError(f"`{name}` must be a function, got a {type(function).__name__}")
         trial.check_batches(self.batches, "batches")
@@ -261,9 +288,10 @@ class ModuleDomain:
             check_integer("ignore_index", self.ignore_index, -LARGEST_SEED, LARGEST_SEED)
         if not isinstance(self.teacher, nn.Module | str | Path | None):
             raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
-        if isinstance(self._objective, str):
-            check_options(self._objective, self.options)
+        objective = as_objective(self._objective)
+        if not isinstance(objective, OwnObjective):
+            check_options(objective.name, self.options)
             if self.options.get("permutation") == "fixed":
                 raise ValueError("permutation cannot be fixed for batches whose samples have no numbers")
-        if as_objective(self._objective).needs_permutation and self.classes is None:
-            raise ValueError(f"objective {self.objective} permutes classes: it must be told how many, by `classes`")
+        if objective.needs_permutation and self.classes is None:
+            raise ValueError(f"objective {objective.name} permutes classes: it must be told how many, by `classes`")

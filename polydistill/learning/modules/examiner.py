@@ -94,8 +94,9 @@ class ModuleExaminer:
 
     def _predict(self, member: nn.Module) -> tuple[Tensor, Tensor]:
         parts: list[tuple[Tensor, Tensor]] = []
-        with seeded(derive_seed(self.seed, "test"), self.test), evaluation_mode(member), no_autocast(member):
-            for given in self.test:
+        seed = derive_seed(self.seed, "test")
+        with seeded(seed, self.test) as test, evaluation_mode(member), no_autocast(member):
+            for given in test:
                 batch = read_batch(given).to(device_of(member))
                 found = score(member, batch).float()
                 check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `test`", self.ignore_index)

@@ -1,6 +1,7 @@
 """The training of one module of one's own: epochs of updates on batches of one's own.
 
-Contract: one wait for the device in each epoch, and one at the end. (Labels are looked at where they are on the CPU.)
+Contract: one wait for the device in each epoch, and one at the end; with an objective of one's own and ``ignore_index``
+one in each batch. (Labels are looked at where they are on the CPU.)
 """
 
 from __future__ import annotations

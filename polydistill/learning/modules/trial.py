@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
-from polydistill.learning.modules.batches import Batch, device_of, read_batch, score
+from polydistill.learning.modules.batches import Batch, device_of, float_types, read_batch, score
 from polydistill.losses.checks import describe
+from polydistill.losses.examination.kinds import examine_kind
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
+_Nothing = object()
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -45,19 +47,30 @@ def check_batches(batches: Any, name: str) -> None:
         raise ValueError(f"`{name}` holds no batches")
 
 
-def take_first(batches: Any, name: str) -> Any:
-    """The first batch.
+def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
+    """The first batch that has a label which counts.
 
     Raises:
+        TypeError: see :mod:`polydistill.vision.batches`.
         ValueError: there is none, or none a second time.
     """
-    nothing = object()
-    first = next(iter(batches), nothing)
-    if first is nothing:
+    empty = True
+    found = _Nothing
+    for batch in (once := iter(batches)):
+        empty = False
+        labels = read_batch(batch).labels
+        if ignore_index is None or bool((labels != ignore_index).any()):
+            found = batch
+            break
+    if empty:
         raise ValueError(f"`{name}` holds no batches")
-    if not isinstance(batches, DataLoader | Sequence) and next(iter(batches), nothing) is nothing:
-        raise ValueError(f"`{name}` is empty the second time: it must be iterable once per epoch, like a list")
-    return first
+    if found is _Nothing:
+        raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored")
+    if not isinstance(batches, DataLoader | Sequence):
+        again = iter(batches)
+        if again is once or next(again, _Nothing) is _Nothing:
+            raise ValueError(f"`{name}` is used up the second time: it must be iterable once per epoch, like a list")
+    return found
 
 
 def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None) -> tuple[Tensor, Batch]:
@@ -78,15 +91,28 @@ def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_ind
     with evaluation_mode(module):
         try:
             scores = score(module, read).float()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{whose}, the first batch of `{name}`: {error}") from error
+            told = str(error).strip().partition("\n")[0] + _compare_types(module, batch)
+            raise kind(f"{whose}, the first batch of `{name}`: {told}") from error
     if scores.shape[1] < 2:
         raise ValueError(f"{whose} gives one score per sample: a classifier gives one for each class, two at least")
     check_labels(read.labels, scores.shape[1], f"the first batch of `{name}`", ignore_index)
-    if ignore_index is not None and len(read.labels) and bool((read.labels == ignore_index).all()):
-        raise ValueError(f"every label in the first batch of `{name}` is {ignore_index}, which is ignored")
+    for finding in examine_kind(whose.removeprefix("the "), scores):
+        if finding.level == "wrong":
+            raise ValueError(finding.text)
     return scores, read
+
+
+def _compare_types(module: nn.Module, batch: Any) -> str:
+    """What to do where a module's floats and those of its inputs differ, which may be why it fails; else nothing."""
+    inputs, own = (float_types(part) for part in (batch, list(module.parameters())))
+    if not inputs or not own or inputs & own:
+        return ""
+    ours, theirs = (", ".join(sorted(map(str, types))) for types in (inputs, own))
+    return f" (the inputs are {ours}, the module is {theirs}: cast one of them, as by .float())"
 
 
 def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:

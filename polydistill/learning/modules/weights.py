@@ -45,15 +45,21 @@ def fit_weights(
     """Load the weights into the module.
 
     Args:
-        module: changed in place.
-        weights: of its names and shapes.
+        module: changed in place; under ``DistributedDataParallel`` or ``torch.compile`` too.
+        weights: of its names and shapes. A prefix of all names, as the name under which a larger module holds it, does
+            not count where the names fit without it.
         path: where they come from, for the error.
         what: the module is, for the error.
 
     Raises:
         UserError: names or shapes are others than the module's.
     """
+    module = _unwrap(module)
     own = module.state_dict()
+    if not own.keys() & weights.keys():
+        bare = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+        if len({name.partition(".")[0] for name in weights}) == 1 and bare.keys() <= own.keys():
+            weights = bare
     there = {tensor.data_ptr() for name, tensor in own.items() if name in weights} - {0}
     missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in there]
     shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
@@ -89,6 +95,12 @@ def cast_up(module: nn.Module, batch: Any) -> nn.Module:
     if inputs and own and max(dtype.itemsize for dtype in own) < min(dtype.itemsize for dtype in inputs):
         return module.to(max(inputs, key=lambda dtype: dtype.itemsize))
     return module
+
+
+def _unwrap(module: nn.Module) -> nn.Module:
+    """What ``DistributedDataParallel`` and ``torch.compile`` are around."""
+    inner = module.module if isinstance(module, DistributedDataParallel) else getattr(module, "_orig_mod", None)
+    return _unwrap(inner) if isinstance(inner, nn.Module) else module
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -139,6 +139,42 @@ def test_images_with_a_label_for_each_pixel_are_lined_up() -> None:
     assert batch.labels[5] == labels[1, 0, 1]
 
 
+class Tagger(nn.Conv1d):
+    """``(batch, classes, time)`` scores, as convolutions give them, or with the classes last."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__(2, 5, 1)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores.transpose(1, 2) if self.last else scores
+
+
+def tagged(length: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    labels = torch.randint(5, (8, length), generator=generator)
+    return torch.randn(8, 2, length, generator=generator), labels
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_as_many_positions_as_classes_are_read_as_in_the_batches_before(last: bool) -> None:
+    batches = [tagged(4), tagged(5), tagged(6)]
+    one = ModuleDomain(lambda: Tagger(last), batches, batches, epochs=1)
+    network = next(iter(Lineage(one, LineageConfig(1)))).member
+    for inputs, labels in batches:
+        scores = network(inputs) if last else network(inputs).transpose(1, 2)
+        assert torch.equal(score(network, read_batch((inputs, labels))), scores.reshape(-1, 5))
+
+
+def test_the_first_batch_that_can_be_read_in_two_ways_is_told() -> None:
+    network = Tagger(last=False)
+    with pytest.warns(UserWarning, match=r"\(8, 5, 5\) fit labels of shape \(8, 5\) in two ways; .* dimension 2$"):
+        score(network, read_batch(tagged(5)))
+    with pytest.raises(ValueError, match="have their classes in dimension 1, those of a batch before in dimension 2"):
+        score(network, read_batch(tagged(6)))
+
+
 @pytest.mark.parametrize(
     ("batch", "text"),
     [
@@ -165,7 +201,7 @@ def test_a_data_set_in_the_place_of_its_loader_is_refused() -> None:
     ids=["None", "no logits", "integers", "empty"],
 )
 def test_what_holds_no_scores_is_refused(output: Any) -> None:
-    with pytest.raises(TypeError, match="a module must give scores"):
+    with pytest.raises(TypeError, match="a network must give"):
         read_scores(output)
 
 

@@ -199,14 +199,6 @@ def test_test_batches_in_another_order_each_time_are_refused_and_the_student_is_
     assert sorted(one.members) == [0, 1]
 
 
-def test_a_student_that_shares_its_teachers_weights_is_refused() -> None:
-    shared = build()
-    one = domain()
-    one.build = lambda: shared
-    with pytest.raises(RuntimeError, match="shares weights with its teacher"):
-        list(Lineage(one, LineageConfig(1)))
-
-
 def test_a_loss_that_is_not_finite_says_where() -> None:
     good = (torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
     bad = (torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from polydistill.learning.modules import domain as module_under_test
 from polydistill.lineage import Lineage, LineageConfig
+from polydistill.losses import OBJECTIVES
 from polydistill.vision import ModuleDomain
 
 LABELS = torch.arange(12) % 3
@@ -23,11 +24,18 @@ def build(classes: int = 3) -> nn.Module:
     return nn.Linear(2, classes)
 
 
+SHARED = build()
+
+
+def table() -> nn.Module:
+    return nn.Embedding(3, 3)
+
+
 class Once:
     """Gives what one iterator holds."""
 
-    def __init__(self) -> None:
-        self.left = iter(GOOD)
+    def __init__(self, n: int = 1) -> None:
+        self.left = iter(GOOD * n)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.left
@@ -69,13 +77,34 @@ OF_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"batches": iter(GOOD)}, ValueError, "`batches` must be iterable once per epoch.*an iterator"),
     ({"test": (batch for batch in GOOD)}, ValueError, "`test` must be iterable once per epoch"),
     ({"build": 3}, TypeError, "`build` must be a function, got a int"),
+    (
+        {"build": build()},
+        TypeError,
+        "what you have trained is given as `teacher`; got a module",
+    ),
+    ({"objective": OBJECTIVES["dkd"], "options": {"aplha": 1.0}}, ValueError, "no option aplha.*did you mean alpha"),
     ({"build_student": 3}, TypeError, "`build_student` must be a function, got a int"),
     ({"optimizer": "sgd"}, TypeError, "`optimizer` must be a function, got a str"),
     ({"teacher": 3}, TypeError, "`teacher` must be a module or the path of a file, got a int"),
 ]
 OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"batches": Once()}, ValueError, "`batches` is empty the second time"),
-    ({"test": Once()}, ValueError, "`test` is empty the second time"),
+    ({"batches": Once()}, ValueError, "`batches` is used up the second time"),
+    ({"test": Once(5)}, ValueError, "`test` is used up the second time"),
+    ({"build": lambda: SHARED}, ValueError, "`build` must make a fresh module each time"),
+    ({"build_student": lambda: SHARED, "build": lambda: SHARED}, ValueError, "`build_student` must make a fresh"),
+    ({"build": lambda: nn.Sequential(build(), nn.Softmax(1))}, ValueError, "the module that .* gives probabilities"),
+    ({"teacher": nn.Sequential(build(), nn.Softmax(1))}, ValueError, "the teacher gives probabilities"),
+    ({"batches": [(GOOD[0][0].double(), LABELS)]}, ValueError, r"`batches`: .*\(the inputs are torch.float64, the mod"),
+    ({"teacher": build().double()}, ValueError, "the teacher, .*the inputs are torch.float32, the module is torch.fl"),
+    ({"batches": [(torch.zeros(12, 5), LABELS)]}, ValueError, r"`batches`: mat1 and mat2 .* \(12x5 and 2x3\)$"),
+    ({"build": table, "batches": [(LABELS + 1, LABELS)]}, ValueError, "`batches`: index out of range in self"),
+    (
+        {"batches": [(GOOD[0][0], torch.eye(3)[LABELS])]},
+        TypeError,
+        r"give the class of .* labels.argmax\(dim=-1\)",
+    ),
+    ({"batches": [(GOOD[0][0], torch.eye(3).long()[LABELS])]}, ValueError, "for one-hot labels give the class of each"),
+    ({"batches": [(GOOD[0][0], LABELS > 0)]}, TypeError, r"labels.long\(\) makes them so"),
     ({"build": lambda: None}, TypeError, "`build` must make a torch module, it made a NoneType"),
     ({"build_student": lambda: 3}, TypeError, "`build_student` must make a torch module, it made a int"),
     ({"build_student": lambda: build(4)}, ValueError, "the student gives 4 scores per sample and its teacher 3"),
@@ -91,13 +120,17 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"test": [(GOOD[0][0], LABELS - 1)]}, ValueError, "labels must be from 0 to 2.*`test` has -1"),
     ({"batches": [(GOOD[0][0], LABELS.float())]}, TypeError, "labels must be a tensor of integers"),
     ({"batches": [(GOOD[0][0], LABELS[:6])]}, ValueError, "do not fit labels of shape"),
-    ({"batches": [(GOOD[0][0], torch.full((12,), -100))]}, ValueError, "every label in the first batch of `batches`"),
+    ({"batches": [(GOOD[0][0], torch.full((12,), -100))]}, ValueError, "every label in `batches` is -100, which is ig"),
     ({"batches": [*GOOD, (GOOD[0][0], LABELS * 2)]}, ValueError, "; batch 2 of `batches` has 4"),
     ({"test": (*GOOD, (GOOD[0][0], LABELS * 2))}, ValueError, "; batch 2 of `test` has 4"),
     ({"optimizer": torch.optim.LBFGS}, TypeError, "makes a LBFGS, which asks for a closure"),
     ({"test": [GOOD[0][0]]}, TypeError, "a batch must be"),
     ({"batches": [({"x": torch.zeros(2)}, LABELS)]}, TypeError, "the module that `build` makes, the first batch of"),
 ]
+
+
+def plain_sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, 0.1)
 
 
 @pytest.fixture
@@ -144,6 +177,14 @@ def test_data_that_only_streams_is_good_enough() -> None:
 
     loader = DataLoader(Stream(), 4)
     assert len(list(Lineage(domain(batches=loader, test=loader), LineageConfig(1)))) == 2
+
+
+def test_a_batch_in_which_no_label_counts_is_no_mistake_and_teaches_nothing() -> None:
+    ignored = (GOOD[0][0], torch.full((12,), -100))
+    plain = [generation.summary() for generation in Lineage(domain(optimizer=plain_sgd), LineageConfig(1))]
+    given = {"batches": [ignored, *GOOD, ignored], "test": [ignored, *GOOD]}
+    found = [generation.summary() for generation in Lineage(domain(optimizer=plain_sgd, **given), LineageConfig(1))]
+    assert found == plain
 
 
 class Nan(nn.Module):

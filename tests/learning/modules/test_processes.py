@@ -35,6 +35,10 @@ again = ModuleDomain(build, batches, [(torch.ones(6, 2), labels[:6])], epochs=2)
 rest = list(Lineage(again, LineageConfig(2), found[:2]))
 given = ModuleDomain(build, batches, [(torch.ones(6, 2), labels[:6])], epochs=1, teacher=found[0].member)
 taught = list(Lineage(given, LineageConfig(1)))
+path = f"{store}_{rank}.pt"
+torch.save(found[0].member.state_dict(), path)
+of_file = ModuleDomain(build, batches, [(torch.ones(6, 2), labels[:6])], epochs=1, teacher=path)
+taught.append(next(iter(Lineage(of_file, LineageConfig(1)))))
 dist.destroy_process_group()
 print("HASHES", [g.sha256[:12] for g in (*found, *rest, *taught)])
 """
@@ -58,4 +62,5 @@ def test_students_under_data_parallel_training_have_one_hash_in_all_processes(ro
     assert first == second
     hashes = first.removeprefix("HASHES ").strip("[]").split(", ")
     assert hashes[2] == hashes[3], "one that goes on ends as the unbroken one"
+    assert hashes[6] == hashes[0], "the file of weights is the module"
     assert len(set(hashes[:3])) == 3

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from polydistill.lineage import Generation, Lineage, LineageConfig
+from polydistill.losses import ban
 from polydistill.vision import ModuleDomain
 
 LABELS = torch.arange(24) % 3
@@ -73,6 +74,48 @@ def test_arms_of_one_seed_have_the_same_generation_0(kind: str) -> None:
     arms = [hashes(grow(LOADERS[kind](), objective=name, classes=3)) for name in ("ban", "cwtm", "dkpp")]
     assert len({arm[0] for arm in arms}) == 1
     assert len({arm[1] for arm in arms}) == 3
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_the_order_of_batches_does_not_depend_on_what_is_drawn_between_them(kind: str) -> None:
+    seen: list[Tensor] = []
+
+    class Recording(nn.Module):
+        def __init__(self, dropout: float) -> None:
+            super().__init__()
+            self.layer, self.dropout = nn.Linear(2, 3), nn.Dropout(dropout)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(x[:, 0])
+            scores: Tensor = self.layer(self.dropout(x))
+            return scores
+
+    def noisy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return ban(student + torch.rand(3) + float(np.random.random()), teacher)
+
+    def order(objective: Any, dropout: float) -> Tensor:
+        seen.clear()
+        one = ModuleDomain(lambda: Recording(dropout), LOADERS[kind](), [DATA[:]], epochs=3, objective=objective)
+        list(Lineage(one, LineageConfig(1)))
+        return torch.cat(seen)
+
+    expected = order("ban", 0.0)
+    assert len(expected) == 2 * 3 * 24
+    assert torch.equal(order("ban", 0.5), expected)
+    assert torch.equal(order(noisy, 0.0), expected)
+
+
+def test_a_sampler_of_several_processes_is_told_the_epoch() -> None:
+    told: list[int] = []
+
+    class Told(DistributedSampler[Any]):
+        def set_epoch(self, epoch: int) -> None:
+            told.append(epoch)
+            super().set_epoch(epoch)
+
+    grow(DataLoader(DATA, 8, sampler=Told(DATA, 1, 0)))
+    assert told == [0, 1, 0, 1], "two generations of two epochs"
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polydistill.errors import UserError
 from polydistill.lineage import Lineage, LineageConfig
-from polydistill.losses import ban, policy_kl
+from polydistill.losses import OBJECTIVES, ban, dkd, policy_kl
 from polydistill.provenance import weights_sha256
 from polydistill.vision import ModuleDomain
 
@@ -124,6 +124,16 @@ def test_a_function_of_ones_own_teaches_as_the_loss_that_it_is() -> None:
     found = list(Lineage(domain(objective=mine), LineageConfig(1)))[1]
     assert found.objective == "mine"
     assert found.sha256 == expected.sha256
+
+
+@pytest.mark.parametrize("function", [ban, policy_kl, functools.partial(policy_kl, temperature=0.5), dkd])
+def test_a_function_of_the_library_is_given_what_it_takes_and_keeps_its_defaults(function: Any) -> None:
+    name = getattr(function, "func", function).__name__
+    bound = {"temperature": OBJECTIVES[name].default("temperature")} if name == "policy_kl" else {}
+    options = {**bound, **getattr(function, "keywords", {})}
+    expected = list(Lineage(domain(objective=name, options=options), LineageConfig(1)))[1]
+    found = list(Lineage(domain(objective=function), LineageConfig(1)))[1]
+    assert (found.objective, found.sha256) == (name, expected.sha256)
 
 
 def test_options_of_ones_own_function_are_bound_or_given() -> None:

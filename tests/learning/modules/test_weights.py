@@ -19,11 +19,17 @@ def net(classes: int = 3) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"epoch": 3, "state_dict": w}, lambda w: {"model": w}])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "net."])
 def test_weights_are_found_where_training_scripts_put_them(tmp_path: Path, wrap, prefix: str) -> None:
     trained, fresh, path = net(), net(), tmp_path / "teacher.pt"
     torch.save(wrap({prefix + name: tensor for name, tensor in trained.state_dict().items()}), path)
     fit_weights(fresh, load_weights(path), path)
+    assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
+
+
+def test_a_compiled_module_takes_the_weights_of_a_plain_one() -> None:
+    trained, fresh = net(), torch.compile(net(), backend="eager")
+    fit_weights(fresh, trained.state_dict(), "teacher.pt")
     assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
 
 
