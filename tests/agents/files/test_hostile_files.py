@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from polydistill.errors import UserError
@@ -391,6 +393,53 @@ def test_parameters_and_every_floating_point_type_are_read():
     assert all(value.sum() == 3 for value in weights.values())
 
 
+def same_tensors(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Equal names, bits, types, strides and aliases."""
+    places: list[tuple[int, int]] = []
+    for (name, one), (known, other) in zip(mine.items(), theirs.items(), strict=True):
+        places.append((one.untyped_storage().data_ptr(), other.untyped_storage().data_ptr()))
+        described = [(x.dtype, x.shape, x.stride(), x.storage_offset(), x.is_leaf) for x in (one, other.detach())]
+        if name != known or described[0] != described[1]:
+            return False
+        if not torch.equal(*(x.detach().reshape(-1).view(torch.uint8) for x in (one, other))):
+            return False
+    return len(set(places)) == len({a for a, _ in places}) == len({b for _, b in places})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_are_those_that_torch_would_load(dtype: torch.dtype) -> None:
+    block = torch.randn(24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    table = {
+        "whole": block.view(2, 3, 4),
+        "alias": block.view(2, 3, 4),
+        "first": (halves := torch.arange(12.0).to(dtype))[:6].view(2, 3).T,
+        "second": halves[6:].view(3, 2),
+        "channels last": torch.randn(2, 3, 4, 4).to(dtype, memory_format=torch.channels_last),
+        "scalar": torch.tensor(-0.0, dtype=dtype),
+        "parameter": torch.nn.Parameter(torch.ones(1, 1, 5, dtype=dtype)),
+    }
+    content = torch_bytes(table)
+    assert same_tensors(read_torch(content, "x"), torch.load(io.BytesIO(content), weights_only=True))
+
+
+@pytest.mark.parametrize("name", ["dqn-CartPole-v1.zip", "qrdqn-CartPole-v1.zip", "acktr-PongNoFrameskip-v4.pt", "zoo"])
+def test_weights_of_real_files_are_those_that_torch_would_load(root: Path, name: str) -> None:
+    path = root.parent / "shared" / "data" / "teachers" / name
+    path = root / "agents" / "teachers" / "zoo" / "dqn-pong.zip" if name == "zoo" else path
+    if not path.exists():
+        pytest.skip(f"needs {name}, which is not part of the clone")
+    content = path.read_bytes() if path.suffix == ".pt" else unpack(path.read_bytes())["policy.pth"]
+    loaded = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    assert same_tensors(read_torch(content, name), loaded)
+
+
+def test_reading_a_pickle_unpickles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = torch_bytes({"a": torch.zeros(2)})
+    for module, name in ((torch, "load"), (pickle, "loads"), (pickle, "load"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, name, None)
+    assert read_torch(content, "x")["a"].tolist() == [0.0, 0.0]
+
+
 # ------------------------------------------------------------------ safetensors
 
 
@@ -408,39 +457,62 @@ def test_a_sound_file_of_safetensors_is_read():
     assert metadata == {"k": "v"}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\xff" * 8,
-        safe(SOUND, length=2**63),
-        safe(SOUND, length=3),
-        safe(SOUND, body=bytes(4)),
-        safe(SOUND, body=bytes(12)),
-        safe({"a": SOUND["a"] | {"shape": [-2]}}),
-        safe({"a": SOUND["a"] | {"shape": [2**62, 4]}}),
-        safe({"a": SOUND["a"] | {"shape": [2.0]}}),
-        safe({"a": SOUND["a"] | {"shape": [True, 2]}}),
-        safe({"a": SOUND["a"] | {"dtype": "I32"}}),
-        safe({"a": SOUND["a"] | {"dtype": "F99"}}),
-        safe({"a": SOUND["a"] | {"data_offsets": [4, 12]}}, body=bytes(12)),
-        safe({"a": SOUND["a"] | {"data_offsets": [8, 0]}}),
-        safe(SOUND | {"b": SOUND["a"]}),
-        safe(SOUND | {"b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, body=bytes(12)),
-        safe(SOUND | {"__metadata__": {"k": 1}}),
-        safe(
-            b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-        ),
-        safe({"a": SOUND["a"]}, body=struct.pack("<2f", 0.0, float("nan"))),
-        safe(b"[" * 10**5),
-        save_safetensors({"a": torch.zeros(2, dtype=torch.int64)}),
-    ],
-)
-def test_a_damaged_file_of_safetensors_is_refused(content, tmp_path):
-    path = written(tmp_path / "nature.safetensors", content)
+TWICE = b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+REFUSED_BY_SAFETENSORS = [
+    b"",
+    b"\xff" * 8,
+    safe(SOUND, length=2**63),
+    safe(SOUND, length=3),
+    safe(SOUND, body=bytes(4)),
+    safe(SOUND, body=bytes(12)),
+    safe({"a": SOUND["a"] | {"shape": [-2]}}),
+    safe({"a": SOUND["a"] | {"shape": [2**62, 4]}}),
+    safe({"a": SOUND["a"] | {"shape": [2.0]}}),
+    safe({"a": SOUND["a"] | {"shape": [True, 2]}}),
+    safe({"a": SOUND["a"] | {"dtype": "F99"}}),
+    safe({"a": SOUND["a"] | {"data_offsets": [4, 12]}}, body=bytes(12)),
+    safe({"a": SOUND["a"] | {"data_offsets": [8, 0]}}),
+    safe(SOUND | {"b": SOUND["a"]}),
+    safe(SOUND | {"b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, body=bytes(12)),
+    safe(SOUND | {"__metadata__": {"k": 1}}),
+    safe(SOUND | {"__metadata__": []}),
+    safe(b'{"__metadata__":' + b'{"a":' * 10**5 + b"}" * 10**5 + b"}"),
+    safe(b'{"__metadata__":{},"__metadata__":{},' + TWICE + b"}"),
+    safe(b'{"\\ud800":' + TWICE[4:] + b"}"),
+    safe(b'{"\xff":' + TWICE[4:] + b"}"),
+    safe(b"[" * 10**5),
+    safe(b"null"),
+]
+REFUSED_HERE = [
+    safe({"a": SOUND["a"] | {"dtype": "I32"}}),
+    safe({"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}),
+    safe({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, body=b""),
+    safe({"a": SOUND["a"] | {"shape": [1] * 10**5 + [2]}}),
+    safe(b"{" + TWICE + b"," + TWICE + b"}"),
+    safe(json.dumps(SOUND).encode() + b" " * MEGABYTE),
+    safe({"a": SOUND["a"]}, body=struct.pack("<2f", 0.0, float("nan"))),
+    save_safetensors({"a": torch.zeros(2, dtype=torch.int64)}),
+]
+
+
+@pytest.mark.parametrize("content", REFUSED_BY_SAFETENSORS)
+def test_a_damaged_header_is_refused_by_safetensors_itself(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(SafetensorError):
+        load_safetensors(content)
+    assert_refused(written(tmp_path / "nature.safetensors", content))
+
+
+@pytest.mark.parametrize("content", REFUSED_HERE)
+def test_what_safetensors_would_read_and_is_no_table_of_weights_is_refused(content: bytes, tmp_path: Path) -> None:
+    load_safetensors(content)
+    assert_refused(written(tmp_path / "nature.safetensors", content))
+
+
+def assert_refused(path: Path) -> None:
     with pytest.raises(UserError) as error:
         inspect_agent(str(path))
     assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
 
 
 # ------------------------------------------------------------------ what the fuzzing found
