@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ def cgroup_quota(process: Path = Path("/proc/self")) -> float:
     """
     try:
         return min((quota for folder in _cgroups(process) for quota in _quotas(folder)), default=math.inf)
-    except (OSError, ValueError):  # another system, or one that hides them
+    except (OSError, ValueError, ZeroDivisionError):  # another system, or one that hides them
         return math.inf
 
 
@@ -79,11 +80,16 @@ def _cgroups(process: Path) -> Iterator[Path]:
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind, "no group")
         if controller not in paths or (controller and controller not in options.split(",")):
             continue
-        root, mount = (text.encode().decode("unicode_escape") for text in before.split(" ")[3:5])
+        root, mount = (re.sub(r"\\(\d{3})", _octal, text) for text in before.split(" ")[3:5])
         inside = os.path.relpath(paths[controller], root)
         folder = Path(mount) if inside.startswith("..") else Path(mount, inside)  # of a container: its own root
         yield folder
         yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+
+
+def _octal(escaped: re.Match[str]) -> str:
+    """A space, tab, line break or backslash as mountinfo writes it, like ``\\040``."""
+    return chr(int(escaped.group(1), 8))
 
 
 def _quotas(folder: Path) -> Iterator[float]:

@@ -33,7 +33,8 @@ def write_process(tmp_path: Path, cgroup: str, mountinfo: str, files: dict[str, 
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
     (tmp_path / "cgroup").write_text(cgroup)
-    (tmp_path / "mountinfo").write_text(mountinfo.format(mount=tmp_path / "groups", root=root))
+    mount = str(tmp_path / "groups").replace(" ", r"\040")
+    (tmp_path / "mountinfo").write_text(mountinfo.format(mount=mount, root=root))
     return tmp_path
 
 
@@ -70,9 +71,18 @@ def test_quotas_of_version_1_count(
     assert cgroup_quota(write_process(tmp_path, cgroup, VERSION_1, own | files, root)) == expected
 
 
+def test_groups_are_found_under_a_name_with_spaces_or_letters_of_any_language(tmp_path: Path) -> None:
+    mount = tmp_path / "d\u00e9p\u00f4t \u00fc"
+    mount.mkdir()
+    group = {"a:b \u00e9/cpu.max": "150000 100000\n"}
+    assert cgroup_quota(write_process(mount, "0::/a:b \u00e9\n", VERSION_2, group)) == 1.5
+
+
 def test_a_system_without_control_groups_sets_no_quota(tmp_path: Path) -> None:
     assert cgroup_quota(tmp_path / "nothing") == math.inf
     assert cgroup_quota(write_process(tmp_path, "garbage\n", "garbage\n", {})) == math.inf
+    for text in ("", "100000", "a b", "100000 0"):
+        assert cgroup_quota(write_process(tmp_path, "0::/a\n", VERSION_2, {"a/cpu.max": text})) == math.inf
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.9, 1), (3.0, 3), (64.0, 8), (math.inf, 8)])
