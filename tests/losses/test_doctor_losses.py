@@ -114,7 +114,7 @@ FAULTY = {  # the loss of (z, t, y) at temperature T with weights a and 1 - a, a
     "log_target missing": (
         lambda z, t, y, T, a: both(a, ce(z, y), F.kl_div(
             (z / T).log_softmax(1), (t / T).log_softmax(1), reduction="batchmean") * T * T),
-        "say log_target=True",
+        "pass log_target=True",
     ),
     "log_target too many": (
         lambda z, t, y, T, a: both(a, ce(z, y), F.kl_div(
@@ -128,18 +128,45 @@ FAULTY = {  # the loss of (z, t, y) at temperature T with weights a and 1 - a, a
     "best class only": (
         lambda z, t, y, T, a: both(a, ce(z, y), ce(z, t.argmax(1))), "cross-entropy with the teacher's best class"
     ),
-    "distance of scores": (lambda z, t, y, T, a: both(a, ce(z, y), F.mse_loss(z, t)), "squared distance of scores"),
-    "distance of probabilities": (
-        lambda z, t, y, T, a: both(a, ce(z, y), F.mse_loss(z.softmax(1), t.softmax(1))),
-        "squared distance of probabilities",
-    ),
     "smoothed labels": (
-        lambda z, t, y, T, a: both(a, ce(z, y, label_smoothing=0.1), kl(z, t, T) * T * T), "smooths the labels"
+        lambda z, t, y, T, a: both(a, ce(z, y, label_smoothing=0.1), kl(z, t, T) * T * T),
+        "labels or targets are smoothed",
     ),
     "labels only": (lambda z, t, y, T, a: ce(z, y), "the teacher has no say"),
     "student as its own teacher": (
         lambda z, t, y, T, a: both(a, ce(z, y), kl(z, z.detach(), T) * T * T), "the teacher has no say"
     ),
+    "other samples": (
+        lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t.roll(1, 0), T) * T * T), "of other samples .moved on by one."
+    ),
+    "samples reversed": (
+        lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t.flip(0), T) * T * T), "of other samples .the last comes first."
+    ),
+    "labels of other samples": (
+        lambda z, t, y, T, a: both(a, ce(z, y.roll(1)), kl(z, t, T) * T * T), "labels are those of the next or last"
+    ),
+    "other classes": (
+        lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t.roll(1, 1), T) * T * T),
+        "classes are in another order .moved up by one.",
+    ),
+    "half of the batch": (
+        lambda z, t, y, T, a: both(a, ce(z, y), kl(z[: len(z) // 2], t[: len(z) // 2], T) * T * T),
+        "soft term sees the first half of the batch only",
+    ),
+    "broadcast targets": (
+        lambda z, t, y, T, a: both(
+            a, ce(z, y), -T * T * ((t / T).softmax(1)[None] * (z / T).log_softmax(1)[:, None]).sum(-1).mean()
+        ),
+        "target is one for all, the mean over the batch",
+    ),
+    "hard labels": (
+        lambda z, t, y, T, a: ce(z, t.argmax(1)), "a hard label: if that is meant, choose the objective policy_nll"
+    ),
+    "smoothed targets": (
+        lambda z, t, y, T, a: T * T * ce(z / T, 0.9 * (t / T).softmax(1) + 0.1 / z.shape[1]) + ce(z, y),
+        "not hinton_kd|targets are smoothed",
+    ),
+    "rounded student": (lambda z, t, y, T, a: both(a, ce(z, y), kl(z.round(), t, T)), "the teacher has no say"),
     "entropy too": (
         lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T) * T * T) - (z.softmax(1) * z.log_softmax(1)).sum(1).mean(),
         "not hinton_kd, nor a known mistake in it: .* cosine .*; fine only if another loss is meant",
@@ -204,6 +231,138 @@ def test_sound_loss_is_not_called_wrong(name, T, a, classes, batch) -> None:
     found = examine(SOUND[name], T, a, *make_batch(0, classes, batch))
     assert found.level == "fine", found
     assert f"{a:g} x cross-entropy + {1 - a:g} x soft term" in found.text
+
+
+def symmetric(z, t, T):
+    return kl(z, t, T) + kl(t, z, T)
+
+
+def jensen_shannon(z, t, T):
+    p, q = (t / T).softmax(1), (z / T).softmax(1)
+    return sum((x * (x / (0.5 * (p + q))).log()).sum(1).mean() / 2 for x in (p, q))
+
+
+MEANT = {  # another loss, which nobody writes by accident, and what is said of it
+    "symmetric": (lambda z, t, y, T, a: both(a, ce(z, y), symmetric(z, t, T) * T * T), "a divergence in both directio"),
+    "half of it": (lambda z, t, y, T, a: both(a, ce(z, y), symmetric(z, t, T) / 2), "symmetric KL.*both directions"),
+    "jsd": (lambda z, t, y, T, a: both(a, ce(z, y), jensen_shannon(z, t, T)), "the divergence of the objective jsd"),
+    "distance of scores": (
+        lambda z, t, y, T, a: both(a, ce(z, y), F.mse_loss(z, t)),
+        "squared distance of scores: not hinton_kd, but the distance of the objective policy_mse",
+    ),
+    "distance of probabilities": (
+        lambda z, t, y, T, a: both(a, ce(z, y), F.mse_loss(z.softmax(1), t.softmax(1))),
+        "squared distance of probabilities",
+    ),
+    "dkd": (lambda z, t, y, T, a: OBJECTIVES["dkd"](z, t, y, temperature=T).mean(), "but the objective dkd"),
+    "standardised": (
+        lambda z, t, y, T, a: OBJECTIVES["logit_standardized_kd"](z, t, y).mean(), "the objective logit_standardized_kd"
+    ),
+    "cwtm": (lambda z, t, y, T, a: OBJECTIVES["cwtm"](z, t, y).mean(), "but the objective cwtm"),
+    "uniform": (lambda z, t, y, T, a: OBJECTIVES["uniform_confidence"](z, t, y).mean(), "objective uniform_confidence"),
+    "weighted samples": (
+        lambda z, t, y, T, a: T * T * (t.softmax(1).amax(1) * kl(z, t, T, "none").sum(1)).mean(),
+        r"the objective with a weight for each sample, 0\.\d+ to 1\.\d+ times their mean",
+    ),
+    "root": (
+        lambda z, t, y, T, a: both(a, ce(z, y), kl(z, t, T).sqrt()),
+        r"the gradient of 0\.\d x cross-entropy \+ 0.0\d+ x soft term, with other scores other weights: a root",
+    ),
+    "logarithm": (lambda z, t, y, T, a: kl(z, t, T).log(), "with other scores other weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("T", "a", "classes", "batch"), [(4.0, 0.1, 10, 32), (8.0, 0.5, 5, 40)])
+@pytest.mark.parametrize("name", MEANT)
+def test_loss_that_may_be_meant_is_suspicious_and_named(name, T, a, classes, batch) -> None:
+    loss, expected = MEANT[name]
+    found = examine(loss, T, a, *make_batch(0, classes, batch))
+    assert found.level == "suspicious", found
+    assert re.search(expected, found.text), found.text
+    assert "fine only if that is meant" in found.text
+
+
+def test_root_of_a_faulty_loss_is_wrong() -> None:
+    found = examine(lambda z, t, y, T, a: kl(t, z, T).sqrt(), 4.0, 0.1, *make_batch(0, 10, 32))
+    assert found.level == "wrong"
+    assert re.search("sides are swapped.*a root", found.text)
+
+
+def test_samples_that_a_loss_leaves_out_are_named() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    loss = lambda z, t, y: SOUND["by torch"](z[:16], t[:16], y[:16], 4.0, 0.1)  # noqa: E731
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=loss)
+    said, last = report.findings[-2:]
+    text = "your loss has no gradient in 16 of 32 samples (16, 17, 18, ...): fine only if it leaves them out on purpose"
+    assert said == ("suspicious", text)
+    assert last.text.startswith("of the other samples your loss is the objective")
+    report = doctor(
+        lambda x: z, lambda x: t, "hinton_kd", None, y,
+        loss_function=lambda z, t, y: loss(z, t, y) / 2,
+    )  # fmt: skip
+    assert "it is divided by all 32 rows, those that do not count too: 2 times too small" in report.wrong[-1]
+
+
+def test_greatest_loss_of_the_batch_is_no_mean_of_it() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    loss = lambda z, t, y: kl(z, t, 4.0, "none").sum(1).max()  # noqa: E731
+    report = doctor(lambda x: z, lambda x: t, "hinton_kd", None, y, loss_function=loss)
+    assert any(level == "suspicious" and "no gradient in 31 of 32 samples" in text for level, text in report.findings)
+
+
+POLICY = {  # mistakes in a loss of which the teacher alone is tempered
+    "twice": (lambda z, t: F.kl_div(z.log_softmax(1), (t.softmax(1) / 0.5).softmax(1)), "side is taken twice"),
+    "another T": (lambda z, t: F.kl_div(z.log_softmax(1), (t / 3).softmax(1)), "its soft term has T = 3, not 0.5"),
+    "no logarithm": (lambda z, t: F.kl_div(z.softmax(1), (t / 0.5).softmax(1)), "the logarithm is missing"),
+    "over the batch": (lambda z, t: F.kl_div(z.log_softmax(0), (t / 0.5).softmax(0)), "is taken over the batch"),
+    "other classes": (lambda z, t: F.kl_div(z.log_softmax(1), (t / 0.5).roll(1, 1).softmax(1)), "in another order"),
+    "swapped": (lambda z, t: F.kl_div((t / 0.5).log_softmax(1), z.softmax(1)), "sides are swapped"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POLICY)
+@pytest.mark.filterwarnings("ignore:reduction. 'mean'")
+def test_fault_of_a_policy_loss_is_named(name) -> None:
+    loss, expected = POLICY[name]
+    z, t, _ = make_batch(0, 10, 32)
+    report = doctor(
+        lambda x: z, lambda x: t, "policy_kl", None, temperature=0.5, loss_function=lambda z, t, y: loss(z, t) * 10
+    )
+    assert any(expected in text for text in report.wrong), str(report)
+
+
+def test_swapped_sides_of_reverse_kl_are_not_told_to_be_those_of_kl() -> None:
+    z, t, _ = make_batch(0, 10, 32)
+    report = doctor(
+        lambda x: z, lambda x: t, "reverse_kl", None, temperature=1.0, loss_function=lambda z, t, y: kl(z, t, 1.0)
+    )
+    assert "F.kl_div takes log_softmax(teacher) first; if that is meant, choose the objective policy_kl" in str(
+        report.wrong
+    )
+
+
+def test_student_that_is_its_own_target_has_no_gradient() -> None:
+    """But for rounding: q - q is 1e-17."""
+    z, t, y = make_batch(0, 10, 32)
+    report = doctor(lambda x: z, lambda x: t, "ban", None, y, loss_function=lambda z, t, y: kl(z, z.detach(), 1.0))
+    assert report.findings[-1] == ("wrong", "the gradient of your loss is 0 in every sample")
+
+
+def test_weights_the_other_way_round_are_named() -> None:
+    found = examine(SOUND["by torch"], 4.0, 0.9, *make_batch(0, 10, 32), label_weight=0.1, teacher_weight=0.9)
+    assert found.level == "wrong"
+    assert "label_weight and teacher_weight are swapped" in found.text
+
+
+def test_rows_divided_by_all_of_a_flat_batch_are_said_once() -> None:
+    z, t, y = make_batch(0, 10, 32)
+    y[::4] = -100
+    report = doctor(
+        lambda x: z, lambda x: t, "ban", None, y,
+        loss_function=lambda z, t, y: kl(z[y >= 0], t[y >= 0], 1.0, "sum") / len(z),
+    )  # fmt: skip
+    text = "your loss is divided by all 32 rows, those that do not count too: 1.33 times too small"
+    assert report.findings[-1] == ("wrong", text)
 
 
 @pytest.mark.parametrize("spread", [1e-3, 0.02])
@@ -272,7 +431,7 @@ def test_batch_alone_is_enough_where_terms_differ() -> None:
             r"0.03125 x soft term \(or 0.5 x .* without T\^2",
         ),
         (lambda z, t, y: ce(z, y) + kl(z, t, 4.0), "wrong", r"1 x cross-entropy \+ 1 x soft term without T\^2"),
-        (lambda z, t, y: 0.9 * ce(z, y) + 0.1 * 9 * kl(z, t, 3.0), "wrong", "say temperature=3$"),
+        (lambda z, t, y: 0.9 * ce(z, y) + 0.1 * 9 * kl(z, t, 3.0), "wrong", "pass temperature=3$"),
         (lambda z, t, y: (0.5 * ce(z, y) + 8 * kl(z, t, 4.0)) / 32, "wrong", "divided by the batch twice"),
         (lambda z, t, y: kl(z, t, 4.0, "none"), "wrong", r"lacks T\^2"),
         (
@@ -328,12 +487,12 @@ OTHER = {  # of other objectives: the loss, options, the level and what is said
     "policy_kl": (lambda z, t, y: F.kl_div(z.log_softmax(1), (t / 0.5).softmax(1), reduction="batchmean"),
                   {"temperature": 0.5}, "fine", "your loss is the objective"),
     "reverse_kl": (lambda z, t, y: kl(t, z, 1.0), {}, "fine", "your loss is the objective"),
-    "jsd": (lambda z, t, y: kl(z, t, 1.0), {}, "wrong", r"KL\(teacher \|\| student\)"),
+    "jsd": (lambda z, t, y: kl(z, t, 1.0), {}, "suspicious", r"KL\(teacher \|\| student\).*: not jsd, but the diverg"),
     "policy_mse": (lambda z, t, y: F.mse_loss(z, t), {}, "wrong", "averaged over the classes too: 10 times too small"),
     "policy_huber": (lambda z, t, y: F.huber_loss(z, t), {}, "wrong", "averaged over the classes too: 10 times too"),
     "policy_nll": (lambda z, t, y: ce(z, t.argmax(1)), {}, "fine", "your loss is the objective"),
     "cross_entropy": (lambda z, t, y: ce(z, y), {}, "fine", "your loss is the objective"),
-    "uniform_confidence": (lambda z, t, y: kl(z, t, 1.0), {}, "wrong", r"KL\(teacher \|\| student\)"),
+    "uniform_confidence": (lambda z, t, y: kl(z, t, 1.0), {}, "suspicious", "but the divergence of ban"),
 }  # fmt: skip
 
 

@@ -198,6 +198,23 @@ def test_few_samples_do_not_tell() -> None:
     assert report.healthy
 
 
+@pytest.mark.parametrize("noise", [8.0, 20.0])
+def test_noise_that_larger_inputs_drown_is_no_other_normalisation(noise) -> None:
+    """The scores of times as large inputs are larger, so that the same noise makes fewer mistakes."""
+    batch = Pixels(0, 256)
+    drawn = noise * torch.randn(256, CLASSES, generator=torch.Generator().manual_seed(0))
+    report = examine(batch, after(batch.linear(), lambda s: s + drawn))
+    assert report.healthy, str(report)
+    assert "normalis" not in str(report)
+
+
+def test_other_normalisation_is_only_said_to_be_likely_and_the_best_is_named() -> None:
+    batch = Pixels(0, 256)
+    report = examine(batch, batch.linear(0.0, 1 / 255))
+    (text,) = [text for text in report.wrong if "normalisation" in text]
+    assert re.search("with the inputs times 255 it is right in .*: perhaps it was trained with that normal", text)
+
+
 def test_labels_of_one_class_do_not_tell() -> None:
     batch = Pixels(0, 256)
     one = batch.labels == 3

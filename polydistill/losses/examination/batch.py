@@ -1,4 +1,4 @@
-"""A batch as rows: tokens and students beside each other become rows, and those without a label leave.
+"""A batch as rows: tokens and students beside each other become rows, and those without a label are left out.
 
 Symbols: R rows of one label each; C classes; M members of an ensemble.
 """
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
         targets: ``(R, C)`` of the teacher, or ``(M, R, C)``.
         labels: ``(R,)``, or None.
         options: of the objective, those of each row cut likewise.
-        kept: ``(all rows,)`` bool, False where the label is to be ignored; None: no row left.
+        kept: ``(all rows,)`` bool, False for those that are not among them; None: all are.
     """
 
     scores: Tensor
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
     @property
     def ignored(self) -> int:
-        """How many rows left."""
+        """How many rows are not among them."""
         return 0 if self.kept is None else int((~self.kept).sum())
 
 
@@ -70,6 +70,19 @@ def take_rows(
     if labels is not None and kept is not None:
         rows = rows._replace(labels=labels[kept])
     return rows
+
+
+def leave_out(rows: Rows, silent: Tensor) -> Rows:
+    """Without those, ``(R,)`` bool, that are ``silent``."""
+    places = (~silent).nonzero().flatten()
+    options = {
+        name: value[places] if isinstance(value, Tensor) and value.shape[:-1] == silent.shape else value
+        for name, value in rows.options.items()
+    }
+    kept = torch.ones_like(silent) if rows.kept is None else rows.kept.clone()
+    kept[kept.nonzero().flatten()[silent]] = False
+    labels = None if rows.labels is None else rows.labels[places]
+    return Rows(rows.scores[places], rows.targets[..., places, :], labels, options, kept)
 
 
 def _whole(labels: Tensor) -> bool:

@@ -138,8 +138,8 @@ def _fit(
     silent = max(floor, 3.0 * residual)
     if of_label and of_soft and abs(shares[-1]) < silent:
         return _fit(size, products, gradients, label, None, floor)
-    if len(of_label) == 1 and of_soft and abs(shares[0]) < silent:
-        return _fit(size, products, gradients, None, soft, floor)
+    if of_label and of_soft and abs(shares[0]) < silent:  # what is left of smoothed labels is a form of its own
+        return _fit(size, products, gradients, None, soft, floor) if len(of_label) == 1 else None
     weights = [share * size / gradients.norms[place] for share, place in zip(shares, places, strict=True)]
     of_both = (weights[0] if of_label else 0.0, weights[-1] if of_soft else 0.0)
     return Explanation(label, soft, of_both, tuple(weights[1 : len(of_label)]), residual)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+UNIFORM = "cross-entropy with a uniform target"  # what smoothing adds, to labels or to the teacher's targets
+
 
 class Form(NamedTuple):
     """One term.
@@ -23,7 +25,8 @@ class Form(NamedTuple):
         function: ``(z, t, y)`` to the sum over the rows.
         temperature: whose square is the factor that belongs to it; 1: none does.
         columns: more terms that may be there in any weight, such as the uniform part of smoothed labels.
-        coupled: its rows look at each other, so that it needs all of them.
+        coupled: its rows look at each other, so that it needs all of them, and more than one.
+        another: what it is instead, where it is a loss that somebody may well mean; then it has no fault.
     """
 
     name: str
@@ -32,14 +35,19 @@ class Form(NamedTuple):
     temperature: float = 1.0
     columns: tuple[Function, ...] = ()
     coupled: bool = False
+    another: str = ""
+
+    @property
+    def right(self) -> bool:
+        """It is what the objective asks for."""
+        return not self.fault and not self.another
 
 
 def label_forms(temperature: float, objective: str) -> Iterator[Form]:
-    """Terms of the labels; the first is the right one, unless it is the objective itself."""
-    smoothed = "the label term smooths the labels, which the objective does not"
-    if objective == "cross_entropy":
-        yield Form("smoothing of its labels", smoothed, _uniform)
-    else:
+    """Terms of the labels; among them the right one, unless it is the objective itself."""
+    smoothed = "its labels or targets are smoothed, which the objective does not do"
+    yield Form(UNIFORM, smoothed, _uniform)
+    if objective != "cross_entropy":
         yield Form("cross-entropy", "", _entropy(1.0))
         yield Form("cross-entropy of smoothed labels", smoothed, _entropy(1.0), columns=(_uniform,))
     if temperature != 1.0:
@@ -53,6 +61,8 @@ def label_forms(temperature: float, objective: str) -> Iterator[Form]:
     yield Form("minus the label's score", fault, _minus_score)
     for shift in (1, -1):
         yield Form("cross-entropy of shifted labels", "the labels are shifted by one", _entropy(1.0, shift))
+        fault = "the labels are those of the next or last sample: keep scores and labels in one order"
+        yield Form("cross-entropy with the labels of other samples", fault, _entropy_of_others(shift), coupled=True)
     fault = "the label term looks at each class alone: use F.cross_entropy"
     yield Form("binary cross-entropy of the labels", fault, _binary)
     fault = "the label term is a squared distance: use F.cross_entropy"
@@ -62,6 +72,13 @@ def label_forms(temperature: float, objective: str) -> Iterator[Form]:
 def _entropy(temperature: float, shift: int = 0) -> Function:
     def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(z / temperature, (y + shift) % z.shape[-1], reduction="sum")
+
+    return term
+
+
+def _entropy_of_others(shift: int) -> Function:
+    def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y.roll(shift), reduction="sum")
 
     return term
 

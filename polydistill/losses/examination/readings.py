@@ -23,7 +23,7 @@ class Scale(NamedTuple):
     Attributes:
         rows: R, if it is one number, whose terms should be divided by it; 1 if it has a value per row.
         first: of a batch of rows of rows, its first dimension; else R.
-        all_rows: with those whose label is ignored.
+        all_rows: with those that do not count.
         classes: C.
     """
 
@@ -136,7 +136,7 @@ def _reductions(scale: Scale) -> Iterator[tuple[str, float]]:
     if scale.all_rows != rows:
         times = rows / scale.all_rows
         yield (
-            f"is divided by all {scale.all_rows} rows, those to be ignored too: {1 / times:.3g} times too small",
+            f"is divided by all {scale.all_rows} rows, those that do not count too: {1 / times:.3g} times too small",
             times,
         )
 

@@ -1,7 +1,7 @@
-"""The terms of the teacher that losses of distillation have, right and mistaken.
+"""The terms of the teacher that a loss may have instead of the objective's own: divergences, and which is whose.
 
-Found in public code: sides swapped, a temperature on one side, another temperature, a softmax too many or over the
-batch, a logarithm forgotten, other distances.
+Mistakes in them are in :mod:`~polydistill.losses.examination.mistakes`, other losses in
+:mod:`~polydistill.losses.examination.other_losses`.
 
 Symbols: z student scores, t teacher scores, ``(R, C)``; T temperature; p = softmax(t / T), q = softmax(z / T).
 """
@@ -9,78 +9,64 @@ Symbols: z student scores, t teacher scores, ``(R, C)``; T temperature; p = soft
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.examination.forms import Form, Function
+from polydistill.losses.examination.forms import Form
+from polydistill.losses.examination.mistakes import mistakes
+from polydistill.losses.examination.other_losses import distances, other_objectives
+from polydistill.losses.examination.sides import Divergence, Sides, kl
+from polydistill.losses.objectives import Objective
 
-FORWARD, REVERSED = "KL(teacher || student)", "KL(student || teacher)"
 OTHER_TEMPERATURES = (
-    0.01,
-    0.1,
-    0.5,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    3.0,
-    4.0,
-    5.0,
-    6.0,
-    7.0,
-    8.0,
-    9.0,
-    10.0,
-    12.0,
-    15.0,
-    16.0,
-    20.0,
-)
-SIDES = {
+    0.01, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 16.0, 20.0
+)  # fmt: skip
+RIGHT = {  # which form is an objective's own: a divergence, or another form's key
+    "hinton_kd": "kl",
+    "ban": "kl",
+    "ban_l": "kl",
+    "policy_kl": "kl",
+    "reverse_kl": "reverse",
+    "jsd": "jsd",
+    "policy_mse": "mse",
+    "policy_huber": "huber",
+    "policy_nll": "best",
+}
+TEMPERED = {
     "both": "both sides tempered",
     "teacher": "only the teacher tempered",
     "student": "only the student tempered",
     "none": "no side tempered",
 }
-RIGHT = {  # which form is an objective's own: a divergence and its tempered sides, or another form's key
-    "hinton_kd": "kl both",
-    "ban": "kl both",
-    "ban_l": "kl both",
-    "policy_kl": "kl teacher",
-    "reverse_kl": "reverse teacher",
-    "jsd": "jsd teacher",
-    "policy_mse": "mse",
-    "policy_huber": "huber",
-    "policy_nll": "best",
+KL_AS = "its sides are swapped: F.kl_div takes {} first; if that is meant, choose the objective {}"
+SWAPPED = {  # what to do about it, where the objective has the key's divergence and the loss the other direction
+    "kl": KL_AS.format("log_softmax(student)", "reverse_kl"),
+    "reverse": KL_AS.format("log_softmax(teacher)", "policy_kl"),
 }
 
-Divergence = Callable[[Tensor, Tensor], Tensor]  # of the scores of both sides, tempered
 
-
-def soft_forms(temperature: float, objective: str) -> Iterator[Form]:
+def soft_forms(objective: Objective, temperature: float, labelled: bool) -> Iterator[Form]:
     """Terms of the teacher other than the objective's own.
 
     Args:
-        temperature: T of the objective; 1 if it has none.
-        objective: its name.
+        objective: what is meant.
+        temperature: its T; 1 if it has none.
+        labelled: there are labels, so that objectives that need them are among the other losses.
     """
-    own = RIGHT.get(objective, "")
-    if temperature == 1.0 and own.partition(" ")[0] in {"kl", "reverse", "jsd"}:
-        own = own.partition(" ")[0] + " both"
-    forms = [*_divergences(temperature), *_softmax_mistakes(temperature), *_logarithm_mistakes(temperature)]
-    forms += _distances(temperature)
-    yield from (form for key, form in forms if key != own)
-
-
-def _kl(z: Tensor, t: Tensor) -> Tensor:
-    return F.kl_div(z.log_softmax(-1), t.log_softmax(-1), reduction="sum", log_target=True)
+    own = RIGHT.get(objective.name, "")
+    sides = Sides(1.0 if objective.tempered else temperature, temperature)
+    yield from _divergences(own, sides)
+    yield from _other_temperatures(own, sides)
+    yield from mistakes(sides)
+    yield from (form for key, form in distances(temperature) if key != own)
+    yield from other_objectives(objective.name, temperature, labelled)
 
 
 def _reverse(z: Tensor, t: Tensor) -> Tensor:
-    return _kl(t, z)
+    return kl(t, z)
 
 
 def _jsd(z: Tensor, t: Tensor) -> Tensor:
@@ -90,136 +76,64 @@ def _jsd(z: Tensor, t: Tensor) -> Tensor:
     return 0.5 * (of_both[0] + of_both[1])
 
 
-def _of(divergence: Divergence, of_student: float, of_teacher: float) -> Function:
-    def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return divergence(z / of_student, t / of_teacher)
-
-    return term
+def _symmetric(z: Tensor, t: Tensor) -> Tensor:
+    return kl(z, t) + kl(t, z)
 
 
-def _divergences(T: float) -> Iterator[tuple[str, Form]]:
-    swapped = "its sides are swapped: F.kl_div takes log_softmax(student) first, softmax(teacher) second"
-    temperatures = {"both": (T, T), "teacher": (1.0, T), "student": (T, 1.0), "none": (1.0, 1.0)}
-    for side, (of_student, of_teacher) in temperatures.items():
-        if T == 1.0 and side != "both":
+DIVERGENCES: dict[str, tuple[str, Divergence]] = {
+    "kl": ("KL(teacher || student)", kl),
+    "reverse": ("KL(student || teacher)", _reverse),
+    "jsd": ("Jensen-Shannon divergence", _jsd),
+    "symmetric": ("symmetric KL (sum of both directions)", _symmetric),
+}
+ANOTHER = {
+    "kl": "but the divergence of ban, hinton_kd and policy_kl",
+    "reverse": "but the divergence of the objective reverse_kl",
+    "jsd": "but the divergence of the objective jsd",
+    "symmetric": "but a divergence in both directions",
+}
+
+
+def _divergences(own: str, sides: Sides) -> Iterator[Form]:
+    """Each divergence, each way tempered, but for the objective's own."""
+    T = sides.teacher
+    ways = {"both": Sides(T, T), "teacher": Sides(1.0, T), "student": Sides(T, 1.0), "none": Sides(1.0, 1.0)}
+    for way, others in ways.items():
+        if T == 1.0 and way != "both":
             continue
-        how = f" with {SIDES[side]}" if T != 1.0 else ""
-        square = T if side == "both" else 1.0
-        fault = f"its soft term has {SIDES[side]} by T = {T:g}" if side != "none" else "no side is tempered"
-        yield f"kl {side}", Form(FORWARD + how, fault, _of(_kl, of_student, of_teacher), square)
-        yield f"reverse {side}", Form(REVERSED + how, swapped, _of(_reverse, of_student, of_teacher), square)
-        fault = "its soft term is another divergence: the objective jsd is that one"
-        yield f"jsd {side}", Form(f"Jensen-Shannon divergence{how}", fault, _of(_jsd, of_student, of_teacher), square)
-    yield from _temperatures(T)
+        how = f" with {TEMPERED[way]}" if T != 1.0 else ""
+        for key, (name, divergence) in DIVERGENCES.items():
+            if key == own and others == sides:
+                continue
+            fault, another = "", ""
+            if key == own:
+                fault = "no side is tempered" if way == "none" else f"its soft term has {TEMPERED[way]} by T = {T:g}"
+            elif {key, own} == {"kl", "reverse"}:
+                fault = SWAPPED[own]
+            else:
+                another = ANOTHER[key]
+            yield Form(f"{name}{how}", fault, others.of(divergence), others.square, another=another)
 
 
-def _temperatures(T: float) -> Iterator[tuple[str, Form]]:
+def _other_temperatures(own: str, sides: Sides) -> Iterator[Form]:
+    """The objective's own divergence, or KL where it has none, tempered in its own way by another T."""
+    T, both = sides.teacher, sides.student == sides.teacher
+    name, divergence = DIVERGENCES.get(own, DIVERGENCES["kl"])
+    another = "" if own in DIVERGENCES else ANOTHER["kl"]
+
+    def at(other: float, how: str, fault: str) -> Form:
+        others = Sides(other if both else 1.0, other)
+        fault = fault if not another else ""
+        return Form(f"{name} at T = {how}", fault, others.of(divergence), others.square, another=another)
+
     for other in OTHER_TEMPERATURES:
         if other not in (T, 1.0):
-            meant = f"say temperature={other:g}" if T != 1.0 else "choose an objective that has a temperature"
-            fault = f"its soft term has T = {other:g}, not {T:g}: if that is meant, {meant}"
-            yield "", Form(f"{FORWARD} at T = {other:g}", fault, _of(_kl, other, other), other)
-    if T == 1.0:
+            meant = f"pass temperature={other:g}" if T != 1.0 else "choose an objective that has a temperature"
+            yield at(other, f"{other:g}", f"its soft term has T = {other:g}, not {T:g}: if that is meant, {meant}")
+    if T == 1.0 or another:
         return
-    fault = f"the scores of its soft term are multiplied by {T:g}, not divided"
-    yield "", Form(f"{FORWARD} at T = 1/{T:g}", fault, _of(_kl, 1.0 / T, 1.0 / T), 1.0 / T)
-    fault = "the student's scores are tempered twice"
-    yield "", Form(FORWARD, fault, _of(_kl, T * T, T), T)
-    fault = "the teacher's scores are tempered twice"
-    yield "", Form(FORWARD, fault, _of(_kl, T, T * T), T)
-
-
-def _softmax_mistakes(T: float) -> Iterator[tuple[str, Form]]:
-    def too_many(of_student: bool, of_teacher: bool) -> Function:
-        def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            z, t = z.softmax(-1) if of_student else z, t.softmax(-1) if of_teacher else t
-            return _kl(z / T, t / T)
-
-        return term
-
-    def over_batch(of_student: bool, of_teacher: bool) -> Function:
-        def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            log_q = (z / T).log_softmax(0 if of_student else -1)
-            return F.kl_div(log_q, (t / T).log_softmax(0 if of_teacher else -1), reduction="sum", log_target=True)
-
-        return term
-
-    for whose, of_student, of_teacher in (("student", 1, 0), ("teacher", 0, 1), ("both", 1, 1)):
-        sides = bool(of_student), bool(of_teacher)
-        side = "both sides" if whose == "both" else f"the {whose}'s side"
-        fault = f"the softmax of {side} is taken twice: give the soft term scores"
-        yield "", Form(f"{FORWARD} of probabilities", fault, too_many(*sides), T)
-        fault = f"the softmax of {side} is taken over the batch: say dim=-1"
-        yield "", Form(f"{FORWARD} over the batch", fault, over_batch(*sides), T, coupled=True)
-
-
-def _logarithm_mistakes(T: float) -> Iterator[tuple[str, Form]]:
-    def against(of_teacher: Callable[[Tensor], Tensor], of_student: Callable[[Tensor], Tensor]) -> Function:
-        def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return -(of_teacher(t / T) * of_student(z / T)).sum()
-
-        return term
-
-    def softmax(x: Tensor) -> Tensor:
-        return x.softmax(-1)
-
-    def log_softmax(x: Tensor) -> Tensor:
-        return x.log_softmax(-1)
-
-    def bare(x: Tensor) -> Tensor:
-        return x
-
-    first = "F.kl_div takes log_softmax(student) first"
-    for name, fault, of_teacher, of_student in (
-        ("without a logarithm", f"the logarithm is missing: {first}", softmax, softmax),
-        ("of bare scores", f"the log_softmax is missing: {first}", softmax, bare),
-        ("with a log-target", "the target is a log_softmax: say log_target=True", log_softmax, log_softmax),
-        (
-            "with log_target=True",
-            "the target is a softmax: leave log_target=True out",
-            lambda x: x.softmax(-1).exp(),
-            log_softmax,
-        ),
-        ("with bare scores as target", "the target's softmax is missing", bare, log_softmax),
-    ):
-        yield "", Form(f"F.kl_div {name}", fault, against(of_teacher, of_student), T)
-
-
-def _distances(T: float) -> Iterator[tuple[str, Form]]:
-    def squared(z: Tensor, t: Tensor) -> Tensor:
-        return (z - t).square().sum()
-
-    def of_probabilities(z: Tensor, t: Tensor) -> Tensor:
-        return squared(z.softmax(-1), t.softmax(-1))
-
-    def absolute(z: Tensor, t: Tensor) -> Tensor:
-        return (z - t).abs().sum()
-
-    def huber(z: Tensor, t: Tensor) -> Tensor:
-        return F.huber_loss(z, t, reduction="sum")
-
-    def cosine(z: Tensor, t: Tensor) -> Tensor:
-        return -F.cosine_similarity(z, t).sum()
-
-    def best(z: Tensor, t: Tensor) -> Tensor:
-        return F.cross_entropy(z, t.argmax(-1), reduction="sum")
-
-    def binary(z: Tensor, t: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(z, t.softmax(-1), reduction="sum")
-
-    def sigmoid(z: Tensor, t: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(z, t.sigmoid(), reduction="sum")
-
-    for key, name, function, fault in (
-        ("mse", "squared distance of scores", squared, "the objective policy_mse is that one"),
-        ("huber", "Huber's distance of scores", huber, "the objective policy_huber is that one"),
-        ("best", "cross-entropy with the teacher's best class", best, "the objective policy_nll is that one"),
-        ("", "absolute distance of scores", absolute, "take a softmax and a divergence"),
-        ("", "cosine distance of scores", cosine, "take a softmax and a divergence"),
-        ("", "squared distance of probabilities", of_probabilities, "take a divergence"),
-        ("", "binary cross-entropy with the teacher's softmax", binary, "it looks at each class alone"),
-        ("", "binary cross-entropy with the teacher's sigmoid", sigmoid, "it looks at each class alone"),
-    ):
-        yield key, Form(name, f"its soft term is another one: {fault}", _of(function, 1.0, 1.0))
-        if T != 1.0 and function not in (squared, absolute, cosine):  # those are not changed, but for a factor
-            yield "", Form(f"{name}, tempered", f"its soft term is another one: {fault}", _of(function, T, T), T)
+    yield at(1.0 / T, f"{1.0 / T:g}", f"the scores of its soft term are multiplied by {T:g}, not divided")
+    for whose, others in (("student", Sides(T * T, T)), ("teacher", Sides(sides.student, T * T))):
+        if both or whose == "teacher":
+            fault = f"the {whose}'s scores are tempered twice"
+            yield Form(name, fault, others.of(divergence), T if both else 1.0)

@@ -8,8 +8,11 @@ from polydistill.losses.examination.findings import Finding
 from polydistill.losses.examination.fit import Explanation
 from polydistill.losses.examination.readings import Reading
 
+NEARLY = 0.999  # cosine
+
 
 def say(
+    objective: str,
     found: Explanation,
     weights: tuple[float, float],
     faults: Sequence[str],
@@ -20,6 +23,7 @@ def say(
     """One finding of an explanation.
 
     Args:
+        objective: what is meant.
         found: the terms of the loss.
         weights: of the mean over the rows, as they are found.
         faults: of the terms themselves.
@@ -27,15 +31,16 @@ def say(
         averaged: "averaged over the batch" or "per sample".
         asked_explicitly: the objective's weights were given.
     """
-    alone = found.label is None and found.soft is not None and not found.soft.fault
+    if found.soft is not None and found.soft.another and not faults:  # whose weights are not those of the objective
+        text = f"your loss is {name_terms(found, weights)}: not {objective}, {found.soft.another}"
+        return Finding("suspicious", f"{text}; fine only if that is meant")
+    alone = found.label is None and found.soft is not None and found.soft.right
     slips = list(dict.fromkeys(text for reading in readings if (text := _join_slips(reading, alone and not faults))))
-    what = _join_terms(found, readings[0].weights if readings else weights, readings[0] if readings else None)
     if slips and alone and not faults:
         return Finding("wrong", f"your loss {', or '.join(slips)}")
+    what = name_terms(found, readings[0].weights if readings else weights, readings[0] if readings else None)
     if faults or slips:
-        return Finding(
-            "wrong", f"your loss is {what}: " + "; ".join([*faults, *([", or ".join(slips)] if slips else [])])
-        )
+        return Finding("wrong", f"your loss is {what}: " + "; ".join([*faults, *filter(None, [", or ".join(slips)])]))
     if readings and readings[0].asked:
         return Finding("fine", f"your loss is the objective, {averaged}" + ("" if alone else f": {what}"))
     if readings:
@@ -56,8 +61,40 @@ def _without_factor(found: Explanation, weights: tuple[float, float]) -> str:
     return f" (or {weights[1] * found.soft.temperature**2:.4g} x {found.soft.name} without T^2)"
 
 
+def say_changing(found: Explanation, weights: tuple[float, float], faults: Sequence[str]) -> Finding:
+    """Of a loss that has these terms at all scores, and other weights at each."""
+    text = f"your loss has on this batch the gradient of {name_terms(found, weights)}, with other scores other weights"
+    why = "a root, a logarithm or a power of a mean does that, or a weight that follows the scores"
+    if faults:
+        return Finding("wrong", f"{text}: {'; '.join(faults)}; and {why}")
+    return Finding("suspicious", f"{text}: {why}; fine only if that is meant")
+
+
+def say_unknown(objective: str, cosine: float, coarse: bool, drawn: str) -> Finding:
+    """Of a loss that is no sum of known terms.
+
+    Args:
+        objective: what is meant.
+        cosine: of the two gradients.
+        coarse: the loss is rounded to 16 bits.
+        drawn: what it is at scores drawn at random; or "".
+    """
+    of_gradient = f"its gradient has cosine {cosine:.4f} with {objective}'s"
+    if coarse:
+        text = f"your loss is rounded to 16 bits, too coarse to tell what it is ({of_gradient}): let it take float32"
+        return Finding("cannot tell", text)
+    hint = (
+        f"; at scores drawn at random it is {drawn}: does it clip scores, or choose samples by them?" if drawn else ""
+    )
+    if cosine > NEARLY:
+        return Finding("suspicious", f"your loss is nearly the objective, and not quite: {of_gradient}{hint}")
+    text = f"your loss is not {objective}, nor a known mistake in it: {of_gradient}"
+    return Finding("wrong", f"{text}; fine only if another loss is meant{hint}")
+
+
 def choose(said: Sequence[Finding]) -> Finding:
     """One finding of several explanations that are equally good."""
+    said = list(dict.fromkeys(said))
     if len(said) == 1:
         return said[0]
     texts = [finding.text.removeprefix("your loss ") for finding in said[:3]]
@@ -79,7 +116,7 @@ def _join_slips(reading: Reading, alone: bool) -> str:
     return ", and ".join(f"{subject} {slip}" for subject, slips in of_all for slip in slips)
 
 
-def _join_terms(found: Explanation, weights: tuple[float, float], reading: Reading | None) -> str:
+def name_terms(found: Explanation, weights: tuple[float, float], reading: Reading | None = None) -> str:
     """For example "0.1 x cross-entropy + 0.9 x soft term without T^2"."""
     parts = []
     for form, weight, slips in zip(

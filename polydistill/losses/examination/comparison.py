@@ -1,0 +1,255 @@
+"""The gradient of a loss taken apart into terms, and what is wrong with them named.
+
+The loss is asked twice: at scores drawn at random, where all terms differ from each other, and at the batch's own,
+where they may not (flat targets make the divergences one, sure ones make labels of them). What the first says must hold
+at the second. If the loss cannot be understood at drawn scores (it looks at something else, too), the batch alone
+decides, or nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polydistill.losses.backend import use_backend
+from polydistill.losses.examination.asking import Answer, LossFunction, Place, ask, ask_elsewhere
+from polydistill.losses.examination.batch import Rows, leave_out, take_rows
+from polydistill.losses.examination.findings import Finding
+from polydistill.losses.examination.fit import Explanation, Gradients, explain
+from polydistill.losses.examination.forms import UNIFORM, Form, label_forms
+from polydistill.losses.examination.readings import Scale, read
+from polydistill.losses.examination.soft_forms import soft_forms
+from polydistill.losses.examination.terms import TERMS, find_temperature
+from polydistill.losses.examination.wording import choose, name_terms, say, say_changing, say_unknown
+from polydistill.losses.objectives import Objective
+from polydistill.losses.one_pass import value_and_grad
+from polydistill.losses.probabilities import join_members
+
+MOST_NUMBERS = 2**16  # scores whose gradients are compared: rows beyond are left out
+EXACT, ROUNDED = 1e-6, 1e-4  # residuals that rounding may leave: of float64, and of anything else
+CONFIRMED = 0.02  # residual at the batch of what the drawn scores say
+CHANGED = 1000.0  # as many times what rounding leaves it must be for the weights to be others at the batch
+PARALLEL = 1e-7  # 1 - cosine of two gradients of one sample
+SMALL = 1e-4  # a row's gradient over the greatest row's, below which it may be 0 by rounding
+TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are, hence the T^2
+
+
+class Elsewhere(NamedTuple):
+    """A loss at scores drawn at random.
+
+    Attributes:
+        found: what explains it there.
+        rows: in which it has a gradient there.
+        is_another: nothing explains it, although it looks at the scores that it is given.
+    """
+
+    found: list[Explanation]
+    rows: int
+    is_another: bool
+
+
+class Comparison:
+    """One loss beside one objective, whose own term without the label's is one of the forms."""
+
+    def __init__(
+        self, objective: Objective, loss_function: LossFunction, place: Place, options: Mapping[str, Any],
+        ignore_index: int | None,
+    ) -> None:  # fmt: skip
+        self.objective, self.loss_function, self.place = objective, loss_function, place
+        self.options, self.ignore_index = options, ignore_index
+        self.temperature = find_temperature(objective, options)
+        self.has_label_term = place.labels is not None and objective.name in TERMS
+        square = self.temperature if objective.name in TEMPERED_TWICE else 1.0
+        self.own = Form("soft term" if self.has_label_term else objective.name, "", self._own_loss, square)
+        self.labels = [] if place.labels is None else list(label_forms(self.temperature, objective.name))
+        self.softs = [self.own, *soft_forms(objective, self.temperature, place.labels is not None)]
+        if options.get("mask") is not None:
+            self.softs.append(
+                Form(f"{objective.name} without the mask", "the mask is left out", self._own_loss, square)
+            )
+        self.asked = (
+            self._weight("label_weight", 0.0) if self.has_label_term else 0.0,
+            self._weight("teacher_weight", 1.0),
+        )
+        has_weights = self._weight("teacher_weight", -1.0) >= 0.0 or self._weight("label_weight", -1.0) >= 0.0
+        self.explicit = not has_weights or "label_weight" in options or "teacher_weight" in options
+
+    def _weight(self, name: str, missing: float) -> float:
+        try:
+            return float(self.options.get(name, self.objective.default(name)))
+        except KeyError:
+            return missing
+
+    def _own_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that leave the soft term over, with weight 1."""
+        weights = {"label_weight": 0.0} if self.has_label_term else {}
+        if self._weight("teacher_weight", -1.0) >= 0.0:
+            weights["teacher_weight"] = 1.0
+        return {**options, **weights}
+
+    def _own_loss(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        options = {name: value for name, value in self._own_options(self.options).items() if name != "mask"}
+        return (
+            self.objective(z, t, y if self.place.labels is not None else None, **options).sum()
+            / self.own.temperature**2
+        )
+
+    def find_own_gradient(self, rows: Rows, *, soft: bool = False) -> Tensor:
+        """Of the objective, or of its soft term with weight 1, ``(R, C)`` float64."""
+        options = self._own_options(rows.options) if soft else dict(rows.options)
+        with use_backend("torch"):
+            z, t = rows.scores.double(), rows.targets.double()
+            return value_and_grad(self.objective.name, z, t, rows.labels, **options).gradient
+
+    def find_silent(self, answer: Answer, place: Place) -> Tensor:
+        """Those of the rows that count, ``(R,)`` bool, in which the objective has a gradient and the loss has none."""
+        rows = take_rows(*place, self.options, self.ignore_index)
+        gradient = _cut(answer, rows)
+        if answer.coarse:
+            return torch.zeros(len(gradient), dtype=torch.bool, device=gradient.device)
+        sizes = self.find_own_gradient(rows).norm(dim=1)
+        silent: Tensor = ~gradient.any(dim=1) & (sizes > SMALL * sizes.max())
+        return silent
+
+    def take(self, answer: Answer, place: Place) -> tuple[Rows, Tensor]:
+        """The rows that count without the silent ones, and the loss's gradient there."""
+        rows = take_rows(*place, self.options, self.ignore_index)
+        gradient, silent = _cut(answer, rows), self.find_silent(answer, place)
+        if bool(silent.all()) or not bool(silent.any()):
+            return rows, gradient
+        return leave_out(rows, silent), gradient[~silent]
+
+    def examine(self, answer: Answer) -> Finding:
+        """What the loss is: by the drawn scores if the batch confirms it, else by the batch alone."""
+        rows, gradient = self.take(answer, self.place)
+        here, n = self._gradients(rows), self._count(rows)
+        floor = EXACT if answer.exact else ROUNDED
+        found = explain(gradient[:n], here, self.labels, self.softs, floor)
+        elsewhere = self._explain_elsewhere()
+        confirmed = [each for each in elsewhere.found if _misfit(each, here, gradient[:n]) <= CONFIRMED]
+        scale = _measure(answer, len(gradient), self.place.scores)
+        if len(elsewhere.found) == 1 and elsewhere.rows == len(rows.scores):
+            drawn = elsewhere.found[0]
+            same = [each for each in found if each.label is drawn.label and each.soft is drawn.soft]
+            if same and _misfit(drawn, here, gradient[:n]) > CHANGED * floor:
+                return say_changing(same[0], _scale_weights(same[0], scale), self._find_faults(same[0]))
+        if len(confirmed) == 1:
+            found = confirmed
+        elif elsewhere.is_another and len(found) > 1:  # the batch is flat or sure: what it allows is not what it is
+            found = []
+        if not found:
+            return self._describe_another(answer, gradient, rows, elsewhere.found)
+        return choose([self._describe(each, scale) for each in found])
+
+    def _count(self, rows: Rows) -> int:
+        return min(max(8, MOST_NUMBERS // rows.scores.shape[-1]), len(rows.scores))
+
+    def _gradients(self, rows: Rows) -> Gradients:
+        """Of all forms, at the first of these rows."""
+        n = self._count(rows)
+        z, t = rows.scores.double(), rows.targets.double()
+        labels = torch.zeros(len(z), dtype=torch.int64, device=z.device) if rows.labels is None else rows.labels.long()
+        whole = 1 < n == len(z) and rows.kept is None
+        forms = [form for form in (*self.labels, *self.softs[1:]) if whole or not form.coupled]
+        t, own = join_members(z, t, self.temperature), self.find_own_gradient(rows, soft=True)
+        return Gradients(z[:n], t[:n], labels[:n], forms, self.own, own[:n])
+
+    def _explain_elsewhere(self) -> Elsewhere:
+        """What the loss is at drawn scores.
+
+        A loss that has its teacher from elsewhere is blind to drawn scores: not to be explained there says nothing.
+        """
+        asked = ask_elsewhere(self.loss_function, self.place, self.temperature)
+        if asked is None:
+            return Elsewhere([], 0, False)
+        drawn, answer = asked
+        rows, gradient = self.take(answer, drawn)
+        floor = EXACT if answer.exact else ROUNDED
+        found = explain(gradient[: self._count(rows)], self._gradients(rows), self.labels, self.softs, floor)
+        if found:
+            return Elsewhere(found, len(gradient), False)
+        other = ask(self.loss_function, drawn._replace(targets=self.place.targets.to(drawn.targets)))
+        blind = isinstance(other, Finding) or torch.allclose(other.gradient, answer.gradient)
+        return Elsewhere([], len(gradient), not blind)
+
+    def _describe_another(self, answer: Answer, gradient: Tensor, rows: Rows, elsewhere: list[Explanation]) -> Finding:
+        for own in (self.find_own_gradient(rows), self.find_own_gradient(rows, soft=True)):
+            ratios = None if answer.coarse else _find_ratios(gradient, own)
+            if ratios is not None:
+                least, greatest = (float(x / ratios.mean()) for x in (ratios.min(), ratios.max()))
+                text = f"your loss is the objective with a weight for each sample, {least:.2g} to {greatest:.2g} times"
+                return Finding("suspicious", f"{text} their mean: fine only if that is meant")
+        own = self.find_own_gradient(rows)
+        size = float(own.norm() * gradient.norm())
+        cosine = float((own * gradient).sum()) / size if size else 0.0
+        drawn = name_terms(elsewhere[0], elsewhere[0].weights) if elsewhere else ""
+        return say_unknown(self.objective.name, cosine, answer.coarse, drawn)
+
+    def _describe(self, found: Explanation, scale: Scale) -> Finding:
+        weights = _scale_weights(found, scale)
+        temperature = found.soft.temperature if found.soft is not None else 1.0
+        readings = read(weights, self.asked, self.explicit, scale, temperature)
+        faults = self._find_faults(found)
+        if self.explicit and self.has_label_term and not readings and self._are_swapped(weights, scale, temperature):
+            faults.append("label_weight and teacher_weight are swapped")
+        averaged = "averaged over the batch" if scale.rows > 1 else "per sample"
+        return say(self.objective.name, found, weights, faults, readings, averaged, self.explicit)
+
+    def _are_swapped(self, weights: tuple[float, float], scale: Scale, temperature: float) -> bool:
+        return any(not each.slips for each in read(weights, self.asked[::-1], True, scale, temperature))
+
+    def _find_faults(self, found: Explanation) -> list[str]:
+        """Of the terms themselves, whatever the size of their weights."""
+        faults = [form.fault for form in (found.label, found.soft) if form is not None and form.fault]
+        for weight, whose in zip(found.weights, ("label", "soft"), strict=True):
+            if weight < 0.0:
+                faults.append(f"the {whose} term has the wrong sign: it is made as large as can be")
+        if found.soft is None and self.asked[1] > 0.0:
+            faults.append("the teacher has no say in it")
+        is_label_term = found.label is not None and found.label.name != UNIFORM
+        if is_label_term and "labels" not in self.objective.takes:
+            faults.append(f"{self.objective.name} has no label term")
+        if found.label is None and self.asked[0] > 0.0 and self.explicit:
+            faults.append(f"it has no label term, of which {self.objective.name} has {self.asked[0]:g}")
+        return faults
+
+
+def _cut(answer: Answer, rows: Rows) -> Tensor:
+    """The gradient of the rows that count."""
+    gradient = answer.gradient.flatten(0, -2)
+    return gradient if rows.kept is None else gradient[rows.kept]
+
+
+def _scale_weights(found: Explanation, scale: Scale) -> tuple[float, float]:
+    """Of the mean over the rows."""
+    return found.weights[0] * scale.rows, found.weights[1] * scale.rows
+
+
+def _misfit(explanation: Explanation, here: Gradients, gradient: Tensor) -> float:
+    """What it leaves unexplained of a gradient, by its norm."""
+    predicted = here.predict(explanation)
+    if predicted is None:
+        return math.inf
+    return float((predicted - gradient.flatten()).norm() / gradient.norm())
+
+
+def _find_ratios(gradient: Tensor, own: Tensor) -> Tensor | None:
+    """By what each row of one gradient is that of another, if each is; of two classes all rows are parallel."""
+    sizes = own.norm(dim=1)
+    seen = sizes > SMALL * sizes.max()
+    if own.shape[-1] < 3 or int(seen.sum()) < 2:
+        return None
+    products, sizes = (gradient * own).sum(dim=1)[seen], sizes[seen]
+    parallel = products >= (1.0 - PARALLEL) * sizes * gradient.norm(dim=1)[seen]
+    return products / sizes.square() if bool((parallel & (products > 0.0)).all()) else None
+
+
+def _measure(answer: Answer, rows: int, scores: Tensor) -> Scale:
+    if answer.shape:
+        return Scale(1, 1, 1, scores.shape[-1])
+    first = len(scores) if scores.dim() > 2 else rows
+    return Scale(rows, first, scores.shape[:-1].numel(), scores.shape[-1])
