@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = {".ci", "agents", "configs", "polydistill", "scripts", "tests"}
+FOLDERS = {".ci", "agents", "configs", "docs", "polydistill", "scripts", "tests"}
 INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its package
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")

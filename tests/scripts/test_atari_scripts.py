@@ -29,6 +29,7 @@ from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.networks.nature import SIZES, build_network
 from tests.crashes.killing import run_killed, start
 from tests.crashes.same import assert_same_run
+from tests.curves_and_tables import columns, explained, written_tags
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
@@ -136,7 +137,9 @@ def test_a_typo_binds_no_folder_of_an_agent(inside: Callable[..., Done], teacher
     assert "which would be replaced" in planned.out
 
 
-def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Script, teacher: Path, tmp_path: Path) -> None:
+def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
+    script: Script, teacher: Path, root: Path, tmp_path: Path
+) -> None:
     words = [*SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--lineage.generations", 2, "--seed", 3]
     done = script("distill_atari.py", *words)
     assert done.returncode == 0, done.stderr
@@ -167,7 +170,11 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(script: Script, 
     assert {path.name for path in (out / "tb").iterdir()} == {"teacher", "random_play", "generation_1", "generation_2"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not any(tag.startswith("time/") for line in lines for tag in line["values"])
-    assert any("distill/replay_agreement" in line["values"] for line in lines)
+    games_that_none_ended = {"teacher/ep_rew_mean", "teacher/ep_len_mean"}
+    assert written_tags(out) == explained(root, "Curves of distill_atari.py") - games_that_none_ended
+    for generation in summary["generations"]:
+        assert generation["metrics"].keys() == explained(root, "Metrics of summary.json, Atari")
+    assert columns(script("show.py", out, "--wide").stdout) == [explained(root, "Table of distill_atari.py")]
     for word in ("random", "human", "teacher", "student 1", "student 2", "student.zip"):
         assert word in done.stdout
 
@@ -272,7 +279,7 @@ def test_a_folder_of_something_else_is_left_alone(script: Script, teacher: Path,
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Path, tmp_path: Path) -> None:
+def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Path, root: Path, tmp_path: Path) -> None:
     other = write_teacher(tmp_path / "other.zip", n_actions=18)
     words = [teacher, "--beside", other, "--episodes", 2, "--threads", 1, "--game", "ALE/Pong-v5", "--play", "sample"]
     done = script("evaluate_agent.py", *words, "--video", tmp_path / "both.gif", "--video_steps", 20)
@@ -286,6 +293,7 @@ def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Pa
         assert note in " ".join(done.stdout.split())
     rows = [line for line in done.stdout.splitlines() if ".zip" in line and line.startswith("|")]
     assert len(rows) == 2
+    assert columns(done.stdout) == [explained(root, "Table of evaluate_agent.py")]
     assert all(-21 <= float(row.split("|")[2]) <= 21 for row in rows)
     with Image.open(tmp_path / "both.gif") as gif:
         assert gif.size == (160 + 8 + 160, 210)
@@ -334,7 +342,7 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, tmp_path:
     assert "gamma is 0.99 there and 0.9 here" in other.stderr
 
 
-def test_the_bench_measures_every_rate(script: Script, teacher: Path, tmp_path: Path) -> None:
+def test_the_bench_measures_every_rate(script: Script, teacher: Path, root: Path, tmp_path: Path) -> None:
     words = ["--teacher", teacher, "--rounds", 1, "--seconds", "0.05", "--loop_steps", 64, "--threads", 1]
     done = script("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
@@ -345,3 +353,4 @@ def test_the_bench_measures_every_rate(script: Script, teacher: Path, tmp_path: 
     assert all(rate > 0 for values in rates.values() for rate in values)
     assert raw["hardware"]["cores"] >= 1
     assert "whole loop / Stable-Baselines3's DQN.learn" in done.stdout
+    assert columns(done.stdout) == [explained(root, "Tables of the benchmarks", "bench_atari.py")]

@@ -12,6 +12,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.curves_and_tables import columns, explained
+
 COLUMNS = [
     *("objective", "shape", "type", "contender", "work", "median_us", "low_us", "high_us", "of_formula"),
     *("bytes", "of_copy", "peak_bytes", "copy_bytes_per_second", "device", "threads", "cpu", "cores", "gpu"),
@@ -41,7 +43,9 @@ def script(root: Path) -> ModuleType:
     return module
 
 
-def test_short_run_measures_every_objective_and_says_what_it_counted(root: Path, tmp_path: Path) -> None:
+def test_short_run_measures_every_objective_and_says_what_it_counted(
+    script: ModuleType, root: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "losses.csv"
     done = bench(root, "--shapes", "[2x3, 4x5]", "--csv", str(path))
     assert done.returncode == 0, done.stderr
@@ -62,7 +66,10 @@ def test_short_run_measures_every_objective_and_says_what_it_counted(root: Path,
                     same = next(r for r in cell if (r["contender"], r["work"]) == ("formula", row["work"]))
                     ratio = float(row["median_us"]) / float(same["median_us"])  # of a single round
                     assert float(row["of_formula"]) == pytest.approx(ratio, abs=1e-3, rel=1e-2)
-    assert "one pass of copy" in done.stdout
+    named = explained(root, "Tables of the benchmarks", "bench_losses.py")
+    elsewhere = set(script.CONTENDERS) - {"ours", "one pass", "formula"}  # compiled, or on CUDA
+    assert elsewhere <= named
+    assert columns(done.stdout)[-1] == named - elsewhere
 
 
 def test_rows_measured_again_replace_the_old_ones_and_others_stay(root: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.curves_and_tables import columns, explained
+
 
 def test_the_benchmark_runs_and_its_table_is_of_its_raw_numbers(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -29,6 +31,7 @@ def test_the_benchmark_runs_and_its_table_is_of_its_raw_numbers(
     found = raw["images_per_second"]
     assert list(found) == ["resnet-8", "wrn-10-1"]
     table = capsys.readouterr().out
+    assert columns(table)[0] == explained(root, "Tables of the benchmarks", "bench_cifar.py")
     for network, rates in found.items():
         assert {"trainer", "bare", "float32"} <= rates.keys()
         assert all(len(values) == 3 and min(values) > 0 for values in rates.values())

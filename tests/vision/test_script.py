@@ -16,6 +16,7 @@ import yaml
 from polydistill.runs.lock import FolderLock
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.images.data import write_made_up
+from tests.curves_and_tables import columns, explained, written_tags
 
 FAST = ["--device", "cpu", "--threads", "1", "--training.epochs", "1", "--lineage.generations", "1"]
 
@@ -65,7 +66,9 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(script: Script, tmp_path: Path) -> None:
+def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(
+    script: Script, root: Path, tmp_path: Path
+) -> None:
     first = script("--threads", 1, "--device", "cpu", "--out", "run")
     assert first.code == 0, first.err
     for part in (
@@ -91,6 +94,11 @@ def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(script: 
     wide = script("--threads", 1, "--device", "cpu", "--out", "run", "--wide").out
     assert "| test ECE |" in wide
     assert "generation 2, resnet-8" in wide
+    assert columns(wide) == [explained(root, "Table of distill_cifar.py")]
+    of_cwtm = {"distill/largest_weight", "distill/effective_share"}
+    assert written_tags(tmp_path / "run") == explained(root, "Curves of distill_cifar.py") - of_cwtm
+    for generation in summary["generations"]:
+        assert generation["metrics"].keys() == explained(root, "Metrics of summary.json, CIFAR")
     assert tree(tmp_path / "run") == before
     other = refused(script("--threads", 1, "--device", "cpu", "--out", "run", "--seed", 1))
     assert "seed is 0 there and 1 here" in other

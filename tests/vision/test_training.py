@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from polydistill.learning.schedules import TrainingConfig, schedule_rate
 from polydistill.learning.update import Update, make_optimizer
 from polydistill.vision.images.augmentation import draw_plan, take_batch
 from polydistill.vision.images.data import ImageSet
+from tests.curves_and_tables import explained
 from tests.vision.lessons import NORMALIZER, SHORT, image_set, same, tiny, trainer, weights
 
 # ---- the schedule ------------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ def test_fresh_permutations_change_with_the_step_and_fixed_ones_belong_to_the_im
     assert not torch.equal(draw("fixed", [3], 7), draw("fixed", [3], 7, generation=2))
 
 
-def test_shares_of_the_gradient_are_logged_and_the_weights_for_cwtm() -> None:
+def test_shares_of_the_gradient_are_logged_and_the_weights_for_cwtm(root: Path) -> None:
     for objective in ("ban", "cwtm"):
         reports = list(trainer(Lesson(objective, tiny(seed=9), generation=1)).run())
         for report in reports:
@@ -222,6 +224,7 @@ def test_shares_of_the_gradient_are_logged_and_the_weights_for_cwtm() -> None:
             assert ("distill/largest_weight" in values) is (objective == "cwtm")
     assert 1 < reports[-1].values["distill/largest_weight"] < 5
     assert 0 < reports[-1].values["distill/effective_share"] < 1
+    assert reports[-1].values.keys() <= explained(root, "Curves of distill_cifar.py")
 
 
 @pytest.mark.parametrize("objective", ["ban", "cwtm"])

@@ -24,6 +24,7 @@ from polydistill_agents.distillation.nonfinite import NonFiniteError
 from polydistill_agents.networks.nature import SIZES, build_network, compute_scores, size_of
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.distillation.squares import N_ACTIONS, SPACE, Squares, look, make
+from tests.curves_and_tables import explained
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_learn_returns_the_model_and_needs_a_teacher() -> None:
         make(teacher=None).learn(64)
 
 
-def test_curves_carry_the_known_tags_over_steps_of_play(tmp_path: Path) -> None:
+def test_curves_carry_the_known_tags_over_steps_of_play(root: Path, tmp_path: Path) -> None:
     make(tensorboard_log=str(tmp_path)).learn(640, tb_log_name="twin")
     events = EventAccumulator(str(tmp_path / "twin_1"))
     events.Reload()
@@ -147,6 +148,7 @@ def test_curves_carry_the_known_tags_over_steps_of_play(tmp_path: Path) -> None:
         *("teacher/ep_rew_mean", "teacher/ep_len_mean", "time/fps", "train/loss", "train/learning_rate"),
         *("distill/loss", "distill/replay_agreement", "distill/label_share"),
     }, "rollout/* would be the learner's own play"
+    assert tags == explained(root, "Curves of distill_atari.py") - {"eval/mean_reward", "eval/agreement"}
     assert [event.step for event in events.Scalars("distill/loss")] == list(range(64, 641, 32))
     assert events.Scalars("teacher/ep_rew_mean")[-1].value == 12.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polydistill.errors import Interrupted, UserError
 from polydistill.runs.checkpoint import Checkpoints
@@ -24,6 +26,7 @@ from polydistill_agents.teachers.training import (
     open_folder,
     train_teacher,
 )
+from tests.curves_and_tables import explained
 
 CONFIG = TeacherTrainingConfig(
     steps=120, n_envs=2, batch_size=4, threads=1, buffer_size=400, learning_starts=20, checkpoint_steps=40, episodes=1,
@@ -90,6 +93,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert train(tmp_path / "a").num_timesteps == 120
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 120
     assert len(Checkpoints(tmp_path / "a" / "checkpoints", kind="teacher").paths()) == 2
+
+
+def test_its_curves_are_those_that_are_explained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short_games = partial(teacher_training.AtariVecEnv, max_frames=16)  # 4 steps, so that some end
+    monkeypatch.setattr(teacher_training, "AtariVecEnv", short_games)
+    train(tmp_path / "a")
+    events = EventAccumulator(str(tmp_path / "a" / "tb")).Reload()
+    assert set(events.Tags()["scalars"]) == explained(root, "Curves of train_teacher.py")
+    assert [event.step for event in events.Scalars("rollout/ep_len_mean")] == [64], "the 16th game ends there"
 
 
 def test_what_comes_back_is_what_was_saved_random_states_and_all(
