@@ -72,6 +72,17 @@ def test_every_interval_says_over_what(root: Path) -> None:
         assert all(re.match(r"95%\*{0,2} over \*{0,2}(seeds|games)", one) for one in found), (path, found)
 
 
+def test_what_the_documents_point_at_is_there(root: Path) -> None:
+    named = [root / "RESULTS.md", root / "PAPERS.md"]
+    for path in [*named, *(root / "docs").glob("*.md"), *(root / "scripts" / "measurements").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        linked = [path.parent / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+        written = [
+            root / name for name in re.findall(r"`((?:agents|configs|polydistill|scripts|tests)/[^` <]+)`", text)
+        ]
+        assert [file for file in [*linked, *written] if not file.exists()] == [], path
+
+
 GPU_ROWS = """\
 objective,shape,type,contender,work,median_us,low_us,high_us,of_formula,bytes,of_copy,peak_bytes,copy_bytes_per_second
 policy_kl,256x18,float32,ours,loss and gradient,40.25,39.0,123.4,0.2512,13824,0.5,36864,3000000000000
