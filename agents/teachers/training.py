@@ -113,6 +113,11 @@ class TeacherTrainingConfig:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.learning_starts >= self.steps:
+            raise ValueError(
+                f"learning_starts = {self.learning_starts:,} steps of random play leave none of steps = {self.steps:,} "
+                "to learn in: lower learning_starts, or raise steps"
+            )
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> TeacherTrainingConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
@@ -154,6 +159,23 @@ def check_folder(config: TeacherTrainingConfig, out: Path) -> Standing:
     if any((out / "checkpoints").glob("step_*.zip")):
         raise UserError(f"{out} was begun by an older version, whose checkpoints are not read; give --out another")
     return examine_folder(out, to_mapping(config), may_grow=("steps",))
+
+
+def finished_card(config: TeacherTrainingConfig, out: Path) -> dict[str, Any] | None:
+    """The card of the teacher in ``out``, if it is there and was trained as ``config`` says; else None.
+
+    Args:
+        config: device, threads and precision may be those of the folder's own config, whatever this machine has.
+        out: a folder of :func:`open_folder`, or none.
+    """
+    try:
+        card: dict[str, Any] = json.loads((out / "teacher.json").read_text(encoding="utf-8"))
+        score = card["evaluation"]
+        whole = all(name in score for name in ("score_mean", "score_ci95", "episodes"))
+        same = card["config"] == to_mapping(config)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return card if whole and same and (out / "teacher.zip").is_file() else None
 
 
 def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | None = None) -> DQN:
@@ -272,8 +294,9 @@ class _Heed(BaseCallback):
         self.bar.advance(self.training_env.num_envs, score=self._score())
         return self.stop.received is None
 
-    def _score(self) -> float:
-        return float(safe_mean([game["r"] for game in self.model.ep_info_buffer or ()]))
+    def _score(self) -> float | str:
+        games = [game["r"] for game in self.model.ep_info_buffer or ()]
+        return float(safe_mean(games)) if games else "-"
 
 
 class _Watch(_Heed):

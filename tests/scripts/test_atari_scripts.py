@@ -332,6 +332,17 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, tmp_path:
     assert len(card["evaluation"]["scores"]) == 1
     assert DQN.load(out / "teacher.zip", device="cpu").num_timesteps == card["steps"]
     assert (out / "teacher.zip").stat().st_size < 8_000_000
+    assert "score -" in done.stderr, "no game has ended"
+    assert "nan" not in done.stderr
+
+    again = script("train_teacher.py", *words, "--steps", 100)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "plays" not in again.stderr
+    asked = script("train_teacher.py", *words, "--steps", 100, "--dry_run")
+    assert asked.stdout.endswith("teacher: the teacher there is finished: its score would be printed\n")
+    (out / "teacher.json").write_text("{}")  # damaged: it is scored again
+    asked = script("train_teacher.py", *words, "--steps", 100, "--dry_run")
+    assert asked.stdout.endswith("teacher: the run there would go on\n")
 
     longer = script("train_teacher.py", *words, "--steps", 160)
     assert longer.returncode == 0, longer.stderr

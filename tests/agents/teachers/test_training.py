@@ -58,6 +58,12 @@ class StopAtStep(StopSignals):
         """It is drawn."""
 
 
+@pytest.mark.parametrize("steps", [1, 10_000])
+def test_steps_that_end_before_learning_starts_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=rf"10,000 steps of random play leave none of steps = {steps:,} to learn in"):
+        TeacherTrainingConfig(steps=steps)
+
+
 def test_precision_threads_and_device_are_resolved_once_for_the_machine(monkeypatch) -> None:
     def say(has: bool) -> None:
         # torch 2.10 has no such function
