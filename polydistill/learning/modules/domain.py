@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from polydistill.learning.lesson import Lesson, check_options
 from polydistill.learning.modules import trial
@@ -36,7 +37,8 @@ class ModuleDomain:
     position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
     before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
     language model needs labels that are shifted by one. For autocast use it in the module's ``forward``; one around the
-    lineage is not heard.
+    lineage is not heard. Under ``DistributedDataParallel`` each process takes the mean over what counts in its own
+    batches, and reports on its own test batches.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
@@ -58,7 +60,8 @@ class ModuleDomain:
         batches: iterated once per epoch: a list, or a ``DataLoader``.
         test: the same, for the metrics; in the same order each time (a ``DataLoader`` that shuffles is).
         epochs: passes over ``batches`` for each generation, >= 1.
-        optimizer: makes one from parameters.
+        optimizer: makes one from parameters; None: SGD with rate 0.1 and Nesterov momentum 0.9. Its rate is not
+            scheduled.
         objective: of the students: a name in ``polydistill.losses.OBJECTIVES``, or a function of ``(student, teacher,
             labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)``, that returns a loss for each sample,
             ``(batch,)``. One of ``polydistill.losses`` is given what it takes. Generation 0 learns by cross_entropy.
@@ -174,8 +177,8 @@ class ModuleDomain:
         self._examiner.members[generation] = member
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
-        """Accuracy, negative log-likelihood and calibration error on the test batches; agreement with the teacher and
-        KL(teacher || student), which are None for generation 0.
+        """``test_accuracy``, ``test_nll`` (nats per sample) and ``test_ece`` (calibration error) on the test batches;
+        ``agreement`` with the teacher and ``kl``, KL(teacher || student), which are None for generation 0.
 
         Raises:
             ValueError: the test batches are others than those of the generation before, or every label is ignored.
@@ -202,12 +205,15 @@ class ModuleDomain:
         return self._examiner.ensemble(members)
 
     def _make(self, generation: int) -> nn.Module:
-        of_student = generation > 0 and self.build_student is not None
+        build, name = self.build, "build"
+        if generation > 0 and self.build_student is not None:
+            build, name = self.build_student, "build_student"
         with seeded(derive_seed(self.seed, "initial weights", generation)):
-            module: object = self.build_student() if of_student and self.build_student else self.build()
+            module: object = build()
         if not isinstance(module, nn.Module):
-            name = "build_student" if of_student else "build"
             raise TypeError(f"`{name}` must make a torch module, it made a {type(module).__name__}")
+        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            raise ValueError(f"`{name}` makes a module with lazy parameters: call it there on inputs, which makes them")
         return module
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
@@ -229,8 +235,8 @@ class ModuleDomain:
         )
 
     def _try(self, teacher: nn.Module, generation: int, *, learns: bool) -> None:
-        """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student where
-        that is another network, and the objective; see :mod:`~polydistill.learning.modules.trial`."""
+        """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student and the
+        objective; see :mod:`~polydistill.learning.modules.trial`."""
         whose = "the module that `build` makes" if learns else "the teacher"
         with seeded(derive_seed(self.seed, "trial"), self.batches):
             given = trial.take_first(self.batches, "batches", self.ignore_index)
@@ -245,26 +251,31 @@ class ModuleDomain:
             trial.check_all_labels(batches, name, n_classes, self.ignore_index)
         if self.classes is not None and self.classes != n_classes:
             raise ValueError(f"`classes` is {self.classes}, but {whose} gives {n_classes} scores per sample")
-        student = self._built[generation + 1] = self._make(generation + 1)
-        if share_weights(student, teacher):
-            name = "build" if self.build_student is None else "build_student"
-            raise ValueError(
-                f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
-            )
-        with seeded(derive_seed(self.seed, "trial")):
-            of_student, _ = trial.try_network(student, given, "the student", "batches", self.ignore_index)
-        if of_student.shape[1] != n_classes:
-            raise ValueError(
-                f"the student gives {of_student.shape[1]} scores per sample and its teacher {n_classes}: both must "
-                "tell the same classes apart"
-            )
-        trial.try_optimizer(student, self.optimizer, "the student")
+        of_student = self._try_student(teacher, generation + 1, given, n_classes)
         if learns:
             trial.try_optimizer(teacher, self.optimizer, whose)
         lesson = self._lesson(nn.Identity(), generation + 1)
         with seeded(derive_seed(self.seed, "trial")):
             trial.try_lesson(lesson, of_student, scores.to(of_student.device), batch.labels.to(of_student.device))
         self._n_classes = n_classes
+
+    def _try_student(self, teacher: nn.Module, generation: int, given: Any, n_classes: int) -> Tensor:
+        """Build the student of ``generation``, and give its scores of the batch ``given``."""
+        student = self._built[generation] = self._make(generation)
+        if share_weights(student, teacher):
+            name = "build" if self.build_student is None else "build_student"
+            raise ValueError(
+                f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
+            )
+        with seeded(derive_seed(self.seed, "trial")):
+            scores, _ = trial.try_network(student, given, "the student", "batches", self.ignore_index)
+        if scores.shape[1] != n_classes:
+            raise ValueError(
+                f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell "
+                "the same classes apart"
+            )
+        trial.try_optimizer(student, self.optimizer, "the student")
+        return scores
 
     def _train(self, student: nn.Module, lesson: Lesson, generation: int) -> None:
         with seeded(derive_seed(self.seed, "training", generation), self.batches) as batches:

@@ -51,7 +51,7 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
     """The first batch that has a label which counts.
 
     Raises:
-        TypeError: see :mod:`polydistill.vision.batches`.
+        TypeError: see :mod:`polydistill.learning.modules.batches`.
         ValueError: there is none, or none a second time.
     """
     empty = True

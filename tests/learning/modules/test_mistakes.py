@@ -110,6 +110,11 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"build_student": lambda: build(4)}, ValueError, "the student gives 4 scores per sample and its teacher 3"),
     ({"teacher": build(4)}, ValueError, "the student gives 3 scores per sample and its teacher 4"),
     ({"objective": "dkpp", "classes": 4}, ValueError, "`classes` is 4, but .* gives 3 scores"),
+    (
+        {"build": lambda: nn.LazyLinear(3)},
+        ValueError,
+        "`build` makes a module with lazy parameters: call it there on",
+    ),
     ({"build": lambda: build(1)}, ValueError, "gives one score per sample"),
     ({"build": lambda: nn.ConstantPad1d((0, 1), 0.0)}, ValueError, "no parameter that learns"),
     ({"build": lambda: build().requires_grad_(False)}, ValueError, "no parameter that learns"),
