@@ -59,49 +59,43 @@ def load(name: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def lineage_rows(name: str, title: str) -> list[list[str | float | None]]:
+def pong_table() -> str:
     """One row per generation: means over the seeds. The teacher is one agent, so it has no interval over seeds."""
-    from polydistill_agents.environments.references import reference
-
-    runs = load(name)
-    row = reference(runs[0]["config"]["game"])
-    assert row is not None
+    runs = load("pong")
     rows: list[list[str | float | None]] = []
     for k, generation in enumerate(runs[0]["generations"]):
         metrics = [run["generations"][k]["metrics"] for run in runs]
         means = [m["score_mean"] for m in metrics]
-        games = [m["scores"] for m in metrics]
-        over_games = pooled_interval(games, generator=np.random.default_rng(0))
+        over_games = pooled_interval([m["scores"] for m in metrics], generator=np.random.default_rng(0))
         over_seeds = t_interval(means) if k else None
-        of_teacher = None
-        if k:
-            students, teachers = (
-                np.concatenate([run["generations"][i]["metrics"]["scores"] for run in runs]) for i in (k, 0)
-            )
-            ends = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
-            ratio = (students.mean() - row.random) / (teachers.mean() - row.random)
-            between = t_interval([m["teacher_normalized"] for m in metrics])
-            of_teacher = f"{ratio:.3f} ({format_interval(between, 3)}; {format_interval(ends, 3)})"
-        agreement = None if not k else f"{statistics.mean(m['agreement'] for m in metrics):.3f}"
         rows.append(
             [
-                "teacher" if not k else title.format(k),
+                "its twin, distilled" if k else "teacher",
                 f"{statistics.mean(means):.2f} ({format_interval(over_seeds)}; {format_interval(over_games)})",
                 f"{statistics.mean(m['human_normalized'] for m in metrics):.2f}",
-                of_teacher,
-                agreement,
+                of_teacher_text(runs, k) if k else None,
+                f"{statistics.mean(m['agreement'] for m in metrics):.3f}" if k else None,
                 generation["parameters"],
                 f"{statistics.mean(run['seconds'][k] for run in runs):.0f}",
                 f"{len(runs)} x {metrics[0]['episodes']}",
             ]
         )
-    return rows
+    headers = ["Pong, protocol rusu", "score (95% over seeds; over games)", "of human"]
+    headers += ["of teacher (95% over seeds; over games)", "agreement", "parameters", "seconds", "seeds x games"]
+    return format_table(headers, rows)
 
 
-HEADERS = [
-    *("Pong, protocol rusu", "score (95% over seeds; over games)", "of human"),
-    *("of teacher (95% over seeds; over games)", "agreement", "parameters", "seconds", "seeds x games"),
-]
+def of_teacher_text(runs: list[dict[str, Any]], k: int) -> str:
+    """(student - random) / (teacher - random) of all games of generation ``k``, and both its intervals."""
+    from polydistill_agents.environments.references import reference
+
+    row = reference(runs[0]["config"]["game"])
+    assert row is not None
+    students, teachers = (np.concatenate([run["generations"][i]["metrics"]["scores"] for run in runs]) for i in (k, 0))
+    over_games = bootstrap_normalized_interval(students, teachers, row.random, generator=np.random.default_rng(0))
+    over_seeds = t_interval([run["generations"][k]["metrics"]["teacher_normalized"] for run in runs])
+    ratio = (students.mean() - row.random) / (teachers.mean() - row.random)
+    return f"{ratio:.3f} ({format_interval(over_seeds, 3)}; {format_interval(over_games, 3)})"
 
 
 def seed_table() -> str:
@@ -209,7 +203,7 @@ def study_table(name: str) -> str:
 
 
 def stages_table(name: str, first_later: int) -> str:
-    """Arms that got more seeds after a look: those before it, and those from ``first_later`` on, decided on by it."""
+    """Arms that got more seeds after a look: the seeds before it, and those from ``first_later`` on, each alone."""
     _, arms = study_arms(name)
     rows: list[list[str | float | None]] = []
     for arm, of in arms.items():
@@ -328,17 +322,12 @@ def micro_text(microseconds: float) -> str:
 
 def spread_text(line: dict[str, str]) -> str:
     """``median (low-high)``."""
-    median, low, high = map(micro_text, times_of(line))
+    median, low, high = (micro_text(float(line[name])) for name in ("median_us", "low_us", "high_us"))
     return f"{median} ({low}-{high})"
 
 
-def times_of(line: dict[str, str]) -> tuple[float, float, float]:
-    """Median and range in microseconds."""
-    return float(line["median_us"]), float(line["low_us"]), float(line["high_us"])
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    "pong": lambda: format_table(HEADERS, lineage_rows("pong", "its twin, distilled")),
+    "pong": pong_table,
     "pong_seeds": seed_table,
     "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
