@@ -300,7 +300,7 @@ def test_samples_that_a_loss_leaves_out_are_named() -> None:
         lambda x: z, lambda x: t, "hinton_kd", None, y,
         loss_function=lambda z, t, y: loss(z, t, y) / 2,
     )  # fmt: skip
-    assert "it is divided by all 32 rows, those that do not count too: 2 times too small" in report.wrong[-1]
+    assert report.findings[-1].text == last.text, "a mean over all samples is sound too, as a weight of 0 or 1 has it"
 
 
 def test_greatest_loss_of_the_batch_is_no_mean_of_it() -> None:
@@ -363,6 +363,21 @@ def test_rows_divided_by_all_of_a_flat_batch_are_said_once() -> None:
     )  # fmt: skip
     text = "your loss is divided by all 32 rows, those that do not count too: 1.33 times too small"
     assert report.findings[-1] == ("wrong", text)
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-6, 1e-4])
+def test_epsilon_in_the_logarithm_is_no_fault_and_no_other_weight(epsilon) -> None:
+    loss = lambda z, t, y, T, a: both(  # noqa: E731
+        a, ce(z, y), -((t / T).softmax(1) * ((z / T).softmax(1) + epsilon).log()).sum(1).mean() * T * T
+    )
+    assert examine(loss, 4.0, 0.1, *make_batch(0, 10, 32)).level == "fine"
+
+
+def test_small_regulariser_is_not_called_smoothing() -> None:
+    loss = lambda z, t, y, T, a: SOUND["by torch"](z, t, y, T, a) + 0.01 * z.square().mean()  # noqa: E731
+    found = examine(loss, 4.0, 0.1, *make_batch(0, 10, 32))
+    assert found.level == "suspicious"
+    assert "nearly the objective, and not quite" in found.text
 
 
 @pytest.mark.parametrize("spread", [1e-3, 0.02])

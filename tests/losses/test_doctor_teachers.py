@@ -198,6 +198,12 @@ def test_few_samples_do_not_tell() -> None:
     assert report.healthy
 
 
+def test_scores_that_are_integers_are_a_finding() -> None:
+    batch = Pixels(0, 32)
+    report = examine(batch, after(batch.linear(), lambda s: s.round().long()))
+    assert any("must be a floating tensor, got a tensor of torch.int64" in text for text in report.wrong)
+
+
 @pytest.mark.parametrize("noise", [8.0, 20.0])
 def test_noise_that_larger_inputs_drown_is_no_other_normalisation(noise) -> None:
     """The scores of times as large inputs are larger, so that the same noise makes fewer mistakes."""

@@ -32,7 +32,9 @@ from polydistill.losses.probabilities import join_members
 MOST_NUMBERS = 2**16  # scores whose gradients are compared: rows beyond are left out
 EXACT, ROUNDED = 1e-6, 1e-4  # residuals that rounding may leave: of float64, and of anything else
 CONFIRMED = 0.02  # residual at the batch of what the drawn scores say
-CHANGED = 1000.0  # as many times what rounding leaves it must be for the weights to be others at the batch
+CHANGED = 20.0  # as many times what both explanations leave it must be for the weights to be others at the batch
+LEAST_CHANGE = 1e-3  # and at least that
+ALMOST = 1e-4  # residual that the batch must not exceed where nothing explains the loss at drawn scores
 PARALLEL = 1e-7  # 1 - cosine of two gradients of one sample
 SMALL = 1e-4  # a row's gradient over the greatest row's, below which it may be 0 by rounding
 TEMPERED_TWICE = {"hinton_kd", "dkd", "logit_standardized_kd"}  # both sides are, hence the T^2
@@ -132,18 +134,18 @@ class Comparison:
         elsewhere = self._explain_elsewhere()
         confirmed = [each for each in elsewhere.found if _misfit(each, here, gradient[:n]) <= CONFIRMED]
         scale = _measure(answer, len(gradient), self.place.scores)
-        if len(elsewhere.found) == 1 and elsewhere.rows == len(rows.scores):
-            drawn = elsewhere.found[0]
-            same = [each for each in found if each.label is drawn.label and each.soft is drawn.soft]
-            if same and _misfit(drawn, here, gradient[:n]) > CHANGED * floor:
-                return say_changing(same[0], _scale_weights(same[0], scale), self._find_faults(same[0]))
+        if elsewhere.rows == len(rows.scores) and (changed := _find_changed(elsewhere, found, here, gradient[:n])):
+            return say_changing(changed, _scale_weights(changed, scale), self._find_faults(changed))
         if len(confirmed) == 1:
             found = confirmed
-        elif elsewhere.is_another and len(found) > 1:  # the batch is flat or sure: what it allows is not what it is
-            found = []
+        elif elsewhere.is_another and (len(found) > 1 or any(each.residual > ALMOST for each in found)):
+            found = []  # the batch is flat or sure: what it allows is not what the loss is
         if not found:
             return self._describe_another(answer, gradient, rows, elsewhere.found)
-        return choose([self._describe(each, scale) for each in found])
+        counted = len(take_rows(*self.place, self.options, self.ignore_index).scores)
+        scales = dict.fromkeys((scale, _measure(answer, counted, self.place.scores)))  # a mean over all rows is sound
+        said = [choose([self._describe(each, of_rows) for each in found]) for of_rows in scales]
+        return next((finding for finding in said if finding.level == "fine"), said[0])
 
     def _count(self, rows: Rows) -> int:
         return min(max(8, MOST_NUMBERS // rows.scores.shape[-1]), len(rows.scores))
@@ -235,6 +237,20 @@ def _misfit(explanation: Explanation, here: Gradients, gradient: Tensor) -> floa
     if predicted is None:
         return math.inf
     return float((predicted - gradient.flatten()).norm() / gradient.norm())
+
+
+def _find_changed(
+    elsewhere: Elsewhere, found: list[Explanation], here: Gradients, gradient: Tensor
+) -> Explanation | None:
+    """The explanation at the batch that has the terms of the one at drawn scores, and other weights."""
+    if len(elsewhere.found) != 1:
+        return None
+    drawn = elsewhere.found[0]
+    for each in found:
+        slack = max(LEAST_CHANGE, CHANGED * each.residual, CHANGED * drawn.residual)
+        if each.label is drawn.label and each.soft is drawn.soft and _misfit(drawn, here, gradient) > slack:
+            return each
+    return None
 
 
 def _find_ratios(gradient: Tensor, own: Tensor) -> Tensor | None:

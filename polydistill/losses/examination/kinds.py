@@ -25,6 +25,8 @@ def examine_kind(name: str, scores: Tensor, *, regression: bool = False) -> Iter
         scores: ``(..., classes)`` as the network gives them.
         regression: the objective looks at scores, not at their softmax.
     """
+    if not scores.is_floating_point():
+        return  # the objective refuses it
     exact = scores.double()
     rows = exact.flatten(0, -2)
     if rows.shape[-1] < 2 or not bool(rows.isfinite().any(dim=-1).all()) or bool((rows == torch.inf).any()):
