@@ -11,8 +11,9 @@ Units: one agent step is ``FRAME_SKIP`` = 4 frames of 1/60 s.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +31,14 @@ from polydistill_agents.environments.games import check_game
 FRAME_SKIP = 4
 FIRE = "FIRE"
 MAX_FRAMES = 108_000  # 30 minutes of play, the cap of every DeepMind paper
+SPARE_EMULATORS = 4  # kept for later environments, at most
+
+_spares: dict[Hashable, AtariVectorEnv] = {}  # by what they were made with, the one that was left last at the end
+
+
+def _recipe_key(game: str, n_envs: int, options: Mapping[str, Any]) -> Hashable:
+    """Of this process: a forked one has the emulators of its parent without their threads."""
+    return (os.getpid(), game, n_envs, *options.items())
 
 
 class AtariVecEnv(VecEnv):
@@ -107,9 +116,13 @@ class AtariVecEnv(VecEnv):
             "reward_clipping": False,  # clipped here: the score would be lost
             "use_fire_reset": fire_on_reset,
         }
-        self._emulator = AtariVectorEnv(self.game, n_envs, **self.emulator_options)
-        self.action_meanings = [action.name for action in self._emulator.ale.get_action_set()]
-        space = self._emulator.single_observation_space
+        # a game takes a tenth of a second to load; a reset with seeds leaves nothing of those that were played before
+        spare = _spares.pop(_recipe_key(self.game, n_envs, self.emulator_options), None)
+        emulator = AtariVectorEnv(self.game, n_envs, **self.emulator_options) if spare is None else spare
+        self._open_emulator: AtariVectorEnv | None = emulator
+        self._waiting = False  # for the answer to actions that were sent
+        self.action_meanings = [action.name for action in emulator.ale.get_action_set()]
+        space = emulator.single_observation_space
         super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))
         self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
         self.own_seed = seed
@@ -121,6 +134,12 @@ class AtariVecEnv(VecEnv):
         self._lives = np.zeros(n_envs, dtype=np.int32)
         self._game_starts = np.zeros(n_envs, dtype=np.int32)
         self._lost_life = np.zeros(n_envs, dtype=bool)
+
+    @property
+    def _emulator(self) -> AtariVectorEnv:
+        if self._open_emulator is None:
+            raise ValueError("this environment is closed: make another one")
+        return self._open_emulator
 
     def recipe(self) -> dict[str, Any]:
         """What, with the seeds of a reset and the actions since, decides every observation; plain values.
@@ -169,10 +188,12 @@ class AtariVecEnv(VecEnv):
         if self._fire is not None:
             self.sent_actions[self._lost_life] = self._fire
         self._emulator.send(self.sent_actions)
+        self._waiting = True
 
     def step_wait(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations, rewards, dones and infos of the actions that were sent."""
         observations, raw_rewards, terminated, truncated, counters = self._emulator.recv()
+        self._waiting = False
         self._scores += raw_rewards
         self._lengths += 1
         # At the end of a game the observation, the lives and the counters are already the next game's.
@@ -202,7 +223,12 @@ class AtariVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
-        """Nothing to release by hand: the emulator's threads end with the object."""
+        """Leave the emulator to the next environment of the same game, number of games and options."""
+        emulator, self._open_emulator = self._open_emulator, None
+        if emulator is not None and not self._waiting:
+            _spares[_recipe_key(self.game, self.num_envs, self.emulator_options)] = emulator
+            while len(_spares) > SPARE_EMULATORS:
+                del _spares[next(iter(_spares))]
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """The attribute once per asked environment: all share this object's."""

@@ -61,10 +61,11 @@ def open_teacher(config: AtariConfig) -> Teacher:
     """
     teacher = as_teacher(config.teacher.path or find_teacher(config.game)).to(config.device)
     make_env = partial(get_protocol(config.evaluation.protocol).make_env, config.game, 1, seed=0, n_threads=1)
-    own, full = make_env(), make_env(full_action_space=True)
+    own = make_env()
     try:
         teacher.check_fits(own.observation_space, own.action_space)
     except UserError as error:
+        full = make_env(full_action_space=True)
         try:
             teacher.check_fits(full.observation_space, full.action_space)
         except UserError:

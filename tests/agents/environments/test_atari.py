@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -262,7 +263,7 @@ def test_fire_is_pressed_after_a_lost_life_only_while_lives_are_left(monkeypatch
             frames | {"lives": np.array([lives])},
         )
         monkeypatch.setattr(
-            env, "_emulator", SimpleNamespace(send=lambda actions: None, recv=lambda shown=shown: shown)
+            env, "_open_emulator", SimpleNamespace(send=lambda actions: None, recv=lambda shown=shown: shown)
         )
         env.step(np.array([2]))
         pressed.append(env.action_meanings[env.sent_actions[0]])
@@ -335,3 +336,51 @@ def test_sticky_actions_change_the_stream():
         for p in (0.0, 0.5)
     )
     assert (plain != sticky).any()
+
+
+def test_an_environment_with_the_emulator_of_a_closed_one_plays_as_a_new_one(monkeypatch):
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(args)
+        return AtariVectorEnv(*args, **kwargs)
+
+    monkeypatch.setattr("polydistill_agents.environments.atari.AtariVectorEnv", make)
+    monkeypatch.setattr("polydistill_agents.environments.atari._spares", {})
+    options = {"seed": 5, "n_threads": 1, "repeat_action_probability": 0.25, "max_frames": 400}
+    new = [step[2:5] for step in play(AtariVecEnv("breakout", 2, **options), 120)]
+    used = AtariVecEnv("breakout", 2, **options | {"seed": 8})
+    for _ in play(used, 77, seed=3):
+        pass
+    used.close()
+    again = [step[2:5] for step in play(AtariVecEnv("breakout", 2, **options), 120)]
+    assert len(made) == 2
+    for one, other in zip(new, again, strict=True):
+        for theirs, ours in zip(one, other, strict=True):
+            np.testing.assert_array_equal(theirs, ours)
+
+
+def test_a_closed_environment_is_not_played_and_may_be_closed_again():
+    env = AtariVecEnv("pong", 1, n_threads=1)
+    env.close()
+    env.close()
+    with pytest.raises(ValueError, match="closed"):
+        env.reset()
+
+
+def test_an_emulator_that_still_owes_an_answer_is_not_used_again(monkeypatch):
+    spares: dict[object, object] = {}
+    monkeypatch.setattr("polydistill_agents.environments.atari._spares", spares)
+    env = AtariVecEnv("pong", 1, n_threads=1)
+    env.reset()
+    env.step_async(np.zeros(1, dtype=np.int64))
+    env.close()
+    assert not spares
+
+
+def test_few_emulators_are_kept_the_oldest_is_given_up(monkeypatch):
+    spares: dict[object, object] = {}
+    monkeypatch.setattr("polydistill_agents.environments.atari._spares", spares)
+    for caps in range(400, 406):
+        AtariVecEnv("pong", 1, n_threads=1, max_frames=caps).close()
+    assert [dict(key[3:])["max_num_frames_per_episode"] for key in spares] == [402, 403, 404, 405]

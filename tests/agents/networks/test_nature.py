@@ -13,6 +13,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from polydistill_agents.networks.nature import (
     SIZES,
     Size,
+    _channels_last,
     _convolve_frames,
     begins_as_nature,
     build_network,
@@ -227,3 +228,12 @@ def test_initial_weights_from_data_are_those_of_the_generator() -> None:
         weights.append(network.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not torch.equal(weights[0]["q_net.0.weight"], weights[2]["q_net.0.weight"])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_frames_as_channels_last_floats_are_those_of_torch_strides_too(channels):
+    frames = torch.randint(0, 256, (3, channels, 20, 36), dtype=torch.uint8)
+    theirs = frames.to(torch.float32, memory_format=torch.channels_last)
+    ours = _channels_last(frames, torch.float32)
+    assert torch.equal(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
