@@ -52,7 +52,11 @@ def train(
         losses: list[Tensor] = []
         for batch in batches:
             where = f"batch {len(losses) + 1} of epoch {epoch + 1}"
-            losses.append(_step(update, batch, step, where, ignore_index, n_classes))
+            try:
+                losses.append(_step(update, batch, step, where, ignore_index, n_classes))
+            except Exception as error:  # of the user's code, perhaps, which knows no batches
+                error.add_note(f"in {where} of generation {lesson.generation}")
+                raise
             step += 1
         if not losses:
             raise ValueError(f"no batches in epoch {epoch + 1}: `batches` must be iterable once per epoch, like a list")

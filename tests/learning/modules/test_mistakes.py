@@ -175,6 +175,16 @@ def test_a_label_that_is_no_class_is_told_with_its_batch() -> None:
     assert sorted(one.members) == [0]
 
 
+def test_what_fails_in_a_later_batch_is_told_with_it() -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(build(), nn.BatchNorm1d(3))
+
+    loader = DataLoader(TensorDataset(torch.randn(13, 2), torch.arange(13) % 3), 4)
+    with pytest.raises(ValueError, match="more than 1 value per channel when training") as caught:
+        domain(build=network, batches=loader).first()
+    assert caught.value.__notes__ == ["in batch 4 of epoch 1 of generation 0"]
+
+
 def test_data_that_only_streams_is_good_enough() -> None:
     class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
