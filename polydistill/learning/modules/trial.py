@@ -21,7 +21,7 @@ from polydistill.losses.checks import describe
 from polydistill.losses.examination.kinds import examine_kind
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
-_Nothing = object()
+_NOTHING = object()
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -54,21 +54,17 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
         TypeError: see :mod:`polydistill.learning.modules.batches`.
         ValueError: there is none, or none a second time.
     """
-    empty = True
-    found = _Nothing
-    for batch in (once := iter(batches)):
-        empty = False
-        labels = read_batch(batch).labels
-        if ignore_index is None or bool((labels != ignore_index).any()):
-            found = batch
-            break
-    if empty:
+    first = iter(batches)
+    found = next(first, _NOTHING)
+    if found is _NOTHING:
         raise ValueError(f"`{name}` holds no batches")
-    if found is _Nothing:
-        raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored")
+    while ignore_index is not None and bool((read_batch(found).labels == ignore_index).all()):
+        found = next(first, _NOTHING)
+        if found is _NOTHING:
+            raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored")
     if not isinstance(batches, DataLoader | Sequence):
         again = iter(batches)
-        if again is once or next(again, _Nothing) is _Nothing:
+        if again is first or next(again, _NOTHING) is _NOTHING:
             raise ValueError(f"`{name}` is used up the second time: it must be iterable once per epoch, like a list")
     return found
 
