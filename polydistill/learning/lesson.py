@@ -83,6 +83,7 @@ class Lesson:
             self._options.setdefault("temperature", 1.0)
         if self._function.batch_coupled:
             self._options["group"] = group
+        self._ignore_index = ignore_index
         if ignore_index is not None:
             self._options["ignore_index"] = ignore_index
         if teacher is not None:
@@ -91,6 +92,8 @@ class Lesson:
     def __call__(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, permutation: Tensor | None) -> Tensor:
         """The loss per sample, ``(batch,)``; see the objective for arguments and errors."""
         options = self._options if permutation is None else {**self._options, "permutation": permutation}
+        if teacher is not None and self._ignore_index is not None:  # what a teacher says of padding may be no number
+            teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
 
     def draw_permutation(self, ids: Tensor, step: int) -> Tensor | None:

@@ -114,6 +114,27 @@ def test_tokens_count_as_samples_and_padding_for_nothing(objective: str) -> None
         assert {name: ours.metrics[name] for name in there} == pytest.approx(there, rel=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["ban", "cwtm", "hinton_kd"])
+def test_a_teacher_may_give_anything_where_labels_are_padding(objective: str) -> None:
+    class Unfilled(Net):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+            return super().forward(x).index_fill(1, torch.tensor([3]), torch.nan)
+
+    padded = LABELS.view(3, 4).index_fill(1, torch.tensor([3]), -100)
+    batches, known = [(INPUTS.view(3, 4, 4), padded)] * 2, Net()
+    unfilled = Unfilled()
+    unfilled.load_state_dict(known.state_dict())
+    found = [
+        list(
+            Lineage(
+                ModuleDomain(Net, batches, batches, epochs=1, teacher=teacher, objective=objective), LineageConfig(1)
+            )
+        )
+        for teacher in (known, unfilled)
+    ]
+    assert found[0][1].sha256 == found[1][1].sha256
+
+
 def test_any_number_may_mark_padding_and_a_function_of_ones_own_never_sees_it() -> None:
     seen: list[int] = []
 
