@@ -28,10 +28,11 @@ from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 
 from polydistill.device import few_rows
 from polydistill.errors import UserError, require_choice
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.losses import get_objective, gradient_shares
 from polydistill.streams import derive_seed, numpy_stream, torch_stream
 from polydistill_agents.distillation.dues import clear_dues, explain_no_update, updates_due
-from polydistill_agents.distillation.nonfinite import NonFiniteError, all_finite, find_nonfinite_update
+from polydistill_agents.distillation.nonfinite import all_finite, find_nonfinite_update
 from polydistill_agents.distillation.replay import FrameReplay
 from polydistill_agents.distillation.settings import (
     check_choices,
@@ -322,7 +323,7 @@ class PolicyDistillation(BaseAlgorithm):
             if not bool(scores.amax(dim=1).isfinite().all()):  # -inf masks an action, but not all of them
                 where = f"generation {self.generation} at step {self.num_timesteps:,}"
                 message = f"the teacher's scores are not finite: {where}"
-                raise NonFiniteError(message, torch.from_numpy(observations), scores, float("nan"))
+                raise NonFiniteError(message, {"observations": torch.from_numpy(observations), "targets": scores})
             replay.add(observations, scores, self._starts)
             actions = choose_actions(scores, self.exploration_rate, self._explore, sampled)
             self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]

@@ -14,24 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.state import load_weights_state, weights_state
 
 if TYPE_CHECKING:
     from polydistill_agents.distillation.algorithm import PolicyDistillation
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss, the weights that it led to, or the teacher's scores are not finite. The student is as it was before.
-
-    Attributes:
-        observations: of the offending batch, or step of play, ``(batch, stack, height, width)`` uint8.
-        targets: the teacher's scores of them, ``(batch, n_actions)``.
-        loss: its value; NaN where it was the scores.
-    """
-
-    def __init__(self, message: str, observations: Tensor, targets: Tensor, loss: float) -> None:
-        super().__init__(message)
-        self.observations, self.targets, self.loss = observations, targets, loss
 
 
 def all_finite(model: PolicyDistillation) -> Tensor:
@@ -67,4 +54,4 @@ def find_nonfinite_update(
     name, generation, value = model.objective, model.generation, float(loss)
     what = f"the loss {name} is {value}" if not np.isfinite(value) else f"the loss {name} leads to infinite weights"
     where = f"generation {generation} at step {model.num_timesteps:,}, update {model._n_updates + 1:,}"
-    return NonFiniteError(f"{what}: {where}", observations, targets, value)
+    return NonFiniteError(f"{what}: {where}", {"observations": observations, "targets": targets, "loss": value})

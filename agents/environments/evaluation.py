@@ -20,6 +20,7 @@ from torch import Tensor
 
 from polydistill.device import few_rows
 from polydistill.errors import UserError, require_choice, suggest
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 from polydistill_agents.environments.atari import FRAME_SKIP, MAX_FRAMES, AtariVecEnv
 from polydistill_agents.networks.kinds import ScoreFunction
@@ -137,21 +138,6 @@ class Evaluation(NamedTuple):
         return bootstrap_interval(self.scores, generator=np.random.default_rng(seed))
 
 
-class NonFiniteScoresError(FloatingPointError):
-    """An agent's best score in some state is not finite: its greedy action would mean nothing.
-
-    Attributes:
-        of_reference: whether it is the reference's.
-        observations: of the states that were asked for, ``(games, stack, height, width)`` uint8.
-        scores: ``(games, actions)``.
-    """
-
-    def __init__(self, of_reference: bool, observations: Tensor, scores: Tensor) -> None:
-        whose = "the teacher that is asked" if of_reference else "the agent that plays"
-        super().__init__(f"the scores of {whose} are not finite")
-        self.of_reference, self.observations, self.scores = of_reference, observations, scores
-
-
 def choose_actions(
     scores: Tensor, epsilon: float, generator: np.random.Generator, temperature: float | None = None
 ) -> NDArray[np.int64]:
@@ -231,7 +217,9 @@ def evaluate(
 
     Raises:
         UserError: unknown game or protocol, or an agent whose actions are not the game's.
-        NonFiniteScoresError: the best score of a state is not finite. (-inf excludes an action, but not all of them.)
+        NonFiniteError: the best score of a state is not finite, so that the greedy action would mean nothing. (-inf
+            excludes an action, but not all of them.) Its batch has the ``observations``, ``(games, stack, height,
+            width)`` uint8, their ``scores``, and whether these are the reference's, ``of_reference``.
         ValueError: an argument out of range, or no source of randomness at all (every game would be the same).
     """
     rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -293,7 +281,9 @@ def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], devic
         asked = [agent(frames) for agent in agents]
     for index, scores in enumerate(asked):
         if not bool(scores.amax(dim=1).isfinite().all()):
-            raise NonFiniteScoresError(index > 0, frames, scores)
+            whose = "the teacher that is asked" if index else "the agent that plays"
+            batch = {"observations": frames, "scores": scores, "of_reference": index > 0}
+            raise NonFiniteError(f"the scores of {whose} are not finite", batch)
     return asked
 
 

@@ -5,7 +5,7 @@ What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, games o
 must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is its
 teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
 
-Contract: what a lesson computes does not depend on when, or how often, it was stopped and gone on with.
+Contract: what a course computes does not depend on when, or how often, it was stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -109,13 +109,13 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
 
 
 def remove_recordings(out: Path) -> None:
-    """Remove the recordings of all lessons of the run folder ``out``."""
+    """Remove the recordings of all courses of the run folder ``out``."""
     with disk_errors(out / "recordings", "remove"):
         if (out / "recordings").is_dir():
             shutil.rmtree(out / "recordings")
 
 
-class Lesson:
+class Course:
     """The student of ``generation`` learns from ``teacher``.
 
     Args:
@@ -148,7 +148,7 @@ class Lesson:
 
     @property
     def seconds(self) -> float:
-        """Since the lesson began, without the time between two processes."""
+        """Since the course began, without the time between two processes."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def state(self) -> dict[str, Any]:
@@ -164,15 +164,15 @@ class Lesson:
         }
 
     def load(self, state: Mapping[str, Any], on_step: Callable[[], None]) -> None:
-        """Go on from :meth:`state`, in a new lesson.
+        """Go on from :meth:`state`, in a new course.
 
         Args:
-            state: of a lesson with the same arguments.
+            state: of a course with the same arguments.
             on_step: called after each step that is played again; it may raise to leave.
 
         Raises:
             UserError: the emulator is another one.
-            DamagedSegment: the recording is damaged. Then this lesson must not be used.
+            DamagedSegment: the recording is damaged. Then this course must not be used.
         """
         self.began, self.next_curve = state["began"], state["next_curve"]
         played = state["model"]["counters"]["num_timesteps"]
@@ -197,7 +197,7 @@ class Lesson:
         """Learn, from the beginning or from where the loaded state stands, to the end; the student.
 
         Args:
-            save: called between two rounds, when :meth:`state` can be asked for. It may raise to stop the lesson.
+            save: called between two rounds, when :meth:`state` can be asked for. It may raise to stop the course.
         """
         steps, done = self.config.play.steps, self.model.num_timesteps
         with self.run.progress(f"generation {self.generation} learns", steps, "steps", done) as bar:
@@ -234,23 +234,23 @@ class _Watch(BaseCallback):
 
     model: PolicyDistillation
 
-    def __init__(self, lesson: Lesson, bar: Progress, save: Callable[[], None]) -> None:
+    def __init__(self, course: Course, bar: Progress, save: Callable[[], None]) -> None:
         super().__init__()
-        self.lesson, self.bar, self.save = lesson, bar, save
+        self.course, self.bar, self.save = course, bar, save
 
     def _on_step(self) -> bool:
         step = self.locals
         observations = self.model._last_obs
         assert isinstance(observations, np.ndarray)
-        self.lesson.recording.add(step["actions"], step["scores"], observations, step["rewards"], step["dones"])
+        self.course.recording.add(step["actions"], step["scores"], observations, step["rewards"], step["dones"])
         self.bar.advance(self.training_env.num_envs)
         return True
 
     def _on_rollout_start(self) -> None:
-        every = self.lesson.config.evaluation.curve_every_steps
-        if every and self.model.num_timesteps >= self.lesson.next_curve:
-            episodes = self.lesson.config.evaluation.curve_episodes
+        every = self.course.config.evaluation.curve_every_steps
+        if every and self.model.num_timesteps >= self.course.next_curve:
+            episodes = self.course.config.evaluation.curve_episodes
             self.bar.say(f"plays {episodes} game{'s' * (episodes != 1)} for its curve")
-            self.lesson.score()
-            self.lesson.next_curve += every
+            self.course.score()
+            self.course.next_curve += every
         self.save()

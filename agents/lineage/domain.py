@@ -14,6 +14,7 @@ from torch import nn
 
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import Interrupted, UserError
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Progress, Run
@@ -22,10 +23,8 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.distillation.nonfinite import NonFiniteError
 from polydistill_agents.environments.evaluation import (
     Evaluation,
-    NonFiniteScoresError,
     evaluate,
     get_protocol,
     sampling_temperature,
@@ -33,7 +32,7 @@ from polydistill_agents.environments.evaluation import (
 from polydistill_agents.environments.references import human_normalized, reference, teacher_normalized
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import Lesson, rehearse, remove_recordings, role_of
+from polydistill_agents.lineage.course import Course, rehearse, remove_recordings, role_of
 from polydistill_agents.lineage.student_file import is_student, read_student
 from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.teachers import Teacher, as_teacher
@@ -182,7 +181,7 @@ class AtariDomain:
         )
         self._save(None)
 
-    def _save(self, lesson: Lesson | None) -> None:
+    def _save(self, lesson: Course | None) -> None:
         started = time.perf_counter()
         steps = 0 if lesson is None else lesson.model.num_timesteps
         state = {
@@ -194,7 +193,7 @@ class AtariDomain:
         self.run.save(state, steps)
         self._pace.saved(steps, time.perf_counter() - started)
 
-    def _save_if_due(self, lesson: Lesson) -> None:
+    def _save_if_due(self, lesson: Course) -> None:
         self.stop.raise_if_received("")
         if self._pace.due(lesson.model.num_timesteps):
             self._save(lesson)
@@ -210,8 +209,7 @@ class AtariDomain:
             line = f"stopped at {where}, and saved: the same command goes on from there"
             raise Interrupted(end.signal, line) from None
         except NonFiniteError as error:
-            batch = {"observations": error.observations, "targets": error.targets, "loss": error.loss}
-            path = self.run.keep_failure(generation, error, lesson.model.state(), batch)
+            path = self.run.keep_failure(generation, error, lesson.model.state(), error.batch)
             raise FloatingPointError(f"{error}; the student before it and the batch are in {path}") from error
         self._save(lesson)  # scoring it takes minutes, which may end otherwise
         self._learned_steps = model.num_timesteps
@@ -224,7 +222,7 @@ class AtariDomain:
         model.save(path)
         return read_student(path, size_of(model.student)).to(self.device)
 
-    def _open_lesson(self, teacher: Teacher, generation: int) -> Lesson:
+    def _open_lesson(self, teacher: Teacher, generation: int) -> Course:
         """That of the checkpoint where it was; a new one where there is none, or its recording is damaged."""
 
         def score_curve(model: PolicyDistillation, step: int) -> dict[str, float]:
@@ -233,7 +231,7 @@ class AtariDomain:
             return curve_point(self.play(student, model.student, episodes, f"curve {step}", generation))
 
         state, self._lesson = self._lesson, None
-        lesson = Lesson(self.config, teacher, generation, self.run, score_curve)
+        lesson = Course(self.config, teacher, generation, self.run, score_curve)
         if state is None or state["generation"] != generation:
             return lesson
         try:
@@ -241,7 +239,7 @@ class AtariDomain:
         except DamagedSegment as error:
             print(f"{error}: generation {generation} starts over", file=sys.stderr)
             self.run.rewind(state["began"])
-            return Lesson(self.config, teacher, generation, self.run, score_curve)
+            return Course(self.config, teacher, generation, self.run, score_curve)
         return lesson
 
     def _heed_while_played_again(self) -> None:
@@ -327,12 +325,11 @@ class AtariDomain:
                 play=self._play,
                 temperature=self.config.student.temperature,
             )
-        except NonFiniteScoresError as error:
-            batch = {"observations": error.observations, "scores": error.scores}
-            if error.of_reference and teacher is not None:
+        except NonFiniteError as error:
+            if error.batch["of_reference"] and teacher is not None:
                 network = teacher.network
             state = None if network is None else network.state_dict()
-            path = self.run.keep_failure(generation, error, state, batch)
+            path = self.run.keep_failure(generation, error, state, error.batch)
             who = f"generation {generation} ({self.objective})" if generation else "the teacher"
             text = f"{error}: {who}, {stream}; its weights and what it saw are in {path}"
             raise FloatingPointError(text) from error

@@ -40,19 +40,6 @@ def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-class NonFiniteScoresError(FloatingPointError):
-    """Logits are not finite.
-
-    Attributes:
-        batch: ``rows`` of the images for which they are not, at most 100, with ``images`` (pixels), ``labels`` and
-            ``scores``.
-    """
-
-    def __init__(self, message: str, batch: dict[str, Tensor]) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
 def require_finite_metrics(metrics: Mapping[str, Any], whose: str) -> None:
     """Refuse a metric that is no finite number; None stands for one that there is not.
 

@@ -13,8 +13,8 @@ from torch import nn
 from polydistill.device import prepare
 from polydistill.errors import UserError
 from polydistill.learning.lesson import Lesson
-from polydistill.learning.measures import NonFiniteScoresError
 from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Generation
 from polydistill.runs import Run
@@ -30,7 +30,7 @@ from polydistill.vision.images.data import Images
 from polydistill.vision.networks import build_network
 from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
-from polydistill.vision.training import NonFiniteLossError, Trainer
+from polydistill.vision.training import Trainer
 
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
@@ -182,7 +182,7 @@ class CifarDomain:
         self._look(member, generation)
         try:
             metrics = self._examiner.report(None if teacher is None else self.objective)
-        except NonFiniteScoresError as error:
+        except NonFiniteError as error:
             path = self._keep_failure(generation, error, member.state_dict())
             raise FloatingPointError(f"{error}; they, and the weights that gave them, are in {path}") from error
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
@@ -230,12 +230,9 @@ class CifarDomain:
             self._begun = None
         try:
             course.run(self._continuation.due, functools.partial(self._save_within, course))
-        except NonFiniteLossError as error:
+        except NonFiniteError as error:
             path = self._keep_failure(generation, error, trainer.state())
-            raise FloatingPointError(f"{error}; the state before that and the batch are in {path}") from error
-        except NonFiniteScoresError as error:
-            path = self._keep_failure(generation, error, trainer.state())
-            raise FloatingPointError(f"{error}; they, and the state that gave them, are in {path}") from error
+            raise FloatingPointError(f"{error}; the state then and the batch are in {path}") from error
         except torch.OutOfMemoryError as error:
             raise self.out_of_memory(architecture) from error
         self.seconds.append(course.seconds)
@@ -248,9 +245,7 @@ class CifarDomain:
         trainer = course.trainer
         self._save_state(course, f"in generation {trainer.generation} after step {trainer.steps:,}")
 
-    def _keep_failure(
-        self, generation: int, error: NonFiniteLossError | NonFiniteScoresError, state: dict[str, Any]
-    ) -> Path | str:
+    def _keep_failure(self, generation: int, error: NonFiniteError, state: dict[str, Any]) -> Path | str:
         return "the run folder" if self.run is None else self.run.keep_failure(generation, error, state, error.batch)
 
     def make_student(self, architecture: str, generation: int) -> nn.Module:

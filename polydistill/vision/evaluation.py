@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from polydistill.learning.measures import NonFiniteScoresError, evaluation_mode
+from polydistill.learning.measures import evaluation_mode
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import ImageSet
 
@@ -42,10 +43,11 @@ def require_finite(logits: Tensor, images: ImageSet, whose: str) -> None:
     """Refuse ``(images, classes)`` logits that are not finite, which a table would show as a dash.
 
     Raises:
-        NonFiniteScoresError: saying ``whose`` they are.
+        NonFiniteError: saying ``whose`` they are; its batch has the ``rows`` of the first 100 such images, and their
+            ``images`` (pixels), ``labels`` and ``scores``.
     """
     rows = logits.isfinite().all(dim=1).logical_not().nonzero().flatten()
     if len(rows):
         some = rows[:100]
         batch = {"rows": some, "images": images.images[some], "labels": images.labels[some], "scores": logits[some]}
-        raise NonFiniteScoresError(f"the scores of {whose} are not finite for {len(rows):,} of {len(images):,}", batch)
+        raise NonFiniteError(f"the scores of {whose} are not finite for {len(rows):,} of {len(images):,}", batch)

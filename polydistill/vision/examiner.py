@@ -49,7 +49,7 @@ class Examiner:
             objective: by which the one before taught it; None: it had no teacher.
 
         Raises:
-            NonFiniteScoresError: its scores are not finite.
+            NonFiniteError: its scores are not finite.
             FloatingPointError: a metric is not.
         """
         whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polydistill.vision.training import NonFiniteLossError
+from polydistill.learning.rewind import NonFiniteError
 
 if TYPE_CHECKING:
     from polydistill.vision.domain import CifarDomain
@@ -41,7 +41,7 @@ def rehearse(domain: CifarDomain) -> None:
         next(domain.make_trainer(domain.make_student(config.student_network, 1), lesson, 1, tried).run())
     except torch.OutOfMemoryError as error:
         raise domain.out_of_memory(config.student_network) from error
-    except NonFiniteLossError as error:
+    except NonFiniteError as error:
         raise FloatingPointError(f"{error}: seen in a trial before the first step of generation 0") from error
 
 

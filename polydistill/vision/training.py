@@ -18,6 +18,7 @@ from polydistill.errors import UserError
 from polydistill.learning.graphs import StepGraphs
 from polydistill.learning.lesson import Lesson, Tally
 from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.learning.schedules import TrainingConfig, schedule_rate
 from polydistill.learning.update import Update, make_optimizer
 from polydistill.vision.images.augmentation import INDEX, Normalizer, draw_plan, take_batch
@@ -40,19 +41,6 @@ class Report(NamedTuple):
     epochs: int
     epoch_ends: bool
     values: dict[str, float]
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss of a step, or the weights after it, are not finite; the trainer is back in the state before that step.
-
-    Attributes:
-        batch: what the step was given: ``rows`` of the plan, ``images`` as the network sees them, ``labels``,
-            ``permutation`` (or None), ``loss``, and ``step``, counted from 1.
-    """
-
-    def __init__(self, message: str, batch: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.batch = batch
 
 
 def never(steps: int) -> bool:
@@ -136,12 +124,13 @@ class Trainer:
                 far, whether to leave; another call of this method goes on.
 
         Raises:
-            NonFiniteLossError: at the latest before the next report or pause.
+            NonFiniteError: at the latest before the next report or pause; the trainer is in the state before the first
+                bad step. Its batch is what that step was given: ``rows`` of the plan, ``images`` as the network sees
+                them, ``labels``, ``permutation`` (or None), ``loss``, and ``step``, counted from 1.
         """
         while self.steps < self.total_steps:
-            good, first = [tensor.clone() for tensor in self._tensors()], self.steps
+            good, within = self.state(), self.steps % self.steps_per_epoch
             self.student.train()
-            epoch, within = divmod(first, self.steps_per_epoch)
             start = within - within % self.config.log_every_steps  # where the report before was
             last = min(start + self.config.log_every_steps, self.steps_per_epoch)
             paused = False
@@ -152,7 +141,7 @@ class Trainer:
                     break
             losses = self.processes.sum_(self._losses[: position + 1 - start].clone()).tolist()
             if not (all(map(math.isfinite, losses)) and self._student_is_finite()):
-                raise self._find_nonfinite_step(losses, epoch * self.steps_per_epoch + start, first, good)
+                raise self._back_to_the_bad_step(good, losses[within - start :])
             if paused:
                 return
             yield self._report(losses, last == self.steps_per_epoch)
@@ -165,36 +154,24 @@ class Trainer:
         wrong = torch.stack([tensor.isfinite().all() for tensor in floats]).logical_not().sum()
         return not self.processes.sum_(wrong).item()
 
-    def _find_nonfinite_step(
-        self, losses: list[float], start: int, first: int, good: list[Tensor]
-    ) -> NonFiniteLossError:
-        """Go back to just before the first step whose loss, or what it makes of the student, is not finite: to the
-        last state that is known to be good, and from there up to that step.
+    def _back_to_the_bad_step(self, good: dict[str, Any], losses: list[float]) -> NonFiniteError:
+        """Go back to just before the first step that went wrong, see :func:`~polydistill.learning.rewind.rewind`.
 
         Args:
-            losses: of the steps from ``start`` on.
-            start: steps before them.
-            first: steps done in the state ``good``.
-            good: what :meth:`_tensors` were then.
+            good: the state before these steps.
+            losses: of them.
         """
-        end = self.steps
-        known = next((start + index for index, loss in enumerate(losses) if not math.isfinite(loss)), end)
-        self._put_back(first, good)
-        while self.steps < known:
-            before, step = [tensor.clone() for tensor in self._tensors()], self.steps
-            self._make_one(step % self.steps_per_epoch, diagnose=False)
-            if not self._student_is_finite():
-                self._put_back(step, before)
-                break
-        if self.steps == end:  # a GPU may round differently the second time: it was any of these steps, then
-            self._put_back(first, good)
-        loss = losses[self.steps - start]
+
+        def make_again(index: int) -> None:
+            self._make_one(self.steps % self.steps_per_epoch, diagnose=False)
+
+        loss = losses[rewind(self, good, losses, make_again, self._student_is_finite)]
         epoch, position = divmod(self.steps, self.steps_per_epoch)
         rows, permutation = self._prepare(position)
         images, labels = take_batch(self.data, rows)
         rate = schedule_rate(self.config, self.steps / self.total_steps)
         what = f"is {loss}" if not math.isfinite(loss) else "leads to weights that are not finite"
-        return NonFiniteLossError(
+        return NonFiniteError(
             f"the loss {self.lesson.objective} of generation {self.generation} {what} at step "
             f"{self.steps + 1:,} of {self.total_steps:,} (epoch {epoch + 1}, learning rate {rate:g})",
             {
@@ -206,11 +183,6 @@ class Trainer:
                 "permutation": permutation,
             },
         )
-
-    def _put_back(self, steps: int, tensors: list[Tensor]) -> None:
-        for tensor, old in zip(self._tensors(), tensors, strict=True):
-            tensor.copy_(old)
-        self.steps = steps
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain values. Copies."""

@@ -11,13 +11,13 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from polydistill.learning.measures import (
-    NonFiniteScoresError,
     calibration_error,
     compare,
     ensemble_logits,
     evaluation_mode,
     measure,
 )
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.evaluation import predict
 from polydistill.vision.examiner import Examiner
@@ -130,7 +130,7 @@ def test_scores_that_are_not_finite_are_refused_with_their_generation(wrong: lis
     data = images(black_validation=which == "validation", black_test=which == "test")
     examiner = Examiner(data, Normalizer.of(data.normalization), EvaluationConfig())
     examiner.look(Broken(wrong))
-    with pytest.raises(NonFiniteScoresError, match=rf"generation 0 \(labels\) on the {which} images are not finite"):
+    with pytest.raises(NonFiniteError, match=rf"generation 0 \(labels\) on the {which} images are not finite"):
         examiner.report(None)
 
 

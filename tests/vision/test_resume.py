@@ -377,7 +377,7 @@ def test_a_loss_that_is_not_finite_keeps_its_batch_and_the_checkpoints(
     assert lines[0] == lines[1]
     assert lines[0].startswith("the loss cwtm of generation 1 is nan at step 6 of 12 ")
     path = tmp_path / "run" / "generation_1_failure.pt"
-    assert lines[0].endswith(f"; the state before that and the batch are in {path}")
+    assert lines[0].endswith(f"; the state then and the batch are in {path}")
     failure = torch.load(path, weights_only=True)
     assert failure["state"]["steps"] == 5
     assert failure["batch"]["step"] == 6

@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.distillation.nonfinite import NonFiniteError
 from polydistill_agents.networks.nature import SIZES, build_network, compute_scores, size_of
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.distillation.squares import N_ACTIONS, SPACE, Squares, look, make
@@ -366,8 +366,8 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
     said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"
     with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:
         model.learn(640)
-    assert torch.equal(stopped.value.targets, bad_targets[0])
-    assert stopped.value.observations.shape == (32, 4, 84, 84)
+    assert torch.equal(stopped.value.batch["targets"], bad_targets[0])
+    assert stopped.value.batch["observations"].shape == (32, 4, 84, 84)
     assert model._n_updates == 5
     assert torch.equal(model.student.state_dict()["q_net.0.weight"], weights[5])
     assert all(bool(weight.isfinite().all()) for weight in model.student.parameters())

@@ -169,8 +169,9 @@ def test_scores_that_are_not_finite_are_refused_and_say_whose_they_are(wrong, va
     whose = "the agent that plays" if wrong == "agent" else "the teacher that is asked"
     with pytest.raises(FloatingPointError, match=f"the scores of {whose} are not finite") as refused:
         evaluate(agents["agent"], "any", protocol=fake([[3]]), episodes=1, reference=agents["reference"])
-    assert refused.value.of_reference == (wrong == "reference")
-    assert refused.value.scores.shape[0] == refused.value.observations.shape[0] > 0
+    batch = refused.value.batch
+    assert batch["of_reference"] == (wrong == "reference")
+    assert len(batch["scores"]) == len(batch["observations"]) > 0
 
 
 def test_progress_is_told_after_each_step():
