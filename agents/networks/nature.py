@@ -221,8 +221,10 @@ def _convolve_frames(frames: Tensor, weight: Tensor, bias: Tensor, stride: int) 
     if weight.dtype != torch.bfloat16 or stride != 4 or any(length % 4 for length in (height, width, *kernel)):
         return F.conv2d(_channels_last(frames, weight.dtype), weight, bias, stride)
     rows, columns = height // 4, width // 4
-    words = frames.contiguous().flatten().view(torch.int32).view(n, channels, rows, 4, columns)
-    blocks = words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).view(n, rows, columns, channels * 16)
+    words = frames.contiguous().flatten().view(torch.int32).view(n, channels, rows, 4 * columns)
+    # two moves, the first of long rows, take a third of the time of one
+    rows_of_blocks = words.transpose(1, 2).reshape(n * rows, channels * 4, columns).transpose(1, 2).contiguous()
+    blocks = rows_of_blocks.view(torch.uint8).view(n, rows, columns, channels * 16)
     weight = weight.view(outputs, channels, kernel[0] // 4, 4, kernel[1] // 4, 4).permute(0, 1, 3, 5, 2, 4)
     weight = weight.reshape(outputs, channels * 16, kernel[0] // 4, kernel[1] // 4)
     return F.conv2d(blocks.to(weight.dtype).permute(0, 3, 1, 2), weight, bias)
