@@ -7,11 +7,8 @@ Contract: every error of the disk (full, read-only, a size limit, no permission)
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,32 +80,6 @@ def is_temporary(name: str) -> bool:
         (True, False)
     """
     return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
-
-
-def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:
-    """Say in one line on standard error what a run takes in ``folder``, and refuse it where there is no room for it.
-
-    Args:
-        folder: what is in it already counts as taken, but for what a failure left; it need not exist.
-        n_bytes: of all files in it, at most.
-        quiet: say nothing where there is room.
-
-    Raises:
-        UserError: with what it needs and what there is; or nothing can be written there.
-    """
-    there = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("_failure.pt"))
-    missing = n_bytes - sum(path.stat().st_size for path in there)
-    ground = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not os.access(ground, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {folder}: {os.strerror(errno.EACCES)}")
-    free = shutil.disk_usage(ground).free
-    if missing > free:
-        raise UserError(
-            f"the run needs about {missing / 1e6:,.0f} MB more in {folder}, where {free / 1e6:,.0f} MB are free; "
-            "make room, and the same command goes on"
-        )
-    if not quiet:
-        print(f"{folder} takes up to {n_bytes / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free", file=sys.stderr)
 
 
 class GrowingFile:

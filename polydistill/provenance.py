@@ -20,16 +20,13 @@ import polydistill
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGES = (
-    *("torch", "triton", "numpy", "tensorboard", "stable_baselines3", "sb3_contrib", "gymnasium", "ale_py"),
-    *("timm", "torchdistill", "liger_kernel"),  # peers in benchmarks
-)
+PACKAGES = ("torch", "triton", "numpy", "tensorboard")  # what every result depends on
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python, of polydistill and of those of ``PACKAGES`` that are installed."""
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of Python, of polydistill, and of those of ``PACKAGES`` and ``packages`` that are installed."""
     found = {"python": platform.python_version(), "polydistill": polydistill.__version__}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -36,7 +36,7 @@ from polydistill.errors import run_script
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.runs import format_table
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.domain import open_teacher
@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
             "config": to_mapping(atari),
             "rates_per_second": found,
             "hardware": hardware(),
-            "versions": versions(),
+            "versions": versions(*PACKAGES),
             "git": git_state(),
         }
         atomic_write(Path(config.json), (json.dumps(raw, indent=1) + "\n").encode())

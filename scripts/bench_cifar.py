@@ -352,7 +352,7 @@ def main(argv: list[str] | None = None) -> None:
         "images_per_second": {},
         "bfloat16_peak_operations_per_second": peak,
         "hardware": hardware(),
-        "versions": versions(),
+        "versions": versions("timm", "torchdistill"),
         "git": git_state(),
     }
     print(f"{kind}, {threads} threads, {precision}, batches of {config.batch_size}\n")

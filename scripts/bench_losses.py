@@ -399,7 +399,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(BenchConfig, argv, program="bench_losses.py", description=__doc__, default_name=None).config
     kind, threads = resolve_device(config.device), resolve_threads(config.threads)
     device = prepare(kind, threads)
-    known = {"device": kind, "threads": threads, **hardware(), **versions(), **git_state_of(git_state())}
+    known = {"device": kind, "threads": threads, **hardware(), **versions("liger_kernel"), **git_state_of(git_state())}
     keep_memory()
     kept, found = kept_rows(config), []
     for rows in measure(config, device):

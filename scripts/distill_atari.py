@@ -31,11 +31,13 @@ from polydistill.errors import run_script
 from polydistill.lineage import Lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill.runs.interruption import StopSignals
+from polydistill_agents.environments.atari import PACKAGES
 from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent
 from polydistill_agents.lineage.checkup import ExaminedAtariDomain
 from polydistill_agents.lineage.config import MAY_MOVE, AtariConfig
 from polydistill_agents.lineage.domain import AtariDomain, open_teacher, require_same_teacher
 from polydistill_agents.lineage.plan import (
+    PRODUCTS,
     check_run,
     format_plan,
     make_first_student,
@@ -77,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
         require_same_start(config, teacher, parsed.out)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
-    with Run.open(parsed.out, config, kind="atari", command=command, **allowed) as run, StopSignals() as stop:
+    whose = {"products": PRODUCTS, "packages": PACKAGES}
+    with Run.open(parsed.out, config, kind="atari", command=command, **whose, **allowed) as run, StopSignals() as stop:
         if run.summary is None:
             require_disk(config, teacher, run.out)
             say_if_loaded()

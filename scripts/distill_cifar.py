@@ -30,17 +30,17 @@ from typing import Any
 from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
-from polydistill.disk import require_room
 from polydistill.errors import run_script
 from polydistill.learning.processes import open_processes
 from polydistill.lineage import Lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill.runs.interruption import StopSignals
+from polydistill.runs.space import require_room
 from polydistill.vision.checkup import ExaminedCifarDomain
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import load_images
-from polydistill.vision.plan import check_run, disk_bytes, format_plan, remember_speed, require_same_start
+from polydistill.vision.plan import PRODUCTS, check_run, disk_bytes, format_plan, remember_speed, require_same_start
 from polydistill.vision.report import format_summary
 from polydistill.vision.sources import open_teacher, require_same_sources
 
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
             require_same_start(config, images, parsed.out, standing.moved)
         run = None  # and no folder before everything that it needs was found
         if processes.rank == 0:
-            run = stack.enter_context(Run.open(parsed.out, config, kind="cifar", command=command, **allowed))
+            opened = Run.open(parsed.out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
+            run = stack.enter_context(opened)
         if not processes.first_says(run is not None and run.summary is not None):
             if run is not None:
                 require_room(run.out, disk_bytes(config, len(images.train)))

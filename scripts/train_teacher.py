@@ -23,11 +23,11 @@ from typing import Any
 from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.cores import as_before, say_if_loaded
-from polydistill.disk import require_room
 from polydistill.errors import run_script
 from polydistill.runs import format_interval, stored_config
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import require_unlocked
+from polydistill.runs.space import require_room
 from polydistill_agents.teachers.training import (
     DISK_BYTES,
     TeacherTrainingConfig,

@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from polydistill_agents.environments.games import check_game
 
+PACKAGES = ("stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")  # that results of agents depend on
 FRAME_SKIP = 4
 FIRE = "FIRE"
 MAX_FRAMES = 108_000  # 30 minutes of play, the cap of every DeepMind paper

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
-from polydistill.disk import require_room
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
+from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.replay import FrameReplay
@@ -23,6 +23,7 @@ from polydistill_agents.lineage.rates import Rates, measure_rates
 from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher
 
+PRODUCTS = ("student.zip", "generation_*.zip")  # that a run writes into its folder
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
 ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
 # of the largest network in batches of 128, bfloat16 and two threads, from RESULTS.md

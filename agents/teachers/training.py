@@ -35,15 +35,16 @@ from stable_baselines3.common.utils import safe_mean
 from polydistill.config.fields import check_fields
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.device import Device, Precision, prepare, resolve_machine
-from polydistill.disk import atomic_write, disk_errors, require_room
+from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import UserError, require_at_least
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.runs import Progress, Standing, examine_folder
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import FolderLock
+from polydistill.runs.space import require_room
 from polydistill.streams import derive_seed
-from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.environments.evaluation import evaluate
 from polydistill_agents.environments.games import check_game
 from polydistill_agents.files.sb3_zip import write_dqn_zip
@@ -374,7 +375,7 @@ def finish_teacher(
             "score_ci95": result.interval(),
             "scores": result.scores.tolist(),
         },
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
         "git": git_state(),
     }
     atomic_write(out / "teacher.json", (json.dumps(card, indent=2) + "\n").encode())

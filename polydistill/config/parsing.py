@@ -96,7 +96,7 @@ def parse(
         default_name: name of the run folder under ``runs/`` where there is no ``--config``; None: the script writes
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
-        first_word: field that a first word without a flag stands for, as in ``evaluate_agent.py FILE --game pong``.
+        first_word: field that a first word without a flag stands for, as in ``inspect.py FILE --wide``.
         distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
 
     Returns:

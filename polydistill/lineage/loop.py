@@ -1,8 +1,8 @@
 """The generation loop: a teacher teaches a student, which teaches the next (Furlanello et al. 2018, section 3.1).
 
-What is taught, and how, is a :class:`Domain`'s business (Atari agents, classifiers, one's own model and data);
-the loop sees to what must hold in every world: each student is a network of its own, the teacher is frozen and
-comes out of the lesson bit for bit as it went in, and each generation is named by a hash of its weights.
+What is taught, and how, is a :class:`Domain`'s business; the loop sees to what must hold in every world: each student
+is a network of its own, the teacher is frozen and comes out of the lesson bit for bit as it went in, and each
+generation is named by a hash of its weights.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import LOCK
 
 SCHEMA = 1
+FAILURE = "generation_{}_failure.pt"  # what a number that is not finite leaves behind
 MACHINE = ("device", "threads", "precision")  # left out on the command line, they are what they were
 
 

@@ -18,22 +18,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from polydistill._environment import require_extra
 from polydistill.disk import atomic_write, disk_errors, remove_temporaries, sync_folder
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.runs.checkpoint import Checkpoints, to_plain
-from polydistill.runs.folder import SCHEMA, examine_folder, read_summary
+from polydistill.runs.folder import FAILURE, SCHEMA, examine_folder, read_summary
 from polydistill.runs.lock import FolderLock
 from polydistill.runs.log import Log, plain_json
 from polydistill.runs.progress import Progress
 
-# What an unfinished run without a checkpoint leaves, and a fresh start removes.
-PARTIAL = (
-    *("metrics.jsonl", "timing.jsonl", "tb"),
-    *("student.zip", "generation_*.zip", "generation_*.safetensors", "generation_*.json", "generation_*_failure.pt"),
-)
+# What an unfinished run without a checkpoint leaves, beside the products of its world; a fresh start removes it.
+PARTIAL = ("metrics.jsonl", "timing.jsonl", "tb", FAILURE.format("*"))
 
 
 class Run:
@@ -48,10 +45,13 @@ class Run:
         moved: the keys of ``may_move`` that name another place than the run began with.
     """
 
-    def __init__(self, out: Path, config: dict[str, Any], *, kind: str, command: str) -> None:
+    def __init__(
+        self, out: Path, config: dict[str, Any], *, kind: str, command: str, packages: Sequence[str] = ()
+    ) -> None:
         from polydistill.config.plain_yaml import dump_yaml
 
         self.out, self.config, self.kind, self.command = out, config, kind, command
+        self._packages = tuple(packages)
         self.summary: dict[str, Any] | None = None
         self.moved: Sequence[str] = ()
         self.checkpoints = Checkpoints(out / "checkpoints", kind=kind)
@@ -66,8 +66,10 @@ class Run:
         out: Path,
         config: object,
         *,
-        kind: Literal["atari", "cifar"],
+        kind: str,
         command: str,
+        products: Sequence[str] = (),
+        packages: Sequence[str] = (),
         may_grow: Sequence[str] = (),
         may_move: Sequence[str] = (),
     ) -> Run:
@@ -78,8 +80,10 @@ class Run:
                 its metrics, events and products are removed, and where it was of another config, one line says so. One
                 with a checkpoint stays as it is: see :meth:`resume`.
             config: frozen dataclass, resolved (threads, precision and device too).
-            kind: goes to summary.json.
+            kind: of the world, for summary.json; a checkpoint of another kind is refused.
             command: the command line, for summary.json.
+            products: patterns of the files that the world itself writes into the folder.
+            packages: what its results depend on beside :data:`polydistill.provenance.PACKAGES`, for summary.json.
             may_grow: dotted keys of ``config`` that may be larger than those that the run began with. A finished run
                 with a checkpoint is then unfinished again.
             may_move: dotted keys that say where something lies; the caller compares what lies there, see ``moved``.
@@ -91,7 +95,7 @@ class Run:
         require_extra("runs")
         from polydistill.config.plain_yaml import to_mapping
 
-        run = cls(out, to_mapping(config), kind=kind, command=command)
+        run = cls(out, to_mapping(config), kind=kind, command=command, packages=packages)
         allowed = {"may_grow": may_grow, "may_move": may_move}
         standing = examine_folder(out, run.config, **allowed)
         if standing.state == "finished":
@@ -101,13 +105,13 @@ class Run:
             out.mkdir(parents=True, exist_ok=True)
         run._lock = FolderLock(out)
         try:
-            run._prepare(**allowed)
+            run._prepare(products, **allowed)
         except BaseException:
             run._lock.release()
             raise
         return run
 
-    def _prepare(self, **allowed: Sequence[str]) -> None:
+    def _prepare(self, products: Sequence[str], **allowed: Sequence[str]) -> None:
         """Make the folder ready for :meth:`log`. Looks at it anew: another process may just have finished in it."""
         from polydistill.config.plain_yaml import dump_yaml
 
@@ -122,14 +126,14 @@ class Run:
                 (self.out / "summary.json").unlink()
                 sync_folder(self.out)
         if standing.state == "begun":
-            self._remove_partial()
+            self._remove(*PARTIAL, *products)
         if standing.state == "new" or standing.grown or standing.replaced:
             atomic_write(self.out / "config.yaml", dump_yaml(self.config).encode())
         if standing.replaced:
             print(f"{self.out} held a run of another config that had no checkpoint: it is replaced", file=sys.stderr)
 
-    def _remove_partial(self) -> None:
-        for path in sorted(path for pattern in PARTIAL for path in self.out.glob(pattern)):
+    def _remove(self, *patterns: str) -> None:
+        for path in sorted({path for pattern in patterns for path in self.out.glob(pattern)}):
             with disk_errors(path, "remove"):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -172,7 +176,7 @@ class Run:
         Raises:
             UserError: the disk refused.
         """
-        return {"sizes": self._log.sizes(), "seconds": self._seconds(), "versions": versions()}
+        return {"sizes": self._log.sizes(), "seconds": self._seconds(), "versions": versions(*self._packages)}
 
     def rewind(self, position: Mapping[str, Any]) -> None:
         """Cut metrics, timing and events back to ``position``, and count the seconds on from there.
@@ -206,7 +210,7 @@ class Run:
         """
         import torch
 
-        path = self.out / f"generation_{generation}_failure.pt"
+        path = self.out / FAILURE.format(generation)
         buffer = io.BytesIO()
         torch.save(to_plain({"error": str(error), "state": state, "batch": batch}, device="cpu"), buffer)
         atomic_write(path, buffer.getbuffer())
@@ -257,7 +261,7 @@ class Run:
             "seed": self.config.get("seed"),
             "device": self.config.get("device"),
             "hardware": hardware(),
-            "versions": versions(),
+            "versions": versions(*self._packages),
             "git": git_state(),
             "wall_seconds": round(self._seconds(), 3),
         }

@@ -13,11 +13,11 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | N
     """A table for a terminal that is Markdown too; columns of numbers are right-aligned, None is ``-``.
 
     Example:
-        >>> print(format_table(["game", "score"], [["pong", 20.5], ["breakout", 1234.0]]))
-        | game     | score |
+        >>> print(format_table(["name", "score"], [["mean", 20.5], ["ensemble", 1234.0]]))
+        | name     | score |
         | -------- | ----: |
-        | pong     |  20.5 |
-        | breakout | 1,234 |
+        | mean     |  20.5 |
+        | ensemble | 1,234 |
     """
     cells = [[_cell(value) for value in row] for row in [headers, *rows]]
     if any(len(row) != len(headers) for row in cells):
@@ -54,11 +54,11 @@ def format_narrow_table(
         width: of a line, in characters.
 
     Example:
-        >>> rows = [["pong", 20.5, 30]]
-        >>> print(format_narrow_table(["game", "score", "episodes"], rows, ["score", "game", "episodes"], width=20))
-        | game | score |
+        >>> rows = [["mean", 20.5, 30]]
+        >>> print(format_narrow_table(["name", "score", "seeds"], rows, ["score", "name", "seeds"], width=20))
+        | name | score |
         | ---- | ----: |
-        | pong |  20.5 |
+        | mean |  20.5 |
     """
     kept: list[str] = []
     table = ""

@@ -13,9 +13,9 @@ from torch import nn
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.device import prepare
-from polydistill.disk import require_room
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
+from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, count_cost
@@ -24,6 +24,7 @@ from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.images.data import Images, load_images, needs_download
 from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
 
+PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # that a run writes into its folder
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3

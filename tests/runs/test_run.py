@@ -43,8 +43,11 @@ class Demo:
     widths: tuple[int, ...] = (1, 2)
 
 
+PRODUCTS = ("weights_*.bin", "weights_*.json")
+
+
 def open_run(out: Path, config: Demo | None = None) -> Run:
-    return Run.open(out, config or Demo(), kind="cifar", command="python scripts/demo.py")
+    return Run.open(out, config or Demo(), kind="demo", command="python scripts/demo.py", products=PRODUCTS)
 
 
 def strict_json(text: str) -> Any:
@@ -95,8 +98,8 @@ def test_an_unfinished_run_is_started_over_and_foreign_files_stay(tmp_path: Path
         run.log("teacher", 1, {"a": 1.0})
         run.log_timing("teacher", 1, {"a": 1.0})
     config = (tmp_path / "config.yaml").read_bytes()
-    foreign = ["notes.txt", "checkpoints/step.zip", "my_generation_1.json", "sub/metrics.jsonl"]
-    for name in [*foreign, "student.zip", "generation_0.safetensors", "generation_0.json"]:
+    foreign = ["notes.txt", "checkpoints/step.zip", "my_weights_1.json", "generation_1.zip", "sub/metrics.jsonl"]
+    for name in [*foreign, "weights_0.bin", "weights_0.json", "generation_0_failure.pt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     open_run(tmp_path)
@@ -168,7 +171,7 @@ def test_another_tools_config_is_no_run_of_ours(tmp_path: Path) -> None:
 def test_a_place_may_differ_and_the_caller_hears_of_it(tmp_path: Path) -> None:
     def reopen(path: str, seed: int = 3) -> Run:
         config, may_move = Demo(teacher=Teacher(path), seed=seed), ("teacher.path",)
-        return Run.open(tmp_path, config, kind="cifar", command="python scripts/demo.py", may_move=may_move)
+        return Run.open(tmp_path, config, kind="demo", command="python scripts/demo.py", may_move=may_move)
 
     with open_run(tmp_path) as run:
         run.save({}, 1)
@@ -469,7 +472,7 @@ def test_an_unfinished_run_with_a_checkpoint_stays_and_one_without_starts_over(t
         log_steps(run, 10)
         run.save({}, 10)
         log_steps(run, 20)
-        (tmp_path / "generation_0.safetensors").write_bytes(b"x")
+        (tmp_path / "weights_0.bin").write_bytes(b"x")
     before = tree(tmp_path)
     open_run(tmp_path).close()
     assert tree(tmp_path) == before
@@ -502,14 +505,14 @@ def test_a_refused_run_gives_the_folder_back(tmp_path: Path) -> None:
 
 def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     open_run(tmp_path).close()
-    (tmp_path / ".generation_0.safetensors.123.tmp").write_bytes(b"x")
+    (tmp_path / ".weights_0.bin.123.tmp").write_bytes(b"x")
     (tmp_path / "mine.tmp").write_bytes(b"x")
     open_run(tmp_path).close()
     assert set(tree(tmp_path)) == {"config.yaml", "mine.tmp"}
 
 
 def grow(out: Path, seed: int) -> Run:
-    return Run.open(out, Demo(seed=seed), kind="cifar", command="test", may_grow=("seed",))
+    return Run.open(out, Demo(seed=seed), kind="demo", command="test", may_grow=("seed",))
 
 
 def test_a_finished_run_may_grow_from_its_checkpoint(tmp_path: Path) -> None:
@@ -549,7 +552,7 @@ def test_summary_says_what_the_run_knows_and_what_it_is_given(tmp_path: Path) ->
         *("schema", "kind", "command", "config", "seed", "device", "hardware", "versions", "git", "wall_seconds"),
         *("throughput", "ensembles", "generations"),
     }
-    assert (summary["schema"], summary["kind"], summary["seed"]) == (1, "cifar", 3)
+    assert (summary["schema"], summary["kind"], summary["seed"]) == (1, "demo", 3)
     assert summary["command"] == "python scripts/demo.py"
     assert summary["config"] == load_yaml(tmp_path / "config.yaml")
     assert summary["device"] == "cpu, 2 cores"
@@ -564,9 +567,10 @@ def test_hardware_names_the_processor_and_only_a_gpu_that_is_there() -> None:
     json.dumps(found)
 
 
-def test_versions_name_what_is_installed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "numpy", "no_such_package"))
-    found = provenance.versions()
+def test_versions_name_what_is_installed_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no_such_package"))
+    assert set(provenance.versions()) == {"python", "polydistill", "torch"}
+    found = provenance.versions("numpy", "nor_this_one")
     assert set(found) == {"python", "polydistill", "torch", "numpy"}
     assert found["numpy"] == np.__version__
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]

@@ -1,0 +1,38 @@
+"""Whether a disk has room for what a run will write, asked before it begins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from polydistill.errors import UserError
+from polydistill.runs.folder import FAILURE
+
+
+def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:
+    """Say in one line on standard error what a run takes in ``folder``, and refuse it where there is no room for it.
+
+    Args:
+        folder: what is in it already counts as taken, but for what a failure left; it need not exist.
+        n_bytes: of all files in it, at most.
+        quiet: say nothing where there is room.
+
+    Raises:
+        UserError: with what it needs and what there is; or nothing can be written there.
+    """
+    there = (path for path in folder.rglob("*") if path.is_file() and not path.match(FAILURE.format("*")))
+    missing = n_bytes - sum(path.stat().st_size for path in there)
+    ground = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not os.access(ground, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {folder}: {os.strerror(errno.EACCES)}")
+    free = shutil.disk_usage(ground).free
+    if missing > free:
+        raise UserError(
+            f"the run needs about {missing / 1e6:,.0f} MB more in {folder}, where {free / 1e6:,.0f} MB are free; "
+            "make room, and the same command goes on"
+        )
+    if not quiet:
+        print(f"{folder} takes up to {n_bytes / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free", file=sys.stderr)
