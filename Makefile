@@ -10,7 +10,7 @@ DEVELOPER := $(VENV)/.developer
 ONE_EACH := OMP_NUM_THREADS=1 $(BIN)/python  # tests run side by side, one thread each; ARGS="-n 0": one after another
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test check test-gpu test-oldest audit fuzz crashes mutants bench bench-losses bench-losses-gpu tensorboard clean
+.PHONY: help distill test quick check test-gpu test-oldest audit fuzz crashes mutants bench bench-losses bench-losses-gpu tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ distill: $(INSTALLED)  ## distil the Pong teacher into its twin, and score both
 test: $(DEVELOPER)  ## all tests but the slow ones and those that need a GPU
 	$(ONE_EACH) -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
 	TRITON_INTERPRET=1 $(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/kernels $(ARGS)
+
+quick: $(DEVELOPER)  ## losses, config, runs, lineages and layers
+	$(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/losses tests/config tests/runs tests/lineage \
+		tests/test_layers.py $(ARGS)
 
 check: $(DEVELOPER)  ## format, lint, types, layers: under a minute
 	$(BIN)/ruff format --check .

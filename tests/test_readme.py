@@ -1,4 +1,4 @@
-"""README's commands exist: every make target, script and file that a ```sh block names."""
+"""README's commands exist, its links lead somewhere, and it is short."""
 
 from __future__ import annotations
 
@@ -66,6 +66,26 @@ def test_every_command_in_readme_exists(root: Path) -> None:
 def test_readme_names_the_version_of_torch_that_is_tested(root: Path) -> None:
     (pin,) = re.findall(r"^torch==.*$", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert f"`pip install {pin} --index-url" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_is_short_after_its_first_screen(root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(text[text.index("## Installation") :].split()) <= 900
+    prose = re.sub(r"```.*?```|<!--.*?-->", "", text, flags=re.DOTALL)
+    long = [part for part in re.split(r"\n\n|\n- ", prose) if len(part.split()) > 80 and not part.startswith("|")]
+    assert long == []
+
+
+def test_links_of_the_documents_lead_somewhere(root: Path) -> None:
+    documents = [*root.glob("*.md"), *root.glob("docs/*.md")]
+    links = {
+        (path, link)
+        for path in documents
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+        if "://" not in link
+    }
+    assert len(documents) > 5
+    assert [(path.name, link) for path, link in sorted(links) if not (path.parent / link).exists()] == []
 
 
 def test_commands_are_read_as_a_shell_would() -> None:
