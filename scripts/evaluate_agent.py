@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
                 format_points(result.mean),
                 format_points_interval(result.interval(config.seed)),
                 format_points(result.iqm),
-                None if of_human is None else f"{of_human:.2f}",
+                None if of_human is None else f"{of_human:z.2f}",
                 None if agent.network is None else count_parameters(agent.network),
                 f"{result.seconds:.0f}",
             ]

@@ -94,9 +94,9 @@ def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
         found.append(f"{protocol} presses no FIRE: an agent that learned with FIRE may wait forever")
     everything = [one for one in played if one.n_actions > one.game_actions > 0]
     if everything:
-        who = "all" if len(everything) == len(played) > 1 else ", ".join(one.who for one in everything)
+        who = "" if len(everything) == len(played) > 1 else ", ".join(one.who for one in everything) + ": "
         actions, own = everything[0].n_actions, everything[0].game_actions
-        found.append(f"{who}: all {actions} actions of the joystick, where {game} uses {own}")
+        found.append(f"{who}all {actions} actions of the joystick, where {game} uses {own}")
     return found
 
 
@@ -112,7 +112,7 @@ def count_games(episodes: int) -> str:
 
 def format_points(score: float) -> str:
     """Points of a game, with as many digits as matter."""
-    return f"{score:.{_digits(score)}f}"
+    return f"{score:z.{_digits(score)}f}"
 
 
 def format_points_interval(ends: Sequence[float | None] | None) -> str:
@@ -126,4 +126,4 @@ def _digits(points: float) -> int:
 
 
 def _number(value: float | None, digits: int = 2) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+    return None if value is None else f"{value:z.{digits}f}"

@@ -87,7 +87,7 @@ def format_interval(ends: Sequence[float | None] | None, digits: int = 2) -> str
         return "-"
     low, high = ends
     low, high = -math.inf if low is None else low, math.inf if high is None else high
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{low:z.{digits}f} to {high:z.{digits}f}"
 
 
 def _cell(value: str | float | None) -> str:
@@ -95,5 +95,5 @@ def _cell(value: str | float | None) -> str:
         return "-"
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
         return f"{value:,.0f}"
-    text = f"{value:.4g}" if isinstance(value, float) else value
+    text = f"{value:z.4g}" if isinstance(value, float) else value
     return " ".join(text.split()).replace("|", r"\|")

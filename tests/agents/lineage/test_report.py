@@ -74,6 +74,11 @@ def test_an_interval_without_an_end_or_none_at_all_is_printed(ends, text):
     assert row(table, "student 1")[5] == text
 
 
+def test_what_is_rounded_to_zero_has_no_sign():
+    told = summary({"score_mean": -0.004, "score_ci95": [-0.0049, 0.0], "human_normalized": -0.001})
+    assert row(format_summary(told, wide=True), "teacher")[1:4] == ["0.00", "0.00 to 0.00", "0.00"]
+
+
 def test_a_run_of_a_game_or_two_has_no_interval_and_below_ten_a_note():
     table = format_summary(summary({"episodes": 1, "score_ci95": None}))
     assert table.startswith("pong, 1 full game each, protocol rusu")
@@ -95,7 +100,7 @@ def test_games_that_were_cut_are_told_and_why_they_may_be_under_machado():
 def test_an_agent_of_all_18_actions_is_told_where_the_game_has_fewer():
     full, own, whole = (GamesPlayed("it", 30, 0, *counts) for counts in ((18, 6), (6, 6), (18, 18)))
     assert notes("pong", "rusu", [full]) == ["it: all 18 actions of the joystick, where pong uses 6"]
-    assert notes("pong", "rusu", [full, full]) == ["all: all 18 actions of the joystick, where pong uses 6"]
+    assert notes("pong", "rusu", [full, full]) == ["all 18 actions of the joystick, where pong uses 6"]
     assert notes("pong", "rusu", [own, whole]) == []
 
 
