@@ -38,11 +38,11 @@ class Interrupted(Exception):
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """``"; did you mean pong?"`` for the nearest choice, ``""`` where none is near.
+    """``"; did you mean adam?"`` for the nearest choice, ``""`` where none is near.
 
     Example:
-        >>> suggest("pongg", ["pong", "breakout"])
-        '; did you mean pong?'
+        >>> suggest("adm", ["adam", "sgd"])
+        '; did you mean adam?'
     """
     near = difflib.get_close_matches(name, list(choices), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,8 +1,9 @@
-"""Statistics of scores: interquartile mean, and intervals over games and over seeds.
+"""Statistics of scores: interquartile mean, and intervals over samples and over seeds.
 
-Over games: percentile bootstrap (Efron 1979; Agarwal et al. 2021, section 4). Over seeds, which are few: Student's t.
+Over samples (such as whole games): percentile bootstrap (Efron 1979; Agarwal et al. 2021, section 4). Over seeds, which
+are few: Student's t.
 
-Symbols: s student scores, t teacher scores, r the score of random play, n games. The contract: pure functions of
+Symbols: s student scores, t teacher scores, r the score of chance, n samples. The contract: pure functions of
 numpy arrays of any shape (every entry counts once), randomness only from the ``numpy.random.Generator`` that is passed.
 """
 
@@ -85,24 +86,24 @@ def bootstrap_normalized_interval(
     confidence: float = 0.95,
     n_resamples: int = 10_000,
 ) -> Interval | None:
-    r"""Percentile bootstrap interval of the teacher-normalised score, over the games of both.
+    r"""Percentile bootstrap interval of the teacher-normalised score, over the samples of both.
 
     .. math:: (\bar s - r) / (\bar t - r)
 
-    Student and teacher played different games, so each is resampled by itself. A resample in which the teacher is no
-    better than random play bounds nothing: it counts as infinitely good, or bad where the student is worse than random.
-    So an end may be infinite where the teacher's own interval reaches down to random play.
+    Student and teacher have different samples, so each is resampled by itself. A resample in which the teacher is no
+    better than chance bounds nothing: it counts as infinitely good, or bad where the student is worse than chance. So
+    an end may be infinite where the teacher's own interval reaches down to chance.
 
     Args:
-        student_scores: any shape, at least one entry, in points of the game.
-        teacher_scores: likewise; the numbers of games may differ.
-        random: score of random play in the same game, in points.
+        student_scores: any shape, at least one entry.
+        teacher_scores: likewise, in the same unit; the numbers of samples may differ.
+        random: score of chance (of an agent: of random play), in the same unit.
         generator: source of the resamples.
         confidence: probability in (0, 1).
         n_resamples: ratios drawn, >= 1.
 
     Returns:
-        Without unit: 0 is random play, 1 the teacher. None where either has fewer than ``FEWEST`` = 3 scores.
+        Without unit: 0 is chance, 1 the teacher. None where either has fewer than ``FEWEST`` = 3 scores.
 
     Raises:
         ValueError: no scores, not all finite, a teacher whose mean is not above ``random``, or an option out of range.
@@ -113,9 +114,7 @@ def bootstrap_normalized_interval(
     """
     student, teacher = _flat(student_scores, "student scores"), _flat(teacher_scores, "teacher scores")
     if not teacher.mean() > random:
-        raise ValueError(
-            f"the teacher's mean {teacher.mean():g} is not above random play, {random:g}: nothing to divide by"
-        )
+        raise ValueError(f"the teacher's mean {teacher.mean():g} is not above chance, {random:g}: nothing to divide by")
     above = _resampled_means(student, n_resamples, generator) - random
     span = _resampled_means(teacher, n_resamples, generator) - random
     ratios = np.where(above < 0, -np.inf, np.inf)
@@ -133,7 +132,7 @@ def pooled_interval(
 ) -> Interval | None:
     """Percentile bootstrap interval of the mean of the groups' means, over the entries within each group.
 
-    It is the interval over the games of several seeds: each seed's games are resampled among themselves, so it says
+    It is the interval over the samples of several seeds: each seed's samples are resampled among themselves, so it says
     nothing of other seeds. :func:`t_interval` of the groups' means does.
 
     Args:

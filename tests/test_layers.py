@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 FOLDERS = {".ci", "agents", "configs", "docs", "polydistill", "scripts", "tests"}
 INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its package
+# what only a world says; the extras of an installation are named in _environment.py
+WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
+KNOW_NO_WORLD = ("*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py")
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
 
@@ -165,6 +169,19 @@ def layout_faults(root: Path) -> list[str]:
     return faults
 
 
+def worldly_words(root: Path) -> list[str]:
+    """One line per word of a world that is said below the worlds."""
+    package = root / "polydistill"
+    paths = {path for pattern in KNOW_NO_WORLD for path in package.glob(pattern)}
+    paths -= {package / "__init__.py", package / "_environment.py"}
+    return [
+        f"{path.relative_to(root)}:{number} says {match[0]}"
+        for path in sorted(paths)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in WORLDS.finditer(line)
+    ]
+
+
 def write(root: Path, files: dict[str, str]) -> Path:
     """A small tree that keeps the rules, plus ``files``."""
     for name, text in {".gitignore": "/runs/\n*.egg-info/\n", "polydistill/__init__.py": "", **files}.items():
@@ -178,7 +195,7 @@ def test_imports_run_one_way(root: Path) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
-    typed = ("domain -> memory -> domain", "domain -> rehearsal -> domain", "algorithm -> dues -> algorithm")
+    typed = ("domain -> rehearsal -> domain", "algorithm -> dues -> algorithm")
     typed += ("algorithm -> nonfinite -> algorithm", "algorithm -> nonfinite -> state -> algorithm")
     found = [" -> ".join(name.split(".")[-1] for name in cycle.split(" -> ")) for cycle in import_cycles(root)]
     assert set(found) <= set(typed)  # these through the types of arguments alone
@@ -204,6 +221,22 @@ def test_every_room_is_there(root: Path) -> None:
 
 def test_folders_and_module_names_are_those_of_the_design(root: Path) -> None:
     assert layout_faults(root) == []
+
+
+def test_the_ground_floor_and_the_rooms_on_it_know_no_world(root: Path) -> None:
+    assert worldly_words(root) == []
+
+
+def test_a_word_of_a_world_below_the_worlds_is_found(tmp_path: Path) -> None:
+    files = {
+        "polydistill/disk.py": "KEEP = ['student.zip']",
+        "polydistill/learning/modules/a.py": "# as for CIFAR",
+        "polydistill/vision/config.py": "DATA = 'cifar10'",
+    }
+    assert worldly_words(write(tmp_path, files)) == [
+        "polydistill/disk.py:1 says student.zip",
+        "polydistill/learning/modules/a.py:1 says CIFAR",
+    ]
 
 
 def test_every_layer_has_files_to_check(root: Path) -> None:
