@@ -20,6 +20,7 @@ from torch import Tensor
 
 from polydistill.device import few_rows
 from polydistill.errors import UserError, require_choice, suggest
+from polydistill.learning.lesson import policy_temperature
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 from polydistill_agents.environments.atari import FRAME_SKIP, MAX_FRAMES, AtariVecEnv
@@ -178,7 +179,7 @@ def sampling_temperature(play: str, protocol: Protocol, kind: str, temperature: 
     require_choice("play", play, get_args(Play))
     if play == "greedy" or (play == "protocol" and not (protocol.samples_logits and kind == "logits")):
         return None
-    return 1.0 if kind == "logits" else temperature
+    return policy_temperature(kind, temperature)
 
 
 def evaluate(

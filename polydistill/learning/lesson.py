@@ -1,7 +1,8 @@
 """What a generation learns from: an objective of :mod:`polydistill.losses`, its options, and a frozen teacher.
 
-Symbols: z student scores, t teacher scores, both ``(batch, classes)``. Contract: the teacher is in evaluation mode and
-needs no gradient; an option that the objective does not take is refused, never ignored; nothing here waits for a GPU.
+Symbols: z student scores, t teacher scores, both ``(batch, classes)``. Contract: one lesson is for the update and for
+the doctor alike; the teacher is in evaluation mode and needs no gradient; an option that the objective does not take is
+refused, never ignored; nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from polydistill import losses
 from polydistill.learning.networks import freeze
-from polydistill.losses import as_objective, fix_permutation, get_objective, gradient_shares
+from polydistill.losses import Objective, as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
 
 Sum = TypeVar("Sum", Tensor, float)
+Teacher = Callable[[Any], Tensor]  # a module, or any function from inputs to scores that has no graph
 
 
 class Tally(NamedTuple, Generic[Sum]):
@@ -41,7 +43,9 @@ class Lesson:
     Args:
         objective: name in ``polydistill.losses.OBJECTIVES``, or a function of one's own, see
             :func:`polydistill.losses.as_objective`.
-        teacher: frozen here: evaluation mode, no gradients; None for an objective of labels alone.
+        teacher: a module is frozen here: evaluation mode, no gradients; None for an objective of labels alone.
+        teacher_kind: of its scores: "logits", or "q_values".
+        temperature: of Q-values, see :func:`policy_temperature`.
         seed: root of the random streams (permutations).
         generation: of the student.
         options: of the objective, see :func:`check_options`.
@@ -51,6 +55,9 @@ class Lesson:
 
     Attributes:
         objective: its name.
+        temperature: at which the softmax of the teacher's scores is its policy: what an objective that tempers the
+            teacher alone takes, where its options name no other.
+        score_kind: of the student that has learned it: "logits", or of a regression the teacher's.
 
     Raises:
         ValueError: an option that the objective does not take, or no teacher where it needs one.
@@ -59,8 +66,10 @@ class Lesson:
     def __init__(
         self,
         objective: str | Callable[..., Tensor],
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
         *,
+        teacher_kind: str = "logits",
+        temperature: float = 1.0,
         seed: int = 0,
         generation: int = 0,
         options: Mapping[str, Any] | None = None,
@@ -77,24 +86,37 @@ class Lesson:
             check_options(self.objective, options or {})
         if self._function.needs_permutation and classes is None:
             raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
+        self.temperature = policy_temperature(teacher_kind, temperature)
+        self.score_kind = learned_kind(self._function, teacher_kind)
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
-        if self._function.tempered:  # the default of these is for Q-values; a classifier's scores are logits
-            self._options.setdefault("temperature", 1.0)
-        if self._function.batch_coupled:
-            self._options["group"] = group
+        if self._function.tempered:
+            self._options.setdefault("temperature", self.temperature)
         self._ignore_index = ignore_index
         if ignore_index is not None:
             self._options["ignore_index"] = ignore_index
-        if teacher is not None:
+        if isinstance(teacher, nn.Module):
             freeze(teacher)
 
-    def __call__(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, permutation: Tensor | None) -> Tensor:
+    def __call__(
+        self, scores: Tensor, teacher: Tensor | None, labels: Tensor | None, permutation: Tensor | None
+    ) -> Tensor:
         """The loss per sample, ``(batch,)``; see the objective for arguments and errors."""
-        options = self._options if permutation is None else {**self._options, "permutation": permutation}
-        if teacher is not None and self._ignore_index is not None:  # what a teacher says of padding may be no number
+        options = self.options(permutation)
+        if self._function.batch_coupled:
+            options["group"] = self.group
+        if teacher is not None and labels is not None and self._ignore_index is not None:
+            # what a teacher says of padding may be no number
             teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
+
+    def options(self, permutation: Tensor | None = None) -> dict[str, Any]:
+        """What the objective takes besides scores and labels: for the update, and for the doctor.
+
+        Args:
+            permutation: of :meth:`draw_permutation`.
+        """
+        return dict(self._options) if permutation is None else {**self._options, "permutation": permutation}
 
     def draw_permutation(self, ids: Tensor, step: int) -> Tensor | None:
         """What an objective that permutes classes does with a batch; None for any other.
@@ -171,6 +193,21 @@ class Lesson:
                 values["distill/largest_weight"] = tally.largest_weight / tally.diagnosed
                 values["distill/effective_share"] = tally.effective_share / tally.diagnosed
         return values
+
+
+def policy_temperature(kind: str, temperature: float) -> float:
+    """T at which the softmax of scores is a policy: Q-values are sharpened, logits are taken as they are.
+
+    Args:
+        kind: of the scores, "q_values" or "logits".
+        temperature: T > 0 of Q-values, in their unit.
+    """
+    return temperature if kind == "q_values" else 1.0
+
+
+def learned_kind(objective: Objective, teacher_kind: str) -> str:
+    """Kind of the scores of a student that learns by ``objective`` from scores of ``teacher_kind``."""
+    return "logits" if objective.score_kind == "logits" else teacher_kind
 
 
 def check_options(objective: str, options: Mapping[str, object]) -> None:

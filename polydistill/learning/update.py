@@ -32,7 +32,7 @@ class Update:
         precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
         processes: over which the gradient is summed.
         compiled: run both networks through torch.compile.
-        score: the scores that a network gives for inputs; None: what it returns is the scores.
+        score: the scores that student or teacher give for inputs; None: what they return.
 
     Raises:
         RuntimeError: student and teacher are one, or share weights.
@@ -48,33 +48,41 @@ class Update:
         precision: str = "float32",
         processes: Processes = ALONE,
         compiled: bool = False,
-        score: Callable[[nn.Module, Any], Tensor] | None = None,
+        score: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
-        if lesson.teacher is not None:
+        if isinstance(lesson.teacher, nn.Module):
             _require_apart(student, lesson.teacher)
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
         self.precision, self._score = precision, score or _call
-        networks = [student] if lesson.teacher is None else [student, lesson.teacher]
-        forwards = [compile_network(network, self.device) if compiled else network for network in networks]
-        self._student, self._teacher = forwards[0], forwards[1] if len(forwards) > 1 else None
+        self._student: Callable[[Any], Tensor] = compile_network(student, self.device) if compiled else student
+        self._teacher = lesson.teacher
+        if compiled and isinstance(lesson.teacher, nn.Module):
+            self._teacher = compile_network(lesson.teacher, self.device)
 
     def __call__(
-        self, inputs: Any, labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+        self,
+        inputs: Any,
+        labels: Tensor | None,
+        n_batch: int | Tensor,
+        permutation: Tensor | None = None,
+        teacher_scores: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Do it.
 
         Args:
             inputs: this process's part of the batch, as ``score`` takes it.
-            labels: ``(part,)`` int64.
+            labels: ``(part,)`` int64; None where there are none.
             n_batch: size of the whole batch, of all processes; what counts of it.
             permutation: for an objective that wants one; see :meth:`Lesson.draw_permutation`.
+            teacher_scores: ``(part, classes)`` that the teacher gave before; None: it is asked now.
 
         Returns:
             student scores, teacher scores (None without a teacher), both ``(part, classes)`` float32, and this
             process's part of the mean loss, ``()``; all detached.
         """
-        teacher_scores = self.teacher_scores(inputs)
+        if teacher_scores is None:
+            teacher_scores = self.teacher_scores(inputs)
         with self._autocast():
             scores = self._score(self._student, inputs)
         scores = scores.float()
@@ -124,9 +132,8 @@ def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
         raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
 
 
-def _call(network: nn.Module, inputs: Tensor) -> Tensor:
-    scores: Tensor = network(inputs)
-    return scores
+def _call(network: Callable[[Any], Tensor], inputs: Tensor) -> Tensor:
+    return network(inputs)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.losses import doctor, draw_permutation, get_objective
+from polydistill.losses import doctor
 from polydistill.losses.examination.doctor import Report
 from polydistill.vision.domain import CifarDomain
 
@@ -42,13 +40,7 @@ def examine(domain: CifarDomain, teacher: nn.Module, generation: int) -> Report:
     student = domain.make_student(config.student_network, generation).train()
     samples = min(SAMPLES, len(images))
     chosen = torch.arange(samples, device=images.labels.device) * len(images) // samples
-    options: dict[str, Any] = dict(config.student.options())
-    objective = get_objective(config.student.objective)
-    options.pop("permutation", None)
-    if objective.needs_permutation:
-        drawn = draw_permutation(samples, domain.images.classes, generator=torch.Generator().manual_seed(0))
-        options["permutation"] = drawn.to(domain.device)
-    if objective.tempered:  # as a lesson of classifiers has it
-        options.setdefault("temperature", 1.0)
+    lesson = domain.make_lesson(teacher, generation)
+    options = lesson.options(lesson.draw_permutation(chosen, 0))
     pixels = domain.normalizer(images.images[chosen])
-    return doctor(student, teacher, objective.name, pixels, images.labels[chosen], **options)
+    return doctor(student, teacher, lesson.objective, pixels, images.labels[chosen], **options)

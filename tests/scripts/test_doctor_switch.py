@@ -65,8 +65,8 @@ def test_wrong_lesson_of_classifiers_does_not_begin(root: Path, capsys: pytest.C
     domain = ExaminedCifarDomain(config, load_images(config.data, config.device), None)
     teacher = domain.make_student(config.teacher.network, 0)
     with pytest.raises(UserError, match="the doctor finds the lesson of generation 1 wrong"):
-        domain.teach(teacher.train(), 1)
-    assert "WRONG       the teacher is in training mode" in capsys.readouterr().out
+        domain.teach(teacher, 1)
+    assert "WRONG       the teacher is right in" in capsys.readouterr().out
 
 
 def test_wrong_lesson_of_agents_does_not_begin(

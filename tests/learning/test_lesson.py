@@ -1,0 +1,70 @@
+"""polydistill.learning.lesson: one temperature, one kind and one set of options, for the update and for the doctor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.update import Update
+from polydistill.losses import OBJECTIVES
+
+STUDENT = torch.tensor([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])
+TEACHER = torch.tensor([[0.10, 0.12, 0.05], [0.02, 0.00, 0.03]])
+
+
+def ask(inputs: Tensor) -> Tensor:
+    return TEACHER
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"), [("q_values", {"temperature": 0.02}, 0.02), ("logits", {"temperature": 0.02}, 1.0)]
+)
+def test_q_values_are_sharpened_and_logits_are_taken_as_they_are(
+    kind: str, given: dict[str, float], expected: float
+) -> None:
+    lesson = Lesson("policy_kl", ask, teacher_kind=kind, **given)
+    p = (TEACHER.double() / expected).softmax(1)
+    by_hand = (p * (p.log() - STUDENT.double().log_softmax(1))).sum(1)
+    torch.testing.assert_close(lesson(STUDENT, TEACHER, None, None).double(), by_hand, rtol=1e-5, atol=1e-6)
+    assert lesson.temperature == lesson.options()["temperature"] == expected
+
+
+def test_an_option_goes_before_the_temperature_of_the_kind() -> None:
+    assert Lesson("jsd", ask, options={"temperature": 2.0}).options() == {"temperature": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "expected"),
+    [
+        ("policy_kl", "q_values", "logits"),
+        ("policy_mse", "q_values", "q_values"),
+        ("policy_mse", "logits", "logits"),
+        ("ban", "logits", "logits"),
+    ],
+)
+def test_the_students_kind_is_its_teachers_only_after_a_regression(objective: str, kind: str, expected: str) -> None:
+    assert Lesson(objective, ask, teacher_kind=kind).score_kind == expected
+
+
+@pytest.mark.parametrize("name", ["ban_l", "cwtm", "dkpp", "reverse_kl", "hinton_kd"])
+def test_the_options_are_those_of_the_loss_that_is_learned_from(name: str) -> None:
+    lesson, labels = Lesson(name, ask, classes=3), torch.tensor([0, 2])
+    permutation = lesson.draw_permutation(torch.arange(2), 0)
+    plain = OBJECTIVES[name](STUDENT, TEACHER, labels, **lesson.options(permutation))
+    assert torch.equal(plain, lesson(STUDENT, TEACHER, labels, permutation))
+
+
+def test_a_teacher_that_has_said_its_scores_is_not_asked_again() -> None:
+    asked: list[Any] = []
+    student = nn.Linear(3, 3)
+    lesson = Lesson("policy_kl", lambda inputs: (asked.append(inputs), TEACHER)[1])
+    update = Update(student, lesson, torch.optim.SGD(student.parameters(), 0.1))
+    _, said, _ = update(STUDENT, None, 2, teacher_scores=TEACHER)
+    assert said is TEACHER
+    assert not asked
+    update(STUDENT, None, 2)
+    assert len(asked) == 1
