@@ -29,6 +29,7 @@ from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
+from polydistill.runs.run import PARTIAL
 from polydistill.vision import classifier, course, examiner, training
 from polydistill.vision import domain as domain_module
 from polydistill.vision.classifier import load_classifier
@@ -38,6 +39,7 @@ from polydistill.vision.evaluation import predict
 from polydistill.vision.images.data import DataConfig, ImageSet, load_images
 from polydistill.vision.networks import build_network
 from polydistill.vision.paper import PAPER, paper_error
+from polydistill.vision.plan import PRODUCTS
 from polydistill.vision.report import format_summary
 from polydistill.vision.sources import require_same_teacher
 
@@ -109,6 +111,12 @@ def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypa
     finally:
         gc.enable()
     assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_a_fresh_start_would_remove_whatever_a_run_writes(config: CifarConfig, tmp_path: Path) -> None:
+    run_lineage(config, tmp_path)
+    left = [path for path in tmp_path.iterdir() if not any(map(path.match, (*PARTIAL, *PRODUCTS)))]
+    assert {path.name for path in left} == {"config.yaml", "summary.json", ".lock", "checkpoints"}
 
 
 def test_ensembles_are_the_mean_probability_of_the_generations_in_the_files(

@@ -31,13 +31,14 @@ from polydistill.lineage import Lineage, LineageConfig
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
+from polydistill.runs.run import PARTIAL
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.environments.evaluation import PROTOCOLS, Evaluation, evaluate
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from polydistill_agents.lineage.domain import CHARTS, SCORE, AtariDomain, open_teacher
-from polydistill_agents.lineage.plan import require_disk
+from polydistill_agents.lineage.plan import PRODUCTS, require_disk
 from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.crashes.disks import as_nobody, fill, remount, small_file_system
@@ -339,6 +340,8 @@ def test_a_finished_lineage_can_grow_and_ends_like_one_that_was_longer_from_the_
     assert {path.name for path in (tmp_path / "run").glob("*.zip")} == {"student.zip"}
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
+    left = [path for path in (tmp_path / "run").iterdir() if not any(map(path.match, (*PARTIAL, *PRODUCTS)))]
+    assert {path.name for path in left} == {"config.yaml", "summary.json", ".lock", "checkpoints"}
 
 
 def test_a_second_process_is_refused_and_the_recordings_go_when_the_run_ends(tmp_path: Path) -> None:
