@@ -373,6 +373,13 @@ def test_epsilon_in_the_logarithm_is_no_fault_and_no_other_weight(epsilon) -> No
     assert examine(loss, 4.0, 0.1, *make_batch(0, 10, 32)).level == "fine"
 
 
+def test_two_classes_or_one_label_are_no_doubt() -> None:
+    """Of two classes dkd is hinton_kd; labels of one class are those of other samples, too."""
+    assert examine(SOUND["by torch"], 4.0, 0.1, *make_batch(0, 2, 32)).level == "fine"
+    z, t, y = make_batch(0, 10, 32)
+    assert examine(SOUND["by torch"], 4.0, 0.1, z, t, torch.zeros_like(y)).level == "fine"
+
+
 def test_small_regulariser_is_not_called_smoothing() -> None:
     loss = lambda z, t, y, T, a: SOUND["by torch"](z, t, y, T, a) + 0.01 * z.square().mean()  # noqa: E731
     found = examine(loss, 4.0, 0.1, *make_batch(0, 10, 32))

@@ -156,7 +156,9 @@ class Comparison:
         z, t = rows.scores.double(), rows.targets.double()
         labels = torch.zeros(len(z), dtype=torch.int64, device=z.device) if rows.labels is None else rows.labels.long()
         whole = 1 < n == len(z) and rows.kept is None
-        forms = [form for form in (*self.labels, *self.softs[1:]) if whole or not form.coupled]
+        mixed = whole and bool((labels != labels[0]).any())  # labels of one class are those of other samples, too
+        forms = [form for form in self.labels if mixed or not form.coupled]
+        forms += [form for form in self.softs[1:] if whole or not form.coupled]
         t, own = join_members(z, t, self.temperature), self.find_own_gradient(rows, soft=True)
         return Gradients(z[:n], t[:n], labels[:n], forms, self.own, own[:n])
 

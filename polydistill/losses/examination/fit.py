@@ -119,7 +119,8 @@ def explain(
                     found[key] = explanation
     best = min((explanation.residual for explanation in found.values()), default=0.0)
     as_good = [each for each in found.values() if each.residual <= max(AS_GOOD * best, floor)]
-    return sorted(_without_needless(as_good), key=lambda each: each.residual)
+    meant = [each for each in as_good if each.soft is None or not each.soft.another]  # of two classes dkd is hinton_kd
+    return sorted(_without_needless(meant or as_good), key=lambda each: each.residual)
 
 
 def _fit(
