@@ -50,8 +50,8 @@ from polydistill_agents.lineage.student_file import is_student
 from polydistill_agents.networks.nature import SIZES, count_parameters, multiply_adds
 from polydistill_agents.teachers import Teacher, as_teacher
 
-HEADERS = ("agent", "mean", "95% interval", "IQM", "of human", "parameters", "seconds")
-IMPORTANCE = ("agent", "mean", "95% interval", "parameters", "IQM", "of human", "seconds")
+HEADERS = ("agent", "mean", "95% over games", "IQM", "of human", "parameters", "seconds")
+IMPORTANCE = ("agent", "mean", "95% over games", "parameters", "IQM", "of human", "seconds")
 OTHERS = 52  # characters that the columns beside an agent's name ask for at least
 
 

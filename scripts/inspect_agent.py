@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         print(
             f"\n{config.evaluate}, {count_games(config.episodes)}, protocol rusu: "
-            f"mean {result.mean:.2f} (95% interval {format_interval(result.interval(config.seed))})"
+            f"mean {result.mean:.2f} (95% over games: {format_interval(result.interval(config.seed))})"
         )
         played = GamesPlayed(config.file, config.episodes, result.truncated, result.n_actions, result.game_actions)
         for line in format_notes(notes(config.evaluate, "rusu", [played])):

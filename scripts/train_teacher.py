@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
 def show(card: Mapping[str, Any], out: Path) -> None:
     """Print the score in the card of the teacher in ``out``."""
     score = card["evaluation"]
-    interval = format_interval(score["score_ci95"])
-    print(f"{out / 'teacher.zip'}: mean {score['score_mean']:.2f} over {score['episodes']} games ({interval})")
+    interval = f"95% over {score['episodes']} games: {format_interval(score['score_ci95'])}"
+    print(f"{out / 'teacher.zip'}: mean {score['score_mean']:.2f} ({interval})")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from polydistill_agents.environments.evaluation import get_protocol
 from polydistill_agents.environments.references import reference
 
 HEADERS = (
-    "who", "score", "95% interval", "of human", "of teacher", "of teacher, 95%", "agreement", "parameters", "seconds",
+    "who", "score", "95% over games", "of human", "of teacher", "of teacher, 95% over games", "agreement", "parameters",
+    "seconds",
 )  # fmt: skip
 IMPORTANCE = (
-    "who", "score", "95% interval", "of teacher", "agreement", "parameters", "of human", "seconds", "of teacher, 95%",
+    "who", "score", "95% over games", "of teacher", "agreement", "parameters", "of human", "seconds",
+    "of teacher, 95% over games",
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def test_it_plays(inspect: Inspect, tmp_path: Path) -> None:
     done = inspect("a.zip", "--evaluate", "pong", "--episodes", 1)
     assert done.returncode == 0, done.stderr
     assert "pong, 1 full game, protocol rusu: mean -" in done.stdout
-    assert "(95% interval -)" in done.stdout
+    assert "(95% over games: -)" in done.stdout
     assert "note: a.zip: all 18 actions of the joystick, where pong uses 6" in done.stdout
 
 

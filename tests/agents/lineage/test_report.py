@@ -54,7 +54,8 @@ def test_a_table_fits_80_columns_unless_it_is_wide(score, interval):
     big = {"score_mean": score, "score_ci95": interval}
     told = summary(big, STUDENT | big)
     assert max(map(len, format_summary(told).splitlines())) <= 80
-    assert row(format_summary(told), "who") == ["who", "score", "95% interval", "of teacher", "agreement", "parameters"]
+    headers = ["who", "score", "95% over games", "of teacher", "agreement", "parameters"]
+    assert row(format_summary(told), "who") == headers
     wide = row(format_summary(told, wide=True), "student 1")
     assert len(wide) == 9
     assert wide[4:7] == ["0.987", "0.951 to 1.020", "0.754"]
