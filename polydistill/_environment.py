@@ -1,4 +1,4 @@
-"""What a part of the project needs to be installed, and one line where it is not.
+"""The packages that each part of the project needs, and a one-line error where one is missing.
 
 The base installation is torch and numpy: the losses, the doctor, lineages of one's own modules. The rest comes as
 extras. Contract: nothing heavy is imported here, and every Python since 3.8 can run this file: scripts ask it first.
@@ -15,7 +15,7 @@ from polydistill.cores import limit_spinning
 
 OLDEST = (3, 11)
 _HOW = "use .venv/bin/python, which `make distill` makes"
-# the modules of each extra, as pyproject.toml has its packages
+# the modules that each extra installs; pyproject.toml lists their packages
 _RUNS = ("jsonargparse", "yaml", "rich", "tensorboard", "filelock")
 EXTRAS = {
     "runs": _RUNS,
@@ -30,13 +30,13 @@ class MissingExtra(ModuleNotFoundError):
 
 
 def require_extra(extra: str) -> None:
-    """Look whether all of an extra is installed, without importing it.
+    """Check that every module of an extra is installed, without importing it.
 
     Args:
         extra: name in :data:`EXTRAS`.
 
     Raises:
-        MissingExtra: it is not.
+        MissingExtra: one is missing.
     """
     missing = _missing(EXTRAS[extra])
     if missing:
@@ -50,8 +50,8 @@ def require_environment(extra: str, *modules: str) -> None:
     """What a script does first: exit with one line and code 2 where this Python cannot run it.
 
     Args:
-        extra: name in :data:`EXTRAS`; with "atari", the package of agents must be the one beside this.
-        modules: of it, where the script needs only these.
+        extra: name in :data:`EXTRAS`; with "atari", ``polydistill_agents`` must be of the same clone as this file.
+        modules: those of the extra that the script needs; none given: all.
 
     Raises:
         SystemExit: with code 2; the line ``error: ...`` on standard error says what is missing and how to get it.
@@ -70,7 +70,7 @@ def require_environment(extra: str, *modules: str) -> None:
 
 
 def _require_agents() -> None:
-    """The package of agents is found by its installed name: it must be there, and of the same clone as this file."""
+    """Exit unless ``polydistill_agents`` is installed, from the same clone as this file."""
     spec = find_spec("polydistill_agents")
     if spec is None or spec.origin is None:
         exit_with(f"polydistill is not installed for {sys.executable}; {_HOW}, or in the clone: pip install -e .")

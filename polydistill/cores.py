@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-GRAIN = 3e8  # multiply-adds of a step for each thread; below that, threads wait for each other more than they work
-WORTHWHILE = 1e12  # multiply-adds of a run for each thread after the first: under a minute of one core
-AUTO = {"device": "auto", "threads": 0, "precision": "auto"}  # the words that a machine gives their meaning
-SPINS = "10000"  # rounds, of well under a millisecond in all, that an idle thread of OpenMP waits before it sleeps
+GRAIN = 3e8  # multiply-adds per step and thread; with fewer, threads wait for each other longer than they compute
+WORTHWHILE = 1e12  # multiply-adds per run and thread after the first: under a minute of one core
+AUTO = {"device": "auto", "threads": 0, "precision": "auto"}  # values that each machine resolves
+SPINS = "10000"  # rounds that an idle OpenMP thread spins before it sleeps, well under a millisecond in all
 
 
 def available_cores() -> int:
-    """The cores that this process may use, at least 1.
+    """The number of cores that this process may use, at least 1.
 
-    They are bounded by its affinity (from Python 3.13 on by ``PYTHON_CPU_COUNT`` too), the quotas of its cgroups, and
+    It is bounded by its affinity (from Python 3.13 on by ``PYTHON_CPU_COUNT`` too), the quotas of its cgroups, and
     ``OMP_NUM_THREADS``, and divided among the processes that torchrun has started on this machine.
     """
     count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on
@@ -34,7 +34,7 @@ def available_cores() -> int:
     cores = int(min(cores, cgroup_quota()))
     processes = _positive("LOCAL_WORLD_SIZE") or 1
     wanted = _positive("OMP_NUM_THREADS")
-    if processes > 1 and wanted == 1:  # torchrun's own word, which it gives where the user has given none
+    if processes > 1 and wanted == 1:  # torchrun sets it where the user has set nothing
         wanted = None
     return max(1, min(cores // processes, wanted or cores))
 
@@ -55,8 +55,9 @@ def worthwhile_threads(step: float = math.inf, run: float = math.inf) -> int:
 
 
 def cgroup_quota(process: Path = Path("/proc/self")) -> float:
-    """Cores' worth of time that the control groups of a process leave it: the least of its own and of those around it;
-    infinite where none sets a limit, or there are no control groups.
+    """The limit that control groups set on a process, in cores: the lowest of its own group and of those around it.
+
+    It is infinite where none sets a limit, or there are no control groups.
 
     Args:
         process: a folder with ``cgroup`` and ``mountinfo`` as Linux has them under /proc (versions 1 and 2).
@@ -102,13 +103,13 @@ def _quotas(folder: Path) -> Iterator[float]:
 
 
 def _positive(name: str) -> int | None:
-    """A whole positive number that the environment names; of a list, as OpenMP has for nested regions, the first."""
+    """The positive integer in an environment variable, or None; of a list (OpenMP: one per nesting level) the first."""
     text = os.environ.get(name, "").split(",")[0].strip()
     return int(text) if text.isdecimal() and int(text) else None
 
 
 def as_before(machine: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Device, threads and precision of ``machine``, with what a run's config has stored in the place of auto and 0.
+    """Device, threads and precision of ``machine``, with auto and 0 replaced by what a run's config has stored.
 
     Example:
         >>> as_before({"device": "auto", "threads": 3, "precision": "auto"}, {"device": "cpu", "threads": 2})
@@ -124,16 +125,16 @@ def as_before(machine: Mapping[str, Any], stored: Mapping[str, Any] | None) -> d
 def limit_spinning() -> None:
     """Let idle threads of OpenMP sleep soon, unless the environment says how they wait. Before torch is imported.
 
-    As the library comes, they wait for milliseconds at full speed. Beside other work that takes the time from the very
-    threads that they wait for: three runs at once took ten times what they take one after the other.
+    By default they spin for milliseconds. Beside other work that takes time from the very threads that they wait for:
+    three runs at once took ten times as long as one after the other.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def say_if_loaded() -> None:
-    """One line on standard error where other work has more to do than this machine has cores. Changes nothing."""
+    """Warn in one line on standard error if the load of this machine exceeds its cores. Changes nothing."""
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > cores:
         text = f"other work is running on this machine (load {load:.1f} on {cores} core{'s' * (cores > 1)})"
-        print(f"{text}: this run will be slower, and computes the same", file=sys.stderr)
+        print(f"{text}: this run will be slower; its results stay the same", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the words auto and 0 of a config mean on this machine, and the settings that follow, made before any weight is.
+"""What auto and 0 in a config mean on this machine, and the settings of torch that follow, made before any weight.
 
 Precision, threads and memory format decide the last bits of every number, so they are resolved once and stored.
 """
@@ -22,15 +22,15 @@ from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
-FEW_ROWS = 2  # so few gain little from threads, and wait long for them beside other work
+FEW_ROWS = 2  # a batch of so few rows gains little from threads, and waits long for them beside other work
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """The device that is meant, after a look at what there is.
+    """The device to use: auto is cuda where torch finds a GPU, else cpu.
 
     Raises:
-        UserError: there is no GPU where one is asked for.
+        UserError: ``cuda``, and torch finds no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but torch sees no GPU here; use --device cpu")
@@ -40,14 +40,14 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
 
 def resolve_threads(threads: int, *, step: float = math.inf, run: float = math.inf) -> int:
-    """The number of threads; 0 stands for as many as this process may use and its work is worth, see
+    """The number of threads; for 0 the number that pays for this work, see
     :func:`polydistill.cores.worthwhile_threads`."""
     return threads or worthwhile_threads(step, run)
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
-    """The precision that is meant: bfloat16 is faster where there are instructions for it, and slower elsewhere. (What
-    a processor has, torch tells from 2.11 on; before, float32 is meant.)"""
+    """The precision to use: auto is bfloat16 where the device has instructions for it (elsewhere it is slower), else
+    float32. (torch lists a processor's instructions from 2.11 on; before that, auto on a CPU is float32.)"""
     if precision != "auto":
         return precision
     return "bfloat16" if _computes_bfloat16(device) else "float32"
@@ -69,31 +69,32 @@ def resolve_machine(
     step: float = math.inf,
     run: float = math.inf,
 ) -> dict[str, Any]:
-    """These three of a config, as this machine understands auto and 0.
+    """Device, threads and precision of a config, with auto and 0 resolved for this machine.
 
     Args:
         device: auto, cpu or cuda.
-        threads: 0: as many as the work is worth.
+        threads: their number; 0: as many as pay for this work.
         precision: auto, float32 or bfloat16.
-        stored: the config of the run that is continued: what auto and 0 meant there is kept, whatever this machine
-            is, since it decides the last bits. One line on standard error says what that costs here.
+        stored: the config of the run that is continued. Its values are used for auto and 0, whatever this machine
+            is, since they decide the last bits. One line on standard error warns where they are slow here.
         step: multiply-adds of a step of the work.
         run: multiply-adds of all of it.
 
     Raises:
-        UserError: the device is not there.
+        UserError: torch does not find the device.
     """
     machine = as_before({"device": device, "threads": threads, "precision": precision}, stored)
     if device == "auto" and machine["device"] == "cuda" and not torch.cuda.is_available():
-        raise UserError("this run was begun on a GPU, and torch sees none here: go on with it where there is one")
+        raise UserError("this run was begun on a GPU, and torch sees none here: continue it on a machine with one")
     found = resolve_device(machine["device"])
     meant = resolve_precision(machine["precision"], found)
     if precision == "auto" and meant == "bfloat16" and not _computes_bfloat16(found):
-        _say_once("the run was begun in bfloat16, and goes on in it, though this processor is slow at that")
+        _say_once("the run was begun in bfloat16 and continues in it, which is slow on this processor")
     n_threads = resolve_threads(machine["threads"], step=step, run=run)
     if not threads and n_threads > available_cores():
         _say_once(
-            f"the run was begun with {n_threads} threads, and goes on with them on {available_cores()} here, slowly"
+            f"the run was begun with {n_threads} threads and continues with them, slowly: "
+            f"this process may use {available_cores()} core{'s' * (available_cores() > 1)}"
         )
     return {"device": found, "threads": n_threads, "precision": meant}
 
@@ -102,10 +103,10 @@ def resolve_machine(
 def few_rows(rows: int) -> Iterator[None]:
     """Let torch compute with one thread inside, where a batch has so few rows that threads would wait for each other.
 
-    Costs under a microsecond. The number of threads belongs to the process: not for two Python threads at once.
+    Costs under a microsecond. The setting is the whole process's: do not use this in two Python threads at once.
 
     Args:
-        rows: of the batch; from :data:`FEW_ROWS` + 1 on nothing changes.
+        rows: of the batch; with more than :data:`FEW_ROWS` nothing changes.
     """
     threads = torch.get_num_threads()
     if rows > FEW_ROWS or threads == 1:
@@ -119,7 +120,7 @@ def few_rows(rows: int) -> Iterator[None]:
 
 
 def prepare(device: str, threads: int) -> torch.device:
-    """Set the threads of this process and, on a GPU, let cuDNN choose its fastest convolutions; the device."""
+    """Set the threads of this process and, on a GPU, let cuDNN choose its fastest convolutions; return the device."""
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -128,11 +129,11 @@ def prepare(device: str, threads: int) -> torch.device:
 
 
 def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
-    """``network`` through torch.compile, sharing its weights; without a C++ compiler as it is, which the process says
-    once."""
+    """``network`` compiled by torch.compile, with the same weights; on a CPU without a C++ compiler ``network`` itself,
+    with one warning per process."""
     named = os.environ.get("CXX", "")
     if device.type == "cpu" and not any(shutil.which(name) for name in (named, *COMPILERS) if name):
-        _say_once("torch.compile needs a C++ compiler on the CPU, and there is none: going on without it")
+        _say_once("torch.compile needs a C++ compiler on the CPU, and none was found: the network is not compiled")
         return network
     return torch.compile(network)  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, files that only grow, and one line for what a disk refuses.
+"""Files that are written whole or not at all, files that only grow, and one-line errors of the disk.
 
 Contract: every error of the disk (full, read-only, a size limit, no permission) is a
 :class:`~polydistill.errors.UserError` that names the path, and leaves what was good as it was.
@@ -50,7 +50,7 @@ def atomic_write(path: Path, *content: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name, or one that is gone, is on the disk only when the folder is. (Windows opens no folders.)"""
+    """Flush a folder: only then are new and removed names on the disk. (Not on Windows, which cannot open folders.)"""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -86,7 +86,7 @@ class GrowingFile:
     """A file that is only written at its end; nothing is held back, so its size is what was written.
 
     Args:
-        path: made where there is none, with its folder.
+        path: created, with its folder, if it does not exist.
 
     Raises:
         OSError: the disk refused.
@@ -99,7 +99,7 @@ class GrowingFile:
 
     @property
     def size(self) -> int:
-        """Bytes in the file, with those that were there before."""
+        """Bytes in the file, including those that were there before."""
         return os.fstat(self._file.fileno()).st_size
 
     def append(self, content: bytes) -> None:

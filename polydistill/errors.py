@@ -1,4 +1,4 @@
-"""What a user can put right: one line, exit code 2; and the checks of ranges that every config makes.
+"""Errors that a user can fix: one line, exit code 2; and the checks of ranges that every config makes.
 
 Contract: nothing of this project is imported here, and nothing heavy, so that any module may.
 """
@@ -16,12 +16,12 @@ from typing import NoReturn, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# how torch says it on a CPU and on a GPU; the type is RuntimeError, or derived from it
+# how torch reports that memory ran out, on a CPU and on a GPU; the type is RuntimeError, or derived from it
 NO_MEMORY = ("DefaultCPUAllocator: ", "CUDA out of memory", "CUDA error: out of memory")
 
 
 class UserError(Exception):
-    """Something that the user can put right; its text is the one line that they read."""
+    """An error that the user can fix; its text is the one line that they read."""
 
 
 class Interrupted(Exception):
@@ -57,8 +57,8 @@ def exit_with_error(error: Exception) -> NoReturn:
 def run_script(main: Callable[P, R]) -> Callable[P, R]:
     """Decorate a script's ``main``: a user's error becomes one line and code 2, a signal 128 + its number.
 
-    A loss that is not finite (``FloatingPointError``) is a user's error too: of a learning rate, or a teacher; and so
-    is memory that is not there.
+    A loss that is not finite (``FloatingPointError``) is a user's error too: the learning rate or the teacher causes
+    it. So is running out of memory.
     """
 
     @functools.wraps(main)
@@ -72,7 +72,7 @@ def run_script(main: Callable[P, R]) -> Callable[P, R]:
             text = str(error)
             if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
                 raise
-            if "CUDA" in text:  # how much it wanted, and had; what follows is about torch's allocator
+            if "CUDA" in text:  # how much was asked for, and how much is free; the rest is about torch's allocator
                 text = ". ".join(text.partition("\n")[0].split(". ")[:3]).rstrip(".")
             exit_with_error(UserError(f"out of memory: {text or 'Python could get no more'}; what was saved is kept"))
         except Interrupted as end:

@@ -55,7 +55,7 @@ def hardware() -> dict[str, Any]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """``{"commit": 40 hex digits, "dirty": bool}`` of the clone whose root ``folder`` is; None where it is not one.
+    """``{"commit": 40 hex digits, "dirty": bool}`` of the clone whose root is ``folder``; None: it is no clone's root.
 
     Args:
         folder: root of the clone; None: that of the running polydistill. A folder below a root does not count:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BLOCK = 2**22  # draws made at once: bounds the memory to 32 MiB whatever the number of scores
-FEWEST = 3  # scores that have an interval: resamples of one or two know nothing of their spread
-ROUGH = 10  # below so many a percentile interval is too narrow to be trusted
+FEWEST = 3  # scores for an interval: resamples of one or two say nothing about their spread
+ROUGH = 10  # with fewer scores a percentile interval is too narrow to be trusted
 
 
 class Interval(NamedTuple):
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 def iqm(scores: ArrayLike) -> float:
     """Interquartile mean: the mean of what is left without the lowest and the highest quarter.
 
-    Of n scores, floor(n / 4) are dropped at either end (as in rliable), so that few outliers do not decide.
+    Of n scores, floor(n / 4) are dropped at either end (as in rliable), so that a few outliers do not decide.
 
     Args:
         scores: any shape, at least one entry, finite.
@@ -91,8 +91,8 @@ def bootstrap_normalized_interval(
     .. math:: (\bar s - r) / (\bar t - r)
 
     Student and teacher have different samples, so each is resampled by itself. A resample in which the teacher is no
-    better than chance bounds nothing: it counts as infinitely good, or bad where the student is worse than chance. So
-    an end may be infinite where the teacher's own interval reaches down to chance.
+    better than chance bounds nothing: its ratio counts as infinity, or minus infinity where the student is worse than
+    chance. So an end may be infinite where the teacher's own interval reaches down to chance.
 
     Args:
         student_scores: any shape, at least one entry.
@@ -133,7 +133,7 @@ def pooled_interval(
     """Percentile bootstrap interval of the mean of the groups' means, over the entries within each group.
 
     It is the interval over the samples of several seeds: each seed's samples are resampled among themselves, so it says
-    nothing of other seeds. :func:`t_interval` of the groups' means does.
+    nothing about other seeds. :func:`t_interval` of the groups' means does.
 
     Args:
         groups: one array per seed, each of any shape with at least one entry, finite; the numbers may differ.
@@ -167,7 +167,7 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval | Non
         confidence: probability in (0, 1).
 
     Returns:
-        In the unit of the values; None for one value, which tells nothing of the others.
+        In the unit of the values; None for one value, which says nothing about the spread.
 
     Raises:
         ValueError: no values, not all finite, or a confidence out of range.
@@ -207,8 +207,10 @@ def _t_probability(angle: float, degrees: int) -> float:
 
 def _flat(values: ArrayLike, name: str) -> NDArray[np.float64]:
     flat = np.asarray(values, dtype=np.float64).ravel()
-    if flat.size == 0 or not np.isfinite(flat).all():
-        raise ValueError(f"{name} must be finite and at least one, got {flat.size}")
+    if flat.size == 0:
+        raise ValueError(f"{name} must be finite numbers, and there are none")
+    if not np.isfinite(flat).all():
+        raise ValueError(f"{name} must be finite, got {flat[~np.isfinite(flat)][0]}")
     return flat
 
 

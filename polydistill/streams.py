@@ -1,6 +1,6 @@
 """Random streams: every use of randomness has its own generator, derived from (seed, name, generation).
 
-So that adding a draw in one place changes nothing in another, and that no global generator is used or reseeded.
+So a new draw in one place changes nothing in another, and no global generator is used or reseeded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A config's fields hold what their annotations say: checked where a config is built, on the command line or in Python.
 
-Contract: NaN and infinities are no numbers, true and false are no whole numbers; a message is one line that names the
-field and what it holds.
+Contract: NaN and infinities do not count as numbers, true and false not as whole numbers; a message is one line that
+names the field and what it holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def check_fields(config: object) -> None:
-    """Refuse values that are none of their field's type.
+    """Refuse values that do not have their field's type.
 
     Args:
         config: a dataclass; fields that are dataclasses have checked themselves.

@@ -1,4 +1,4 @@
-"""A script's docstring on a terminal: as wide as it is, with commands that can be copied.
+"""A script's docstring fitted to the width of the terminal, with commands that can be copied.
 
 Contract: the words and their order stay; only spaces and line breaks change.
 """

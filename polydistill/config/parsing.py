@@ -38,10 +38,10 @@ Config = TypeVar("Config")
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
 SWITCHES = {
-    "dry_run": "print what would run and what it takes, refuse what the run would refuse, and write nothing",
-    "dry_run_measure": "the same, with the speed of this machine measured now instead of remembered",
+    "dry_run": "print what would run, with its time, memory and disk; check what the run would check; write nothing",
+    "dry_run_measure": "like --dry_run, with the speed of this machine measured now instead of remembered",
     "wide": "show every column of the table at the end",
-    "doctor": "before each lesson, say what is wrong in its set-up, and stop if something is",
+    "doctor": "check the set-up before each lesson: print what was found, and stop if something is wrong",
     "print_config": "print the resolved config as YAML, and run nothing",
     "help": "print this help",
 }
@@ -51,11 +51,11 @@ class Parsed(NamedTuple, Generic[Config]):
     """What the command line asks for.
 
     Args:
-        config: of the run, auto and 0 not yet resolved.
+        config: of the run, with auto and 0 not yet resolved.
         out: the run folder.
         dry_run: print the plan only.
-        doctor: ask the doctor before each lesson.
-        measure: the speed of the machine, for the plan.
+        doctor: let the doctor check the set-up before each lesson.
+        measure: measure the speed of this machine for the plan.
         wide: show every column of the table.
     """
 
@@ -68,7 +68,7 @@ class Parsed(NamedTuple, Generic[Config]):
 
 
 class Field(NamedTuple):
-    """One plain field of a config. ``default`` is ``dataclasses.MISSING`` where the user must say."""
+    """One plain field of a config. ``default`` is ``dataclasses.MISSING`` where the user must give a value."""
 
     annotation: Any
     default: Any
@@ -96,7 +96,7 @@ def parse(
         default_name: name of the run folder under ``runs/`` where there is no ``--config``; None: the script writes
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
-        first_word: field that a first word without a flag stands for, as in ``inspect.py FILE --wide``.
+        first_word: field that takes the first word if it has no flag, as in ``inspect.py FILE --wide``.
         distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
 
     Returns:
@@ -196,7 +196,7 @@ def _argument_helps(docstring: str) -> dict[str, str]:
 def _split_words(
     words: list[str], fields: Mapping[str, Field], own_flags: Iterable[str], own_switches: Iterable[str]
 ) -> tuple[dict[str, str], set[str]]:
-    """The value of every flag, and the switches. Done here: argparse abbreviates, and takes -1e5 for a flag."""
+    """The value of every flag, and the switches. (argparse would accept abbreviations, and take -1e5 for a flag.)"""
     flags: dict[str, str] = {}
     switches: set[str] = set()
     rest = iter(words)
@@ -228,7 +228,7 @@ def _unknown(name: str, fields: Mapping[str, Field], dashes: str = "", own: Iter
         return f"{dashes}{name} takes no value"
     known = [*fields, *own]
     hint = suggest(name, known)
-    if not hint:  # the field's own name without, or with another, group
+    if not hint:  # the field's own name, without its group or with another one
         own_names = {key.rpartition(".")[2]: key for key in known}
         near = difflib.get_close_matches(name.rpartition(".")[2], own_names, n=1)
         hint = f"; did you mean {own_names[near[0]]}?" if near else ""
@@ -350,7 +350,7 @@ def _allows_none(annotation: Any) -> bool:
 def _build(
     config_class: type[Config], fields: Mapping[str, Field], values: Mapping[str, Any], prefix: str = ""
 ) -> Config:
-    """The dataclass, groups first; a ValueError from ``__post_init__`` is the user's."""
+    """The dataclass, groups first; a ValueError from ``__post_init__`` is the user's error."""
     hints = typing.get_type_hints(config_class)
     arguments: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]

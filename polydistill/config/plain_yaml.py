@@ -59,7 +59,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
     Raises:
-        UserError: the file is missing, unreadable, invalid, or holds something else than a mapping.
+        UserError: the file is missing, unreadable, invalid, or holds something other than a mapping.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)

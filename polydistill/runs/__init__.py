@@ -1,4 +1,4 @@
-"""TensorBoard, metrics.jsonl, summary.json, progress bar: what a run tells of itself, in one place."""
+"""A run's folder on disk: config, metrics, TensorBoard events, checkpoints and summary; and its progress bar."""
 
 from polydistill.runs.folder import Standing, examine_folder, read_summary, require_same_config, stored_config
 from polydistill.runs.progress import Progress

@@ -1,9 +1,9 @@
-"""Checkpoints: the state of a run on the disk, of which the last two good ones are always there.
+"""Checkpoints: the state of a run on the disk. The last two good ones are always kept.
 
 A checkpoint is one file ``<number>.checkpoint``: a line of text with format, kind, step, length and SHA-256, then the
 state as ``torch.save`` writes it. The sum is over everything else in the file, so that no bit can change unnoticed.
 Contract: a file gets its name only when all of it is on the disk; an older one is removed only after that; reading runs
-no code of the file's (``weights_only``), and a file that does not fit its sum is never used.
+no code of the file's (``weights_only``), and a file that does not match its checksum is never used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = 1
 HEADER = re.compile(rb"(polydistill checkpoint (\d+) (\w+) step (\d+) bytes (\d+) sha256) ([0-9a-f]{64})\n")
 LONGEST_HEADER = 300
 PLAIN = {type(None), bool, int, float, str, bytes}
-LARGEST_SHARE = 0.02  # of the time may go into saving
+LARGEST_SHARE = 0.02  # of the time that saving may take
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CheckpointConfig:
 
     Args:
         every_seconds: between two checkpoints; more where saving would take over 2 % of the time.
-        every_steps: a checkpoint after each so many steps too; 0: by the clock alone.
+        every_steps: save after every so many steps too; 0: by the clock alone.
     """
 
     every_seconds: float = 60.0
@@ -74,7 +74,7 @@ class Pace:
 
 
 class DamagedError(Exception):
-    """The file is not what was written; the text says in what."""
+    """The file is not what was written; the text says how it differs."""
 
 
 class Checkpoints:
@@ -115,7 +115,7 @@ class Checkpoints:
 
         Raises:
             UserError: the disk refused; the checkpoints before are as they were.
-            TypeError: something in ``state`` would not come back.
+            TypeError: ``state`` holds something that a checkpoint cannot restore.
         """
         import torch
 
@@ -187,7 +187,7 @@ class Checkpoints:
             state: dict[str, Any] = torch.load(body, map_location="cpu", weights_only=True)
         except MemoryError:
             raise
-        except Exception as error:  # whole, but not for this torch
+        except Exception as error:  # the file is whole, yet this torch cannot read it
             raise DamagedError(f"cannot be opened by torch {torch.__version__} ({type(error).__name__})") from error
         return state
 
@@ -201,7 +201,7 @@ class Checkpoints:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         found = HEADER.match(bytes(content[:LONGEST_HEADER]))
         if not found:
-            raise DamagedError("does not begin as one")
+            raise DamagedError("does not begin like a checkpoint")
         described, version, kind, _, length, expected = found.groups()
         body = content[found.end() :]
         if len(body) != int(length):
@@ -209,7 +209,7 @@ class Checkpoints:
         digest = hashlib.sha256(described)
         digest.update(body)
         if digest.hexdigest() != expected.decode():
-            raise DamagedError("does not fit its checksum")
+            raise DamagedError("does not match its checksum")
         if int(version) != FORMAT:
             raise UserError(f"{path} has format {int(version)}, this version of polydistill reads {FORMAT}")
         if kind.decode() != self.kind:
@@ -218,14 +218,13 @@ class Checkpoints:
 
 
 def to_plain(value: Any, where: str = "state", *, device: str | None = None) -> Any:
-    """A copy of the nesting in which every value comes back when read by ``weights_only``; tensors on ``device`` if
-    given.
+    """A copy of nested values in types that ``torch.load(weights_only=True)`` restores; tensors on ``device`` if given.
 
     Numpy's numbers become Python's, its arrays become tensors; a tensor that is a part of another is copied, since
     ``torch.save`` would write all of the other. Tuples become lists.
 
     Raises:
-        TypeError: naming what does not come back, and where it is.
+        TypeError: naming what cannot be restored, and where it is.
     """
     import numpy as np
     import torch
@@ -244,4 +243,4 @@ def to_plain(value: Any, where: str = "state", *, device: str | None = None) -> 
         return {key: to_plain(item, f"{where}.{key}", device=device) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item, f"{where}[{index}]", device=device) for index, item in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}, which does not come back from a checkpoint")
+    raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot restore")

@@ -1,4 +1,4 @@
-"""TensorBoard's events of one role: one file that grows record by record, so that it can be cut anywhere between two.
+"""TensorBoard's events of one role: one file that grows record by record, so that it can be cut after any of them.
 
 TensorBoard's own writer starts a file per process, named by the second, and writes from a thread of its own: a run that
 is killed and continued twice in a second would leave files in the wrong order, with points that were taken back. Here
@@ -83,5 +83,5 @@ class EventFile:
         RecordWriter(self).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def write(self, record: bytes) -> None:
-        """What the writer of records calls, once per record."""
+        """Called by TensorBoard's ``RecordWriter``, once per record."""
         self.file.append(record)

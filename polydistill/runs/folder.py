@@ -1,7 +1,7 @@
 """What a run folder holds before anything is written: nothing, a run of this config, or of another one.
 
 Contract: nothing here writes. A folder is bound to a config by its first checkpoint or by its summary; before that
-there is nothing that could be gone on with, and another config may begin there.
+there is nothing to continue, and another config may begin there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import LOCK
 
 SCHEMA = 1
-FAILURE = "generation_{}_failure.pt"  # what a number that is not finite leaves behind
-MACHINE = ("device", "threads", "precision")  # left out on the command line, they are what they were
+FAILURE = "generation_{}_failure.pt"  # written when a number is not finite
+MACHINE = ("device", "threads", "precision")  # if the command line leaves them out, the stored values count
 
 
 class Standing(NamedTuple):
-    """What a folder is to a config.
+    """What a folder holds, compared with a config.
 
     Args:
         state: new: there is no run; begun: one without a checkpoint, which starts over; unfinished; finished.
-        grown: the keys that are larger here than there.
-        moved: the keys of places that are others here than there: what lies there must be compared.
-        replaced: the begun run is of another config.
+        grown: keys whose value is larger in the config than in the folder.
+        moved: keys that name another place in the config than in the folder: the caller compares what lies there.
+        replaced: the begun run has another config.
     """
 
     state: Literal["new", "begun", "unfinished", "finished"]
@@ -38,7 +38,7 @@ class Standing(NamedTuple):
     replaced: bool = False
 
     def describe(self) -> str:
-        """What the command would do there, in a few words."""
+        """What a run of the config would do in the folder, in a few words."""
         if self.replaced:
             return "holds a run of another config without a checkpoint, which would be replaced"
         return {
@@ -55,7 +55,7 @@ def is_bound(out: Path) -> bool:
 
 
 def stored_config(out: Path) -> dict[str, Any] | None:
-    """The config of the run that would be gone on with in ``out``; None: there is none, or it cannot be read."""
+    """The config of the run that would be continued in ``out``; None: there is none, or it cannot be read."""
     from polydistill.config.plain_yaml import load_yaml
 
     if is_bound(out) and (out / "config.yaml").exists():
@@ -67,12 +67,12 @@ def stored_config(out: Path) -> dict[str, Any] | None:
 def examine_folder(
     out: Path, config: Mapping[str, Any], *, may_grow: Sequence[str] = (), may_move: Sequence[str] = ()
 ) -> Standing:
-    """What ``out`` is to a run of ``config``.
+    """What ``out`` holds, compared with ``config``.
 
     Args:
         out: a folder, or the name of one.
         config: resolved; nested plain values, see :func:`polydistill.config.plain_yaml.to_mapping`.
-        may_grow: dotted keys that may be larger here than there.
+        may_grow: dotted keys whose value may be larger in ``config`` than in ``out``.
         may_move: dotted keys that say where something lies.
 
     Raises:
@@ -90,7 +90,7 @@ def examine_folder(
     if not is_bound(out):
         there, here = _flat(out), _flat(config)
         new = {key for key in here.keys() - there.keys() if here[key] is None}
-        if here.keys() - new == there.keys():  # another tool's has other keys: what lies beside it is not removed
+        if here.keys() - new == there.keys():  # other keys: another tool's config.yaml, whose folder is not touched
             return Standing("begun", replaced=any(there[key] != here[key] for key in there))
     moved: list[str] = []
     grown = require_same_config(out, config, may_grow=may_grow, may_move=may_move, moved=moved)
@@ -121,12 +121,12 @@ def require_same_config(
     Args:
         out: a folder with a config.yaml.
         config: nested plain values, see :func:`polydistill.config.plain_yaml.to_mapping`.
-        may_grow: dotted keys that may be larger here than there.
+        may_grow: dotted keys whose value may be larger in ``config`` than in ``out``.
         may_move: dotted keys that may differ, since the caller compares what lies there.
         moved: those of ``may_move`` that differ are added to it.
 
     Returns:
-        those of ``may_grow`` that are larger here.
+        those of ``may_grow`` that are larger in ``config``.
 
     Raises:
         UserError: they differ; the message names the first key that does.
@@ -136,7 +136,7 @@ def require_same_config(
     for key in [*new, *(key for key in old if key not in new)]:
         if key in old and key in new and old[key] == new[key]:
             continue
-        if key not in old and new[key] is None:  # an option that there was not when the run began, and is not used
+        if key not in old and new[key] is None:  # a newer option, which the run does not use
             continue
         if key in old and key in new and key in may_grow and new[key] > old[key]:
             grown.append(key)

@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C as a wish: the loop ends its step, saves, and leaves; a second one is obeyed at once.
+"""SIGTERM and Ctrl-C as a request: the loop ends its step, saves and stops; a second one ends the process at once.
 
-A signal handler runs between any two instructions, in the middle of a write too. So it only leaves word, and the loop
-asks at a point where everything is in order. It does not run before a long call into C returns, such as one that waits
-for another process; so a thread of its own watches for the second signal.
+A signal handler runs between any two instructions, in the middle of a write too. So it only sets a flag, and the loop
+reads it at a point where everything is in order. A handler does not run before a long call into C returns, such as one
+that waits for another process; so a thread watches for the second signal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Whether this process was asked to stop; a context manager, during which the signals have this meaning.
 
-    Outside the main thread, where Python allows no handlers, it does nothing. A signal that is ignored stays so, as
-    Ctrl-C under ``nohup`` or in the background of a shell.
+    Outside the main thread, where Python allows no handlers, it does nothing. A signal that is ignored stays
+    ignored, as Ctrl-C under ``nohup`` or in the background of a shell.
 
     Attributes:
         received: the signal; None: none so far.
@@ -55,7 +55,7 @@ class StopSignals:
         self._open.close()
 
     def _watch(self, numbers: frozenset[int]) -> None:
-        """Let a thread hear of each signal at once, and end the process at the second of ``numbers``."""
+        """Start a thread that receives each signal at once, and ends the process at the second of ``numbers``."""
         told, tells = socket.socketpair()
         for end in (told, tells):
             self._open.callback(end.close)
@@ -80,10 +80,10 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            return  # the thread sees to it
+            return  # the thread ends the process
         self.received = signal.Signals(number)
         # not print: the signal may have come in the middle of one
-        os.write(2, f"{self.received.name}: ending this step and saving; once more: leave at once\n".encode())
+        os.write(2, f"{self.received.name}: ending this step and saving; a second one stops at once\n".encode())
 
 
 _watching: set[StopSignals] = set()

@@ -79,7 +79,7 @@ class FolderLock:
 
 
 def require_unlocked(folder: Path) -> None:
-    """Look whether another process is working in ``folder``, and write nothing.
+    """Check that no other process is working in ``folder``; write nothing.
 
     Raises:
         UserError: one is.
@@ -92,7 +92,7 @@ def require_unlocked(folder: Path) -> None:
         free = _lock(descriptor)
         held = None if free else _held_by(descriptor, folder)
     except OSError:
-        return  # there are no locks here, which a run says
+        return  # there are no locks here; a run warns of that
     finally:
         os.close(descriptor)
     if held is not None:
@@ -109,13 +109,13 @@ def _lock(descriptor: int) -> bool:
     Raises:
         OSError: this system, or this file system, cannot lock.
     """
-    with warnings.catch_warnings(action="ignore"):  # of a system without locks, which a run says in its own words
+    with warnings.catch_warnings(action="ignore"):  # filelock's, of a system without locks: a run has its own
         from filelock import lock_descriptor
     return lock_descriptor(descriptor, blocking=False)
 
 
 def _read(descriptor: int) -> str:
-    """Who holds it, as far as the file tells."""
+    """The holder's name in parentheses, empty if the file has none."""
     with contextlib.suppress(OSError):
         os.lseek(descriptor, TEXT, os.SEEK_SET)
         text = os.read(descriptor, 200).decode(errors="replace")

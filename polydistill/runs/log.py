@@ -1,7 +1,7 @@
 """The files of a run that grow: metrics.jsonl, timing.jsonl, and TensorBoard's events of each role.
 
 Contract: a line or a point is in its file when the call returns, and every file can be cut back to :meth:`Log.sizes`,
-after which the run goes on as if what came later had never been.
+after which the run goes on as if nothing later had been written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def plain_json(value: Any) -> Any:
 class Log:
     """The growing files of the run folder ``out``; each is made when first written to.
 
-    The first file of events begins with what is said of the whole run: ``texts``, and a layout of its ``charts``.
+    The first file of events begins with what belongs to the whole run: ``texts``, and a layout of its ``charts``.
 
     Attributes:
         texts: title -> Markdown.
@@ -79,7 +79,7 @@ class Log:
             events.add_charts(self.charts)
 
     def sizes(self) -> dict[str, int]:
-        """Size in bytes of every file, which would survive a loss of power from now on."""
+        """Size in bytes of every file; so much of it is on the disk, and would survive a loss of power."""
         with disk_errors(self.out):
             for file in [*self._files.values(), *(events.file for events in self._events.values())]:
                 file.sync()
@@ -100,7 +100,7 @@ class Log:
         for name, size in sizes.items():
             if name not in paths or paths[name].stat().st_size < size:
                 raise UserError(
-                    f"{self.out / name} has lost something that the checkpoint counts on: it was changed from outside; "
+                    f"{self.out / name} has lost something that the checkpoint needs: it was changed from outside; "
                     f"remove {self.out / 'checkpoints'}, and the same command starts the run over"
                 )
         for name, path in paths.items():

@@ -1,5 +1,5 @@
-"""How far a loop is: a bar on a terminal, a line now and then elsewhere. rich is imported when first needed; where it
-is not installed, or the terminal is a dumb one, there are lines there too."""
+"""How far a loop is: a bar on a terminal, a line about every ten seconds elsewhere. rich is imported when first needed;
+where it is not installed, or the terminal is a dumb one, a terminal gets lines too."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 REDRAW_SECONDS = 0.2
 LINE_SECONDS = 10.0
 BAR_COLUMNS = (8, 40)  # of the bar itself, at least and at most
-SHORTEST = 12  # columns: a description is not shortened further before numbers go
+SHORTEST = 12  # columns of a description; before it becomes shorter, parts of the state are left out
 
 
 class Progress:
     """How far a loop is; a context manager. :meth:`advance` costs about a microsecond between two redraws.
 
-    A loop that does more than its total has a larger total: there is never more than 100%. The rate is that of this
-    process: what an earlier one did does not count. A bar has one line of the terminal, however wide it is just then:
-    on a narrow one the bar becomes shorter, then the description, then the count, the rate, the bar and the time left
-    go; the numbers that :meth:`advance` was given stay.
+    A loop that does more than its total raises the total: there is never more than 100%. The rate is that of this
+    process: what an earlier one did does not count. A bar takes one line of the terminal, whatever its width: on a
+    narrow one the bar becomes shorter, then the description; then the count, the rate, the bar and the time left are
+    left out. The numbers that :meth:`advance` was given stay.
 
     Args:
         description: of the loop.
-        total: what it will do, in ``unit``.
+        total: how many ``unit`` it will do.
         unit: a plural.
-        done: what an earlier process did of it.
+        done: how many of them an earlier process did.
     """
 
     def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
@@ -57,7 +57,7 @@ class Progress:
             self._live.stop()
 
     def advance(self, n: int = 1, **numbers: float | str) -> None:
-        """``n`` more are done; ``numbers`` are shown beside, the newest value of each: text as it is."""
+        """``n`` more are done; of each of the ``numbers`` the newest value is shown, text as it is."""
         self.done += n
         if self.done > self.total:
             self.total = self.done

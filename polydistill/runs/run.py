@@ -77,10 +77,10 @@ class Run:
 
         Args:
             out: the folder; made where there is none. An unfinished run in it without a checkpoint is started over:
-                its metrics, events and products are removed, and where it was of another config, one line says so. One
-                with a checkpoint stays as it is: see :meth:`resume`.
+                its metrics, events and products are removed; if it had another config, one line on standard error says
+                so. One with a checkpoint stays as it is: see :meth:`resume`.
             config: frozen dataclass, resolved (threads, precision and device too).
-            kind: of the world, for summary.json; a checkpoint of another kind is refused.
+            kind: name of the world, for summary.json; a checkpoint of another kind is refused.
             command: the command line, for summary.json.
             products: patterns of the files that the world itself writes into the folder.
             packages: what its results depend on beside :data:`polydistill.provenance.PACKAGES`, for summary.json.
@@ -112,7 +112,7 @@ class Run:
         return run
 
     def _prepare(self, products: Sequence[str], **allowed: Sequence[str]) -> None:
-        """Make the folder ready for :meth:`log`. Looks at it anew: another process may just have finished in it."""
+        """Make the folder ready for :meth:`log`. Examines it again: another process may just have finished in it."""
         from polydistill.config.plain_yaml import dump_yaml
 
         remove_temporaries(self.out)
@@ -195,15 +195,15 @@ class Run:
         return self.checkpoints.save({"state": state, "position": self.position()}, step)
 
     def keep_failure(self, generation: int, error: FloatingPointError, state: object, batch: Mapping[str, Any]) -> Path:
-        """Write what a number that is not finite leaves behind, ``generation_<k>_failure.pt``; the file.
+        """Save what led to a number that is not finite as ``generation_<k>_failure.pt``; return its path.
 
-        ``torch.load(path, weights_only=True)`` gives ``error``, its text, ``state`` and ``batch``, on the CPU.
+        ``torch.load(path, weights_only=True)`` gives a dict of "error" (its text), "state" and "batch", on the CPU.
 
         Args:
             generation: k.
-            error: what happened.
-            state: before it: of the training, or the weights.
-            batch: that it happened with.
+            error: what was raised.
+            state: of the training before the bad update, or its weights.
+            batch: with which it happened.
 
         Raises:
             UserError: the disk refused.
@@ -217,10 +217,10 @@ class Run:
         return path
 
     def resume(self) -> dict[str, Any] | None:
-        """The ``state`` of the last good checkpoint, with the run's files cut back to it; None: begin.
+        """The ``state`` of the last good checkpoint, with the run's files cut back to it; None: there is none.
 
         Raises:
-            UserError: there are checkpoints, and none that can be gone on from.
+            UserError: there are checkpoints, and the run can continue from none of them.
         """
         saved = self.checkpoints.latest()
         if saved is None:
@@ -242,16 +242,16 @@ class Run:
         return Progress(description, total, unit, done)
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: what the run knows of itself, then ``summary``; the run is then finished.
+        """Write summary.json: what the run itself knows, then ``summary``; the run is finished after that.
 
         Args:
-            summary: ``throughput``, ``ensembles``, ``generations``, and whatever the caller knows better.
+            summary: ``throughput``, ``ensembles``, ``generations``, and values that replace the run's own.
 
         Returns:
-            what was written, also in ``self.summary``.
+            what was written; it is also in ``self.summary``.
 
         Raises:
-            UserError: the disk refused; there is no summary.json, or the old one.
+            UserError: the disk refused; an old summary.json stays as it was.
         """
         known = {
             "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""Whether a disk has room for what a run will write, asked before it begins."""
+"""Whether a disk has room for what a run will write, checked before the run begins."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from polydistill.runs.folder import FAILURE
 
 
 def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:
-    """Say in one line on standard error what a run takes in ``folder``, and refuse it where there is no room for it.
+    """Print in one line on standard error how much disk a run takes in ``folder``; refuse it where there is no room.
 
     Args:
-        folder: what is in it already counts as taken, but for what a failure left; it need not exist.
+        folder: it need not exist. Files in it are part of ``n_bytes``, except those that a failure left.
         n_bytes: of all files in it, at most.
-        quiet: say nothing where there is room.
+        quiet: print nothing where there is room.
 
     Raises:
-        UserError: with what it needs and what there is; or nothing can be written there.
+        UserError: there is too little room, or the folder cannot be written.
     """
     there = (path for path in folder.rglob("*") if path.is_file() and not path.match(FAILURE.format("*")))
     missing = n_bytes - sum(path.stat().st_size for path in there)

@@ -1,8 +1,8 @@
 """Speeds that finished runs had on this machine, remembered for the plans of later ones.
 
-Contract: a plan never waits for a measurement, and never follows the load of the moment. What cannot be read or written
-is as if nobody had remembered: no run fails for it, and nothing that is computed depends on it. Each kind of work has a
-file of its own, so that runs that finish at once do not undo each other's.
+Contract: a plan never waits for a measurement, and never follows the load of the moment. A speed that cannot be
+read or written counts as unknown: no run fails for it, and nothing that is computed depends on it. Each kind of work
+has a file of its own, so that runs that finish at the same time do not overwrite each other's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from polydistill.provenance import hardware
 
 
 def speeds_folder() -> Path:
-    """Where they are: ``polydistill/speeds`` in the user's folder for caches (``XDG_CACHE_HOME``)."""
+    """Where speeds are stored: ``polydistill/speeds`` in the user's folder for caches (``XDG_CACHE_HOME``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polydistill" / "speeds"
 
 
 def remember(what: Mapping[str, Any], per_second: float) -> None:
-    """Note how fast ``what`` was here, in the place of what was noted of it before.
+    """Store how fast ``what`` was on this machine, in place of an earlier speed of it.
 
     Args:
         what: plain values that the speed depends on: kind of work, network, batch size, device, threads, precision.

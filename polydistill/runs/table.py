@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-NARROW = 80  # characters of a terminal's line where nobody says otherwise
+NARROW = 80  # characters of a line, by default
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
@@ -77,7 +77,7 @@ def format_interval(ends: Sequence[float | None] | None, digits: int = 2) -> str
     Args:
         ends: lower and upper. JSON has no infinity: an end that is None, as summary.json holds it, is infinite on its
             side.
-        digits: behind the point.
+        digits: after the decimal point.
 
     Example:
         >>> format_interval((18, 20.5)), format_interval([None, 1.25]), format_interval(None)

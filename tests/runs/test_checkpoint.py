@@ -1,4 +1,4 @@
-"""polydistill.checkpoint: what was saved comes back, what is damaged is never used, the last two good ones stay."""
+"""runs.checkpoint: what was saved comes back, what is damaged is never used, the last two good ones stay."""
 
 from __future__ import annotations
 

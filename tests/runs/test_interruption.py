@@ -1,4 +1,4 @@
-"""polydistill.interruption and run_script: signals end a script in order, and lines say what is wrong."""
+"""polydistill.runs.interruption and run_script: signals end a script in order, and lines say what is wrong."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(root: Path, number: 
     assert process.returncode == code
     assert out == "saved\n"
     assert err.splitlines() == [
-        f"{number.name}: ending this step and saving; once more: leave at once",
+        f"{number.name}: ending this step and saving; a second one stops at once",
         "stopped after step 3, and saved: the same command goes on from there",
     ]
 

@@ -1,4 +1,4 @@
-"""polydistill.lock: one process per run folder, and a dead one blocks nobody."""
+"""polydistill.runs.lock: one process per run folder, and a dead one blocks nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""polydistill.tracking and provenance: a run folder is whole, comparable, valid JSON, and never someone else's."""
+"""polydistill.runs and provenance: a run folder is whole, comparable, valid JSON, and never someone else's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""polydistill.speeds: what a plan remembers, and that nothing fails where it cannot."""
+"""polydistill.runs.speeds: what a plan remembers, and that nothing fails where it cannot."""
 
 from __future__ import annotations
 
