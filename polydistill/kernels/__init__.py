@@ -8,6 +8,8 @@ should call them. Device code is in :mod:`polydistill.kernels.device`, which ker
 Triton is imported at the first launch, not before.
 """
 
-from polydistill.kernels.autograd import Extras, asking_for, confidence, fused_loss
+from polydistill.kernels import numbers
+from polydistill.kernels.autograd import confidence, fused_diagnosis, fused_gradient, fused_loss
+from polydistill.kernels.launch import Rows
 
-__all__ = ["Extras", "asking_for", "confidence", "fused_loss"]
+__all__ = ["Rows", "confidence", "fused_diagnosis", "fused_gradient", "fused_loss", "numbers"]

@@ -12,113 +12,107 @@ While compiling, the operators of :mod:`polydistill.kernels.operators` take thei
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from polydistill.kernels.launch import Rows, launch, launch_confidence
+from polydistill.kernels.launch import Results, Rows, launch, launch_confidence
+from polydistill.kernels.numbers import Numbers
 from polydistill.kernels.operators import compute_gradient, compute_loss
 from polydistill.kernels.plan import N_DIAGNOSTICS
 
 N_TENSORS = len(Rows._fields)
 FEW_SCORES = 2**20  # of so many the gradient is kept: up to there a launch takes the processor longer than the GPU
 
-
-@dataclass
-class Extras:
-    """What a caller wants of a loss besides its values, and what it got.
-
-    Attributes:
-        with_gradient: compute the gradient along, without autograd.
-        row_weights: ``(batch,)`` float32, the upstream gradient for it; None: 1.
-        diagnostics_temperature: of the teacher's side; None: no diagnostics.
-        teacher: for diagnostics of a loss that has none; may have a dimension of members first.
-        labels: for diagnostics of a loss that has none.
-        gradient: as the student's scores.
-        diagnostics: ``(..., batch, 5)`` float32.
-    """
-
-    with_gradient: bool = False
-    row_weights: Tensor | None = None
-    diagnostics_temperature: float | None = None
-    teacher: Tensor | None = None
-    labels: Tensor | None = None
-    gradient: Tensor | None = None
-    diagnostics: Tensor | None = None
-
-
-class _Asked(threading.local):
-    extras: Extras | None = None
-
-
-_asked = _Asked()
-
 # whether torch.func transforms what runs now; without this function of torch, each loss is ready for it
 _are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
-@contextlib.contextmanager
-def asking_for(extras: Extras) -> Iterator[Extras]:
-    """While this lasts, a fused loss in this thread fills ``extras``."""
-    _asked.extras = extras
-    try:
-        yield extras
-    finally:
-        _asked.extras = None
-
-
-def fused_loss(
-    kind: str,
-    numbers: Sequence[float],
-    student: Tensor,
-    teacher: Tensor | None = None,
-    labels: Tensor | None = None,
-    *,
-    mask: Tensor | None = None,
-    permutation: Tensor | None = None,
-    values: Tensor | None = None,
-) -> Tensor:
+def fused_loss(kind: str, numbers: Numbers, rows: Rows) -> Tensor:
     """The loss of each sample by one kernel; arguments are checked already.
 
     Args:
         kind: name in :data:`polydistill.kernels.plan.KINDS`.
         numbers: the kernel's own arguments.
-        student: ``(..., batch, classes)`` float32, bfloat16 or float16. Gradient flows.
-        teacher: the same shape, with a dimension of members before it for an ensemble, of the same type or float32; or
-            None.
-        labels: ``(..., batch)`` int64, or None.
-        mask: bool, broadcasts to the student's shape; True takes the class out.
-        permutation: ``(..., batch, classes - 1)`` int64.
-        values: ``(..., batch)`` float32, a number of each row.
+        rows: what it reads, not yet flat: the student ``(..., batch, classes)`` float32, bfloat16 or float16, gradient
+            flows; the teacher of the same shape, with a dimension of members before it for an ensemble, of the same
+            type or float32; labels ``(..., batch)`` int64; a bool mask that broadcasts to the student's shape; a
+            permutation ``(..., batch, classes - 1)`` int64; values ``(..., batch)`` float32.
 
     Returns:
         ``(..., batch)`` float32.
     """
-    compiling = torch.compiler.is_compiling()
+    return _apply(kind, numbers, 0.0, rows)[0]
+
+
+def fused_diagnosis(kind: str, numbers: Numbers, rows: Rows, temperature: float) -> tuple[Tensor, Tensor]:
+    """The loss of each sample and, ``(..., batch, N_DIAGNOSTICS)`` float32, what is said of it, from one launch.
+
+    Args:
+        kind: as :func:`fused_loss` has it, and so are the next two.
+        numbers: see there.
+        rows: see there; the diagnostics need a teacher, and look at the labels, where the loss looks at neither.
+        temperature: of the teacher's side in the diagnostics.
+    """
+    loss, diagnosed = _apply(kind, numbers, temperature, rows)
+    return loss, diagnosed.view(*loss.shape, N_DIAGNOSTICS)
+
+
+def fused_gradient(
+    kind: str, numbers: Numbers, rows: Rows, weights: Tensor | None, temperature: float | None
+) -> Results:
+    """Loss, gradient and, with a temperature, diagnostics from one launch, without autograd; not to be transformed.
+
+    Args:
+        kind: as :func:`fused_diagnosis` has it, and so are the next two.
+        numbers: see there.
+        rows: see there.
+        weights: ``(..., batch)`` float32, the upstream gradient of the loss; None: 1.
+        temperature: of the teacher's side in the diagnostics; None: there are none.
+    """
+    found = launch(
+        kind,
+        numbers,
+        _flatten(rows),
+        loss=True,
+        gradient=True,
+        upstream=None if weights is None else weights.reshape(-1),
+        diagnostics_temperature=temperature,
+    )
+    shape = rows.student.shape
+    return Results(*(x if x is None else x.view(*shape[:-1], *x.shape[1:]) for x in found))
+
+
+def _apply(kind: str, numbers: Numbers, temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
+    """The loss ``(..., batch)`` with its graph, and the diagnostics of each row."""
+    flat = _flatten(rows)
+    if torch.compiler.is_compiling() or _are_transforms_active():
+        loss, diagnosed = _Loss.apply(kind, numbers, temperature, *flat)  # type: ignore[no-untyped-call]
+    else:
+        # said here: inside the function no gradient is wanted, whatever the mode
+        learns = torch.is_grad_enabled() and rows.student.requires_grad
+        loss, diagnosed = _EagerLoss.apply(learns, kind, numbers, temperature, *flat)  # type: ignore[no-untyped-call]
+    return loss if rows.student.dim() == 2 else loss.view(rows.student.shape[:-1]), diagnosed
+
+
+def _flatten(rows: Rows) -> Rows:
+    """The dimensions before the classes joined; a mask for all rows stays a view with stride 0."""
+    student, teacher, labels, mask, permutation, values = rows
+    mask = None if mask is None else mask.expand_as(student)
     # while compiling never as they are: torch 2.13 fails where torch.func.grad's own argument is the function's
-    flat = student.dim() == 2 and not compiling
+    if student.dim() == 2 and not torch.compiler.is_compiling():
+        return rows if mask is None else rows._replace(mask=mask)
     classes = student.shape[-1]
-    rows = Rows(
-        student if flat else student.reshape(-1, classes),
+    return Rows(
+        student.reshape(-1, classes),
         None if teacher is None else _rows_of(teacher, student),
         None if labels is None else labels.reshape(-1),
-        None if mask is None else _broadcast(mask, student),
+        None if mask is None else mask.reshape(-1, classes),
         None if permutation is None else permutation.reshape(student.numel() // classes, classes - 1),
         None if values is None else values.reshape(-1),
     )
-    loss: Tensor
-    if not compiling and _asked.extras is not None:
-        loss = _answer(_asked.extras, kind, tuple(numbers), rows, student)
-    elif compiling or _are_transforms_active():
-        loss, _ = _Loss.apply(kind, tuple(numbers), 0.0, *rows)  # type: ignore[no-untyped-call]
-    else:
-        loss, _ = _apply_eagerly(kind, tuple(numbers), 0.0, rows)
-    return loss if flat else loss.view(student.shape[:-1])
 
 
 def confidence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -135,45 +129,6 @@ def confidence(student: Tensor, teacher: Tensor) -> Tensor:
     return found.view(student.shape[:-1])
 
 
-def _answer(extras: Extras, kind: str, numbers: tuple[float, ...], rows: Rows, student: Tensor) -> Tensor:
-    """The loss, and what else was asked for, from one launch."""
-    rows = _complete(rows, extras, student)
-    if not extras.with_gradient:
-        temperature = extras.diagnostics_temperature or 0.0
-        if _are_transforms_active():
-            loss, diagnosed = _Loss.apply(kind, numbers, temperature, *rows)  # type: ignore[no-untyped-call]
-        else:
-            loss, diagnosed = _apply_eagerly(kind, numbers, temperature, rows)
-        if temperature:
-            extras.diagnostics = diagnosed.view(*student.shape[:-1], N_DIAGNOSTICS)
-        return loss  # type: ignore[no-any-return]
-    weights = None if extras.row_weights is None else extras.row_weights.reshape(-1)
-    found = launch(
-        kind,
-        numbers,
-        rows,
-        loss=True,
-        gradient=True,
-        upstream=weights,
-        diagnostics_temperature=extras.diagnostics_temperature,
-    )
-    assert found.loss is not None
-    assert found.gradient is not None
-    extras.gradient = found.gradient.view(student.shape)
-    if found.diagnostics is not None:
-        extras.diagnostics = found.diagnostics.view(*student.shape[:-1], N_DIAGNOSTICS)
-    return found.loss
-
-
-def _complete(rows: Rows, extras: Extras, student: Tensor) -> Rows:
-    """With what the diagnostics need besides the loss."""
-    if rows.teacher is None and extras.teacher is not None:
-        rows = rows._replace(teacher=_rows_of(extras.teacher, student))
-    if rows.labels is None and extras.labels is not None:
-        rows = rows._replace(labels=extras.labels.reshape(-1))
-    return rows
-
-
 def _rows_of(teacher: Tensor, student: Tensor) -> Tensor:
     """``(rows, classes)``, or ``(members, rows, classes)``."""
     if student.dim() == 2:
@@ -183,21 +138,13 @@ def _rows_of(teacher: Tensor, student: Tensor) -> Tensor:
     return teacher.reshape(-1, student.shape[-1])
 
 
-def _broadcast(mask: Tensor, student: Tensor) -> Tensor:
-    """The mask as ``(rows, classes)``; one of a row for all stays a view with stride 0."""
-    classes = student.shape[-1]
-    if mask.dim() == 1:
-        return mask.expand(student.numel() // classes, classes)
-    return mask.expand_as(student).reshape(-1, classes)
-
-
 class _Loss(torch.autograd.Function):
     """(kind, numbers, temperature of the diagnostics or 0, *Rows) -> (loss, diagnostics or an empty tensor)."""
 
     @staticmethod
     def forward(
         kind: str,
-        numbers: tuple[float, ...],
+        numbers: Numbers,
         temperature: float,
         student: Tensor,  # each row's tensors by name: of *rows the compiler does not know that there is no ctx
         teacher: Tensor | None,
@@ -228,7 +175,7 @@ class _Loss(torch.autograd.Function):
         return (None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, kind: str, numbers: Numbers, temperature: float, *rows: Any) -> Any:
         joined = _join(info.batch_size, in_dims[3:], rows)
         loss, diagnosed = _Loss.apply(kind, numbers, temperature, *joined)  # type: ignore[no-untyped-call]
         size = info.batch_size
@@ -240,9 +187,7 @@ class _EagerLoss(torch.autograd.Function):
     of a function that can be transformed. Its first argument is whether a gradient may be wanted."""
 
     @staticmethod
-    def forward(
-        ctx: Any, learns: bool, kind: str, numbers: tuple[float, ...], temperature: float, *rows: Tensor | None
-    ) -> Any:
+    def forward(ctx: Any, learns: bool, kind: str, numbers: Numbers, temperature: float, *rows: Tensor | None) -> Any:
         given = Rows(*rows)  # type: ignore[arg-type]
         few = learns and given.student.numel() <= FEW_SCORES
         found = launch(
@@ -278,19 +223,11 @@ class _EagerLoss(torch.autograd.Function):
         return (None, None, None, None, gradient, *([None] * (N_TENSORS - 1)))
 
 
-def _apply_eagerly(
-    kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows
-) -> tuple[Tensor, Tensor | None]:
-    # said here: inside the function no gradient is wanted, whatever the mode
-    learns = torch.is_grad_enabled() and rows.student.requires_grad
-    return _EagerLoss.apply(learns, kind, numbers, temperature, *rows)  # type: ignore[no-any-return, no-untyped-call]
-
-
 class _Gradient(torch.autograd.Function):
     """(kind, numbers, upstream ``(rows,)``, *Rows) -> gradient of the student's scores."""
 
     @staticmethod
-    def forward(kind: str, numbers: tuple[float, ...], upstream: Tensor, *rows: Tensor | None) -> Any:
+    def forward(kind: str, numbers: Numbers, upstream: Tensor, *rows: Tensor | None) -> Any:
         return compute_gradient(kind, numbers, upstream, Rows(*rows))  # type: ignore[arg-type]
 
     @staticmethod
@@ -305,7 +242,7 @@ class _Gradient(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, kind: str, numbers: tuple[float, ...], upstream: Tensor, *rows: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, kind: str, numbers: Numbers, upstream: Tensor, *rows: Any) -> Any:
         (joined_upstream,) = _join(info.batch_size, in_dims[2:3], (upstream,))
         joined = _join(info.batch_size, in_dims[3:], rows)
         gradient = _Gradient.apply(kind, numbers, joined_upstream, *joined)  # type: ignore[no-untyped-call]

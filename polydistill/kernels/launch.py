@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels import plan
+from polydistill.kernels.numbers import Numbers, Target
 from polydistill.kernels.plan import KINDS, LONG_ROW_KERNEL, N_DIAGNOSTICS, N_SUMS, SUMS_GIVEN, SUMS_KEPT
 from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
 
@@ -50,7 +51,7 @@ class Results(NamedTuple):
 
 def launch(
     kind: str,
-    numbers: tuple[float, ...],
+    numbers: Numbers,
     rows: Rows,
     *,
     loss: bool = False,
@@ -65,7 +66,7 @@ def launch(
 
     Args:
         kind: name in :data:`KINDS`.
-        numbers: its arguments, as :data:`KINDS` names them.
+        numbers: its own arguments, of the type that :data:`KINDS` names.
         rows: what it reads.
         loss: return the loss of each row.
         gradient: return its gradient with respect to the student's scores, times ``upstream``.
@@ -89,30 +90,19 @@ def launch(
     )
     if n_rows == 0:
         return results
-    student = _within_32_bits(student)
-    others = (None if tensor is None else _within_32_bits(tensor) for tensor in rows[1:])
-    given = (student, *others, upstream)
-    options = Options(
-        tempered=numbers[-1] != 1.0,
-        smoothed=len(numbers) > 2 and numbers[2] != 0.0,
-        loss=loss,
-        gradient=gradient_type if gradient else None,
-        diagnose=diagnose,
-        keep_sums=keep_sums,
-        sums_given=sums is not None,
-    )
-    key = (kind, options, *map(form, given), student.device.index)
-    prepared = PREPARED.get(key)
-    if prepared is None:
-        prepared = _prepare(kind, given, options)
-        remember(key, prepared)
+    tempered = isinstance(numbers, Target) and numbers.z_scale != 1.0
+    smoothed = isinstance(numbers, Target) and numbers.smoothing != 0.0
+    computed = gradient_type if gradient else None
+    options = Options(tempered, smoothed, loss, computed, diagnose, keep_sums, sums is not None)
+    prepared, rows = _look_up(kind, options, rows, upstream)
+    student = rows.student
     last = results.diagnostics
     if keep_sums and prepared.name == LONG_ROW_KERNEL:
         last = torch.empty((n_rows, N_SUMS), dtype=torch.float32, device=student.device)
         results = results._replace(sums=last)
     # what is not there is not read, nor written: the student stands for it
-    all_tensors = (*given, results.loss, results.gradient, last if sums is None else sums)
-    tensors = tuple(student if tensor is None else tensor for tensor in all_tensors)
+    all_tensors = (*rows, upstream, results.loss, results.gradient, last if sums is None else sums)
+    tensors = [student if tensor is None else tensor for tensor in all_tensors]
     with _on_device(student):
         # never an integer, of which Triton would compile a 1 in
         prepared(tensors, (1.0 / (diagnostics_temperature or 1.0), *map(float, numbers)))
@@ -131,11 +121,22 @@ class Options(NamedTuple):
     sums_given: bool
 
 
-def _prepare(kind: str, given: tuple[Tensor | None, ...], options: Options) -> Prepared:
-    """For the tensors that :func:`launch` passes on."""
+def _look_up(kind: str, options: Options, rows: Rows, upstream: Tensor | None) -> tuple[Prepared, Rows]:
+    """The launch for these tensors. Nothing is prepared for those whose places are too far apart: copies are taken."""
+    key = (kind, options, *map(form, rows), form(upstream), rows.student.device.index)
+    prepared = PREPARED.get(key)
+    if prepared is None:
+        near = Rows._make(None if tensor is None else _within_32_bits(tensor) for tensor in rows)
+        if any(copy is not tensor for copy, tensor in zip(near, rows, strict=True)):
+            return _look_up(kind, options, near, upstream)
+        prepared = _prepare(kind, options, rows, upstream)
+        remember(key, prepared)
+    return prepared, rows
+
+
+def _prepare(kind: str, options: Options, rows: Rows, upstream: Tensor | None) -> Prepared:
     chosen = KINDS[kind]
-    student, teacher, labels, mask, permutation, values, upstream = given
-    assert student is not None
+    student, teacher, labels, mask, permutation, values = rows
     n_rows, n_cols = student.shape
     tiles = plan.plan_tiles(n_rows, n_cols)
     columns, matrices = (labels, values, upstream), (mask, permutation)

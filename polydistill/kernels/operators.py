@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from polydistill.kernels.launch import Rows, launch, launch_confidence
-from polydistill.kernels.plan import N_DIAGNOSTICS
+from polydistill.kernels.numbers import Numbers
+from polydistill.kernels.plan import KINDS, N_DIAGNOSTICS
 
 
-def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
+def compute_loss(kind: str, numbers: Numbers, temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
     """Loss, and diagnostics where there is a temperature for them, otherwise an empty tensor."""
     found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
     assert found.loss is not None
@@ -24,9 +25,7 @@ def compute_loss(kind: str, numbers: tuple[float, ...], temperature: float, rows
     return found.loss, found.loss.new_empty((0, N_DIAGNOSTICS)) if diagnosed is None else diagnosed
 
 
-def compute_gradient(
-    kind: str, numbers: tuple[float, ...], upstream: Tensor, rows: Rows, sums: Tensor | None = None
-) -> Tensor:
+def compute_gradient(kind: str, numbers: Numbers, upstream: Tensor, rows: Rows, sums: Tensor | None = None) -> Tensor:
     """Gradient of the student's scores, times ``upstream``; ``sums``: what the launch for the loss kept."""
     gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream, sums=sums).gradient
     assert gradient is not None
@@ -46,7 +45,7 @@ def _loss_operator(
     values: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     rows = Rows(student, teacher, labels, mask, permutation, values)
-    return compute_loss(kind, tuple(numbers), temperature, rows)
+    return compute_loss(kind, KINDS[kind].numbers(*numbers), temperature, rows)
 
 
 @_loss_operator.register_fake
@@ -68,7 +67,8 @@ def _gradient_operator(
     permutation: Tensor | None,
     values: Tensor | None,
 ) -> Tensor:
-    return compute_gradient(kind, tuple(numbers), upstream, Rows(student, teacher, labels, mask, permutation, values))
+    rows = Rows(student, teacher, labels, mask, permutation, values)
+    return compute_gradient(kind, KINDS[kind].numbers(*numbers), upstream, rows)
 
 
 @_gradient_operator.register_fake

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from polydistill.kernels.numbers import Decoupled, Divergence, Numbers, Regression, Standardized, Target
+
 N_DIAGNOSTICS = 5
 TILE = 256  # places of a tile of several short rows: of one warp, so that no warp waits for another
 PLACES_OF_A_WARP = 512  # of longer rows: 16 pairs of scores for each thread
@@ -16,45 +18,43 @@ LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflo
 STREAMED_TILE = 8192  # places of a tile where a row takes several
 N_SUMS = 5  # of a long row, see device/long_rows.py
 LONG_ROW_KERNEL = "long_row_kernel"
+
+# codes that the kernels know too
+SOFT_PLAIN, SOFT_PERMUTED, SOFT_REST = 1, 2, 3
+LABEL_GIVEN, LABEL_BEST = 1, 2
 SUMS_KEPT, SUMS_GIVEN = 1, 2
 
 
 class Kind(NamedTuple):
-    """A kernel and what is fixed of it at compile time; ``numbers`` names its own arguments, in order."""
+    """A kernel, its own arguments, and what is fixed of it at compile time."""
 
     module: str
     kernel: str
-    numbers: tuple[str, ...]
+    numbers: type[Numbers]
     constants: Mapping[str, int]
 
 
-_PLAIN, _PERMUTED, _REST = 1, 2, 3
-_GIVEN, _BEST = 1, 2
-TARGET_NUMBERS = ("teacher_weight", "label_weight", "smoothing", "t_scale", "z_scale")
-STANDARDIZED_NUMBERS = ("temperature", "label_weight", "teacher_weight")
-
-
 def _target(soft: int = 0, label: int = 0, kl: int = 0) -> Kind:
-    return Kind("targets", "target_kernel", TARGET_NUMBERS, MappingProxyType({"SOFT": soft, "LABEL": label, "KL": kl}))
+    return Kind("targets", "target_kernel", Target, MappingProxyType({"SOFT": soft, "LABEL": label, "KL": kl}))
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "label": _target(label=_GIVEN),
-        "best": _target(label=_BEST),
-        "soft": _target(_PLAIN),
-        "soft_label": _target(_PLAIN, _GIVEN),
-        "kl": _target(_PLAIN, kl=1),
-        "kl_label": _target(_PLAIN, _GIVEN, kl=1),
-        "permuted": _target(_PERMUTED, _BEST),
-        "rest": _target(_REST, _BEST),
-        "reverse_kl": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 0}),
-        "jsd": Kind("divergences", "divergence_kernel", ("t_scale", "beta"), {"JSD": 1}),
-        "mse": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 0}),
-        "huber": Kind("regressions", "regression_kernel", ("delta",), {"HUBER": 1}),
-        "decoupled": Kind("decoupled", "decoupled_kernel", ("temperature", "label_weight", "alpha", "beta"), {}),
-        "standardized": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 0}),
-        "standardized_label": Kind("standardized", "standardized_kernel", STANDARDIZED_NUMBERS, {"LABEL": 1}),
+        "label": _target(label=LABEL_GIVEN),
+        "best": _target(label=LABEL_BEST),
+        "soft": _target(SOFT_PLAIN),
+        "soft_label": _target(SOFT_PLAIN, LABEL_GIVEN),
+        "kl": _target(SOFT_PLAIN, kl=1),
+        "kl_label": _target(SOFT_PLAIN, LABEL_GIVEN, kl=1),
+        "permuted": _target(SOFT_PERMUTED, LABEL_BEST),
+        "rest": _target(SOFT_REST, LABEL_BEST),
+        "reverse_kl": Kind("divergences", "divergence_kernel", Divergence, {"JSD": 0}),
+        "jsd": Kind("divergences", "divergence_kernel", Divergence, {"JSD": 1}),
+        "mse": Kind("regressions", "regression_kernel", Regression, {"HUBER": 0}),
+        "huber": Kind("regressions", "regression_kernel", Regression, {"HUBER": 1}),
+        "decoupled": Kind("decoupled", "decoupled_kernel", Decoupled, {}),
+        "standardized": Kind("standardized", "standardized_kernel", Standardized, {"LABEL": 0}),
+        "standardized_label": Kind("standardized", "standardized_kernel", Standardized, {"LABEL": 1}),
     }
 )
 

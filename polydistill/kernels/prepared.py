@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -46,7 +46,7 @@ class Prepared:
         self._integers, self._constants, self._warps = integers, constants, warps
         self._run: Callable[..., None] | None = None  # what is compiled; stays None where kernels are interpreted
 
-    def __call__(self, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
+    def __call__(self, tensors: Sequence[Tensor], numbers: tuple[float, ...]) -> None:
         """Launch it.
 
         Args:

@@ -17,16 +17,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from polydistill.kernels import Extras, asking_for, fused_loss
+from polydistill.kernels import Rows, fused_diagnosis, fused_gradient, fused_loss, numbers
 from polydistill.kernels import confidence as fused_confidence
 
 __all__ = [
-    "Extras",
-    "asking_for",
+    "Rows",
     "can_launch",
     "current_backend",
     "fused_confidence",
+    "fused_diagnosis",
+    "fused_gradient",
     "fused_loss",
+    "numbers",
     "use_backend",
     "uses_kernels",
 ]

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from polydistill.losses.backend import fused_confidence, fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, fused_confidence, numbers, uses_kernels
 from polydistill.losses.checks import accept_labels, accept_pair, describe, inspect_values, promote
+from polydistill.losses.description import Description, computed
 from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.probabilities import (
     find_classes,
@@ -28,6 +29,7 @@ from polydistill.losses.probabilities import (
 )
 
 
+@computed
 def cwtm(
     student: Tensor,
     teacher: Tensor,
@@ -36,7 +38,7 @@ def cwtm(
     group: dist.ProcessGroup | None = None,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Confidence-weighted by teacher max: cross-entropy with the labels, weighted by the teacher's confidence.
 
     .. math:: -\frac{b \, c_s}{\sum_u c_u} \ln q_{y_s}, \quad c_s = \max_i p_{i,s}
@@ -74,16 +76,16 @@ def cwtm(
     labels = set_aside(labels, counted)
     if check_values:
         inspect_values(student, teacher, labels)
-    if uses_kernels(student):
-        confidence = fused_confidence(student, teacher)
-        weights = confidence / _batch_mean(confidence, group, counted)
-        loss = fused_loss("label", (0.0, 1.0, 0.0, 1.0, 1.0), student, None, labels, values=weights)
-        return silence(loss, counted)
-    confidence = promote(join_members(student, teacher)).softmax(dim=-1).amax(dim=-1)
-    loss = label_cross_entropy(promote(student), labels) * (confidence / _batch_mean(confidence, group, counted))
-    return silence(loss, counted)
+    confidence = _confidence(student, teacher)
+    rows = Rows(student, labels=labels, values=confidence / _batch_mean(confidence, group, counted))
+    return Description("label", numbers.Target(label_weight=1.0), rows, _cwtm, counted=counted)
 
 
+def _cwtm(student: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    return label_cross_entropy(promote(student), labels) * weights
+
+
+@computed
 def uniform_confidence(
     student: Tensor,
     teacher: Tensor,
@@ -91,7 +93,7 @@ def uniform_confidence(
     group: dist.ProcessGroup | None = None,
     rows: Tensor | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Cross-entropy with a teacher made equally confident in every sample: dark knowledge without the weighting.
 
     .. math:: -\sum_i p'_i \ln q_i, \quad p' = \bar c \, e_{i^*} + (1 - \bar c) \, \tilde p,
@@ -126,16 +128,27 @@ def uniform_confidence(
     student, teacher = accept_pair(student, teacher, check_values=check_values)
     if rows is not None:
         _check_rows(student, rows)
-    if uses_kernels(student):
-        confidence = fused_confidence(student, teacher)
-        shares = _batch_mean(confidence, group, rows).expand_as(confidence)
-        return silence(fused_loss("rest", (0.0, 0.0, 0.0, 1.0, 1.0), student, teacher, values=shares), rows)
-    student, teacher = promote(student), promote(join_members(student, teacher))
+    if not uses_kernels(student):
+        teacher = join_members(student, teacher)  # here, where its confidence is asked for too
+    confidence = _confidence(student, teacher)
+    shares = _batch_mean(confidence, group, rows).expand_as(confidence)
+    given = Rows(student, teacher, values=shares)
+    return Description("rest", numbers.Target(), given, _uniform_confidence, counted=rows)
+
+
+def _uniform_confidence(student: Tensor, teacher: Tensor, mean_confidence: Tensor) -> Tensor:
+    teacher, mean_confidence = promote(teacher), mean_confidence.unsqueeze(-1)
     is_best = find_classes(teacher.argmax(dim=-1), teacher.shape[-1])
-    mean_confidence = _batch_mean(teacher.softmax(dim=-1).amax(dim=-1), group, rows).unsqueeze(-1)
     rest = teacher.masked_fill(is_best, lowest(teacher)).softmax(dim=-1)
     target = rest * (1.0 - mean_confidence) + is_best * mean_confidence
-    return silence(soft_cross_entropy(target, student_log_probabilities(student)), rows)
+    return soft_cross_entropy(target, student_log_probabilities(student))
+
+
+def _confidence(student: Tensor, teacher: Tensor) -> Tensor:
+    """c of each sample, ``(..., batch)``."""
+    if uses_kernels(student):
+        return fused_confidence(student, teacher)
+    return promote(join_members(student, teacher)).softmax(dim=-1).amax(dim=-1)
 
 
 def _batch_mean(values: Tensor, group: dist.ProcessGroup | None, rows: Tensor | None) -> Tensor:

@@ -6,7 +6,8 @@ differ, since torch rounds the ends of an array differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 
 import torch
@@ -17,38 +18,34 @@ from torch import Tensor
 BLOCK = 2**20
 
 
-def by_rows(
-    formula: Callable[..., Tensor],
-    student: Tensor,
-    teacher: Tensor,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    *options: float,
-) -> Tensor:
-    """``formula(student, teacher, labels, mask, *options)``, in blocks where that pays: on a CPU, for many scores.
+def by_rows(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A formula that computes in blocks where that pays: on a CPU, for many scores.
 
     A compiler joins the operations by itself, and a GPU has no cache to speak of: there it is one block.
 
     Args:
-        formula: a loss per row, in which no row looks at another one.
-        student: ``(..., batch, classes)``.
-        teacher: the same, or with a dimension of members before the others.
-        labels: ``(..., batch)``, or None.
-        mask: ``(classes,)``, or as ``student``, or None.
-        options: of the formula.
-
-    Returns:
-        ``(..., batch)``.
+        formula: a loss per row, ``(..., batch)``, in which no row looks at another one, of the student's scores, other
+            tensors by place, and options by keyword.
     """
-    if student.numel() <= BLOCK or student.device.type != "cpu" or torch.compiler.is_compiling():
-        return formula(student, teacher, labels, mask, *options)
-    split: Callable[..., tuple[Tensor, ...]] = Tensor.split  # torch leaves its type open
-    n_rows = max(1, BLOCK * student.shape[-2] // student.numel())
-    parts = zip(
-        split(student, n_rows, -2),
-        split(teacher, n_rows, -2),
-        repeat(None) if labels is None else split(labels, n_rows, -1),
-        repeat(mask) if mask is None or mask.dim() == 1 else split(mask, n_rows, -2),
-        strict=False,  # what is repeated has no end
-    )
-    return torch.cat([formula(*part, *options) for part in parts], dim=-1)
+
+    @functools.wraps(formula)
+    def in_blocks(student: Tensor, *others: Tensor, **options: float) -> Tensor:
+        if student.numel() <= BLOCK or student.device.type != "cpu" or torch.compiler.is_compiling():
+            return formula(student, *others, **options)
+        n_rows = max(1, BLOCK * student.shape[-2] // student.numel())
+        return torch.cat([formula(*block, **options) for block in cut(n_rows, student, *others)], dim=-1)
+
+    return in_blocks
+
+
+def cut(n_rows: int, student: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of at most ``n_rows`` rows; a mask ``(classes,)`` is that of each block."""
+
+    def parts(tensor: Tensor) -> Iterable[Tensor]:
+        if tensor.dim() < student.dim() and tensor.dtype is torch.bool:
+            return repeat(tensor)
+        of_scores = tensor.dim() >= student.dim()  # those of an ensemble have one dimension more
+        split: Callable[..., tuple[Tensor, ...]] = Tensor.split  # torch leaves its type open
+        return split(tensor, n_rows, -2 if of_scores else -1)
+
+    return zip(parts(student), *map(parts, others), strict=False)  # what is repeated has no end

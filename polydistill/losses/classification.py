@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_labels,
@@ -26,7 +26,8 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
-from polydistill.losses.ignored import find_counted, set_aside, silence
+from polydistill.losses.description import Description, computed
+from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.probabilities import (
     add_label_term,
     ensemble_log_probabilities,
@@ -38,6 +39,7 @@ from polydistill.losses.probabilities import (
 )
 
 
+@computed
 def cross_entropy(
     student: Tensor,
     labels: Tensor,
@@ -45,7 +47,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Cross-entropy with the labels: how generation 0 learns.
 
     .. math:: -\sum_i \big((1 - \varepsilon) [i = y] + \varepsilon / n\big) \ln q_i
@@ -78,12 +80,16 @@ def cross_entropy(
     check_fraction("label_smoothing", label_smoothing)
     if check_values:
         inspect_values(student, labels=labels)
-    if uses_kernels(student):
-        return silence(fused_loss("label", (0.0, 1.0, label_smoothing, 1.0, 1.0), student, None, labels), counted)
-    return silence(label_cross_entropy(promote(student), labels, label_smoothing), counted)
+    given, rows = numbers.Target(label_weight=1.0, smoothing=label_smoothing), Rows(student, labels=labels)
+    return Description("label", given, rows, _cross_entropy, {"label_smoothing": label_smoothing}, counted)
 
 
-def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tensor:
+def _cross_entropy(student: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    return label_cross_entropy(promote(student), labels, label_smoothing)
+
+
+@computed
+def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Description:
     r"""Born-again network: cross-entropy with the teacher's predictions, without labels and at T = 1.
 
     .. math:: -\sum_i p_i \ln q_i, \quad p = \mathrm{softmax}(t), \; q = \mathrm{softmax}(z)
@@ -109,16 +115,16 @@ def ban(student: Tensor, teacher: Tensor, *, check_values: bool = False) -> Tens
         0.6931
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
-    if uses_kernels(student):
-        return fused_loss("soft", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher)
-    return by_rows(_ban, student, teacher, None, None)
+    return Description("soft", numbers.Target(teacher_weight=1.0), Rows(student, teacher), _ban)
 
 
-def _ban(student: Tensor, teacher: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+@by_rows
+def _ban(student: Tensor, teacher: Tensor) -> Tensor:
     teacher = ensemble_log_probabilities(teacher) if teacher.dim() > student.dim() else promote(teacher)
     return soft_cross_entropy(teacher.softmax(dim=-1), student_log_probabilities(student))
 
 
+@computed
 def ban_l(
     student: Tensor,
     teacher: Tensor,
@@ -128,7 +134,7 @@ def ban_l(
     teacher_weight: float = 1.0,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Born-again network with labels: cross-entropy with the labels plus cross-entropy with the teacher.
 
     .. math:: -w_L \ln q_y - w_T \sum_i p_i \ln q_i
@@ -166,24 +172,17 @@ def ban_l(
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    if uses_kernels(student):
-        numbers = (teacher_weight, label_weight, 0.0, 1.0, 1.0)
-        return silence(fused_loss("soft_label", numbers, student, teacher, labels), counted)
-    return silence(by_rows(_ban_l, student, teacher, labels, None, label_weight, teacher_weight), counted)
+    given, rows = numbers.Target(teacher_weight, label_weight), Rows(student, teacher, labels)
+    options = {"label_weight": label_weight, "teacher_weight": teacher_weight}
+    return Description("soft_label", given, rows, _ban_l, options, counted)
 
 
-def _ban_l(
-    student: Tensor,
-    teacher: Tensor,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    label_weight: float,
-    teacher_weight: float,
-) -> Tensor:
-    soft = _ban(student, teacher) * teacher_weight
-    return add_label_term(soft, promote(student), labels, label_weight)
+@by_rows
+def _ban_l(student: Tensor, teacher: Tensor, labels: Tensor, *, label_weight: float, teacher_weight: float) -> Tensor:
+    return add_label_term(_ban(student, teacher) * teacher_weight, promote(student), labels, label_weight)
 
 
+@computed
 def hinton_kd(
     student: Tensor,
     teacher: Tensor,
@@ -194,7 +193,7 @@ def hinton_kd(
     teacher_weight: float = 0.9,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Knowledge distillation: both sides tempered, the soft term times T^2, plus cross-entropy with the labels.
 
     .. math:: -w_L \ln q_y + w_T \, T^2 \sum_i p^T_i (\ln p^T_i - \ln q^T_i)
@@ -237,19 +236,18 @@ def hinton_kd(
     check_weight("teacher_weight", teacher_weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    kind = "kl" if labels is None else "kl_label"
-    if uses_kernels(student):
-        numbers = (teacher_weight * temperature**2, label_weight, 0.0, 1.0 / temperature, 1.0 / temperature)
-        return silence(fused_loss(kind, numbers, student, teacher, labels), counted)
-    loss = by_rows(_hinton_kd, student, teacher, labels, None, temperature, label_weight, teacher_weight)
-    return silence(loss, counted)
+    kind, scale = "kl" if labels is None else "kl_label", 1.0 / temperature
+    given = numbers.Target(teacher_weight * temperature**2, label_weight, t_scale=scale, z_scale=scale)
+    options = {"temperature": temperature, "label_weight": label_weight, "teacher_weight": teacher_weight}
+    return Description(kind, given, Rows(student, teacher, labels), _hinton_kd, options, counted)
 
 
+@by_rows
 def _hinton_kd(
     student: Tensor,
     teacher: Tensor,
-    labels: Tensor | None,
-    mask: Tensor | None,
+    labels: Tensor | None = None,
+    *,
     temperature: float,
     label_weight: float,
     teacher_weight: float,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_labels,
@@ -26,7 +26,8 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
-from polydistill.losses.ignored import find_counted, set_aside, silence
+from polydistill.losses.description import Description, computed
+from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.probabilities import add_label_term, find_classes, join_members, kl_divergence, lowest
 
 
@@ -37,6 +38,7 @@ class _Split(NamedTuple):
     log_rest: Tensor
 
 
+@computed
 def dkd(
     student: Tensor,
     teacher: Tensor,
@@ -48,7 +50,7 @@ def dkd(
     beta: float = 8.0,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Target and non-target knowledge, each with a weight of its own, plus cross-entropy with the labels.
 
     .. math:: -w_L \ln q_y
@@ -92,23 +94,21 @@ def dkd(
         check_weight(name, weight)
     if check_values:
         inspect_values(student, teacher, labels)
-    options = (temperature, label_weight, alpha, beta)
-    if uses_kernels(student):
-        return silence(fused_loss("decoupled", options, student, teacher, labels), counted)
-    return silence(by_rows(_dkd, student, teacher, labels, None, *options), counted)
+    given = numbers.Decoupled(temperature, label_weight, alpha, beta)
+    return Description("decoupled", given, Rows(student, teacher, labels), _dkd, given._asdict(), counted)
 
 
+@by_rows
 def _dkd(
     student: Tensor,
     teacher: Tensor,
-    labels: Tensor | None,
-    mask: Tensor | None,
+    labels: Tensor,
+    *,
     temperature: float,
     label_weight: float,
     alpha: float,
     beta: float,
 ) -> Tensor:
-    assert labels is not None
     student, teacher = promote(student), promote(join_members(student, teacher, temperature))
     target = find_classes(labels, student.shape[-1])
     of_student = _split(student / temperature, labels, target)

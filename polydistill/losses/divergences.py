@@ -15,9 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_pair, check_fraction, check_temperature
+from polydistill.losses.description import Description, computed
 from polydistill.losses.probabilities import (
     join_members,
     kl_divergence,
@@ -27,6 +28,7 @@ from polydistill.losses.probabilities import (
 )
 
 
+@computed
 def reverse_kl(
     student: Tensor,
     teacher: Tensor,
@@ -34,7 +36,7 @@ def reverse_kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""KL divergence from the student to the teacher: the student keeps to what the teacher finds likely.
 
     .. math:: \sum_i q_i (\ln q_i - \ln p_i), \quad q = \mathrm{softmax}(z), \; p = \mathrm{softmax}(t / T)
@@ -70,18 +72,19 @@ def reverse_kl(
         excluded = join_members(student, teacher, mask=mask) == -math.inf
         if (excluded if mask is None else excluded & ~mask).any():
             raise ValueError("teacher must be finite in each class that mask leaves, got -inf")
-    if uses_kernels(student):
-        return fused_loss("reverse_kl", (1.0 / temperature, 0.5), student, teacher, mask=mask)
-    return by_rows(_reverse_kl, student, teacher, None, mask, temperature)
+    rows = Rows(student, teacher, mask=mask)
+    return Description(
+        "reverse_kl", numbers.Divergence(1.0 / temperature), rows, _reverse_kl, {"temperature": temperature}
+    )
 
 
-def _reverse_kl(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float
-) -> Tensor:
+@by_rows
+def _reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float) -> Tensor:
     log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     return kl_divergence(student_log_probabilities(student, mask), log_p)
 
 
+@computed
 def jsd(
     student: Tensor,
     teacher: Tensor,
@@ -90,7 +93,7 @@ def jsd(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Generalised Jensen-Shannon divergence: bounded, and symmetric for ``beta = 1/2``.
 
     .. math:: \beta \, \mathrm{KL}(p \| m) + (1 - \beta) \, \mathrm{KL}(q \| m), \quad m = \beta p + (1 - \beta) q
@@ -121,14 +124,12 @@ def jsd(
     check_fraction("beta", beta, ends=False)
     student, teacher = accept_pair(student, teacher, mask=mask, check_values=check_values)
     check_temperature(temperature)
-    if uses_kernels(student):
-        return fused_loss("jsd", (1.0 / temperature, beta), student, teacher, mask=mask)
-    return by_rows(_jsd, student, teacher, None, mask, temperature, beta)
+    given, rows = numbers.Divergence(1.0 / temperature, beta), Rows(student, teacher, mask=mask)
+    return Description("jsd", given, rows, _jsd, {"temperature": temperature, "beta": beta})
 
 
-def _jsd(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float, beta: float
-) -> Tensor:
+@by_rows
+def _jsd(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float, beta: float) -> Tensor:
     log_p = teacher_log_probabilities(teacher, mask, temperature, ensemble=teacher.dim() > student.dim())
     log_q = student_log_probabilities(student, mask)
     odds = math.log(beta) - math.log1p(-beta)  # 0 for the default

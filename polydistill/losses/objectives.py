@@ -19,6 +19,7 @@ from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.checks import describe
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
+from polydistill.losses.description import Description
 from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.ignored import find_counted, silence
 from polydistill.losses.options import Option, read_options, refuse_unknown
@@ -73,18 +74,30 @@ class Objective:
             ValueError: labels are needed and missing, or what the function raises.
             TypeError: an option that the function does not know, or what the function raises.
         """
+        given, options, counted = self._arguments(teacher, labels, ignore_index, options)
+        return silence(self.function(student, *given, **options), counted)
+
+    def describe(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None, **options: Any) -> Description:
+        """What a call with these arguments computes; of an objective of ours."""
+        given, options, counted = self._arguments(teacher, labels, options.pop("ignore_index", None), options)
+        loss: Any = self.function
+        described: Description = loss.describe(student, *given, **options)
+        return described if counted is None else described._replace(counted=counted)
+
+    def _arguments(
+        self, teacher: Tensor | None, labels: Tensor | None, ignore_index: int | None, options: dict[str, Any]
+    ) -> tuple[list[Tensor | None], dict[str, Any], Tensor | None]:
+        """What the function takes after the student, and which samples count where it cannot know of padding."""
         if self.needs_labels and labels is None:
             raise ValueError(f"objective {self.name} needs labels, got None")
         values = {"teacher": teacher, "labels": labels}
         given = [values[name] for name in self.takes]
         if ignore_index is None:
-            return self.function(student, *given, **options)
+            return given, options, None
         if "labels" in self.takes:
-            return self.function(student, *given, ignore_index=ignore_index, **options)
+            return given, {**options, "ignore_index": ignore_index}, None
         counted = find_counted(labels, ignore_index)
-        if self.batch_coupled:
-            return self.function(student, *given, rows=counted, **options)
-        return silence(self.function(student, *given, **options), counted)
+        return (given, {**options, "rows": counted}, None) if self.batch_coupled else (given, options, counted)
 
     def default(self, option: str) -> Any:
         """The default of a keyword of the function.

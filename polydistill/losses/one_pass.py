@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import Extras, asking_for
+from polydistill.losses.backend import Rows, fused_diagnosis, fused_gradient, uses_kernels
 from polydistill.losses.checks import (
     accept_labels,
     accept_pair,
     accept_single,
-    check_temperature,
     inspect_values,
     require,
 )
+from polydistill.losses.description import Description, compute
 from polydistill.losses.gradients import Diagnostics, diagnostics
 from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.objectives import Objective, get_objective
@@ -81,22 +81,32 @@ def value_and_grad(
         raise RuntimeError("value_and_grad cannot be compiled: compile the loss itself, or call this outside")
     objective = get_objective(name)
     accept_single(student)
+    leaf = student.detach().requires_grad_()
+    described = objective.describe(leaf, teacher, labels, **options)
     weights = _check_weights(student, row_weights, bool(options.get("check_values")))
-    counted = find_counted(labels, options.get("ignore_index"))
-    if counted is not None:  # the kernel's gradient knows nothing of what is done to the loss afterwards
-        wide = torch.promote_types(student.dtype, torch.float32)
-        weights = counted.to(wide) if weights is None else weights * counted
-    extras = _ask(objective, student, teacher, labels, with_diagnostics, options)
-    extras.with_gradient, extras.row_weights = True, weights
-    with torch.enable_grad(), asking_for(extras):
-        leaf = student.detach().requires_grad_()
-        loss = objective(leaf, teacher, labels, **options)
-    gradient = extras.gradient
-    if gradient is None:  # the plain formula
-        upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)
-        (gradient,) = torch.autograd.grad(loss, leaf, upstream)
-    found = _found(extras, objective, student, teacher, labels, options) if with_diagnostics else None
+    rows, temperature = described.rows, None
+    if with_diagnostics:
+        rows, temperature = _complete(objective, described.rows, teacher, labels, options)
+    if uses_kernels(student):
+        return _by_kernel(described._replace(rows=rows), weights, temperature)
+    with torch.enable_grad():
+        loss = compute(described)
+    upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)
+    (gradient,) = torch.autograd.grad(loss, leaf, upstream)
+    found = None if temperature is None else _diagnose(rows, temperature, described.counted)
     return ValueAndGrad(loss.detach(), gradient, found)
+
+
+def _by_kernel(described: Description, weights: Tensor | None, temperature: float | None) -> ValueAndGrad:
+    """All from one launch."""
+    kind, numbers, rows, *_, counted = described
+    if counted is not None:  # the kernel's gradient knows nothing of what is done to the loss afterwards
+        weights = counted.float() if weights is None else weights * counted
+    found = fused_gradient(kind, numbers, rows, weights, temperature)
+    assert found.loss is not None
+    assert found.gradient is not None
+    diagnosed = None if found.diagnostics is None else _read(found.diagnostics, counted)
+    return ValueAndGrad(silence(found.loss, counted), found.gradient, diagnosed)
 
 
 def loss_with_diagnostics(
@@ -127,65 +137,46 @@ def loss_with_diagnostics(
         (1.0, 0.6931)
     """
     objective = get_objective(name)
-    extras = _ask(objective, student, teacher, labels, True, options)
-    with asking_for(extras):
-        loss = objective(student, teacher, labels, **options)
-    return loss, _found(extras, objective, student, teacher, labels, options)
+    described = objective.describe(student, teacher, labels, **options)
+    rows, temperature = _complete(objective, described.rows, teacher, labels, options)
+    if not uses_kernels(student):
+        return compute(described), _diagnose(rows, temperature, described.counted)
+    loss, found = fused_diagnosis(described.kind, described.numbers, rows, temperature)
+    return silence(loss, described.counted), _read(found, described.counted)
 
 
-def _ask(
-    objective: Objective,
-    student: Tensor,
-    teacher: Tensor | None,
-    labels: Tensor | None,
-    with_diagnostics: bool,
-    options: dict[str, Any],
-) -> Extras:
-    if not with_diagnostics:
-        return Extras()
+def _complete(
+    objective: Objective, rows: Rows, teacher: Tensor | None, labels: Tensor | None, options: dict[str, Any]
+) -> tuple[Rows, float]:
+    """The rows with what the diagnostics look at besides the loss, and the temperature of their teacher's side: the
+    objective's where it is the teacher's alone."""
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
-    _, teacher = accept_pair(student, teacher, mask=options.get("mask"))
-    labels = _class_labels(student, labels, options)
+    _, teacher = accept_pair(rows.student, teacher, mask=rows.mask)
+    if labels is not None:
+        labels = accept_labels(rows.student, labels)
+        labels = set_aside(labels, find_counted(labels, options.get("ignore_index")))
     if options.get("check_values"):
-        inspect_values(student, teacher, labels, mask=options.get("mask"))
-    return Extras(diagnostics_temperature=_temperature(objective, options), teacher=teacher, labels=labels)
+        inspect_values(rows.student, teacher, labels, mask=rows.mask)
+    temperature = options.get("temperature", objective.default("temperature")) if objective.tempered else 1.0
+    return rows._replace(teacher=teacher, labels=labels), float(temperature)
 
 
-def _temperature(objective: Objective, options: dict[str, Any]) -> float:
-    """Of the teacher's side: the objective's where it is the teacher's alone."""
-    if not objective.tempered:
-        return 1.0
-    temperature = options.get("temperature", objective.default("temperature"))
-    check_temperature(temperature)
-    return float(temperature)
+def _read(diagnosed: Tensor, counted: Tensor | None) -> Diagnostics:
+    """What a kernel says of each sample."""
+    agreement, *rest = diagnosed.unbind(dim=-1)
+    return _silence_all(Diagnostics(agreement > 0.5, *rest), counted)
 
 
-def _found(
-    extras: Extras,
-    objective: Objective,
-    student: Tensor,
-    teacher: Tensor | None,
-    labels: Tensor | None,
-    options: dict[str, Any],
-) -> Diagnostics:
+def _diagnose(rows: Rows, temperature: float, counted: Tensor | None) -> Diagnostics:
+    """The same by the plain formulas."""
+    student, teacher, labels, mask, *_ = rows
     assert teacher is not None
-    counted = find_counted(labels, options.get("ignore_index"))
-    if extras.diagnostics is None:  # the plain formula
-        labels, temperature = _class_labels(student, labels, options), _temperature(objective, options)
-        found = diagnostics(student, teacher, labels, temperature=temperature, mask=options.get("mask"))
-    else:
-        agreement, *rest = extras.diagnostics.unbind(dim=-1)
-        found = Diagnostics(agreement > 0.5, *rest)
+    return _silence_all(diagnostics(student, teacher, labels, temperature=temperature, mask=mask), counted)
+
+
+def _silence_all(found: Diagnostics, counted: Tensor | None) -> Diagnostics:
     return Diagnostics(*(silence(values, counted) for values in found))
-
-
-def _class_labels(student: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor | None:
-    """The labels, with a class where the sample does not count."""
-    if labels is None:
-        return None
-    labels = accept_labels(student, labels)
-    return set_aside(labels, find_counted(labels, options.get("ignore_index")))
 
 
 def _check_weights(student: Tensor, weights: Tensor | None, check_values: bool) -> Tensor | None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.checks import accept_pair, check_integer, check_integers, describe, promote
+from polydistill.losses.description import Description, computed
 from polydistill.losses.probabilities import join_members, soft_cross_entropy, student_log_probabilities
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the step of splitmix64, as int64
 
 
-def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values: bool = False) -> Tensor:
+@computed
+def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values: bool = False) -> Description:
     r"""Cross-entropy with a teacher whose maximum stays and whose other probabilities are permuted.
 
     .. math:: -\sum_i p'_i \ln q_i, \quad p'_{i^*} = p_{i^*} = \max p, \quad p'_{i} = p_{\varphi(i)} \; (i \ne i^*)
@@ -51,8 +53,11 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
     """
     student, teacher = accept_pair(student, teacher, check_values=check_values)
     _check_permutation(student, permutation, check_values)
-    if uses_kernels(student):
-        return fused_loss("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), student, teacher, permutation=permutation)
+    rows = Rows(student, teacher, permutation=permutation)
+    return Description("permuted", numbers.Target(teacher_weight=1.0), rows, _dkpp)
+
+
+def _dkpp(student: Tensor, teacher: Tensor, permutation: Tensor) -> Tensor:
     teacher = join_members(student, teacher)
     target = _permute_others(promote(teacher).softmax(dim=-1), teacher.argmax(dim=-1), permutation)
     return soft_cross_entropy(target, student_log_probabilities(student))

@@ -15,9 +15,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import accept_pair, check_positive, check_temperature, promote
+from polydistill.losses.description import Description, computed
 from polydistill.losses.probabilities import (
     drop_classes,
     join_members,
@@ -28,6 +29,7 @@ from polydistill.losses.probabilities import (
 )
 
 
+@computed
 def policy_kl(
     student: Tensor,
     teacher_q: Tensor,
@@ -35,7 +37,7 @@ def policy_kl(
     temperature: float = 0.01,
     mask: Tensor | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""KL divergence from the teacher's sharpened policy to the student's policy.
 
     .. math:: \sum_a p_a (\ln p_a - \ln q_a), \quad p = \mathrm{softmax}(Q / T), \; q = \mathrm{softmax}(z)
@@ -65,19 +67,20 @@ def policy_kl(
     """
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     check_temperature(temperature)
-    if uses_kernels(student):
-        return fused_loss("kl", (1.0, 0.0, 0.0, 1.0 / temperature, 1.0), student, teacher_q, mask=mask)
-    return by_rows(_policy_kl, student, teacher_q, None, mask, temperature)
+    given, rows = numbers.Target(1.0, t_scale=1.0 / temperature), Rows(student, teacher_q, mask=mask)
+    return Description("kl", given, rows, _policy_kl, {"temperature": temperature})
 
 
-def _policy_kl(
-    student: Tensor, teacher_q: Tensor, labels: Tensor | None, mask: Tensor | None, temperature: float
-) -> Tensor:
+@by_rows
+def _policy_kl(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None, *, temperature: float) -> Tensor:
     log_p = teacher_log_probabilities(teacher_q, mask, temperature, ensemble=teacher_q.dim() > student.dim())
     return kl_divergence(log_p, student_log_probabilities(student, mask))
 
 
-def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:
+@computed
+def policy_nll(
+    student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False
+) -> Description:
     r"""Negative log-likelihood of the teacher's greedy action.
 
     .. math:: -\ln q_{a^*}, \quad a^* = \arg\max_a Q_a
@@ -106,8 +109,10 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
         1.3862943649291992
     """
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
-    if uses_kernels(student):
-        return fused_loss("best", (0.0, 1.0, 0.0, 1.0, 1.0), student, teacher_q, mask=mask)
+    return Description("best", numbers.Target(label_weight=1.0), Rows(student, teacher_q, mask=mask), _policy_nll)
+
+
+def _policy_nll(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None) -> Tensor:
     teacher_q = join_members(student, teacher_q, mask=mask)
     best, greedy = drop_classes(promote(teacher_q), mask).max(dim=-1)
     loss = label_cross_entropy(drop_classes(promote(student), mask), greedy)
@@ -115,7 +120,10 @@ def policy_nll(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     return loss if mask is None else loss.masked_fill(mask.all(-1), 0.0)
 
 
-def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False) -> Tensor:
+@computed
+def policy_mse(
+    student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False
+) -> Description:
     r"""Squared distance of the scores, summed over actions.
 
     .. math:: \sum_a (z_a - Q_a)^2
@@ -144,11 +152,14 @@ def policy_mse(student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None
     student, teacher_q = accept_pair(
         student, teacher_q, "teacher_q", members=False, mask=mask, check_values=check_values
     )
-    if uses_kernels(student):
-        return fused_loss("mse", (1.0,), student, teacher_q, mask=mask)
+    return Description("mse", numbers.Regression(), Rows(student, teacher_q, mask=mask), _policy_mse)
+
+
+def _policy_mse(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None) -> Tensor:
     return _differences(student, teacher_q, mask).square().sum(dim=-1)
 
 
+@computed
 def policy_huber(
     student: Tensor,
     teacher_q: Tensor,
@@ -156,7 +167,7 @@ def policy_huber(
     delta: float = 1.0,
     mask: Tensor | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Huber's loss of the scores, summed over actions: quadratic near 0, linear beyond ``delta``.
 
     .. math:: \sum_a h(z_a - Q_a), \quad
@@ -187,8 +198,11 @@ def policy_huber(
     student, teacher_q = accept_pair(
         student, teacher_q, "teacher_q", members=False, mask=mask, check_values=check_values
     )
-    if uses_kernels(student):
-        return fused_loss("huber", (delta,), student, teacher_q, mask=mask)
+    rows = Rows(student, teacher_q, mask=mask)
+    return Description("huber", numbers.Regression(delta), rows, _policy_huber, {"delta": delta})
+
+
+def _policy_huber(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None, *, delta: float) -> Tensor:
     differences = _differences(student, teacher_q, mask)
     return F.huber_loss(
         differences, differences.new_zeros(()).expand_as(differences), reduction="none", delta=delta

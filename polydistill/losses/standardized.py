@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import fused_loss, uses_kernels
+from polydistill.losses.backend import Rows, numbers
 from polydistill.losses.blocks import by_rows
 from polydistill.losses.checks import (
     accept_labels,
@@ -23,7 +23,8 @@ from polydistill.losses.checks import (
     inspect_values,
     promote,
 )
-from polydistill.losses.ignored import find_counted, set_aside, silence
+from polydistill.losses.description import Description, computed
+from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.probabilities import (
     add_label_term,
     kl_divergence,
@@ -34,6 +35,7 @@ from polydistill.losses.probabilities import (
 EPSILON = 1e-7  # the paper's, added to the standard deviation
 
 
+@computed
 def logit_standardized_kd(
     student: Tensor,
     teacher: Tensor,
@@ -44,7 +46,7 @@ def logit_standardized_kd(
     teacher_weight: float = 9.0,
     ignore_index: int | None = None,
     check_values: bool = False,
-) -> Tensor:
+) -> Description:
     r"""Knowledge distillation that leaves the student free in the location and scale of its scores.
 
     .. math:: -w_L \ln q_y
@@ -87,17 +89,16 @@ def logit_standardized_kd(
     if check_values:
         inspect_values(student, teacher, labels)
     kind = "standardized" if labels is None else "standardized_label"
-    options = (temperature, label_weight, teacher_weight)
-    if uses_kernels(student):
-        return silence(fused_loss(kind, options, student, teacher, labels), counted)
-    return silence(by_rows(_logit_standardized_kd, student, teacher, labels, None, *options), counted)
+    given, rows = numbers.Standardized(temperature, label_weight, teacher_weight), Rows(student, teacher, labels)
+    return Description(kind, given, rows, _logit_standardized_kd, given._asdict(), counted)
 
 
+@by_rows
 def _logit_standardized_kd(
     student: Tensor,
     teacher: Tensor,
-    labels: Tensor | None,
-    mask: Tensor | None,
+    labels: Tensor | None = None,
+    *,
     temperature: float,
     label_weight: float,
     teacher_weight: float,

@@ -142,10 +142,10 @@ def compile_kind(
             permutation=torch.empty(512, n_classes - 1, dtype=torch.int64) if kind == "permuted" else None,
             values=torch.empty(512) if kind == "rest" else None,
         )
-        numbers = (0.5,) * len(plan.KINDS[kind].numbers)
+        numbers = plan.KINDS[kind].numbers
         launch.launch(
             kind,
-            numbers,
+            numbers(*[0.5] * len(numbers._fields)),
             rows,
             loss=True,
             gradient=True,

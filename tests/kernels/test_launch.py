@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polydistill.kernels import launch, plan, prepared
+from polydistill.kernels.numbers import Target
 
 FAR = 2**30  # two such steps need more than 32 bits
 
@@ -39,7 +40,7 @@ def test_places_too_far_apart_for_32_bits_are_brought_together(handed, field) ->
     }  # fmt: skip
     far = {"mask": spread(torch.bool), "permutation": spread(torch.int64, columns=2, step=2 * FAR)}
     given[field] = far.get(field, spread())
-    launch.launch("permuted", (1.0, 0.0, 0.0, 1.0, 1.0), launch.Rows(**given), loss=True)
+    launch.launch("permuted", Target(1.0), launch.Rows(**given), loss=True)
     student, teacher, _, mask, permutation = handed[0][:5]
     for name, tensor in {"student": student, "teacher": teacher, "mask": mask, "permutation": permutation}.items():
         assert tensor.stride() == ((tensor.shape[1], 1) if name == field else (1, 2)), name
@@ -54,8 +55,25 @@ def test_confidence_brings_places_together_too(handed) -> None:
 
 def test_one_row_of_a_mask_for_all_is_not_copied(handed) -> None:
     mask = torch.empty(3, dtype=torch.bool, device="meta").expand(2, 3)
-    launch.launch("kl", (1.0, 0.0, 0.0, 1.0, 1.0), launch.Rows(spread(step=2), spread(step=2), mask=mask), loss=True)
+    launch.launch("kl", Target(1.0), launch.Rows(spread(step=2), spread(step=2), mask=mask), loss=True)
     assert handed[0][3].stride() == (0, 1)
+
+
+def test_codes_that_stand_in_the_plan_and_in_the_kernels_are_equal() -> None:
+    from polydistill.kernels.device import diagnostics, long_rows, targets
+
+    pairs = [
+        (plan.SOFT_PLAIN, targets.PLAIN),
+        (plan.SOFT_PERMUTED, targets.PERMUTED),
+        (plan.SOFT_REST, targets.REST),
+        (plan.LABEL_GIVEN, targets.GIVEN),
+        (plan.LABEL_BEST, targets.BEST),
+        (plan.SUMS_KEPT, long_rows.KEPT),
+        (plan.SUMS_GIVEN, long_rows.GIVEN),
+        (plan.N_SUMS, long_rows.N_SUMS),
+        (plan.N_DIAGNOSTICS, diagnostics.N_DIAGNOSTICS),
+    ]
+    assert [code for code, _ in pairs] == [code.value for _, code in pairs]
 
 
 class Compiled:
@@ -105,20 +123,23 @@ def make_rows(kind: str, *, seed: int = 0, n_rows: int = 2) -> launch.Rows:
 @pytest.mark.parametrize("kind", plan.KINDS)
 def test_second_launch_hands_over_all_arguments_in_the_kernels_order(compiled, kind) -> None:
     """Triton binds those of the first by name; what it compiled takes them by place."""
-    numbers = tuple(float(place + 2) for place in range(len(plan.KINDS[kind].numbers)))
+    family = plan.KINDS[kind].numbers
+    numbers = [float(place + 2) for place in range(len(family._fields))]
     for factor, seed in ((1.0, 0), (3.0, 1)):
         found = launch.launch(
-            kind, tuple(factor * number for number in numbers), make_rows(kind, seed=seed), loss=True, gradient=True,
-            upstream=torch.full((2,), factor), diagnostics_temperature=1.0 / factor,
+            kind, family(*(factor * number for number in numbers)), make_rows(kind, seed=seed), loss=True,
+            gradient=True, upstream=torch.full((2,), factor), diagnostics_temperature=1.0 / factor,
         )  # fmt: skip
     (kernel,) = compiled
     (first,), (later,) = kernel.first, kernel.later
     assert list(later) == kernel.names
     assert set(first) == set(kernel.names)
+    after = kernel.names.index("diagnostics_scale") + 1
+    assert tuple(kernel.names[after : after + len(numbers)]) == family._fields
     for name in kernel.names:
         if torch.is_tensor(first[name]):
             assert first[name].shape == later[name].shape
-        elif name == "diagnostics_scale" or name in plan.KINDS[kind].numbers:
+        elif name == "diagnostics_scale" or name in family._fields:
             assert later[name] == 3.0 * first[name]
         else:
             assert later[name] == first[name], name
@@ -140,7 +161,7 @@ def test_confidence_is_prepared_too(compiled) -> None:
 
 def test_what_triton_compiles_anew_is_prepared_anew(compiled) -> None:
     """Another number of rows, type, stride, alignment, members, a mask, a tempered student, or other results."""
-    numbers = (1.0, 0.0, 0.0, 1.0, 1.0)
+    numbers = Target(1.0)
     scores = torch.randn(2, 8)
     plain = launch.Rows(scores, scores)
     offset = torch.randn(17)[1:].view(2, 8)
@@ -158,7 +179,7 @@ def test_what_triton_compiles_anew_is_prepared_anew(compiled) -> None:
     ]
     for rows in forms * 2:
         launch.launch("soft", numbers, rows, loss=True)
-    launch.launch("soft", (*numbers[:-1], 0.5), plain, loss=True)
+    launch.launch("soft", numbers._replace(z_scale=0.5), plain, loss=True)
     launch.launch("soft", numbers, plain, gradient=True)
     launch.launch("soft", numbers, plain, loss=True, upstream=torch.ones(2))
     launch.launch("soft", numbers, plain, loss=True, diagnostics_temperature=1.0)
@@ -169,7 +190,7 @@ def test_what_triton_compiles_anew_is_prepared_anew(compiled) -> None:
 def test_integers_among_the_numbers_are_handed_over_as_floats(handed) -> None:
     """Triton would compile an integer 1 in, for good."""
     scores = torch.randn(2, 5)
-    launch.launch("kl", (1, 0, 0, 1, 1), launch.Rows(scores, scores), loss=True)
+    launch.launch("kl", Target(1, 0, 0, 1, 1), launch.Rows(scores, scores), loss=True)
     assert [type(number) for number in handed[0][-6:]] == [float] * 6
 
 
@@ -185,7 +206,7 @@ def test_long_rows_are_loaded_16_bytes_at_once_where_all_begin_so(compiled, monk
     """40 classes of float32 do too, but of strides Triton looks at multiples of 16 places alone."""
     monkeypatch.setattr(plan, "LARGEST_TILE", 0)
     student = torch.zeros(2 * n_cols + 1)[offset : offset + 2 * n_cols].view(2, n_cols)
-    launch.launch("kl", (1.0, 0.0, 0.0, 2.0, 1.0), launch.Rows(student, torch.zeros(2, n_cols)), loss=True)
+    launch.launch("kl", Target(1.0, t_scale=2.0), launch.Rows(student, torch.zeros(2, n_cols)), loss=True)
     (given,) = compiled[0].first
     assert given["WIDTH"] == width
     assert given["LANES"] * given["PIECES"] * given["WIDTH"] == 512 * 8 * 4

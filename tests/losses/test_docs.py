@@ -24,7 +24,8 @@ def test_examples_give_what_they_show(name) -> None:
     runner = doctest.DocTestRunner()
     for example in finder.find(module, extraglobs={"torch": torch}):
         runner.run(example)
-    assert runner.summarize(verbose=False).failed == 0
+    failed, tried = runner.summarize(verbose=False)
+    assert (failed, tried) == (0, len(re.findall(r"^ *>>> ", inspect.getsource(module), re.M)))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

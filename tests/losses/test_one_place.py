@@ -12,13 +12,13 @@ from polydistill.losses import OBJECTIVES
 
 LOSSES = frozenset(objective.function.__name__ for objective in OBJECTIVES.values())
 # A loss by its own name measures a classifier here: test NLL, and agreement with the teacher. Nothing is trained by it
-MEASURES = {("polydistill/vision/evaluation.py", "cross_entropy"), ("polydistill/vision/evaluation.py", "policy_kl")}
+MEASURES = {("polydistill/learning/measures.py", "cross_entropy"), ("polydistill/learning/measures.py", "policy_kl")}
 TRAINERS = ("polydistill/learning/lesson.py", "agents/distillation/algorithm.py")
 
 
 def users(root: Path) -> Iterator[Path]:
     """Modules that train, and the scripts in front of them; the benchmark of the losses names what it measures."""
-    for folder in ("polydistill/vision", "agents", "scripts"):
+    for folder in ("polydistill/learning", "polydistill/vision", "agents", "scripts"):
         yield from (path for path in sorted((root / folder).rglob("*.py")) if path.name != "bench_losses.py")
 
 

@@ -14,6 +14,8 @@ import triton.language as tl
 from polydistill.kernels.device.rows import LOWEST, at_least, exponentiate, find_bare, find_kept, inverse, log_sum
 from polydistill.kernels.device.sides import find_best, load_scores, measure_softmax, open_teacher
 
+N_DIAGNOSTICS = tl.constexpr(5)  # columns
+
 
 @triton.jit
 def diagnose(
@@ -22,7 +24,7 @@ def diagnose(
     labels_ptr,  # (rows,) int64; not read unless HAS_LABELS
     labels_row,
     mask,
-    out_ptr,  # (rows, 5) float32
+    out_ptr,  # (rows, N_DIAGNOSTICS) float32
     rows,
     n_rows,
     n_cols,
@@ -76,7 +78,7 @@ def diagnose(
     has_classes = ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
     of_teacher = tl.where((t_sum == 0) & has_classes, float("nan"), 0.0)
     of_both = tl.where((z_sum == 0) & has_classes, float("nan"), of_teacher)
-    out = out_ptr + rows * 5
+    out = out_ptr + rows * N_DIAGNOSTICS
     exists = rows < n_rows
     tl.store(out, (z_best == t_best).to(tl.float32), mask=exists)
     tl.store(out + 1, inverse(t_sum) + of_teacher, mask=exists)

@@ -1,0 +1,64 @@
+"""What a loss is to compute, as a value: one call of a kernel, or a plain formula of the same tensors.
+
+The contract: a description holds checked arguments and says nothing of how the loss is computed. :func:`compute`
+chooses that for the loss alone; :mod:`~polydistill.losses.one_pass` reads the description for more.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec
+
+from torch import Tensor
+
+from polydistill.losses.backend import Rows, fused_loss, numbers, uses_kernels
+from polydistill.losses.ignored import silence
+
+P = ParamSpec("P")
+NONE: Mapping[str, float] = {}
+
+
+class Description(NamedTuple):
+    """A loss of one batch.
+
+    Attributes:
+        kind: of the kernel, in :data:`polydistill.kernels.plan.KINDS`.
+        numbers: its own arguments.
+        rows: what it reads, and the formula too.
+        formula: the same loss by plain operations, of the tensors that there are in ``rows``, in their order.
+        options: the formula's keywords.
+        counted: ``(..., batch)`` bool, False for a sample that counts for nothing; None: all count.
+    """
+
+    kind: str
+    numbers: numbers.Numbers
+    rows: Rows
+    formula: Callable[..., Tensor]
+    options: Mapping[str, float] = NONE
+    counted: Tensor | None = None
+
+
+def compute(described: Description) -> Tensor:
+    """The loss of each sample, ``(..., batch)``. Gradient flows."""
+    if uses_kernels(described.rows.student):
+        loss = fused_loss(described.kind, described.numbers, described.rows)
+    else:
+        given = [tensor for tensor in described.rows if tensor is not None]
+        loss = described.formula(*given, **described.options)
+    return loss if described.counted is None else silence(loss, described.counted)
+
+
+def computed(describe: Callable[P, Description]) -> Callable[P, Tensor]:
+    """The function that computes what ``describe`` describes, with its arguments and docstring."""
+
+    @functools.wraps(describe)
+    def loss(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return compute(describe(*args, **kwargs))
+
+    named: Any = loss
+    named.describe = describe
+    named.__annotations__ = describe.__annotations__ | {"return": "Tensor"}
+    named.__signature__ = inspect.signature(describe).replace(return_annotation="Tensor")
+    return named  # type: ignore[no-any-return]
