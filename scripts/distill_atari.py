@@ -40,7 +40,6 @@ from polydistill_agents.lineage.plan import (
     PRODUCTS,
     check_run,
     format_plan,
-    make_first_student,
     remember_speed,
     require_disk,
     require_same_start,
@@ -69,10 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     config = parsed.config.resolve(stored)
     teacher = open_teacher(config)
     if parsed.dry_run:
-        student = make_first_student(config, teacher, config.play.n_envs if parsed.measure else 1)
         if standing.state != "finished":
-            check_run(config, student, parsed.out)
-        plan = format_plan(config, student, parsed.out, measure=parsed.measure)
+            check_run(config, teacher, parsed.out)
+        plan = format_plan(config, teacher, parsed.out, measure=parsed.measure)
         print(f"{plan}\n{parsed.out}: {standing.describe()}")
         return
     if standing.moved or standing.grown:  # before the folder is changed

@@ -28,14 +28,8 @@ from polydistill.cores import say_if_loaded
 from polydistill.device import resolve_device, resolve_threads
 from polydistill.errors import UserError, run_script
 from polydistill.runs import NARROW, Progress, format_narrow_table
-from polydistill_agents.environments.evaluation import (
-    N_ACTIONS,
-    Evaluation,
-    evaluate,
-    get_protocol,
-    sampling_temperature,
-)
-from polydistill_agents.environments.references import human_normalized
+from polydistill_agents.environments.evaluation import Evaluation, evaluate
+from polydistill_agents.environments.protocols import sampling_temperature
 from polydistill_agents.environments.video import record_game, write_gif
 from polydistill_agents.lineage.config import AgentEvaluationConfig
 from polydistill_agents.lineage.report import (
@@ -64,7 +58,7 @@ def shorten(path: str, columns: int) -> str:
 def choose_temperature(config: AgentEvaluationConfig, path: str, agent: Teacher) -> float | None:
     """At which temperature it samples; None: it is greedy, as a DQN is, which a student's zip is to everybody else."""
     play = "greedy" if config.play == "protocol" and is_student(path) else config.play
-    return sampling_temperature(play, get_protocol(config.protocol), agent.kind, config.temperature)
+    return sampling_temperature(play, config.task.protocol(config.protocol), agent.kind, config.temperature)
 
 
 @run_script
@@ -83,22 +77,17 @@ def main(argv: list[str] | None = None) -> None:
     states = min(config.episodes, 32) * multiply_adds(SIZES["nature"])
     torch.set_num_threads(resolve_threads(config.threads, step=states))
     say_if_loaded()
-    protocol = get_protocol(config.protocol)
+    task = config.task
+    protocol = task.protocol(config.protocol)
     agents = {path: as_teacher(path).to(device) for path in (config.beside, config.file) if path}
-    env = protocol.make_env(config.game, 1, seed=0, n_threads=1)
-    all_actions = {}
-    for path, agent in agents.items():
-        all_actions[path] = agent.count_actions(env.observation_space) == N_ACTIONS
-        own = protocol.make_env(config.game, 1, seed=0, n_threads=1, full_action_space=all_actions[path])
-        agent.check_fits(own.observation_space, own.action_space)
-
+    n_actions = {path: agent.count_actions(task) for path, agent in agents.items()}
     temperatures = {path: choose_temperature(config, path, agent) for path, agent in agents.items()}
 
     def play(path: str, agent: Teacher) -> Evaluation:
         with Progress(f"{path} plays", config.episodes, "games") as bar:
             return evaluate(
                 agent,
-                config.game,
+                task,
                 protocol=protocol,
                 episodes=config.episodes,
                 seed=config.seed,
@@ -115,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     for path, agent in agents.items():
         result = play(path, agent)
         played.append(GamesPlayed(path, config.episodes, result.truncated, result.n_actions, result.game_actions))
-        of_human = human_normalized(result.mean, config.game)
+        of_human = task.human_normalized(result.mean)
         rows.append(
             [
                 shorten(path, columns),
@@ -136,12 +125,12 @@ def main(argv: list[str] | None = None) -> None:
         games = [
             record_game(
                 agent,
-                config.game,
+                task,
                 protocol,
                 seed=config.seed,
                 max_steps=config.video_steps,
                 device=device,
-                full_action_space=all_actions[path],
+                n_actions=n_actions[path],
                 temperature=temperatures[path],
             )
             for path, agent in agents.items()

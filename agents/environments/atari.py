@@ -30,6 +30,7 @@ from polydistill_agents.environments.games import check_game
 
 PACKAGES = ("stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")  # that results of agents depend on
 FRAME_SKIP = 4
+SHAPE = (4, 84, 84)  # of what an agent sees: frames, rows, columns
 FIRE = "FIRE"
 MAX_FRAMES = 108_000  # 30 minutes of play, the cap of every DeepMind paper
 SPARE_EMULATORS = 4  # kept for later environments, at most
@@ -123,8 +124,7 @@ class AtariVecEnv(VecEnv):
         self._open_emulator: AtariVectorEnv | None = emulator
         self._waiting = False  # for the answer to actions that were sent
         self.action_meanings = [action.name for action in emulator.ale.get_action_set()]
-        space = emulator.single_observation_space
-        super().__init__(n_envs, spaces.Box(0, 255, space.shape, np.uint8), spaces.Discrete(len(self.action_meanings)))
+        super().__init__(n_envs, spaces.Box(0, 255, SHAPE, np.uint8), spaces.Discrete(len(self.action_meanings)))
         self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
         self.own_seed = seed
         self._seed_sequence = np.random.SeedSequence(seed)

@@ -1,7 +1,6 @@
 """Scores of whole games under named protocols, many games at once.
 
-A protocol says where randomness comes from, which buttons are pressed for the agent, and when a game is cut:
-two scores compare only under the same one. Scores are raw (never clipped) and of full games (never of a life).
+Scores are raw (never clipped) and of full games (never of a life); two compare only under the same protocol.
 How many games each environment plays is fixed beforehand: taking the first N games to finish would favour
 short ones. How many games run at once follows from the number of games alone, never from the machine.
 """
@@ -10,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,87 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polydistill.device import few_rows
-from polydistill.errors import UserError, require_choice, suggest
-from polydistill.learning.lesson import policy_temperature
+from polydistill.errors import UserError
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
-from polydistill_agents.environments.atari import FRAME_SKIP, MAX_FRAMES, AtariVecEnv
+from polydistill_agents.environments.protocols import Protocol, sampling_temperature
+from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.networks.kinds import ScoreFunction
 
-N_ACTIONS = 18  # of the joystick; most games use fewer
 GAMES_AT_ONCE = 32  # at most
-
-Play = Literal["protocol", "greedy", "sample"]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How an agent is scored.
-
-    Args:
-        epsilon: probability of a random action, drawn for each game apart. Where an agent samples its actions there
-            are no others.
-        noop_max: 0 to so many no-ops at the start.
-        repeat_action_probability: sticky actions.
-        fire_on_reset: FIRE is pressed at the start of a game that has it.
-        fire_on_life_loss: FIRE is pressed after each lost life.
-        source: where the protocol comes from.
-        max_frames: games are cut after so many frames.
-        samples_logits: agents of logits (PPO, A2C) sample their actions from their policy; else all play greedily.
-    """
-
-    epsilon: float
-    noop_max: int
-    repeat_action_probability: float
-    fire_on_reset: bool
-    fire_on_life_loss: bool
-    source: str
-    max_frames: int = MAX_FRAMES
-    samples_logits: bool = False
-
-    @property
-    def max_steps(self) -> int:
-        """Games are cut after so many agent steps."""
-        return self.max_frames // FRAME_SKIP
-
-    def make_env(
-        self, game: str, n_envs: int, *, seed: int, n_threads: int = 0, full_action_space: bool = False
-    ) -> AtariVecEnv:
-        """The game's environment under this protocol, with its own actions or (``full_action_space``) all 18."""
-        return AtariVecEnv(
-            game,
-            n_envs,
-            seed=seed,
-            noop_max=self.noop_max,
-            fire_on_reset=self.fire_on_reset,
-            fire_on_life_loss=self.fire_on_life_loss,
-            repeat_action_probability=self.repeat_action_probability,
-            full_action_space=full_action_space,
-            max_frames=self.max_frames,
-            n_threads=n_threads,
-        )
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "rusu": Protocol(0.05, 30, 0.0, True, False, "Rusu et al. 2016, section 4 (FIRE at the start: ours)"),
-    "machado": Protocol(0.0, 0, 0.25, False, False, "Machado et al. 2018: sticky actions (the agent's own action set)"),
-    "zoo": Protocol(
-        *(0.01, 30, 0.0, True, True),
-        "rl-baselines3-zoo: SB3's AtariWrapper; epsilon 0.01, PPO and A2C sample",
-        samples_logits=True,
-    ),
-}
-
-
-def get_protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        UserError: there is none; the message names the nearest.
-    """
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}{suggest(name, PROTOCOLS)} (there are {', '.join(PROTOCOLS)})")
-    return PROTOCOLS[name]
 
 
 class Evaluation(NamedTuple):
@@ -164,27 +89,9 @@ def choose_actions(
     return np.where(explore, uniform, chosen)
 
 
-def sampling_temperature(play: str, protocol: Protocol, kind: str, temperature: float) -> float | None:
-    """At which temperature an agent samples its actions; None: it plays greedily.
-
-    Args:
-        play: "greedy", "sample", or "protocol": as the protocol has it for agents of this kind.
-        protocol: that is played under.
-        kind: of the agent's scores, "q_values" or "logits".
-        temperature: T > 0 of Q-values, in their unit. Logits are taken at 1.
-
-    Raises:
-        ValueError: another ``play``.
-    """
-    require_choice("play", play, get_args(Play))
-    if play == "greedy" or (play == "protocol" and not (protocol.samples_logits and kind == "logits")):
-        return None
-    return policy_temperature(kind, temperature)
-
-
 def evaluate(
     agent: ScoreFunction,
-    game: str,
+    game: str | Task,
     *,
     protocol: str | Protocol = "rusu",
     episodes: int = 30,
@@ -202,8 +109,8 @@ def evaluate(
     Args:
         agent: from ``(games, 4, 84, 84)`` uint8 on ``device`` to ``(games, actions)`` scores. It may know the game's
             own actions or all 18 of the joystick.
-        game: a name that :func:`~polydistill_agents.environments.games.check_game` knows.
-        protocol: a name of ``PROTOCOLS``, or a protocol.
+        game: the task, or a name that :func:`~polydistill_agents.environments.task.open_task` knows.
+        protocol: a name of one of the task's, or a protocol.
         episodes: games to play, >= 1.
         seed: >= 0; of the games, of the epsilon-greedy coin and of sampled actions.
         n_envs: games at once, >= 1; by default ``min(episodes, 32)``. Game k is the (k // n_envs)-th of environment
@@ -212,8 +119,8 @@ def evaluate(
         device: where the agent computes.
         reference: another agent that is asked in every played state, for the agreement.
         on_step: called after each step of all games with the number of games that have ended.
-        play: how the agent's scores become actions, see :func:`sampling_temperature`. A bare function is one of
-            Q-values.
+        play: how the agent's scores become actions, see
+            :func:`~polydistill_agents.environments.protocols.sampling_temperature`. A bare function is one of Q-values.
         temperature: T of Q-values, where they are sampled.
 
     Raises:
@@ -223,7 +130,8 @@ def evaluate(
             width)`` uint8, their ``scores``, and whether these are the reference's, ``of_reference``.
         ValueError: an argument out of range, or no source of randomness at all (every game would be the same).
     """
-    rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    task = open_task(game) if isinstance(game, str) else game
+    rules = task.protocol(protocol) if isinstance(protocol, str) else protocol
     _check_numbers(episodes, seed, n_envs, n_threads, temperature)
     sampling = sampling_temperature(play, rules, getattr(agent, "kind", "q_values"), temperature)
     epsilon = rules.epsilon if sampling is None else 0.0
@@ -234,7 +142,8 @@ def evaluate(
     quota = np.full(n_envs, episodes // n_envs) + (np.arange(n_envs) < episodes % n_envs)
     env_seed, coin_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     agents = [agent] if reference is None else [agent, reference]
-    env, game_actions = _make_fitting_env(rules, game, n_envs, env_seed, n_threads, agents, device)
+    n_actions = _count_actions(agents, task, device)
+    env = task.make_env(n_envs, seed=env_seed, n_threads=n_threads, n_actions=n_actions, protocol=rules)
     coin = np.random.default_rng(coin_seed)
     scores = np.full((quota.max(), n_envs), np.nan)
     lengths = np.zeros((quota.max(), n_envs), dtype=np.int64)
@@ -260,8 +169,8 @@ def evaluate(
     env.close()
     finished = np.arange(quota.max())[:, None] < quota
     agreement = int(agreed) / compared if reference is not None else None
-    seconds = time.perf_counter() - started
-    return Evaluation(scores[finished], lengths[finished], agreement, seconds, truncated, values.shape[1], game_actions)
+    seconds, game_actions = time.perf_counter() - started, task.action_counts[0]
+    return Evaluation(scores[finished], lengths[finished], agreement, seconds, truncated, n_actions, game_actions)
 
 
 def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int, temperature: float) -> None:
@@ -288,28 +197,15 @@ def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], devic
     return asked
 
 
-def _make_fitting_env(
-    rules: Protocol,
-    game: str,
-    n_envs: int,
-    seed: int,
-    n_threads: int,
-    agents: Sequence[ScoreFunction],
-    device: torch.device | str,
-) -> tuple[AtariVecEnv, int]:
-    """The game with the agents' set of actions, its own or all 18, and how many its own are.
-
-    With another set they would press wrong buttons.
-    """
-    env = rules.make_env(game, n_envs, seed=seed, n_threads=n_threads)
-    own = len(env.action_meanings)
-    frame = np.zeros((1, *env.observation_space.shape), dtype=np.uint8)  # type: ignore[misc]  # a Box has a shape
-    n_actions = {scores.shape[-1] for scores in _ask(agents, frame, device)}
-    if n_actions == {own}:
-        return env, own
-    if n_actions == {N_ACTIONS}:
-        return rules.make_env(game, n_envs, seed=seed, n_threads=n_threads, full_action_space=True), own
-    scored = " and ".join(map(str, sorted(n_actions)))
-    raise UserError(
-        f"the agent scores {scored} actions, {game} has {own} (or all {N_ACTIONS}): was it trained elsewhere?"
-    )
+def _count_actions(agents: Sequence[ScoreFunction], task: Task, device: torch.device | str) -> int:
+    """Those of the agents, which are asked once. With others than the task has they would press wrong buttons."""
+    frame = np.zeros((1, *task.observation_space.shape), dtype=np.uint8)
+    scored = sorted({scores.shape[-1] for scores in _ask(agents, frame, device)})
+    own, *more = task.action_counts
+    if len(scored) > 1 or scored[0] not in task.action_counts:
+        there_are = f"{own}{''.join(f' (or all {count})' for count in more)}"
+        raise UserError(
+            f"the agent scores {' and '.join(map(str, scored))} actions, {task.name} has {there_are}: "
+            "was it trained elsewhere?"
+        )
+    return scored[0]

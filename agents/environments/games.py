@@ -1,8 +1,8 @@
-"""Names of Atari games: the ROM ids of ale-py, and what users of gymnasium and Stable-Baselines3 type for them.
+"""Atari games: the ROM ids of ale-py, what users of gymnasium and Stable-Baselines3 type for them, and their actions.
 
 ``PongNoFrameskip-v4``, ``ALE/Pong-v5``, ``Pong`` and ``pong`` are one game here. Only the game is taken from such a
 name: frames that are skipped, sticky actions and the like are a protocol's business, see
-:mod:`polydistill_agents.environments.evaluation`.
+:mod:`polydistill_agents.environments.protocols`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import difflib
 import re
 from functools import cache
 
-from ale_py import roms
+from ale_py import ALEInterface, LoggerMode, roms
 
 from polydistill.errors import UserError
+
+JOYSTICK = 18  # actions in all; most games use fewer
 
 # of gymnasium's environments: a namespace before the game; RAM, frame skip and version behind it
 ENVIRONMENT = re.compile(
@@ -44,6 +46,20 @@ def check_game(name: str) -> str:
     if parts["ram"]:
         raise UserError(f"{name} shows the RAM: agents here see frames, as in --game {known[squeezed]}")
     return known[squeezed]
+
+
+@cache
+def count_actions(game: str) -> int:
+    """How many actions the game itself uses: its ROM is read, once, without an environment to play in.
+
+    Args:
+        game: a ROM id.
+    """
+    ALEInterface.setLoggerMode(LoggerMode.Error)  # else it greets
+    console, path = ALEInterface(), roms.get_rom_path(game)
+    assert path is not None
+    console.loadROM(path)
+    return len(console.getMinimalActionSet())
 
 
 def _squeeze(name: str) -> str:

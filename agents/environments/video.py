@@ -17,7 +17,9 @@ from PIL import Image
 
 from polydistill.disk import disk_errors
 from polydistill_agents.environments.atari import FRAME_SKIP
-from polydistill_agents.environments.evaluation import Protocol, choose_actions
+from polydistill_agents.environments.evaluation import choose_actions
+from polydistill_agents.environments.protocols import Protocol
+from polydistill_agents.environments.task import Task
 from polydistill_agents.networks.kinds import ScoreFunction
 
 SCREEN = (210, 160)  # height, width in pixels
@@ -27,22 +29,23 @@ MILLISECONDS = round(1000 * FRAME_SKIP / 60)  # one agent step
 
 def record_game(
     agent: ScoreFunction,
-    game: str,
+    task: Task,
     protocol: Protocol,
     *,
     seed: int = 0,
     max_steps: int = 600,
     device: torch.device | str = "cpu",
-    full_action_space: bool = False,
+    n_actions: int | None = None,
     temperature: float | None = None,
 ) -> NDArray[np.uint8]:
     """The screens of one game from its start, ``(steps, 210, 160, 3)`` uint8 RGB; at most ``max_steps`` of them.
 
-    With a ``temperature`` the agent samples its actions, without the protocol's epsilon.
+    The agent has ``n_actions``, by default the task's own. With a ``temperature`` it samples them, without the
+    protocol's epsilon.
     """
     epsilon = protocol.epsilon if temperature is None else 0.0
     env_seed, coin_seed = np.random.SeedSequence(seed).generate_state(2)
-    env = protocol.make_env(game, 1, seed=int(env_seed), n_threads=1, full_action_space=full_action_space)
+    env = task.make_env(1, seed=int(env_seed), n_threads=1, n_actions=n_actions, protocol=protocol)
     coin = np.random.default_rng(coin_seed)
     observations = env.reset()
     height, width = SCREEN

@@ -14,7 +14,7 @@ from polydistill.losses import Finding, doctor, get_objective
 from polydistill.losses.examination.doctor import Report
 from polydistill.streams import numpy_stream
 from polydistill_agents.environments.evaluation import choose_actions
-from polydistill_agents.environments.references import reference
+from polydistill_agents.environments.references import Reference
 from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.domain import AtariDomain
 from polydistill_agents.teachers import Teacher
@@ -34,7 +34,7 @@ class ExaminedAtariDomain(AtariDomain):
     def teach(self, teacher: Teacher, generation: int) -> Teacher:
         """The student of ``generation``, taught by ``teacher``, after the examination."""
         report = examine(self, teacher, generation)
-        played = judge_play(self.scores_of(generation - 1), self.config.game)
+        played = judge_play(self.scores_of(generation - 1), self.config.task.reference)
         report = report._replace(findings=(*played, *report.findings))
         print(report, flush=True)
         if not report.healthy:
@@ -42,14 +42,14 @@ class ExaminedAtariDomain(AtariDomain):
         return super().teach(teacher, generation)
 
 
-def judge_play(scores: Sequence[float], game: str) -> Iterator[Finding]:
+def judge_play(scores: Sequence[float], row: Reference | None) -> Iterator[Finding]:
     """Whether a teacher plays better than at random: what stands for its accuracy, since games have no labels.
 
     Args:
         scores: of its games; none: it was not scored.
-        game: whose scores of random play are compared, where they are known.
+        row: scores that they are compared with, where they are known.
     """
-    row, n = reference(game), len(scores)
+    n = len(scores)
     if row is None or not n:
         return
     mean = float(np.mean(scores))

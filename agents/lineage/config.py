@@ -16,8 +16,8 @@ from polydistill.errors import require_at_least, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, check_options, get_objective
 from polydistill.runs.checkpoint import CheckpointConfig
-from polydistill_agents.environments.evaluation import Play, get_protocol
-from polydistill_agents.environments.games import check_game
+from polydistill_agents.environments.protocols import Play, get_protocol
+from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.networks.nature import SIZES, multiply_adds
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
@@ -181,7 +181,7 @@ class AtariConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "game", check_game(self.game))
+        object.__setattr__(self, "game", open_task(self.game).name)
         require_at_least(0, self, "seed", "threads")
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps
@@ -191,6 +191,11 @@ class AtariConfig:
                 f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
                 f"make one update of student.batch_size = {self.student.batch_size}"
             )
+
+    @property
+    def task(self) -> Task:
+        """What teacher and students play."""
+        return open_task(self.game)
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> AtariConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
@@ -251,7 +256,7 @@ class AgentEvaluationConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "game", check_game(self.game))
+        object.__setattr__(self, "game", open_task(self.game).name)
         get_protocol(self.protocol)
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
@@ -259,3 +264,8 @@ class AgentEvaluationConfig:
         if self.video and not self.video.lower().endswith(".gif"):
             raise ValueError(f"video must end in .gif, got {self.video}")
         require_at_least(0, self, "seed", "threads")
+
+    @property
+    def task(self) -> Task:
+        """What the agent plays."""
+        return open_task(self.game)

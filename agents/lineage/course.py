@@ -46,16 +46,9 @@ def role_of(generation: int) -> str:
 
 def make_env(config: AtariConfig, teacher: Teacher, generation: int) -> AtariVecEnv:
     """The games that ``teacher`` plays for the student of ``generation``, with its actions: the game's, or all 18."""
-    options: dict[str, Any] = {
-        "seed": derive_seed(config.seed, "environments of play", generation),
-        "n_threads": config.threads,
-    }
-    env = AtariVecEnv(config.game, config.play.n_envs, **options)
-    frame = torch.zeros((1, *env.observation_space.shape), dtype=torch.uint8, device=config.device)  # type: ignore[misc]
-    if teacher(frame).shape[1] == len(env.action_meanings):
-        return env
-    env.close()
-    return AtariVecEnv(config.game, config.play.n_envs, full_action_space=True, **options)
+    seed = derive_seed(config.seed, "environments of play", generation)
+    n_actions = teacher.count_actions(config.task)
+    return config.task.make_env(config.play.n_envs, seed=seed, n_threads=config.threads, n_actions=n_actions)
 
 
 def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, generation: int) -> PolicyDistillation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,8 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.statistics import bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.environments.evaluation import (
-    Evaluation,
-    evaluate,
-    get_protocol,
-    sampling_temperature,
-)
-from polydistill_agents.environments.references import human_normalized, reference, teacher_normalized
+from polydistill_agents.environments.evaluation import Evaluation, evaluate
+from polydistill_agents.environments.protocols import sampling_temperature
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import Course, rehearse, remove_recordings, role_of
@@ -59,16 +53,7 @@ def open_teacher(config: AtariConfig) -> Teacher:
         UserError: there is none, the file is damaged, it does not fit the game, or no student could learn from it.
     """
     teacher = as_teacher(config.teacher.path or find_teacher(config.game)).to(config.device)
-    make_env = partial(get_protocol(config.evaluation.protocol).make_env, config.game, 1, seed=0, n_threads=1)
-    own = make_env()
-    try:
-        teacher.check_fits(own.observation_space, own.action_space)
-    except UserError as error:
-        full = make_env(full_action_space=True)
-        try:
-            teacher.check_fits(full.observation_space, full.action_space)
-        except UserError:
-            raise error from None  # of the game's own actions: the likelier ones
+    teacher.count_actions(config.task)
     rehearse(config, teacher)
     return teacher
 
@@ -80,7 +65,7 @@ def choose_play(config: AtariConfig, teacher: Teacher) -> str:
     settings, path = config.evaluation, config.teacher.path
     play = "greedy" if settings.play == "protocol" and path and is_student(path) else settings.play
     temperature = config.student.temperature
-    sampled = sampling_temperature(play, get_protocol(settings.protocol), teacher.kind, temperature)
+    sampled = sampling_temperature(play, config.task.protocol(settings.protocol), teacher.kind, temperature)
     return "greedy" if sampled is None else "sample"
 
 
@@ -271,7 +256,7 @@ class AtariDomain:
 
         A chart that leaves out outliers then never takes the untrained student, or the others, for some.
         """
-        row, settings = reference(self.config.game), self.config.evaluation
+        row, settings = self.config.task.reference, self.config.evaluation
         end = self.config.play.steps
         for step in [*range(0, end, settings.curve_every_steps or end), end]:
             self.run.log("teacher", step, {SCORE: teacher})
@@ -314,7 +299,7 @@ class AtariDomain:
         try:
             return evaluate(
                 member,
-                self.config.game,
+                self.config.task,
                 protocol=self.config.evaluation.protocol,
                 episodes=episodes,
                 seed=derive_seed(self.config.seed, stream, generation),
@@ -335,7 +320,8 @@ class AtariDomain:
             raise FloatingPointError(text) from error
 
     def _metrics(self, result: Evaluation, first: NDArray[np.float64] | None) -> dict[str, Any]:
-        game, row = self.config.game, reference(self.config.game)
+        task = self.config.task
+        of_teacher = None if first is None else task.teacher_normalized(result.mean, float(first.mean()))
         metrics: dict[str, Any] = {
             "score_mean": result.mean,
             "score_iqm": result.iqm,
@@ -345,15 +331,14 @@ class AtariDomain:
             "n_actions": result.n_actions,
             "game_actions": result.game_actions,
             "protocol": self.config.evaluation.protocol,
-            "human_normalized": human_normalized(result.mean, game),
-            "teacher_normalized": None,
+            "human_normalized": task.human_normalized(result.mean),
+            "teacher_normalized": of_teacher,
             "teacher_normalized_ci95": None,
             "agreement": result.agreement,
             "scores": result.scores.tolist(),
         }
-        if first is not None and row is not None and first.mean() > row.random:
-            metrics["teacher_normalized"] = teacher_normalized(result.mean, float(first.mean()), game)
+        if first is not None and task.reference is not None and of_teacher is not None:
             metrics["teacher_normalized_ci95"] = bootstrap_normalized_interval(
-                result.scores, first, row.random, generator=np.random.default_rng(self.config.seed)
+                result.scores, first, task.reference.random, generator=np.random.default_rng(self.config.seed)
             )
         return metrics

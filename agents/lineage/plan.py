@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
+
+import torch
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
-from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.replay import FrameReplay
-from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.domain import require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
-from polydistill_agents.networks.nature import count_parameters
+from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher
 
 PRODUCTS = ("student.zip", "generation_*.zip")  # that a run writes into its folder
@@ -31,21 +30,22 @@ ZEN = (Rates(environment=4_880, labels=4_957, training=3_815), "two cores of an 
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
 
 
-def disk_bytes(config: AtariConfig, student: PolicyDistillation) -> int:
+def count_student(config: AtariConfig, teacher: Teacher) -> int:
+    """Parameters of a student of ``teacher``; no game is opened, and no memory taken."""
+    size = SIZES.get(config.student.size, teacher.size) or SIZES["nature"]  # as PolicyDistillation chooses
+    n_actions = teacher.count_actions(config.task)
+    with torch.device("meta"):
+        return count_parameters(build_network(config.task.observation_space, n_actions, size))
+
+
+def disk_bytes(config: AtariConfig, teacher: Teacher) -> int:
     """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
     written, each of weights and two moments of Adam), curves.
     """
-    n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
-    recording = recorded_bytes(config.play.steps, n_actions)
-    checkpoint = 3 * 4 * count_parameters(student.student)
+    recording = recorded_bytes(config.play.steps, teacher.count_actions(config.task))
+    checkpoint = 3 * 4 * count_student(config, teacher)
     curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
     return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
-
-
-def make_first_student(config: AtariConfig, teacher: Teacher, n_envs: int = 1) -> PolicyDistillation:
-    """The student of generation 1, with so many games: one is enough to count what it takes, and is there at once."""
-    few = dataclasses.replace(config, play=dataclasses.replace(config.play, n_envs=n_envs))
-    return make_student(few, teacher, make_env(few, teacher, generation=1), generation=1)
 
 
 def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
@@ -54,24 +54,23 @@ def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
     Raises:
         UserError: there is no room for it.
     """
-    require_room(out, disk_bytes(config, make_first_student(config, teacher)))
+    require_room(out, disk_bytes(config, teacher))
 
 
-def check_run(config: AtariConfig, student: PolicyDistillation, out: Path) -> None:
+def check_run(config: AtariConfig, teacher: Teacher, out: Path) -> None:
     """Refuse what the run would refuse before its first step; writes nothing.
 
     Args:
         config: resolved.
-        student: of generation 1, with its teacher.
+        teacher: of generation 1.
         out: the run folder, not of a finished run.
 
     Raises:
         UserError: as the run would.
     """
     require_unlocked(out)
-    require_room(out, disk_bytes(config, student), quiet=True)
-    if student.teacher is not None:
-        require_same_start(config, student.teacher, out)
+    require_room(out, disk_bytes(config, teacher), quiet=True)
+    require_same_start(config, teacher, out)
 
 
 def require_same_start(config: AtariConfig, teacher: Teacher, out: Path) -> None:
@@ -85,12 +84,12 @@ def require_same_start(config: AtariConfig, teacher: Teacher, out: Path) -> None
         require_same_teacher(config, teacher, saved["state"]["done"][0]["summary"]["sha256"])
 
 
-def format_plan(config: AtariConfig, student: PolicyDistillation, out: Path, *, measure: bool = False) -> str:
+def format_plan(config: AtariConfig, teacher: Teacher, out: Path, *, measure: bool = False) -> str:
     """The config, then what it costs. Writes nothing.
 
     Args:
         config: resolved.
-        student: of generation 1, with its teacher and games. Changed by measuring.
+        teacher: of generation 1.
         out: the run folder, for the text.
         measure: the speed of this machine, in a few seconds; otherwise it is what is remembered, or what another had.
     """
@@ -100,20 +99,20 @@ def format_plan(config: AtariConfig, student: PolicyDistillation, out: Path, *, 
     games = (
         generations + 1
     ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
-    speed = _measured(config, student) if measure else _remembered(config)
-    stack, height, width = student.observation_space.shape  # type: ignore[misc]
-    n_actions = int(student.action_space.n)  # type: ignore[attr-defined]
+    speed = _measured(config, teacher) if measure else _remembered(config)
+    stack, height, width = config.task.observation_space.shape
+    n_actions = teacher.count_actions(config.task)
     capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
     replay = FrameReplay(capacity, config.play.n_envs, stack, (height, width), n_actions, "meta")
     lines = [
         dump_yaml(to_mapping(config)),
         f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "
-        f"{samples:,} samples each; student of {count_parameters(student.student):,} parameters",
+        f"{samples:,} samples each; student of {count_student(config, teacher):,} parameters",
         speed.whose,
         f"time: about {_duration(generations * samples / speed.samples)} of learning, and "
         f"{_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
         f"memory: {replay.n_bytes / 2**30:.2f} GiB of replay on {config.device}, beside about 1 GiB of libraries",
-        f"disk: about {disk_bytes(config, student) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
+        f"disk: about {disk_bytes(config, teacher) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
         f"{'s' * (generations > 1)}",
     ]
     return "\n".join(lines)
@@ -139,8 +138,10 @@ def _from_rates(config: AtariConfig, rates: Rates, where: str) -> _Speed:
     )
 
 
-def _measured(config: AtariConfig, student: PolicyDistillation) -> _Speed:
-    rates = measure_rates(student, cast(AtariVecEnv, student.get_env()), seconds=2.0)
+def _measured(config: AtariConfig, teacher: Teacher) -> _Speed:
+    env = make_env(config, teacher, generation=1)
+    rates = measure_rates(make_student(config, teacher, env, generation=1), env, seconds=2.0)
+    env.close()
     return _from_rates(config, rates, "measured here")
 
 

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from polydistill.runs import NARROW, format_interval, format_narrow_table, format_table
 from polydistill.statistics import FEWEST, ROUGH
-from polydistill_agents.environments.evaluation import get_protocol
-from polydistill_agents.environments.references import reference
+from polydistill_agents.environments.task import open_task
 
 HEADERS = (
     "who", "score", "95% over games", "of human", "of teacher", "of teacher, 95% over games", "agreement", "parameters",
@@ -29,7 +28,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         wide: all columns; else those that matter most, in 80 characters.
     """
     game = summary["config"]["game"]
-    row = reference(game)
+    row = open_task(game).reference
     rows: list[list[str | float | None]] = []
     if row is not None:
         for name, score, of_human in (("random", row.random, 0.0), ("human", row.human, 1.0)):
@@ -83,7 +82,7 @@ class GamesPlayed(NamedTuple):
 
 def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
     """What a reader of the scores must know, one line each; usually nothing."""
-    rules, found = get_protocol(protocol), []
+    rules, found = open_task(game).protocol(protocol), []
     fewest = min((one.episodes for one in played), default=ROUGH)
     if fewest < FEWEST:
         found.append(f"fewer than {FEWEST} games have no interval")

@@ -11,6 +11,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
+from polydistill_agents.environments.task import Task
 from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreFunction
 from polydistill_agents.networks.nature import Size, is_nature, size_of
 from polydistill_agents.networks.quantiles import QuantileNetwork
@@ -57,14 +58,16 @@ class Teacher:
             self.network.to(device)
         return self
 
-    def count_actions(self, observation_space: spaces.Space[Any]) -> int:
-        """How many actions it scores: a game's own, or all 18 of the joystick. It is asked once.
+    def count_actions(self, task: Task) -> int:
+        """How many actions of ``task`` it scores, its own or all; it is asked, and no environment is opened.
 
         Raises:
-            UserError: it sees something else than ``observation_space``, or fails.
+            UserError: it is of another task, or fails.
         """
-        self._check_observations(observation_space)
-        return self._probe(observation_space).shape[-1]
+        self._check_observations(task.observation_space)
+        actions = task.actions_of(self._probe(task.observation_space).shape[1])
+        self.check_fits(task.observation_space, actions)
+        return int(actions.n)
 
     def check_fits(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Compare the teacher's inputs and outputs with those of a game, and ask it once.

@@ -46,7 +46,7 @@ from polydistill.runs.space import require_room
 from polydistill.streams import derive_seed
 from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.environments.evaluation import evaluate
-from polydistill_agents.environments.games import check_game
+from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.nature import SIZES, compute_scores, multiply_adds
 from polydistill_agents.teachers import as_teacher
@@ -105,7 +105,7 @@ class TeacherTrainingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "game", check_game(self.game))
+        object.__setattr__(self, "game", open_task(self.game).name)
         counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
         require_at_least(1, self, *counts, "exploration_steps", "episodes")
         require_at_least(0, self, "seed", "threads", "learning_starts", "cooldown_steps")
@@ -119,6 +119,11 @@ class TeacherTrainingConfig:
                 f"learning_starts = {self.learning_starts:,} steps of random play leave none of steps = {self.steps:,} "
                 "to learn in: lower learning_starts, or raise steps"
             )
+
+    @property
+    def task(self) -> Task:
+        """What the teacher learns."""
+        return open_task(self.game)
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> TeacherTrainingConfig:
         """The config with device, threads and precision of this machine in the place of auto and 0.
@@ -191,7 +196,7 @@ def train_teacher(config: TeacherTrainingConfig, out: Path, stop: StopSignals | 
     checkpoints = Checkpoints(out / "checkpoints", kind="teacher")
     prepare(config.device, config.threads)
     seed = derive_seed(config.seed, "environments of training") % 2**31
-    env = AtariVecEnv(config.game, config.n_envs, seed=seed, n_threads=config.threads)
+    env = config.task.make_env(config.n_envs, seed=seed, n_threads=config.threads)
     model = _make_dqn(config, env)
     model.set_logger(configure(str(out / "tb"), ["tensorboard"]))
     try:
@@ -353,7 +358,7 @@ def finish_teacher(
     with Progress("the teacher plays", config.episodes, "games") as bar:
         result = evaluate(
             as_teacher(network),
-            config.game,
+            config.task,
             protocol="rusu",
             episodes=config.episodes,
             seed=derive_seed(config.seed, "evaluation"),

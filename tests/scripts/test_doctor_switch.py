@@ -16,6 +16,7 @@ from polydistill.vision.checkup import ExaminedCifarDomain, examine
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import load_images
+from polydistill_agents.environments.references import reference
 from polydistill_agents.lineage.checkup import ExaminedAtariDomain, judge_play
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.domain import AtariDomain, open_teacher
@@ -100,11 +101,11 @@ def test_wrong_lesson_of_agents_does_not_begin(
     ],
 )
 def test_teacher_that_plays_at_random_is_wrong(game: str, scores: list[float], level: str, text: str) -> None:
-    (found,) = judge_play(scores, game)
+    (found,) = judge_play(scores, reference(game))
     assert found.level == level
     assert re.search(text, found.text)
 
 
 def test_play_is_not_judged_where_nothing_is_known() -> None:
-    assert list(judge_play([], "pong")) == []
-    assert list(judge_play([1.0, 2.0], "adventure")) == []
+    assert list(judge_play([], reference("pong"))) == []
+    assert list(judge_play([1.0, 2.0], None)) == []

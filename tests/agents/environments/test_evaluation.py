@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,29 +11,21 @@ from gymnasium import spaces
 
 from polydistill.errors import UserError
 from polydistill_agents.environments.atari import AtariVecEnv
-from polydistill_agents.environments.evaluation import (
-    PROTOCOLS,
-    Protocol,
-    choose_actions,
-    evaluate,
-    get_protocol,
-    sampling_temperature,
-)
+from polydistill_agents.environments.evaluation import choose_actions, evaluate
+from polydistill_agents.environments.protocols import Protocol
+from polydistill_agents.environments.task import Task
 from polydistill_agents.teachers import Teacher
 
 SHORT = Protocol(0.05, 30, 0.0, True, False, "test", max_frames=400)
+STILL = Protocol(0.0, 0, 0.0, True, False, "test")
 
 
 class FakeGames:
     """Games that score what they last. Of each environment the lengths are known, and the actions are kept."""
 
-    action_meanings = ("NOOP", "FIRE", "RIGHT")
-
     def __init__(self, lengths: list[list[int]], cap: int = 1000) -> None:
         self.lengths, self.cap = lengths, cap  # per environment, game by game; the length of a game that is cut
         self.num_envs = len(lengths)
-        self.observation_space = spaces.Box(0, 255, (1, 2, 2), np.uint8)
-        self.action_space = spaces.Discrete(3)
         self.clock = np.zeros(self.num_envs, dtype=int)
         self.game = np.zeros(self.num_envs, dtype=int)
         self.actions: list[np.ndarray] = []
@@ -67,20 +59,21 @@ class FakeGames:
         self.closed = True
 
 
-@dataclass(frozen=True)
-class FakeProtocol(Protocol):
-    """Plays the games of ``games`` instead of Atari's."""
+class FakeTask(Task):
+    """Games of our own instead of Atari's, with a protocol of our own."""
 
-    games: FakeGames | None = None
+    name, reference = "any", None
+    observation_space, action_counts = spaces.Box(0, 255, (1, 2, 2), np.uint8), (3,)
 
-    def make_env(self, game, n_envs, *, seed, n_threads=0, full_action_space=False):
-        assert self.games is not None
-        assert n_envs == self.games.num_envs
+    def __init__(self, lengths: list[list[int]], rules: Protocol = SHORT, cap: int = 1000) -> None:
+        self.games, self.rules = FakeGames(lengths, cap), rules
+
+    def protocol(self, name):
+        return self.rules
+
+    def make_env(self, n_envs, *, seed, n_threads=0, n_actions=None, protocol=None):
+        assert (n_envs, n_actions, protocol) == (self.games.num_envs, 3, self.rules)
         return self.games
-
-
-def fake(lengths: list[list[int]], epsilon: float = 0.05) -> FakeProtocol:
-    return FakeProtocol(epsilon, 30, 0.0, True, False, "test", games=FakeGames(lengths))
 
 
 def always_right(frames: torch.Tensor) -> torch.Tensor:
@@ -99,8 +92,7 @@ def four_noops(frames: torch.Tensor) -> torch.Tensor:
 
 
 def test_each_environment_plays_its_own_share_however_short_the_games_of_others_are():
-    protocol = fake([[50], [3, 4, 5], [2, 3, 4]])
-    result = evaluate(always_right, "any", protocol=protocol, episodes=4, n_envs=3)
+    result = evaluate(always_right, FakeTask([[50], [3, 4, 5], [2, 3, 4]]), episodes=4, n_envs=3)
     # the first four games to end are 2, 3, 3, 4 long: none of them would be the long one
     assert result.lengths.tolist() == [50, 3, 2, 50]
     assert result.scores.tolist() == [50.0, 1003.0, 2002.0, 50.0]
@@ -109,7 +101,7 @@ def test_each_environment_plays_its_own_share_however_short_the_games_of_others_
 def test_the_mean_is_not_biased_towards_short_games():
     generator = np.random.default_rng(0)
     lengths = [generator.geometric(0.02, 50).tolist() for _ in range(8)]
-    result = evaluate(always_right, "any", protocol=fake(lengths), episodes=160, n_envs=8)
+    result = evaluate(always_right, FakeTask(lengths), episodes=160, n_envs=8)
     ends = sorted((sum(games[: k + 1]), games[k]) for games in lengths for k in range(len(games)))
     first_to_finish = np.mean([length for _, length in ends[:160]])
     shares = np.mean([length for games in lengths for length in games[:20]])
@@ -118,18 +110,17 @@ def test_the_mean_is_not_biased_towards_short_games():
 
 
 def test_a_lost_life_ends_no_game_and_the_score_is_that_of_the_game():
-    result = evaluate(always_right, "any", protocol=fake([[7], [9]]), episodes=2)
+    result = evaluate(always_right, FakeTask([[7], [9]]), episodes=2)
     assert result.lengths.tolist() == [7, 9]
     assert result.scores.tolist() == [7.0, 1009.0], "not the rewards of learning, 99 each"
 
 
 @pytest.mark.parametrize(("episodes", "n_envs", "expected"), [(1, None, 1), (33, None, 32), (3, 8, 3), (7, 2, 2)])
 def test_so_many_games_are_played_as_were_asked(episodes, n_envs, expected):
-    protocol = fake([[4]] * expected)
-    result = evaluate(always_right, "any", protocol=protocol, episodes=episodes, n_envs=n_envs)
+    task = FakeTask([[4]] * expected)
+    result = evaluate(always_right, task, episodes=episodes, n_envs=n_envs)
     assert len(result.scores) == len(result.lengths) == episodes
-    assert protocol.games is not None
-    assert protocol.games.closed
+    assert task.games.closed
 
 
 def test_an_environment_that_has_played_its_share_is_not_asked_about():
@@ -139,22 +130,21 @@ def test_an_environment_that_has_played_its_share_is_not_asked_about():
         batches.append(len(frames))
         return always_right(frames)
 
-    protocol = fake([[5], [2]], epsilon=0.0)
-    evaluate(agent, "any", protocol=protocol, episodes=2)
+    task = FakeTask([[5], [2]], replace(SHORT, epsilon=0.0))
+    evaluate(agent, task, episodes=2)
     assert batches == [1, 2, 2, 1, 1, 1], "one question beforehand, for the number of actions"
-    assert protocol.games is not None
-    assert [row.tolist() for row in protocol.games.actions] == [[2, 2], [2, 2], [2, 0], [2, 0], [2, 0]]
+    assert [row.tolist() for row in task.games.actions] == [[2, 2], [2, 2], [2, 0], [2, 0], [2, 0]]
 
 
 def test_agreement_counts_the_states_that_were_played():
     def other(frames):  # of one mind with always_right in the games of environment 0 alone
         return torch.where(frames[:, 0, 0, :1] == 0, always_right(frames), -always_right(frames))
 
-    result = evaluate(always_right, "any", protocol=fake([[30], [10]]), episodes=2, reference=other)
+    result = evaluate(always_right, FakeTask([[30], [10]]), episodes=2, reference=other)
     assert result.agreement == 30 / 40
-    itself = evaluate(always_right, "any", protocol=fake([[30], [10]]), episodes=2, reference=always_right)
+    itself = evaluate(always_right, FakeTask([[30], [10]]), episodes=2, reference=always_right)
     assert itself.agreement == 1.0
-    assert evaluate(always_right, "any", protocol=fake([[3]]), episodes=1).agreement is None
+    assert evaluate(always_right, FakeTask([[3]]), episodes=1).agreement is None
 
 
 @pytest.mark.parametrize("wrong", ["agent", "reference"])
@@ -168,7 +158,7 @@ def test_scores_that_are_not_finite_are_refused_and_say_whose_they_are(wrong, va
     agents = {"agent": always_right, "reference": always_right} | {wrong: spoilt}
     whose = "the agent that plays" if wrong == "agent" else "the teacher that is asked"
     with pytest.raises(FloatingPointError, match=f"the scores of {whose} are not finite") as refused:
-        evaluate(agents["agent"], "any", protocol=fake([[3]]), episodes=1, reference=agents["reference"])
+        evaluate(agents["agent"], FakeTask([[3]]), episodes=1, reference=agents["reference"])
     batch = refused.value.batch
     assert batch["of_reference"] == (wrong == "reference")
     assert len(batch["scores"]) == len(batch["observations"]) > 0
@@ -176,7 +166,7 @@ def test_scores_that_are_not_finite_are_refused_and_say_whose_they_are(wrong, va
 
 def test_progress_is_told_after_each_step():
     told: list[int] = []
-    evaluate(always_right, "any", protocol=fake([[3, 1], [2]]), episodes=3, n_envs=2, on_step=told.append)
+    evaluate(always_right, FakeTask([[3, 1], [2]]), episodes=3, n_envs=2, on_step=told.append)
     assert told == [0, 1, 2, 3]
 
 
@@ -218,7 +208,7 @@ def test_no_global_generator_is_used_or_reseeded():
 
 def test_a_greedy_agent_without_any_randomness_is_refused():
     with pytest.raises(ValueError, match="one game over and over"):
-        evaluate(always_right, "any", protocol=Protocol(0.0, 0, 0.0, True, False, "test"))
+        evaluate(always_right, FakeTask([[1]], STILL))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +218,7 @@ def test_a_greedy_agent_without_any_randomness_is_refused():
 )  # fmt: skip
 def test_a_number_out_of_range_is_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        evaluate(always_right, "any", protocol=fake([[1]]), **options)
+        evaluate(always_right, FakeTask([[1]]), **options)
 
 
 # ------------------------------------------------------------------ sampling
@@ -266,49 +256,33 @@ def test_greedy_actions_are_those_that_they_always_were():
     assert ours.random() == after, "not one number more is drawn"
 
 
-@pytest.mark.parametrize(
-    ("play", "protocol", "kind", "expected"),
-    [
-        ("protocol", "zoo", "logits", 1.0),
-        ("protocol", "zoo", "q_values", None),
-        ("protocol", "rusu", "logits", None),
-        ("protocol", "machado", "logits", None),
-        ("greedy", "zoo", "logits", None),
-        ("sample", "rusu", "logits", 1.0),
-        ("sample", "rusu", "q_values", 0.25),
-    ],
-)
-def test_agents_sample_where_the_zoo_does_or_they_are_told_to(play, protocol, kind, expected):
-    assert sampling_temperature(play, PROTOCOLS[protocol], kind, 0.25) == expected
-
-
 def torn(frames):  # NOOP or RIGHT, with equal probability
     return torch.tensor([0.0, -100.0, 0.0]).expand(len(frames), 3)
 
 
 def test_under_the_zoo_an_actor_samples_without_epsilon_and_a_dqn_is_greedy():
-    zoo = FakeProtocol(1.0, 30, 0.0, True, True, "test", samples_logits=True, games=FakeGames([[200]]))
-    evaluate(Teacher(torn, kind="logits"), "any", protocol=zoo, episodes=1)
+    rules = Protocol(1.0, 30, 0.0, True, True, "test", samples_logits=True)
+    zoo = FakeTask([[200]], rules)
+    evaluate(Teacher(torn, kind="logits"), zoo, episodes=1)
     pressed = np.bincount(np.concatenate(zoo.games.actions), minlength=3)
     assert pressed[1] == 0, "no action comes from epsilon, which is 1 here"
     assert pressed[0] == pytest.approx(100, abs=30)
-    greedy = replace(zoo, epsilon=0.0, games=FakeGames([[200]]))
-    evaluate(Teacher(torn, kind="q_values"), "any", protocol=greedy, episodes=1)
+    greedy = FakeTask([[200]], replace(rules, epsilon=0.0))
+    evaluate(Teacher(torn, kind="q_values"), greedy, episodes=1)
     assert set(np.concatenate(greedy.games.actions)) == {0}
 
 
 def test_an_agent_that_samples_needs_no_other_randomness():
-    still = FakeProtocol(0.0, 0, 0.0, True, False, "test", games=FakeGames([[3]]))
-    assert evaluate(torn, "any", protocol=still, episodes=1, play="sample", temperature=1.0).lengths.tolist() == [3]
+    still = FakeTask([[3]], STILL)
+    assert evaluate(torn, still, episodes=1, play="sample", temperature=1.0).lengths.tolist() == [3]
 
 
 # ------------------------------------------------------------------ what is counted beside the scores
 
 
 def test_games_that_were_cut_are_counted():
-    games = FakeGames([[5, 9], [9, 4]], cap=9)
-    protocol = FakeProtocol(0.05, 30, 0.0, True, False, "test", games=games)
-    assert evaluate(always_right, "any", protocol=protocol, episodes=4, n_envs=2).truncated == 2
+    task = FakeTask([[5, 9], [9, 4]], cap=9)
+    assert evaluate(always_right, task, episodes=4, n_envs=2).truncated == 2
     assert evaluate(six_noops, "pong", protocol=replace(SHORT, max_frames=40), episodes=2, n_threads=1).truncated == 2
 
 
@@ -329,60 +303,30 @@ def test_scores_do_not_depend_on_the_number_of_threads():
     assert one.lengths.tolist() == three.lengths.tolist()
 
 
-# ------------------------------------------------------------------ protocols
+# ------------------------------------------------------------------ actions
 
 
-def test_protocols_are_the_published_ones():
-    rusu, machado, zoo = (PROTOCOLS[name] for name in ("rusu", "machado", "zoo"))
-    assert (rusu.epsilon, rusu.noop_max, rusu.repeat_action_probability) == (0.05, 30, 0.0)
-    assert (machado.epsilon, machado.noop_max, machado.repeat_action_probability) == (0.0, 0, 0.25)
-    assert (zoo.epsilon, zoo.noop_max, zoo.repeat_action_probability, zoo.fire_on_life_loss) == (0.01, 30, 0.0, True)
-    assert [protocol.samples_logits for protocol in (rusu, machado, zoo)] == [False, False, True]
-    assert all(protocol.max_frames == 108_000 for protocol in PROTOCOLS.values())
-    for protocol in PROTOCOLS.values():
-        assert protocol.epsilon or protocol.repeat_action_probability, "none is greedy without randomness"
-
-
-def test_an_environment_is_made_as_its_protocol_says(monkeypatch):
-    made = {}
-
-    class Recorder(AtariVecEnv):
-        def __init__(self, game, n_envs, **options):
-            made.update(options)
-
-    monkeypatch.setattr("polydistill_agents.environments.evaluation.AtariVecEnv", Recorder)
-    protocol = Protocol(0.1, 7, 0.3, False, True, "test", max_frames=1234)
-    protocol.make_env("pong", 2, seed=9, n_threads=1)
-    options = {
-        "seed": 9, "n_threads": 1, "noop_max": 7, "repeat_action_probability": 0.3, "fire_on_reset": False,
-        "fire_on_life_loss": True, "max_frames": 1234, "full_action_space": False,
-    }  # fmt: skip
-    assert made == options
-
-
-def test_an_unknown_protocol_or_game_is_one_line_with_the_nearest_name():
-    with pytest.raises(UserError, match="did you mean machado"):
-        get_protocol("machedo")
+def test_an_unknown_game_or_protocol_is_one_line_with_the_nearest_name():
     with pytest.raises(UserError, match="did you mean pong"):
         evaluate(six_noops, "pongg", episodes=1)
+    with pytest.raises(UserError, match="did you mean machado"):
+        evaluate(six_noops, "pong", protocol="machedo", episodes=1)
 
 
-def test_an_agent_of_all_18_actions_plays_with_all_18():
+@pytest.mark.parametrize("n_actions", [6, 18])
+def test_an_agent_plays_in_one_environment_with_its_own_actions(n_actions, monkeypatch):
     made = []
 
-    class Recording(Protocol):
-        def make_env(self, game, n_envs, *, seed, n_threads=0, full_action_space=False):
-            made.append(full_action_space)
-            env = super().make_env(game, n_envs, seed=seed, n_threads=n_threads, full_action_space=full_action_space)
-            assert len(env.action_meanings) == (18 if full_action_space else 6)
-            return env
+    class Recorder(AtariVecEnv):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(len(self.action_meanings))
 
-    protocol = Recording(0.05, 30, 0.0, True, False, "test", max_frames=40)
-    last_of_18 = lambda frames: torch.arange(18.0).expand(len(frames), 18)  # noqa: E731
-    assert evaluate(last_of_18, "pong", protocol=protocol, episodes=1, n_threads=1).lengths.tolist() == [10]
-    assert made == [False, True]
-    evaluate(six_noops, "pong", protocol=protocol, episodes=1, n_threads=1)
-    assert made == [False, True, False]
+    monkeypatch.setattr("polydistill_agents.environments.task.AtariVecEnv", Recorder)
+    last = lambda frames: torch.arange(float(n_actions)).expand(len(frames), n_actions)  # noqa: E731
+    protocol = replace(SHORT, max_frames=40)
+    assert evaluate(last, "pong", protocol=protocol, episodes=1, n_threads=1).lengths.tolist() == [10]
+    assert made == [n_actions]
 
 
 @pytest.mark.parametrize("n_actions", [3, 7, 19])
@@ -412,7 +356,7 @@ def test_scores_of_a_real_game_are_unclipped():
 
 
 def test_the_interquartile_mean_leaves_the_best_and_the_worst_out():
-    result = evaluate(always_right, "any", protocol=fake([[10, 20, 30, 400]]), episodes=4, n_envs=1)
+    result = evaluate(always_right, FakeTask([[10, 20, 30, 400]]), episodes=4, n_envs=1)
     assert result.iqm == 25.0
     assert result.mean == 115.0
 
@@ -426,5 +370,5 @@ def test_an_agent_with_a_graph_is_asked_outside_of_it():
         seen.append(scores.requires_grad)
         return scores
 
-    evaluate(agent, "any", protocol=fake([[3]]), episodes=1)
+    evaluate(agent, FakeTask([[3]]), episodes=1)
     assert seen == [False] * 4

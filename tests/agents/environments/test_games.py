@@ -10,7 +10,7 @@ from ale_py.registration import rom_id_to_name
 
 from polydistill.errors import UserError
 from polydistill_agents.environments.games import check_game
-from polydistill_agents.environments.references import human_normalized
+from polydistill_agents.environments.task import open_task
 from polydistill_agents.files.inspection import AgentInspectionConfig
 from polydistill_agents.lineage.config import AgentEvaluationConfig, AtariConfig
 from polydistill_agents.teachers.training import TeacherTrainingConfig
@@ -83,5 +83,5 @@ def test_configs_store_the_rom_id_and_everything_that_takes_a_game_takes_the_nam
     assert AgentEvaluationConfig(file="a.zip", game=name).game == "ms_pacman"
     assert AgentInspectionConfig(file="a.zip", evaluate=name).evaluate == "ms_pacman"
     assert TeacherTrainingConfig(game=name).game == "ms_pacman"
-    assert human_normalized(6951.6, name) == pytest.approx(1.0)
+    assert open_task(name).human_normalized(6951.6) == pytest.approx(1.0)
     assert find_teacher("ALE/Pong-v5").name == "dqn-pong.zip"

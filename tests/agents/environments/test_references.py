@@ -1,4 +1,4 @@
-"""The table of random and human scores, and what is normalised by it."""
+"""The table of random and human scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import csv
 import pytest
 from ale_py import roms
 
-from polydistill_agents.environments.references import _table, human_normalized, reference, teacher_normalized
+from polydistill_agents.environments.references import _table, reference
 
 
 def test_the_table_has_57_games_of_ale_in_each_of_which_humans_beat_random_play():
@@ -34,27 +34,5 @@ def test_every_number_is_that_of_the_collected_table(root):
     assert {game: (row.random, row.human) for game, row in _table().items()} == rows
 
 
-def test_the_published_normalised_score_of_a_zoo_agent_is_found():
-    # the rl-baselines3-zoo's DQN: 20.6 in Pong and 358 in Breakout, 1.17 and 12.4 times a human
-    assert human_normalized(20.6, "pong") == pytest.approx(1.17, abs=0.005)
-    assert human_normalized(358, "breakout") == pytest.approx(12.4, abs=0.05)
-
-
-def test_a_student_of_negative_scores_is_measured_from_random_play():
-    # 10.35 of the 20.7 points above random play; the plain ratio -10.35 / 0 does not exist
-    assert teacher_normalized(-10.35, 0.0, "pong") == pytest.approx(0.5)
-    # better than its teacher although the ratio of the negative scores is below one
-    assert teacher_normalized(-5.0, -10.0, "pong") == pytest.approx(15.7 / 10.7)
-    assert teacher_normalized(-21.0, 14.0, "pong") < 0
-    assert teacher_normalized(16.3, 16.3, "pong") == 1.0
-
-
-@pytest.mark.parametrize("teacher", [-20.7, -21.0])
-def test_a_teacher_no_better_than_random_play_measures_nothing(teacher):
-    assert teacher_normalized(10.0, teacher, "pong") is None
-
-
-def test_a_game_outside_the_table_has_no_normalised_score():
+def test_a_game_outside_the_table_has_no_row():
     assert reference("tetris") is None
-    assert human_normalized(1.0, "tetris") is None
-    assert teacher_normalized(1.0, 2.0, "tetris") is None

@@ -24,7 +24,8 @@ from torch import nn
 
 from polydistill.statistics import bootstrap_interval
 from polydistill_agents.environments.atari import AtariVecEnv
-from polydistill_agents.environments.evaluation import PROTOCOLS, choose_actions, evaluate
+from polydistill_agents.environments.evaluation import choose_actions, evaluate
+from polydistill_agents.environments.protocols import PROTOCOLS
 
 NOOP, FIRE, THIRD = (np.array([action]) for action in range(3))
 

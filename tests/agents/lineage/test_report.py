@@ -12,7 +12,7 @@ import pytest
 
 from polydistill.runs.log import plain_json
 from polydistill.statistics import bootstrap_normalized_interval
-from polydistill_agents.environments.evaluation import get_protocol
+from polydistill_agents.environments.protocols import get_protocol
 from polydistill_agents.environments.references import reference
 from polydistill_agents.lineage.report import GamesPlayed, format_summary, notes
 

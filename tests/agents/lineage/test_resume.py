@@ -34,7 +34,8 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.runs.run import PARTIAL
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.atari import AtariVecEnv
-from polydistill_agents.environments.evaluation import PROTOCOLS, Evaluation, evaluate
+from polydistill_agents.environments.evaluation import Evaluation, evaluate
+from polydistill_agents.environments.protocols import PROTOCOLS
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from polydistill_agents.lineage.domain import CHARTS, SCORE, AtariDomain, open_teacher

@@ -1,0 +1,44 @@
+"""What a run takes is counted before anything is opened or built."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.lineage.config import AtariConfig, StudentConfig
+from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.plan import count_student, disk_bytes
+from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
+from polydistill_agents.teachers import Teacher, as_teacher
+
+CONFIG = AtariConfig(device="cpu", threads=1, precision="float32")
+
+
+def make_teacher(n_actions: int) -> Teacher:
+    return as_teacher(build_network(CONFIG.task.observation_space, n_actions, SIZES["net2"]))
+
+
+@pytest.mark.parametrize(("size", "n_actions"), [("teacher", 6), ("net3", 6), ("teacher", 18)])
+def test_a_student_is_counted_as_it_will_be_without_opening_a_game(
+    size: str, n_actions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, teacher = dataclasses.replace(CONFIG, student=StudentConfig(size=size)), make_teacher(n_actions)
+    with monkeypatch.context() as patch:
+        patch.setattr(AtariVecEnv, "__init__", lambda *_, **__: pytest.fail("a game was opened"))
+        counted = count_student(config, teacher)
+        assert disk_bytes(config, teacher) > 9 * 4 * counted
+    few = dataclasses.replace(config, play=dataclasses.replace(config.play, n_envs=1))
+    env = make_env(few, teacher, 1)
+    assert counted == count_parameters(make_student(few, teacher, env, 1).student)
+
+
+def test_a_student_of_an_unknown_teacher_is_counted_as_the_largest() -> None:
+    teacher = Teacher(lambda frames: torch.zeros(len(frames), 6))
+    assert count_student(CONFIG, teacher) == count_student(CONFIG, as_teacher(largest_network()))
+
+
+def largest_network() -> torch.nn.Module:
+    return build_network(CONFIG.task.observation_space, 6, SIZES["nature"])
