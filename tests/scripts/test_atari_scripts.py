@@ -6,14 +6,12 @@ import json
 import os
 import random
 import re
-import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -56,7 +54,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def script(root: Path, tmp_path: Path) -> Script:
-    """Run ``python scripts/NAME ...`` in the clone."""
+    """Run ``python scripts/NAME ...`` in a process of its own."""
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(root / "scripts" / name), *map(str, arguments)]
@@ -66,79 +64,51 @@ def script(root: Path, tmp_path: Path) -> Script:
     return run
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def inside(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    """Run a script in this process, in an empty folder: sooner than a process of its own."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-
-    def run(name: str, *words: object) -> Done:
-        capsys.readouterr()
-        try:
-            runpy.run_path(str(root / "scripts" / name))["main"]([str(word) for word in words])
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        return Done(code, *capsys.readouterr())
-
-    yield run
-    torch.set_num_threads(threads)
-
-
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_finished_run_prints_anywhere_and_goes_on_elsewhere(
-    inside: Callable[..., Done], teacher: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("short_games")
+def test_a_finished_run_prints_anywhere_and_goes_on_elsewhere(inside: Script, teacher: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.zip"
     own.write_bytes(teacher.read_bytes())
     words = [*SMALL[: SMALL.index("--threads")], "--precision", "float32", "--out", "run", "--teacher.path"]
     first = inside("distill_atari.py", *words, own, "--threads", 3, "--device", "cpu")
-    assert first.code == 0, first.err
+    assert first.returncode == 0, first.stderr
     before = tree(tmp_path / "run")
     moved, other = own.rename(tmp_path / "moved.zip"), write_teacher(tmp_path / "other.zip", seed=1)
 
-    assert inside("distill_atari.py", *words, own).out == first.out, "its teacher is gone"
-    assert inside("distill_atari.py", *words, moved).out == first.out
-    assert inside("show.py", "run").out.strip() in first.out
+    assert inside("distill_atari.py", *words, own).stdout == first.stdout, "its teacher is gone"
+    assert inside("distill_atari.py", *words, moved).stdout == first.stdout
+    assert inside("show.py", "run").stdout.strip() in first.stdout
     for switch in ([], ["--lineage.generations", "2"], ["--lineage.generations", "2", "--dry_run"]):
         refused = inside("distill_atari.py", *words, other, *switch)
-        assert refused.code == 2
-        assert f"teacher.path {other} holds other weights" in refused.err.splitlines()[-1]
+        assert refused.returncode == 2
+        assert f"teacher.path {other} holds other weights" in refused.stderr.splitlines()[-1]
     refused = inside("distill_atari.py", *words, moved, "--threads", 1)
-    assert "threads is 3 there and 1 here; leave --threads out" in refused.err
+    assert "threads is 3 there and 1 here; leave --threads out" in refused.stderr
     planned = inside("distill_atari.py", *words, moved, "--dry_run")
-    assert "an earlier run here" in planned.out
-    assert "the run there is finished" in planned.out
+    assert "an earlier run here" in planned.stdout
+    assert "the run there is finished" in planned.stdout
     assert tree(tmp_path / "run") == before
 
     grown = inside("distill_atari.py", *words, moved, "--lineage.generations", 2)
-    assert grown.code == 0, grown.err
-    assert "student 2" in grown.out
+    assert grown.returncode == 0, grown.stderr
+    assert "student 2" in grown.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["config"]["threads"] == 3
 
 
-def test_a_typo_binds_no_folder_of_an_agent(inside: Callable[..., Done], teacher: Path, tmp_path: Path) -> None:
+def test_a_typo_binds_no_folder_of_an_agent(inside: Script, teacher: Path, tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", AtariConfig(game="breakout").resolve(), kind="atari", command="killed at once"):
         pass
     refused = inside("distill_atari.py", *SMALL, "--out", "run", "--teacher.path", "typo.zip", "--dry_run")
-    assert (refused.code, refused.err) == (2, "error: no such file: typo.zip\n")
+    assert (refused.returncode, refused.stderr) == (2, "error: no such file: typo.zip\n")
     planned = inside("distill_atari.py", *SMALL, "--out", "run", "--teacher.path", teacher, "--dry_run")
-    assert "which would be replaced" in planned.out
+    assert "which would be replaced" in planned.stdout
 
 
 def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
-    script: Script, teacher: Path, root: Path, tmp_path: Path
+    script: Script, inside: Script, teacher: Path, root: Path, tmp_path: Path
 ) -> None:
     words = [*SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--lineage.generations", 2, "--seed", 3]
     done = script("distill_atari.py", *words)
@@ -174,26 +144,27 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
     assert written_tags(out) == explained(root, "Curves of distill_atari.py") - games_that_none_ended
     for generation in summary["generations"]:
         assert generation["metrics"].keys() == explained(root, "Metrics of summary.json, Atari")
-    assert columns(script("show.py", out, "--wide").stdout) == [explained(root, "Table of distill_atari.py")]
+    assert columns(inside("show.py", out, "--wide").stdout) == [explained(root, "Table of distill_atari.py")]
     for word in ("random", "human", "teacher", "student 1", "student 2", "student.zip"):
         assert word in done.stdout
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    again = script("distill_atari.py", *words)
+    again = inside("distill_atari.py", *words)
     assert again.returncode == 0
     assert again.stdout == done.stdout
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
-    other = script("distill_atari.py", *words, "--student.temperature", "0.1")
+    other = inside("distill_atari.py", *words, "--student.temperature", "0.1")
     assert other.returncode == 2
     assert other.stderr.startswith("error: ")
     assert "student.temperature is 0.01 there and 0.1 here" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_equal_seeds_give_equal_runs(script: Script, teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_games")
+def test_equal_seeds_give_equal_runs(inside: Script, teacher: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / name)
+        done = inside("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
     assert one["generations"] == two["generations"]
@@ -224,8 +195,8 @@ def test_the_script_survives_a_sigterm_and_three_kills(root: Path, teacher: Path
     assert_same_run(tmp_path / "whole", out, products=())
 
 
-def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Script, teacher: Path, tmp_path: Path) -> None:
-    done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--dry_run")
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(inside: Script, teacher: Path, tmp_path: Path) -> None:
+    done = inside("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run", "--dry_run")
     assert done.returncode == 0, done.stderr
     for word in ("time:", "memory:", "disk:", "samples/s", "temperature: 0.01"):
         assert word in done.stdout
@@ -255,13 +226,13 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(script: Script, te
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-    script: Script, teacher: Path, tmp_path: Path, words: list[str], message: str
+    inside: Script, teacher: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     (tmp_path / "damaged.zip").write_bytes(teacher.read_bytes()[:5000])
     (tmp_path / "wrong.yaml").write_text("student:\n  temprature: 1\n")
     write_teacher(tmp_path / "stack2.zip", stack=2)
     given = [] if "--teacher.path" in words else ["--teacher.path", str(teacher)]
-    done = script("distill_atari.py", *SMALL, *given, *words, "--out", tmp_path / "run")
+    done = inside("distill_atari.py", *SMALL, *given, *words, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -312,14 +283,15 @@ def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Pa
         (["TEACHER", "--video", "a.mp4"], "must end in .gif"),
     ],
 )
-def test_a_wrong_word_to_evaluate_is_one_line(script: Script, teacher: Path, words: list[str], message: str) -> None:
-    done = script("evaluate_agent.py", *[str(teacher) if word == "TEACHER" else word for word in words])
+def test_a_wrong_word_to_evaluate_is_one_line(inside: Script, teacher: Path, words: list[str], message: str) -> None:
+    done = inside("evaluate_agent.py", *[str(teacher) if word == "TEACHER" else word for word in words])
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr
 
 
-def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_games")
+def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, inside: Script, tmp_path: Path) -> None:
     words = [
         *("--out", tmp_path / "teacher", "--game", "pong", "--n_envs", 2, "--batch_size", 4, "--threads", 1),
         *("--buffer_size", 400, "--learning_starts", 20, "--checkpoint_steps", 40, "--episodes", 1, "--device", "cpu"),
@@ -335,20 +307,20 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, tmp_path:
     assert "score -" in done.stderr, "no game has ended"
     assert "nan" not in done.stderr
 
-    again = script("train_teacher.py", *words, "--steps", 100)
+    again = inside("train_teacher.py", *words, "--steps", 100)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert "plays" not in again.stderr
-    asked = script("train_teacher.py", *words, "--steps", 100, "--dry_run")
+    asked = inside("train_teacher.py", *words, "--steps", 100, "--dry_run")
     assert asked.stdout.endswith("teacher: the teacher there is finished: its score would be printed\n")
     (out / "teacher.json").write_text("{}")  # damaged: it is scored again
-    asked = script("train_teacher.py", *words, "--steps", 100, "--dry_run")
+    asked = inside("train_teacher.py", *words, "--steps", 100, "--dry_run")
     assert asked.stdout.endswith("teacher: the run there would go on\n")
 
-    longer = script("train_teacher.py", *words, "--steps", 160)
+    longer = inside("train_teacher.py", *words, "--steps", 160)
     assert longer.returncode == 0, longer.stderr
     assert Checkpoints(out / "checkpoints", kind="teacher").latest()["counters"]["num_timesteps"] == 160
     assert json.loads((out / "teacher.json").read_text())["steps"] == 160
-    other = script("train_teacher.py", *words, "--steps", 160, "--gamma", "0.9")
+    other = inside("train_teacher.py", *words, "--steps", 160, "--gamma", "0.9")
     assert other.returncode == 2
     assert "gamma is 0.99 there and 0.9 here" in other.stderr
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import pickle
 import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,9 @@ Inspect = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def inspect(root: Path, tmp_path: Path) -> Inspect:
-    """Run ``python scripts/inspect_agent.py ...``."""
-
-    def run(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(root / "scripts" / "inspect_agent.py"), *map(str, words)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-
-    return run
+def inspect(inside: Inspect) -> Inspect:
+    """``inspect_agent.py ...`` in this process."""
+    return partial(inside, "inspect_agent.py")
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -88,10 +81,11 @@ def test_it_tells_what_it_can_of_a_network_that_is_not_read(inspect: Inspect, tm
     assert not (tmp_path / "clean.zip").exists()
 
 
-def test_it_plays(inspect: Inspect, tmp_path: Path) -> None:
+def test_it_plays_in_a_process_of_its_own(root: Path, run_python: Inspect, tmp_path: Path) -> None:
     torch.manual_seed(0)
     write_dqn_zip(tmp_path / "a.zip", build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 18, SIZES["net3"]))
-    done = inspect("a.zip", "--evaluate", "pong", "--episodes", 1)
+    script = str(root / "scripts" / "inspect_agent.py")
+    done = run_python(script, "a.zip", "--evaluate", "pong", "--episodes", "1")
     assert done.returncode == 0, done.stderr
     assert "pong, 1 full game, protocol rusu: mean -" in done.stdout
     assert "(95% over games: -)" in done.stdout

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import polydistill.learning
 import polydistill.vision
 from polydistill import cores
 from polydistill import device as device_module
@@ -24,7 +25,9 @@ from polydistill.vision.images.data import DataConfig
 from polydistill.vision.plan import format_plan
 
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(polydistill.vision.__path__, polydistill.vision.__name__ + ".")
+    module.name
+    for package in (polydistill.learning, polydistill.vision)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
 )
 
 
