@@ -1,6 +1,6 @@
 """The losses of distillation: pure functions of plain tensors, one value per sample.
 
-Each takes the student's scores first and returns ``(batch,)``; the mean over the batch is the caller's, taken once.
+Each takes the student's scores first and returns ``(batch,)``; the caller takes the mean over the batch, once.
 The teacher's scores are detached inside, computation is in at least float32, and nothing waits for a GPU. The two sides
 may be of different floating types: a teacher cached in float16, or a student under autocast, needs no cast.
 """

@@ -1,7 +1,7 @@
 """The one place that chooses between the plain formulas and the fused kernels.
 
 Contract: the choice is made from the scores' device and type alone. ``"auto"``, the default, takes the kernels for CUDA
-scores where Triton is installed and finds the C compiler that it builds its launchers with, and the plain formulas for
+scores where Triton is installed and finds a C compiler, with which it builds its launchers, and the plain formulas for
 everything else; both give the same values within rounding (measured in ``tests/kernels``). Triton is imported at the
 first launch of a kernel.
 """
@@ -39,17 +39,17 @@ HAS_TRITON = find_spec("triton") is not None
 TRUE = ("1", "true", "yes", "on", "y")  # how Triton reads its environment
 _FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _chosen: Backend = "auto"
-_interprets = False  # TRITON_INTERPRET was set when the kernels were chosen by hand
+_interprets = False  # TRITON_INTERPRET was set when use_backend chose triton
 _can_launch: bool | None = None  # None: not looked yet
 
 
 class use_backend:
-    """Choose how losses are computed, for good, or as long as a ``with`` block lasts; for all threads of the process.
+    """Choose how losses are computed, from now on or within a ``with`` block, in all threads of the process.
 
     Args:
         name: "auto"; "torch" for the plain formulas, which have second derivatives; or "triton" for the kernels
             wherever they can: CUDA scores, and with ``TRITON_INTERPRET=1`` in the environment CPU scores too, slowly.
-            Scores of float64 are always computed plainly.
+            The losses of float64 scores are always computed by the plain formulas.
 
     Raises:
         ValueError: another name, or "triton" where no kernel can run: Triton is not installed, or there is no GPU and
@@ -109,7 +109,7 @@ def _require_triton() -> None:
 
 
 def uses_kernels(student: Tensor) -> bool:
-    """Whether the kernels are to compute a loss of these scores."""
+    """Whether a loss of these scores is computed by the kernels."""
     if _chosen == "torch" or not HAS_TRITON or student.dtype not in _FUSED_TYPES:
         return False
     if _chosen == "triton":
@@ -120,8 +120,8 @@ def uses_kernels(student: Tensor) -> bool:
 def can_launch() -> bool:
     """Whether Triton is installed and finds a C compiler, where it looks for one: ``CC``, and gcc or clang on PATH.
 
-    Looked up once, with the first CUDA scores. ``torch.compile`` cannot follow that, and its own GPU code needs the
-    compiler just as much: while compiling, what has not been looked up yet is taken to be there.
+    Looked up once, with the first CUDA scores. ``torch.compile`` cannot trace the look-up, and its own GPU code needs
+    the compiler too: while compiling, a compiler that was not looked up yet is taken to be there.
     """
     global _can_launch
     if _can_launch is None:

@@ -53,7 +53,7 @@ def cwtm(
             whose softmaxes are averaged. Detached.
         labels: ``(batch,)`` integers in ``[0, classes)``.
         group: processes that share the batch (``torch.distributed.group.WORLD`` for all of them), whose sums are
-            added up, one all-reduce of two numbers; None: this process's batch is the whole.
+            added up, one all-reduce of two numbers; None: this process's batch is the whole batch.
         ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
             :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
         check_values: also check that scores are finite and labels in range (waits for the device).
@@ -99,8 +99,8 @@ def uniform_confidence(
     .. math:: -\sum_i p'_i \ln q_i, \quad p' = \bar c \, e_{i^*} + (1 - \bar c) \, \tilde p,
         \quad i^* = \arg\max p, \quad \bar c = \frac{1}{b} \sum_u c_u
 
-    Here p~ is p without its maximum, renormalised. Our own control, beside :func:`cwtm`: that keeps the teacher's
-    confidences and drops its dark knowledge, this does the reverse. Where the teacher excludes every class but one,
+    Here p~ is p without its maximum, renormalised. Our own control, the reverse of :func:`cwtm`, which keeps the
+    teacher's confidences and drops its dark knowledge. Where the teacher excludes every class but one,
     all of p' is on that class.
 
     Args:
@@ -109,7 +109,7 @@ def uniform_confidence(
             whose softmaxes are averaged. Detached.
         group: processes that share the batch, see :func:`cwtm`.
         rows: ``(batch,)`` bool, False for padding: the sample's loss is 0 and has no gradient, and its confidence is
-            not in the mean. None: all count.
+            not in the mean. None: all rows count.
         check_values: also check that scores are finite (waits for the device).
 
     Returns:
@@ -153,7 +153,7 @@ def _confidence(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _batch_mean(values: Tensor, group: dist.ProcessGroup | None, rows: Tensor | None) -> Tensor:
     """The mean of ``values (..., batch)`` over the ``rows`` that count of the batch of all processes in ``group``,
-    ``(..., 1)``; 1 where none counts, so that what is divided by it stays finite."""
+    ``(..., 1)``; 1 where none counts, so that a division by it stays finite."""
     if group is None and rows is None:
         return values.mean(dim=-1, keepdim=True)
     total = silence(values, rows).sum(dim=-1, keepdim=True)

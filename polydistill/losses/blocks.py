@@ -1,7 +1,7 @@
-"""Plain formulas on large batches, a block of rows after the other, so that what they make stays in the cache.
+"""Plain formulas on large batches, one block of rows after another, so that intermediate values stay in the cache.
 
-Contract: the values and gradients of the formula on the whole batch, since no row looks at another one; a last bit may
-differ, since torch rounds the ends of an array differently.
+Contract: values and gradients are those of the formula on the whole batch, since no row depends on another; the last
+bit may differ, since torch rounds the ends of an array differently.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-# scores of a side: four megabytes in float32. Smaller blocks of a million scores cost more in operations than they save
-# in the cache, unless new pages must be fetched; of more scores a quarter of it is as good
+# scores of a side in one block: four megabytes in float32. Of a million scores, smaller blocks cost more in operations
+# than they save in the cache, unless new pages must be fetched; of more scores, blocks of a quarter are as fast
 BLOCK = 2**20
 
 
 def by_rows(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A formula that computes in blocks where that pays: on a CPU, for many scores.
 
-    A compiler joins the operations by itself, and a GPU has no cache to speak of: there it is one block.
+    ``torch.compile`` fuses the operations itself, and a GPU gains nothing from blocks: there it is one block.
 
     Args:
-        formula: a loss per row, ``(..., batch)``, in which no row looks at another one, of the student's scores, other
-            tensors by place, and options by keyword.
+        formula: a loss per row, ``(..., batch)``, in which no row depends on another. It takes the student's scores, then
+            other tensors by position, and options by keyword.
     """
 
     @functools.wraps(formula)

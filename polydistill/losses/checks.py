@@ -1,8 +1,8 @@
 """What the losses accept, checked before anything is computed.
 
 Shapes, types, devices and options are always checked: that costs no wait for a GPU. Values (finite scores, labels
-in range, a class left in each row) are checked only where the caller asks with ``check_values=True``, since looking
-at them would stall one. Each fault is a ``ValueError`` or ``TypeError`` that names the argument and its value.
+in range, a class left in each row) are checked only with ``check_values=True``, since reading them makes the
+host wait for the GPU. Each fault is a ``ValueError`` or ``TypeError`` that names the argument and its value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 FULL_PRECISION = (torch.float32, torch.float64)
-FLOATING = (*FULL_PRECISION, torch.bfloat16, torch.float16)  # others are floating, too, and take a closer look
+FLOATING = (*FULL_PRECISION, torch.bfloat16, torch.float16)  # the usual ones; others take the longer check
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 1e-18, 1e18
 
 
@@ -57,17 +57,17 @@ def accept_pair(
 
     Args:
         student: ``(batch, classes)`` or ``(students, batch, classes)``, floating.
-        teacher: the same shape and device. Detached. Of another floating type it is cast to the one in which the
-            student's scores are computed, float32 or float64.
+        teacher: the same shape and device. Detached. If it has another floating type, it is cast to the type that the
+            student's scores are computed in, float32 or float64.
         name: what the caller's signature calls the teacher's scores.
         members: the teacher may be an ensemble, with a dimension of members before the others. False where the loss
-            looks at the scores themselves: those of an ensemble are no mean of probabilities.
+            uses the scores themselves: an ensemble has a mean of probabilities, and no scores.
         mask: see :func:`check_mask`.
         check_values: see :func:`inspect_values`.
 
     Raises:
         TypeError: not tensors of floats.
-        ValueError: the shapes or devices differ, or are none of these.
+        ValueError: the shapes or devices differ, or a shape is none of these.
     """
     if not _are_a_plain_pair(student, teacher):
         _check_pair(student, teacher, name, members)
@@ -81,8 +81,8 @@ def accept_pair(
 
 
 def _are_a_plain_pair(student: object, teacher: object) -> bool:
-    """Whether nothing is wrong with these two, which are of one shape: the usual case, in as few questions as can be,
-    since for few scores each of them takes a hundredth of the loss's time."""
+    """Whether these are two sound tensors of one shape, type and device: the usual case, in as few checks as possible,
+    since with few scores each check takes a hundredth of the loss's time."""
     if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
         return False
     dtype, shape = student.dtype, student.shape
@@ -145,7 +145,7 @@ def check_mask(student: Tensor, mask: Tensor) -> None:
 
 
 def check_integers(name: str, values: object) -> None:
-    """``values`` is a tensor of integers; bools are none.
+    """``values`` is a tensor of integers; bools do not count as integers.
 
     Raises:
         TypeError: anything else.
@@ -155,11 +155,11 @@ def check_integers(name: str, values: object) -> None:
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """``value`` is a whole number from ``least`` to ``most``; None: without an upper end.
+    """``value`` is a whole number from ``least`` to ``most``; None: no upper bound.
 
     Raises:
-        TypeError: no integer.
-        ValueError: out of range.
+        TypeError: it is no integer.
+        ValueError: it is out of range.
     """
     whole = isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
     if not whole:
@@ -261,7 +261,7 @@ def require(name: str, good: Tensor, rule: str, values: Tensor) -> None:
 
 
 def describe(value: object) -> str:
-    """What an error says of a value of the wrong type."""
+    """A value of the wrong type, in the words of an error message."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
     return f"{value!r} of type {type(value).__name__}"
@@ -269,7 +269,7 @@ def describe(value: object) -> str:
 
 def _check_number(name: str, value: object) -> None:
     if type(value) is float:
-        return  # asking Real takes longer than most tensor operations on a small batch
+        return  # isinstance of Real takes longer than most tensor operations on a small batch
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
 

@@ -56,9 +56,9 @@ def dkd(
     .. math:: -w_L \ln q_y
         + T^2 \big(\alpha \, \mathrm{KL}(b^T \| b^S) + \beta \, \mathrm{KL}(\hat p^T \| \hat p^S)\big)
 
-    Zhao et al. 2022, section 3. All softmaxes but the label term's are of the scores divided by T. With alpha = 1
-    and beta = 1 - p_y (per sample) the bracket would be the KL of :func:`hinton_kd`. Departure: log space, so that
-    it stays finite where the published code does not (scores around 80 in float32).
+    Zhao et al. 2022, section 3. The label term's softmax is of the scores as they are, all others of the scores
+    divided by T. With alpha = 1 and beta = 1 - p_y (per sample) the bracket would be the KL of :func:`hinton_kd`.
+    Departure: log space, so that it stays finite where the published code does not (scores around 80 in float32).
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.

@@ -43,12 +43,12 @@ def reverse_kl(
 
     The objective of Gu et al. 2024 (MiniLLM), per sample. The gradient with respect to z_i is
     q_i (ln q_i - ln p_i - loss).
-    A class that the teacher excludes (-inf) would make the loss infinite; it counts q_i times the type's largest
+    A class that the teacher excludes (-inf) would make the loss infinite; it adds q_i times the type's largest
     number (3.4e38), which is no use either: take such classes out with ``mask``.
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        teacher: ``(batch, classes)`` scores, finite but for classes in ``mask``. Or ``(members, batch, classes)``: an
+        teacher: ``(batch, classes)`` scores, finite outside ``mask``. Or ``(members, batch, classes)``: an
             ensemble, whose tempered softmaxes are averaged. Detached.
         temperature: T > 0, of the teacher's side, in the unit of its scores.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both softmaxes.
@@ -62,7 +62,7 @@ def reverse_kl(
         TypeError: an argument of another type.
 
     Example:
-        >>> student = torch.tensor([[500.0, 0.0]])  # sure of what the teacher holds for one of two
+        >>> student = torch.tensor([[500.0, 0.0]])  # sure of a class to which the teacher gives 1/2
         >>> reverse_kl(student, torch.zeros(1, 2)).item()
         0.6931471824645996
     """

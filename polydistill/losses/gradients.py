@@ -1,4 +1,4 @@
-r"""What a student learns from a teacher, in closed form: the label's share of the gradient, and the dark knowledge's.
+r"""How a student's gradient divides into the label's part and the dark knowledge's part, in closed form.
 
 Furlanello et al. 2018, section 3.2. The gradient of cross-entropy with the teacher is q - p (eq. 5). With * the label
 (the teacher's maximum where there are no labels) and p~ the teacher's other classes, renormalised,
@@ -6,8 +6,8 @@ Furlanello et al. 2018, section 3.2. The gradient of cross-entropy with the teac
 .. math:: q - p = p_* (q - e_*) + (1 - p_*)(q - \tilde p)
 
 The first part is the gradient of the label's cross-entropy, weighted by the teacher's confidence in it; the second
-is the dark knowledge. (The paper's eq. 7 sums the parts over classes, which gives 0 for the whole; the norms of the
-two vectors say how large they are.)
+is the dark knowledge. (The paper's eq. 7 sums the parts over classes, which gives 0 for the whole; their sizes are
+measured by the norms of the two vectors.)
 
 The contract: ``(batch, classes)`` scores in, values per sample out, float32 or better, without gradient.
 """
@@ -47,10 +47,11 @@ class GradientShares(NamedTuple):
 
 
 class Diagnostics(NamedTuple):
-    """How each sample stands between student and teacher, each ``(batch,)``.
+    """Measures of student and teacher on each sample, each ``(batch,)``.
 
     Attributes:
-        agreement: bool, both have the same greatest score (the first of equal ones); of an ensemble the greatest p.
+        agreement: bool, both have the greatest score in the same class (of equal ones the first); for an ensemble the
+            greatest p counts.
         teacher_confidence: max p.
         kl: KL(p || q) in nats.
         label_norm: Euclidean norm of the label's part of the gradient, see :class:`GradientShares`.
@@ -72,7 +73,7 @@ def gradient_shares(
     temperature: float = 1.0,
     check_values: bool = False,
 ) -> GradientShares:
-    r"""How much of each sample's gradient is the label's, and how much the teacher's dark knowledge.
+    r"""How much of each sample's gradient comes from the label, and how much from the teacher's dark knowledge.
 
     .. math:: \frac{|p_* (q - e_*)|}{|p_* (q - e_*)| + |(1 - p_*)(q - \tilde p)|}
 
@@ -80,8 +81,8 @@ def gradient_shares(
         student: ``(batch, classes)`` scores, floating, finite. Detached.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. Of a label that is none, what
-            depends on it is NaN.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. A label that is no class makes
+            every value that depends on it NaN.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
         check_values: also check that scores are finite and labels in range (waits for the device).
 
@@ -121,11 +122,11 @@ def diagnostics(
         student: ``(batch, classes)`` scores, floating, finite. Detached.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. Of a label that is none, what
-            depends on it is NaN.
+        labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. A label that is no class makes
+            every value that depends on it NaN.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides. In a row that is left
-            without a class all but the agreement is 0.
+            without a class everything is 0, apart from the agreement.
         check_values: also check that scores are finite, labels in range and a class left in each row (waits for the
             device).
 
@@ -140,7 +141,7 @@ def diagnostics(
     """
     teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask, check_values)
     p, q = log_p.exp(), log_q.exp()
-    if mask is not None:  # where every class leaves, the softmax of equal scores is not 0 by itself
+    if mask is not None:  # where mask takes every class out, the softmax of equal scores is not 0 by itself
         is_bare = mask.all(dim=-1, keepdim=True)
         p, q = p.masked_fill(is_bare, 0.0), q.masked_fill(is_bare, 0.0)
     agreement = drop_classes(promote(student), mask).argmax(dim=-1)
@@ -173,9 +174,10 @@ def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     """``|p* (q - e*)|`` and ``|(1 - p*)(q - p~)|``. 1 - p* and 1 - q* are sums of the others: no digits cancel."""
     n_classes = p.shape[-1]
     target = find_classes(labels, n_classes)
-    p = p.masked_fill(~target.any(dim=-1, keepdim=True), math.nan)  # a label that is none: NaN, as in the losses
+    p = p.masked_fill(~target.any(dim=-1, keepdim=True), math.nan)  # a label that is no class: NaN, as in the losses
     p_others, q_others = p.masked_fill(target, 0.0), q.masked_fill(target, 0.0)
-    p_label = p.gather(-1, labels.clamp(0, n_classes - 1).unsqueeze(-1))  # out of bounds, a GPU would be lost
+    # clamped: after an index out of bounds the process could not use its GPU any more
+    p_label = p.gather(-1, labels.clamp(0, n_classes - 1).unsqueeze(-1))
     of_label = torch.where(target, -q_others.sum(dim=-1, keepdim=True), q) * p_label
     of_others = p_others.sum(dim=-1, keepdim=True) * q - p_others
     return torch.linalg.vector_norm(of_label, dim=-1), torch.linalg.vector_norm(of_others, dim=-1)

@@ -1,8 +1,8 @@
-"""Samples that count for nothing: padding, which labels mark by a number that is no class.
+"""Samples that do not count: padding, which labels mark by a number that is no class.
 
-The rule, for every loss: a sample whose label is ``ignore_index`` has loss 0 and no gradient, from the labels and from
-the teacher, and is not there for a loss that normalises over the batch. The mean over the samples that count is
-``loss.sum() / (labels != ignore_index).sum()``; ``loss.mean()`` divides by the others too, which is too small.
+The rule, for every loss: a sample whose label is ``ignore_index`` has loss 0 and no gradient, from the label and from
+the teacher, and a loss that normalises over the batch leaves it out. The mean over the samples that count is
+``loss.sum() / (labels != ignore_index).sum()``; ``loss.mean()`` divides by the number of all samples: it is too small.
 
 Contract: nothing waits for a GPU.
 """
@@ -17,23 +17,23 @@ LEAST = -(1 << 63)
 
 
 def find_counted(labels: Tensor | None, ignore_index: int | None) -> Tensor | None:
-    """``(..., batch)`` bool, True where a sample counts; None: all do, since nothing is to be ignored.
+    """``(..., batch)`` bool, True where a sample counts; None: all samples count.
 
     Raises:
         TypeError: ``ignore_index`` is no integer, or the labels are no tensor of integers.
-        ValueError: there are no labels to be ignored.
+        ValueError: ``ignore_index`` is given without labels.
     """
     if ignore_index is None:
         return None
     check_integer("ignore_index", ignore_index, LEAST, -LEAST - 1)
     if labels is None:
-        raise ValueError(f"ignore_index {ignore_index} is looked for in labels, and labels is None")
+        raise ValueError(f"ignore_index is {ignore_index}, and labels is None: pass labels, or leave ignore_index out")
     check_integers("labels", labels)
     return labels != ignore_index
 
 
 def set_aside(labels: Tensor, counted: Tensor | None) -> Tensor:
-    """The labels with a class, 0, where the sample does not count."""
+    """The labels, with class 0 where the sample does not count."""
     return labels if counted is None else labels.masked_fill(~counted, 0)
 
 

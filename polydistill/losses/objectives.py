@@ -1,4 +1,4 @@
-"""Every objective by name, behind one signature: what a configuration may ask for."""
+"""Every objective by name, behind one signature: the names that a config may hold."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Objective:
         function: the loss behind it.
         takes: which of "teacher" and "labels" follow the student in the function's signature.
         score_kind: kind of the student's scores after training: "logits" where the loss goes through a softmax, or
-            "teacher" where it is a regression, so that the student's scores are what the teacher's are.
+            "teacher" where it is a regression, so that the student's scores are of the teacher's kind.
         tempered: takes ``temperature`` for the teacher's side alone, in the unit of its scores. (The losses that
-            temper both sides take a ``temperature`` too, but theirs is no property of the teacher.)
-        needs_labels: cannot do without labels.
-        needs_permutation: cannot do without ``permutation=``.
+            temper both sides take a ``temperature`` too, which is no property of the teacher.)
+        needs_labels: labels must be given.
+        needs_permutation: ``permutation=`` must be given.
         batch_coupled: normalises over the batch, so that data-parallel training passes it ``group=``.
     """
 
@@ -67,8 +67,8 @@ class Objective:
     ) -> Tensor:
         """The loss per sample, ``(batch,)``; ``options`` are the keywords of the function.
 
-        With ``ignore_index`` a sample of that label counts for nothing, whether or not the function looks at labels,
-        see :mod:`~polydistill.losses.ignored`.
+        With ``ignore_index`` a sample of that label does not count, whether or not the function takes labels, see
+        :mod:`~polydistill.losses.ignored`.
 
         Raises:
             ValueError: labels are needed and missing, or what the function raises.
@@ -132,12 +132,12 @@ class OwnObjective(Objective):
     ) -> Tensor:
         """The loss per sample, ``(batch,)``.
 
-        With ``ignore_index`` the function is given the samples that count alone: it may know nothing of padding. (How
-        many these are must be known, for which a GPU is waited for.)
+        With ``ignore_index`` the function gets only the samples that count: it need not know of padding. (This waits
+        for a GPU, since the number of these samples must be known.)
 
         Raises:
-            TypeError: the function returns no floats.
-            ValueError: it returns another shape than ``(batch,)``.
+            TypeError: the function returns no floating tensor.
+            ValueError: it returns a shape other than ``(batch,)``.
         """
         counted = find_counted(labels, ignore_index)
         if counted is None or labels is None:
@@ -205,8 +205,8 @@ def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
     Args:
         objective: a name in ``OBJECTIVES``, or a function of ``(student, teacher, labels)``, ``(batch, classes)`` twice
             and ``(batch,)``, that returns ``(batch,)``, not reduced. Options are bound with ``functools.partial``. In
-            metrics its name is its ``__name__``. The functions of :mod:`polydistill.losses` are given what they take,
-            and keep their own defaults.
+            metrics its name is its ``__name__``. The functions of :mod:`polydistill.losses` get the arguments of
+            their own signature, and keep their defaults.
 
     Raises:
         ValueError: an unknown name.
@@ -233,15 +233,15 @@ def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
 
 
 def check_options(name: str, /, **options: Any) -> None:
-    """Refuse what the objective would refuse: an option that it does not have, or a value that is out of its range.
+    """Refuse what the objective would refuse: an option that it does not have, or a value out of its range.
 
     Args:
         name: of the objective, in ``OBJECTIVES``.
         options: numbers, as :attr:`Objective.options` lists them.
 
     Raises:
-        ValueError: an unknown objective; an option that it does not take, with the nearest that it does; or a value
-            that is out of range, NaN or infinite, or so large that the loss is.
+        ValueError: an unknown objective; an option that it does not take, naming the nearest one; a value that is
+            out of range, NaN or infinite; or one so large that the loss is not finite.
         TypeError: a value that is no number.
 
     Example:

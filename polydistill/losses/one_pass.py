@@ -1,7 +1,7 @@
-"""A loss together with its gradient, or with what it says of each sample, from one pass over the scores.
+"""A loss together with its gradient, or with the diagnostics of each sample, from one pass over the scores.
 
-The contract: the values are those of the objective, its gradient by autograd, and
-:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all that is asked for.
+The contract: loss, gradient and diagnostics are those of the objective, of autograd, and of
+:func:`~polydistill.losses.gradients.diagnostics`; on the fused path one kernel computes all of them that are wanted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ValueAndGrad(NamedTuple):
 
     Attributes:
         loss: ``(batch,)``, without the weights.
-        gradient: as the student's scores: that of the sum of weight times loss.
+        gradient: of the sum of weight times loss, shaped as the student's scores.
         diagnostics: of each sample, or None.
     """
 
@@ -53,19 +53,19 @@ def value_and_grad(
 
     .. math:: L_s, \quad \frac{\partial}{\partial z} \sum_s w_s L_s
 
-    Not to be compiled or mapped. Pass the gradient on with ``scores.backward(gradient)``. For the mean over the batch
-    the weights are 1 / batch.
+    Cannot be compiled, nor mapped by vmap. Pass the gradient on with ``scores.backward(gradient)``. For the mean over
+    the batch the weights are 1 / batch.
 
     Args:
         name: of the objective, in ``OBJECTIVES``.
-        student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Taken without its graph.
+        student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Detached.
         teacher: scores of the same shape, where the objective (or the diagnostics) needs them; or an ensemble, with a
             dimension of members before the others.
         labels: ``(..., batch)`` integers, where the objective needs them.
         row_weights: w, ``(..., batch)``, float32 (float64 for float64 scores); None: 1.
-        with_diagnostics: also say how each sample stands; needs the teacher.
-        options: of the objective. Its ``check_values=True`` also looks at the weights, and at what only the diagnostics
-            look at. ``ignore_index`` is one of every objective: such a sample's loss, gradient and diagnostics are 0.
+        with_diagnostics: also compute the diagnostics of each sample; needs the teacher.
+        options: of the objective. Its ``check_values=True`` also checks the weights, and what only the diagnostics use.
+            Every objective takes ``ignore_index``: such a sample's loss, gradient and diagnostics are 0.
 
     Raises:
         RuntimeError: under torch.compile.
@@ -112,16 +112,16 @@ def _by_kernel(described: Description, weights: Tensor | None, temperature: floa
 def loss_with_diagnostics(
     name: str, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, Diagnostics]:
-    """The loss, with its graph, and how each sample stands.
+    """The loss, with its graph, and the diagnostics of each sample.
 
     Args:
         name: of the objective, in ``OBJECTIVES``.
         student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Gradient flows.
         teacher: scores of the same shape, or an ensemble, with a dimension of members before the others; also where
-            the objective itself does not look at them. Detached.
-        labels: ``(..., batch)`` integers, where the objective needs them; where there are some, the gradient is split
-            at them, and otherwise at the teacher's maxima.
-        options: of the objective. Its ``check_values=True`` also looks at what only the diagnostics look at.
+            the objective itself does not take them. Detached.
+        labels: ``(..., batch)`` integers, where the objective needs them. The diagnostics split the gradient at the
+            labels, or without labels at the teacher's maxima.
+        options: of the objective. Its ``check_values=True`` also checks what only the diagnostics use.
 
     Returns:
         the loss ``(..., batch)``, and the diagnostics, with the teacher at the objective's temperature where only the
@@ -148,10 +148,10 @@ def loss_with_diagnostics(
 def _complete(
     objective: Objective, rows: Rows, teacher: Tensor | None, labels: Tensor | None, options: dict[str, Any]
 ) -> tuple[Rows, float]:
-    """The rows with what the diagnostics look at besides the loss, and the temperature of their teacher's side: the
-    objective's where it is the teacher's alone."""
+    """The rows with the teacher and labels that the diagnostics need, and the temperature of their teacher's side: the
+    objective's if it tempers the teacher alone, else 1."""
     if teacher is None:
-        raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none")
+        raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none: pass its scores")
     _, teacher = accept_pair(rows.student, teacher, mask=rows.mask)
     if labels is not None:
         labels = accept_labels(rows.student, labels)
@@ -163,13 +163,13 @@ def _complete(
 
 
 def _read(diagnosed: Tensor, counted: Tensor | None) -> Diagnostics:
-    """What a kernel says of each sample."""
+    """The diagnostics from a kernel's output."""
     agreement, *rest = diagnosed.unbind(dim=-1)
     return _silence_all(Diagnostics(agreement > 0.5, *rest), counted)
 
 
 def _diagnose(rows: Rows, temperature: float, counted: Tensor | None) -> Diagnostics:
-    """The same by the plain formulas."""
+    """The diagnostics by the plain formulas."""
     student, teacher, labels, mask, *_ = rows
     assert teacher is not None
     return _silence_all(diagnostics(student, teacher, labels, temperature=temperature, mask=mask), counted)

@@ -1,7 +1,6 @@
-"""The numbers that objectives take: what there is, what each means, and a check before anything is trained.
+"""The options of the objectives that are numbers: which there are, and what each means.
 
-Contract: the names and defaults are those of the losses' own signatures; a value is checked by the loss itself, on two
-made-up samples, so that what passes here passes there.
+Contract: the names and defaults are those of the losses' own signatures.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 _EACH = {
     "temperature": ("T, by which scores are divided before the softmax", "from 1e-18 to 1e+18"),
     "label_weight": ("weight of the cross-entropy with the labels", "at least 0"),
-    "teacher_weight": ("weight of what the teacher says", "at least 0"),
+    "teacher_weight": ("weight of the teacher's term", "at least 0"),
     "label_smoothing": ("share of the label that is spread over all classes", "from 0 to 1"),
     "alpha": ("weight of the target class's term", "at least 0"),
     "beta": ("weight of the other classes' term", "at least 0"),

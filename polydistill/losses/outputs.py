@@ -1,4 +1,4 @@
-"""The scores in what a network gives: a tensor, or the containers in which public networks put it."""
+"""The scores in a network's output: a tensor, or one of the containers in which public networks return it."""
 
 from __future__ import annotations
 

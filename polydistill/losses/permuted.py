@@ -26,7 +26,7 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
 
     .. math:: -\sum_i p'_i \ln q_i, \quad p'_{i^*} = p_{i^*} = \max p, \quad p'_{i} = p_{\varphi(i)} \; (i \ne i^*)
 
-    Furlanello et al. 2018, eq. 11; labels are not used. The paper does not say whether phi is drawn anew in each step
+    Furlanello et al. 2018, eq. 11; labels are not used. The paper leaves open whether phi is drawn anew in each step
     (:func:`draw_permutation`) or once per sample (:func:`fix_permutation`). Drawn anew, the expected target is max p
     on the maximum and (1 - max p) / (n - 1) elsewhere: label smoothing by the teacher's confidence.
 
@@ -47,7 +47,7 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
 
     Example:
         >>> teacher = torch.tensor([[0.1, 0.6, 0.3]]).log()
-        >>> student = torch.tensor([[0.0, 0.0, -100.0]])  # takes what lands on class 2 times about 100
+        >>> student = torch.tensor([[0.0, 0.0, -100.0]])  # its loss is about 100 times the probability at class 2
         >>> round(dkpp(student, teacher, permutation=torch.tensor([[1, 0]])).item(), 3)  # ln 2 + 0.1 * 100, not 0.3
         10.693
     """
@@ -91,7 +91,7 @@ def draw_permutation(n_samples: int, n_classes: int, *, generator: torch.Generat
 
 
 def fix_permutation(sample_ids: Tensor, n_classes: int, *, seed: int) -> Tensor:
-    """The permutation that belongs to each sample for good: a function of (seed, id), whatever the batch or device.
+    """The permutation that always belongs to a sample: a function of (seed, id), whatever the batch or device.
 
     Args:
         sample_ids: ``(batch,)`` integers that name the samples, as their index in the training set.
@@ -136,7 +136,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right; that of int64 would carry the sign along."""
+    """Logical shift to the right; the shift of int64 keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 

@@ -49,8 +49,8 @@ def policy_kl(
         student: ``(batch, actions)`` scores, floating, finite. Gradient flows.
         teacher_q: ``(batch, actions)`` Q-values in clipped-reward units; ``-inf`` excludes an action. Or ``(members,
             batch, actions)``: an ensemble, whose tempered softmaxes are averaged. Detached.
-        temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small. Every loss
-            and diagnostic takes from 1e-18 to 1e18, so that 1 / T and T^2 fit a float32.
+        temperature: T > 0, in the unit of the Q-values. The paper's 0.01, because action gaps are small. It must
+            be from 1e-18 to 1e18, as in every loss and diagnostic, so that 1 / T and T^2 fit a float32.
         mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out of both softmaxes.
         check_values: also check that scores are finite and each row keeps an action (waits for the device).
 
@@ -173,7 +173,7 @@ def policy_huber(
     .. math:: \sum_a h(z_a - Q_a), \quad
         h(d) = \begin{cases} d^2 / 2 & |d| \le \delta \\ \delta (|d| - \delta / 2) & |d| > \delta \end{cases}
 
-    Not in the paper: :func:`policy_mse` with the bounded gradient with which DQN itself is trained. Note that it
+    Not in the paper: :func:`policy_mse` with a bounded gradient, as DQN itself is trained. Note that it
     is half of :func:`policy_mse` near 0. An ensemble is refused here too.
 
     Args:

@@ -1,7 +1,7 @@
 """Probabilities of both sides, without a NaN where one is 0.
 
-Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that leaves
-(``mask``) or that the teacher excludes (score -inf) has probability 0. Its log-probability is held at the type's
+Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that ``mask``
+takes out, or that the teacher excludes (score -inf) has probability 0. Its log-probability is held at the type's
 lowest finite number, so that 0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
 """
 
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)
-FEW = 1024  # numbers for which an operation costs its call rather than its work
-# -100, torch's own, would make a wrong label a loss of 0; no label is this one
+FEW = 1024  # numbers, up to which an operation's time is that of its call, not of its work
+# torch's default, -100, would give a label of -100 the loss 0; no label is this number
 IGNORE_NO_LABEL = torch.iinfo(torch.int64).min
 
 
-# asked for each batch, and finfo takes as long as a small tensor operation
+# looked up for each batch; finfo takes as long as a small tensor operation
 _LOWEST = {dtype: torch.finfo(dtype).min for dtype in (torch.float32, torch.float64)}
 
 
@@ -29,15 +29,15 @@ def lowest(scores: Tensor) -> float:
 
 
 def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores of which softmax gives probability 0, and no gradient, to the classes in ``mask``.
+    """Scores whose softmax gives the classes in ``mask`` probability 0 and no gradient.
 
-    A row whose other classes are -inf, all of them, becomes NaN, as it is without a mask; else the classes in ``mask``
-    would share its probability.
+    A row whose other classes are all -inf becomes NaN, as it does without a mask; otherwise the classes in ``mask``
+    would share the probability.
     """
     if mask is None:
         return scores
     is_empty = ((scores == -math.inf) | mask).all(-1, keepdim=True) & ~mask.all(-1, keepdim=True)
-    # a NaN in a class that leaves makes softmax and gradient of the row NaN
+    # a NaN in a class that mask takes out makes softmax and gradient of the row NaN
     filling = scores.new_full(is_empty.shape, lowest(scores)).masked_fill(is_empty, math.nan)
     return torch.where(mask, filling, scores)
 
@@ -58,12 +58,12 @@ def teacher_log_probabilities(
         log_p = ensemble_log_probabilities(teacher, mask, temperature)
     else:
         log_p = _temper(teacher, mask, temperature).log_softmax(-1)
-    # in place: it is ours alone. Not clamp_, which vmap does one row after the other
+    # in place: nothing else uses it. Not clamp_, which vmap runs row by row
     return log_p.clamp_min_(_LOWEST[log_p.dtype])
 
 
 def join_members(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
-    """An ensemble as one teacher; a teacher that is none stays as it is.
+    """An ensemble as one teacher; a single teacher is returned as it is.
 
     Its scores are T times the log of the mean of the members' ``softmax(t / T)``, so that tempered by T again they give
     that mean.
@@ -85,7 +85,7 @@ def join_members(student: Tensor, teacher: Tensor, temperature: float = 1.0, mas
 def ensemble_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """The log of the mean of ``softmax(t / T)`` over the members, the first dimension; -inf where all exclude a class.
 
-    One member is looked at after the other, so that nothing of the ensemble's size is made.
+    Members are added one after another, so that no tensor of the ensemble's size is made.
     """
     total = _temper(teacher[0], mask, temperature).log_softmax(-1)
     for member in teacher[1:]:
@@ -94,7 +94,7 @@ def ensemble_log_probabilities(teacher: Tensor, mask: Tensor | None = None, temp
 
 
 def _temper(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-    """What the softmax is taken of."""
+    """The scores that go into the softmax: at least float32, divided by T, masked."""
     if scores.dtype not in _LOWEST:
         scores = scores.float()
     if temperature != 1.0:
@@ -111,8 +111,8 @@ def probabilities(log_p: Tensor) -> Tensor:
     """``exp log_p``, ``(batch, classes)``, a new tensor. Gradient flows.
 
     Not exp: on a CPU it takes ten times as long where it underflows, as sharpened targets mostly do. The softmax of
-    log-probabilities is the probabilities too, with one operation where exp2 has two, in the backward pass one for
-    three, but each of them takes longer for many numbers.
+    log-probabilities gives the probabilities too: in one operation where exp2 needs two, and one where exp2 needs three
+    in the backward pass. With many numbers the softmax takes longer.
     """
     return log_p.softmax(-1) if log_p.requires_grad or log_p.numel() <= FEW else (log_p * LOG2_E).exp2_()
 

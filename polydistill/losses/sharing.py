@@ -1,8 +1,8 @@
 """Where tensors lie: whether two networks, or the scores of both, are the same memory.
 
 The contract: a tensor's place is the range of bytes from its first element to its last, on its device. So two slices
-of one buffer are apart, and a view is found in whatever it is a view of; two views that interleave, as the columns of
-one matrix, count as overlapping. Nothing is copied, and no device is waited for.
+of one buffer do not overlap, and a view overlaps the tensor that it is a view of; two views that interleave, as
+the columns of one matrix, count as overlapping. Nothing is copied, and no device is waited for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-STATISTICS = ("running_", "num_batches_tracked")  # how the names of buffers begin that training moves
+STATISTICS = ("running_", "num_batches_tracked")  # prefixes of the buffers that training changes
 
 
 class Place(NamedTuple):
@@ -27,11 +27,11 @@ class Place(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Names, in the first network, of what lies in the second too.
+    """Names, in the first network, of the tensors that overlap the second.
 
     Attributes:
-        weights: parameters, and the batch statistics, which training moves as well.
-        buffers: all other buffers. They may be constants, which both may use.
+        weights: parameters, and the batch statistics, which training changes as well.
+        buffers: all other buffers; constants may be shared.
     """
 
     weights: list[str]

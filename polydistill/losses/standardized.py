@@ -76,7 +76,7 @@ def logit_standardized_kd(
 
     Example:
         >>> scores = torch.tensor([[1.0, 2.0, 4.0]])
-        >>> abs(logit_standardized_kd(3 * scores + 5, scores).item()) < 1e-5  # the same, but for location and scale
+        >>> abs(logit_standardized_kd(3 * scores + 5, scores).item()) < 1e-5  # the same apart from location and scale
         True
     """
     student, teacher = accept_pair(student, teacher, members=False)

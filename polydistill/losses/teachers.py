@@ -19,11 +19,11 @@ def mean_of_teachers(teachers: Iterable[Tensor], *, temperature: float = 1.0) ->
 
     .. math:: \ln \frac{1}{K} \sum_k \mathrm{softmax}(t_k / T)
 
-    Furlanello et al. 2018, section 3.1 (BANE averages predictions); as scores of a teacher as in Stanton et al. 2021.
-    Added up in log space, one member at a time: from a generator, only one member's scores are held beside the sum.
-    The softmax of the result is the mean, so further losses take it at T = 1 (Q-values are tempered here). Members that
-    are there all at once may be stacked and given to a loss as they are, ``(members, batch, classes)``: each that looks
-    at probabilities averages them itself, at its own temperature (``policy_nll`` at 1).
+    Furlanello et al. 2018, section 3.1 (BANE averages predictions); as the scores of a teacher, Stanton et al. 2021.
+    Members are added in log space, one at a time: with a generator, only one member's scores are in memory beside the
+    sum. The softmax of the result is the mean, so a loss takes it at T = 1 (Q-values are tempered here). Stacked
+    scores, ``(members, batch, classes)``, can also be passed to a loss directly: every loss of probabilities averages
+    them itself, at its own temperature (``policy_nll`` at 1).
 
     Args:
         teachers: scores of each member, ``(batch, classes)``, of one type and device; ``-inf`` excludes a class.

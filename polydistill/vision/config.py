@@ -59,7 +59,7 @@ class StudentConfig:
         temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
             reverse_kl, policy_kl: 1).
         label_weight: of ban_l, hinton_kd and others: weight of the cross-entropy with the labels; null: its default.
-        teacher_weight: of hinton_kd and others: weight of what the teacher says; null: its default.
+        teacher_weight: of hinton_kd and others: weight of the teacher's term; null: its default.
         label_smoothing: of cross_entropy; null: its default.
         alpha: of dkd: weight of the target class's term; null: its default.
         beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
