@@ -24,8 +24,8 @@ def by_rows(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ``torch.compile`` fuses the operations itself, and a GPU gains nothing from blocks: there it is one block.
 
     Args:
-        formula: a loss per row, ``(..., batch)``, in which no row depends on another. It takes the student's scores, then
-            other tensors by position, and options by keyword.
+        formula: a loss per row, ``(..., batch)``, in which no row depends on another. It takes the student's scores,
+            then other tensors by position, and options by keyword.
     """
 
     @functools.wraps(formula)

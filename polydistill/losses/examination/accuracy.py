@@ -1,7 +1,7 @@
-"""What the labels say of the teacher: its accuracy beside chance and the student's, and why it may be useless.
+"""The teacher's accuracy on the labels, beside chance and the student's, and why it may be useless.
 
 A teacher at chance is the commonest silent fault: classes in another order, labels shifted by one, inputs normalised in
-another way, weights that were never loaded. Few samples decide nothing: then it is said that they do not.
+another way, weights that were never loaded. Where the samples are too few to decide, the finding is "cannot tell".
 
 Symbols: n samples, C classes, p0 the share of hits if predictions and labels were independent of each other.
 """
@@ -18,17 +18,17 @@ from polydistill.losses.examination.chance import at_least, at_most, chance_of, 
 from polydistill.losses.examination.findings import Finding, Level
 from polydistill.losses.examination.normalisation import renormalised
 
-SURE, UNSURE = 0.001, 0.05  # P of so many hits by chance: below it the teacher knows something, above it perhaps not
-WEAK = 0.25  # a teacher is useless if it is surely not this far on the way from chance to always right
-GAIN, SENSE = 0.1, 0.3  # what another order or normalisation must add to the accuracy, and reach from chance to 1
+SURE, UNSURE = 0.001, 0.05  # P of so many hits by chance: below SURE it is knowledge, above UNSURE perhaps not
+WEAK = 0.25  # of the way from chance to always right; a teacher that surely has less is useless
+GAIN, SENSE = 0.1, 0.3  # what another order or normalisation must add to the accuracy; and of the way from chance to 1
 
 
 class Verdict(NamedTuple):
-    """Of the labels.
+    """What the labels show.
 
     Attributes:
         findings: on the teacher.
-        useless: the teacher is at chance or below: what its targets look like says nothing.
+        useless: the teacher is at chance or below, so that its targets need no further examination.
     """
 
     findings: list[Finding]
@@ -45,7 +45,7 @@ def examine_accuracy(
         targets: ``(n, C)`` of the teacher (of an ensemble: as one).
         labels: ``(n,)`` integers in [0, C).
         inputs: as the teacher takes them, to be tried with another normalisation.
-        ask_teacher: from inputs to targets ``(n, C)``, in evaluation mode and without a graph.
+        ask_teacher: computes the targets ``(n, C)`` of inputs, in evaluation mode and without a graph.
     """
     n, n_classes = targets.shape
     predictions, labels = targets.argmax(dim=-1), labels.long()
@@ -91,7 +91,7 @@ def _advise(predictions: Tensor) -> str:
 
 
 class Cause(NamedTuple):
-    """Why a teacher is less right than it could be, and how right that would be."""
+    """Why a teacher's accuracy is low, and what it would be without that cause."""
 
     text: str
     accuracy: float
@@ -128,8 +128,8 @@ def _match_by_halves(predictions: Tensor, labels: Tensor, n_classes: int) -> tup
     """Each half's predictions renamed to the commonest label of that prediction in the other half.
 
     Returns:
-        the predictions renamed, ``(n,)``, as they are where the other half never saw the class; and the order that all
-        samples tell.
+        the renamed predictions, ``(n,)``, unchanged where the other half never has that class; and the order by all
+        samples.
     """
     first = torch.arange(len(labels), device=labels.device) % 2 == 0
     matched = predictions.clone()
@@ -176,9 +176,9 @@ def _predict(ask_teacher: Callable[[Any], Tensor], inputs: Any) -> Tensor | None
 
 
 def _looks_at_inputs_alone(inputs: Tensor, ask_teacher: Callable[[Any], Tensor]) -> bool:
-    """Whether samples that are one get the same scores; if not, noise is among them, which larger inputs drown."""
+    """Whether equal inputs get equal scores; if not, the teacher adds noise, which larger inputs drown out."""
     try:
         alike = ask_teacher(inputs[:1].expand_as(inputs).contiguous())
-    except Exception:  # a teacher that knows its scores by heart may refuse other inputs
+    except Exception:  # a teacher with stored scores may refuse other inputs
         return False
     return torch.allclose(alike, alike[:1].expand_as(alike), rtol=1e-3, atol=1e-3 * float(alike.abs().max()))

@@ -1,4 +1,4 @@
-"""A loss of somebody's own is asked for its gradient: at the batch's scores, and at scores drawn at random."""
+"""The gradient of a user's own loss: at the batch's scores, and at scores drawn at random."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPREAD = 1.5  # standard deviation of drawn scores at T = 1
 
 
 class Place(NamedTuple):
-    """Scores at which a loss is asked, as it takes them."""
+    """The arguments of a loss: scores, the teacher's scores, labels."""
 
     scores: Tensor
     targets: Tensor
@@ -29,8 +29,8 @@ class Answer(NamedTuple):
     Attributes:
         gradient: as the scores, float64.
         shape: of the loss; () if it is one number.
-        coarse: the loss is of a type of 16 bits, whose rounding is in the gradient.
-        finite: so is the loss.
+        coarse: the loss is a 16-bit float, whose rounding is in the gradient.
+        finite: the loss is finite.
         exact: it was computed in float64.
     """
 
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 def ask(loss_function: LossFunction, place: Place) -> Answer | Finding:
-    """The gradient, in float64 where the loss can; or why there is none."""
+    """The gradient, in float64 where the loss takes it; or a finding that says why there is none."""
     exact = place._replace(scores=place.scores.double(), targets=place.targets.double())
     try:
         return _differentiate(loss_function, exact, exact=True)
@@ -51,7 +51,7 @@ def ask(loss_function: LossFunction, place: Place) -> Answer | Finding:
 
 
 def ask_elsewhere(loss_function: LossFunction, place: Place, temperature: float) -> tuple[Place, Answer] | None:
-    """The gradient at drawn scores, where no term is flat, nor sure; None where the loss cannot be asked there."""
+    """The gradient at drawn scores, where no softmax is flat or saturated; None if the loss fails there."""
     if not place.targets.isfinite().all():
         return None
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def ask_elsewhere(loss_function: LossFunction, place: Place, temperature: float)
     drawn = Place(scores, targets, place.labels)
     try:
         answer = ask(loss_function, drawn)
-    except Exception:  # at scores that are not a network's a loss may refuse in any way
+    except Exception:  # a loss may refuse scores that are not a network's in any way
         return None
     return None if isinstance(answer, Finding) or not bool(answer.gradient.any()) else (drawn, answer)
 

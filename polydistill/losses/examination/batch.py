@@ -1,4 +1,4 @@
-"""A batch as rows: tokens and students beside each other become rows, and those without a label are left out.
+"""A batch as rows: each token, and each student's sample, becomes a row; rows without a label are left out.
 
 Symbols: R rows of one label each; C classes; M members of an ensemble.
 """
@@ -21,8 +21,8 @@ class Rows(NamedTuple):
         scores: ``(R, C)`` of the student.
         targets: ``(R, C)`` of the teacher, or ``(M, R, C)``.
         labels: ``(R,)``, or None.
-        options: of the objective, those of each row cut likewise.
-        kept: ``(all rows,)`` bool, False for those that are not among them; None: all are.
+        options: of the objective; an option with a value per row has only these rows.
+        kept: ``(all rows,)`` bool, False for rows that are left out; None: all are kept.
     """
 
     scores: Tensor
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
     @property
     def ignored(self) -> int:
-        """How many rows are not among them."""
+        """How many rows are left out."""
         return 0 if self.kept is None else int((~self.kept).sum())
 
 
@@ -42,7 +42,7 @@ def take_rows(
 ) -> Rows:
     """Scores ``(..., C)`` and labels ``(...)`` as rows, without those whose label is ``ignore_index`` (None: all stay).
 
-    What does not fit together stays as it is: the objective will say what is wrong with it.
+    Shapes that do not fit together stay as they are: the objective raises the error.
     """
     leading = scores.shape[:-1]
     if targets.shape[-scores.dim() :] != scores.shape or targets.dim() > scores.dim() + 1:
@@ -73,7 +73,7 @@ def take_rows(
 
 
 def leave_out(rows: Rows, silent: Tensor) -> Rows:
-    """Without those, ``(R,)`` bool, that are ``silent``."""
+    """The rows without the ``silent`` ones, ``(R,)`` bool."""
     places = (~silent).nonzero().flatten()
     options = {
         name: value[places] if isinstance(value, Tensor) and value.shape[:-1] == silent.shape else value

@@ -32,7 +32,7 @@ def _sum(counts: range, n: int, p: float) -> float:
 
 
 def chance_of(predictions: Tensor, labels: Tensor, n_classes: int) -> float:
-    """The share of hits if the predictions, as often of each class as they are, knew nothing of the labels."""
+    """The share of hits if predictions and labels, each with its own class frequencies, were independent."""
     shares = [torch.bincount(found, minlength=n_classes).double() / len(found) for found in (predictions, labels)]
     return min(float((shares[0] * shares[1]).sum()), 1.0)
 

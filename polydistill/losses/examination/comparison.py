@@ -1,9 +1,9 @@
-"""The gradient of a loss taken apart into terms, and what is wrong with them named.
+"""The gradient of a loss divided into terms, with a name for what is wrong with them.
 
-The loss is asked twice: at scores drawn at random, where all terms differ from each other, and at the batch's own,
-where they may not (flat targets make the divergences one, sure ones make labels of them). What the first says must hold
-at the second. If the loss cannot be understood at drawn scores (it looks at something else, too), the batch alone
-decides, or nothing.
+The gradient is taken twice: at scores drawn at random, where all terms differ from each other, and at the batch's own,
+where they may not (with flat targets all divergences are equal, and sure targets equal labels). An explanation at the
+first must hold at the second. If nothing explains the loss at drawn scores (it uses something else, too), the batch
+alone decides, or nothing does.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from polydistill.losses.probabilities import join_members
 
 MOST_NUMBERS = 2**16  # scores whose gradients are compared: rows beyond are left out
 EXACT, ROUNDED = 1e-6, 1e-4  # residuals that rounding may leave: of float64, and of anything else
-CONFIRMED = 0.02  # residual at the batch of what the drawn scores say
-CHANGED = 20.0  # as many times what both explanations leave it must be for the weights to be others at the batch
-LEAST_CHANGE = 1e-3  # and at least that
+CONFIRMED = 0.02  # residual, at the batch, of the explanation at drawn scores
+CHANGED = 20.0  # weights differ at the batch if the misfit is this many times the residual of both explanations
+LEAST_CHANGE = 1e-3  # and at least this
 ALMOST = 1e-4  # residual that the batch must not exceed where nothing explains the loss at drawn scores
 PARALLEL = 1e-7  # 1 - cosine of two gradients of one sample
 SMALL = 1e-4  # a row's gradient over the greatest row's, below which it may be 0 by rounding
@@ -44,9 +44,9 @@ class Elsewhere(NamedTuple):
     """A loss at scores drawn at random.
 
     Attributes:
-        found: what explains it there.
-        rows: in which it has a gradient there.
-        is_another: nothing explains it, although it looks at the scores that it is given.
+        found: the explanations of it there.
+        rows: how many rows have a gradient there.
+        is_another: nothing explains it, although it uses the scores that it is given.
     """
 
     found: list[Explanation]
@@ -55,7 +55,7 @@ class Elsewhere(NamedTuple):
 
 
 class Comparison:
-    """One loss beside one objective, whose own term without the label's is one of the forms."""
+    """One loss compared with one objective, whose own soft term is one of the forms."""
 
     def __init__(
         self, objective: Objective, loss_function: LossFunction, place: Place, options: Mapping[str, Any],
@@ -87,7 +87,7 @@ class Comparison:
             return missing
 
     def _own_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that leave the soft term over, with weight 1."""
+        """The options with which only the soft term remains, with weight 1."""
         weights = {"label_weight": 0.0} if self.has_label_term else {}
         if self._weight("teacher_weight", -1.0) >= 0.0:
             weights["teacher_weight"] = 1.0
@@ -101,14 +101,14 @@ class Comparison:
         )
 
     def find_own_gradient(self, rows: Rows, *, soft: bool = False) -> Tensor:
-        """Of the objective, or of its soft term with weight 1, ``(R, C)`` float64."""
+        """The gradient of the objective, or of its soft term with weight 1, ``(R, C)`` float64."""
         options = self._own_options(rows.options) if soft else dict(rows.options)
         with use_backend("torch"):
             z, t = rows.scores.double(), rows.targets.double()
             return value_and_grad(self.objective.name, z, t, rows.labels, **options).gradient
 
     def find_silent(self, answer: Answer, place: Place) -> Tensor:
-        """Those of the rows that count, ``(R,)`` bool, in which the objective has a gradient and the loss has none."""
+        """Which of the rows that count have a gradient of the objective and none of the loss, ``(R,)`` bool."""
         rows = take_rows(*place, self.options, self.ignore_index)
         gradient = _cut(answer, rows)
         if answer.coarse:
@@ -139,7 +139,7 @@ class Comparison:
         if len(confirmed) == 1:
             found = confirmed
         elif elsewhere.is_another and (len(found) > 1 or any(each.residual > ALMOST for each in found)):
-            found = []  # the batch is flat or sure: what it allows is not what the loss is
+            found = []  # the batch is flat or sure: what fits there need not be the loss
         if not found:
             return self._describe_another(answer, gradient, rows, elsewhere.found)
         counted = len(take_rows(*self.place, self.options, self.ignore_index).scores)
@@ -151,7 +151,7 @@ class Comparison:
         return min(max(8, MOST_NUMBERS // rows.scores.shape[-1]), len(rows.scores))
 
     def _gradients(self, rows: Rows) -> Gradients:
-        """Of all forms, at the first of these rows."""
+        """The gradients of all forms, at the first of these rows."""
         n = self._count(rows)
         z, t = rows.scores.double(), rows.targets.double()
         labels = torch.zeros(len(z), dtype=torch.int64, device=z.device) if rows.labels is None else rows.labels.long()
@@ -165,7 +165,8 @@ class Comparison:
     def _explain_elsewhere(self) -> Elsewhere:
         """What the loss is at drawn scores.
 
-        A loss that has its teacher from elsewhere is blind to drawn scores: not to be explained there says nothing.
+        A loss that gets its teacher's scores from elsewhere ignores the drawn ones: that nothing explains it there
+        does not count.
         """
         asked = ask_elsewhere(self.loss_function, self.place, self.temperature)
         if asked is None:
@@ -207,7 +208,7 @@ class Comparison:
         return any(not each.slips for each in read(weights, self.asked[::-1], True, scale, temperature))
 
     def _find_faults(self, found: Explanation) -> list[str]:
-        """Of the terms themselves, whatever the size of their weights."""
+        """What is wrong with the terms themselves, whatever the size of their weights."""
         faults = [form.fault for form in (found.label, found.soft) if form is not None and form.fault]
         for weight, whose in zip(found.weights, ("label", "soft"), strict=True):
             if weight < 0.0:
@@ -229,12 +230,12 @@ def _cut(answer: Answer, rows: Rows) -> Tensor:
 
 
 def _scale_weights(found: Explanation, scale: Scale) -> tuple[float, float]:
-    """Of the mean over the rows."""
+    """The weights of the mean over the rows."""
     return found.weights[0] * scale.rows, found.weights[1] * scale.rows
 
 
 def _misfit(explanation: Explanation, here: Gradients, gradient: Tensor) -> float:
-    """What it leaves unexplained of a gradient, by its norm."""
+    """The norm of what it leaves unexplained, over the norm of the gradient."""
     predicted = here.predict(explanation)
     if predicted is None:
         return math.inf
@@ -256,7 +257,7 @@ def _find_changed(
 
 
 def _find_ratios(gradient: Tensor, own: Tensor) -> Tensor | None:
-    """By what each row of one gradient is that of another, if each is; of two classes all rows are parallel."""
+    """The factor between the rows of two gradients, if all are parallel; with two classes all are, so None."""
     sizes = own.norm(dim=1)
     seen = sizes > SMALL * sizes.max()
     if own.shape[-1] < 3 or int(seen.sum()) < 2:

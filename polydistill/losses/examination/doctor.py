@@ -1,9 +1,9 @@
-"""What is wrong in the set-up of a distillation: said of one batch, before hours are spent on it.
+"""What is wrong in the set-up of a distillation, found on one batch before hours are spent on it.
 
-Each check is a fault found in public code: a teacher that knows nothing of the labels, or gives probabilities; a loss
+Each check is a fault found in public code: a teacher at chance on the labels, or that gives probabilities; a loss
 divided by the classes, or not by the batch; sides swapped; a missing T^2; a teacher whose dropout is on, or inside the
-graph; a student that is its teacher; a temperature at which the targets say nothing but the label, or nothing at all; a
-term that has no say in the gradient. :mod:`polydistill.losses.examination` has a module for each question.
+graph; a student that is its teacher; a temperature at which the targets are labels, or flat; a term with next to no
+share of the gradient. :mod:`polydistill.losses.examination` has a module for each question.
 
 The contract: neither network is changed, nor its mode, nor its gradients, nor a random stream; scores are those of
 evaluation mode. Waits for the device, many times.
@@ -41,7 +41,7 @@ WIDTH = 120  # of a report's lines
 
 
 class Report(NamedTuple):
-    """What the doctor says; ``str`` of it is readable text, ``bool`` of it is ``healthy``.
+    """The doctor's report; ``str`` of it is readable text, ``bool`` of it is ``healthy``.
 
     Attributes:
         title: objective, size of the batch, device.
@@ -61,7 +61,7 @@ class Report(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Nothing is wrong; something may be suspicious, or not to be told."""
+        """Nothing is wrong; something may be suspicious, or not decided."""
         return not self.wrong
 
     def __bool__(self) -> bool:
@@ -96,15 +96,15 @@ def doctor(
         student: module, or function from inputs to scores ``(batch, classes)`` or ``(batch, time, classes)``: a tensor,
             or an output that holds one, see :func:`~polydistill.losses.outputs.logits_of`.
         teacher: the same, or an ensemble, whose scores have a dimension of members before the others.
-        objective: name in ``OBJECTIVES``: what is meant to be learned.
+        objective: name in ``OBJECTIVES``: the one that is meant.
         inputs: one batch, as both take it.
-        labels: ``(batch,)`` or ``(batch, time)`` integers, where there are some: the teacher's accuracy is measured on
+        labels: ``(batch,)`` or ``(batch, time)`` integers, if there are any: the teacher's accuracy is measured on
             them, whatever the objective.
-        loss_function: one's own loss of ``(student scores, teacher scores, labels)``. Its gradient is taken apart into
+        loss_function: one's own loss of ``(student scores, teacher scores, labels)``. Its gradient is divided into
             terms and compared with the objective's. It is called at the batch's scores and at others, in float64 where
-            it can.
+            it takes that.
         ignore_index: label of rows that do not count; None: all do.
-        options: of the objective. Its ``check_values`` changes nothing: values are looked at anyway.
+        options: of the objective. Its ``check_values`` changes nothing: values are always checked.
 
     Returns:
         the findings and the share of each term in the gradient.
@@ -122,7 +122,7 @@ def doctor(
     findings = list(examine_networks(student, teacher, inputs))
     with modes_kept(student, teacher), torch.enable_grad():
         scores, targets = _ask("student", student, inputs), _ask("teacher", teacher, inputs)
-    if targets.requires_grad and not isinstance(teacher, nn.Module):  # a module may well be called under no_grad
+    if targets.requires_grad and not isinstance(teacher, nn.Module):  # a module can still be called under no_grad
         findings.append(Finding("wrong", "the teacher's scores have a graph: call it under torch.no_grad()"))
     if student is not teacher:
         findings += examine_tensors(scores, targets)
@@ -192,7 +192,7 @@ def _entitle(objective: Objective, rows: Rows) -> str:
 def _examine_rows(
     objective: Objective, rows: Rows, inputs: Any, ask_teacher: Callable[[Any], Tensor], useless: bool
 ) -> Iterator[Finding]:
-    """What labels, targets and gradient say; ``useless``: of what these targets look like no advice follows."""
+    """Findings on labels, targets and gradient; ``useless``: give no advice on these targets."""
     if rows.labels is not None and "teacher" in objective.takes:
         joined = join_members(rows.scores, rows.targets)
         verdict = examine_accuracy(rows.scores, joined, rows.labels, inputs, ask_teacher)

@@ -1,4 +1,4 @@
-"""What an examination says."""
+"""The findings of an examination."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ Level = Literal["wrong", "suspicious", "cannot tell", "fine"]
 
 
 class Finding(NamedTuple):
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
         level: "wrong" will spoil the result; "suspicious" may be meant; "cannot tell": this batch does not decide it,
-            the text says which would; "fine".
+            the text says which batch would; "fine".
         text: what is the case and, where it is not fine, what to do.
     """
 

@@ -1,8 +1,8 @@
-"""A gradient taken apart: which terms it is the sum of, by least squares, and whether other terms would do as well.
+"""A gradient as a sum of terms, found by least squares, and whether other terms explain it as well.
 
 Symbols: G gradient of a loss with respect to the student's scores, ``(R, C)``; L, S those of a label term and of a soft
-term; G = a L + b S. All gradients are scaled to norm 1 inside, so that one matrix of their products is all that is
-needed: a residual is then known to about 1e-8.
+term; G = a L + b S. All gradients are scaled to norm 1 inside, so that the matrix of their products suffices; a
+residual is then known to about 1e-8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from polydistill.losses.examination.forms import Form, Function
 
 CLOSE = 0.003  # residual over the norm of G, up to which G is explained
-AS_GOOD = 5.0  # a residual this many times the best one's explains G as well
+AS_GOOD = 5.0  # up to this many times the best residual, an explanation is as good
 COLLINEAR = 1e-9  # 1 - cosine^2 of terms that cannot be told apart
 
 
@@ -43,9 +43,9 @@ class Gradients:
 
     Args:
         z, t: ``(R, C)`` float64.
-        y: ``(R,)`` int64; not looked at where no form takes labels.
-        forms: whose gradients are computed. Those that are 0 or not finite are left out.
-        own: the first form, whose gradient is given.
+        y: ``(R,)`` int64; not used where no form takes labels.
+        forms: their gradients are computed. Those that are 0 or not finite are left out.
+        own: the objective's form, whose gradient is given.
         gradient_of_own: ``(R, C)``.
     """
 
@@ -67,16 +67,16 @@ class Gradients:
         self.products: list[list[float]] = (self._matrix @ self._matrix.T).tolist()
 
     def places(self, form: Form | None) -> list[int] | None:
-        """Where a form's columns are; none for no form, None for a form that is nowhere."""
+        """The columns of a form; an empty list for no form, None for a form that was left out."""
         return [] if form is None else self._places.get(id(form))
 
     def products_with(self, gradient: Tensor) -> list[float]:
-        """Of each column with another gradient, scaled likewise."""
+        """The products of all columns with another gradient, which is scaled to norm 1 too."""
         found: list[float] = (self._matrix @ (gradient.flatten() / gradient.norm())).tolist()
         return found
 
     def predict(self, explanation: Explanation) -> Tensor | None:
-        """G, flat, as an explanation has it here; None where one of its terms is nowhere."""
+        """The G of an explanation at this place, flat; None where one of its terms was left out."""
         total = torch.zeros_like(self._matrix[0])
         of_label = (explanation.weights[0], *explanation.smoothing)
         for form, weights in ((explanation.label, of_label), (explanation.soft, explanation.weights[1:])):
@@ -106,7 +106,7 @@ def explain(
         floor: the residual that rounding may leave.
 
     Returns:
-        the explanations, the best first; none where nothing comes close. Terms without a say are left out of them.
+        the explanations, the best first; none where nothing comes close. Terms with a negligible share are left out.
     """
     size, products = float(gradient.norm()), gradients.products_with(gradient)
     found: dict[tuple[int, int], Explanation] = {}
@@ -119,14 +119,17 @@ def explain(
                     found[key] = explanation
     best = min((explanation.residual for explanation in found.values()), default=0.0)
     as_good = [each for each in found.values() if each.residual <= max(AS_GOOD * best, floor)]
-    meant = [each for each in as_good if each.soft is None or not each.soft.another]  # of two classes dkd is hinton_kd
+    meant = [
+        each for each in as_good if each.soft is None or not each.soft.another
+    ]  # with two classes dkd is hinton_kd
     return sorted(_without_needless(meant or as_good), key=lambda each: each.residual)
 
 
 def _fit(
     size: float, products: list[float], gradients: Gradients, label: Form | None, soft: Form | None, floor: float
 ) -> Explanation | None:
-    """Least squares of G on two terms, or on one if the other adds nothing; None where both are one, or one nowhere."""
+    """Least squares of G on two terms, or on one if the other adds nothing; None where they are collinear, or one was
+    left out."""
     of_label, of_soft = gradients.places(label), gradients.places(soft)
     if of_label is None or of_soft is None or not (places := [*of_label, *of_soft]):
         return None
@@ -164,6 +167,6 @@ def _solve(matrix: list[list[float]], aims: list[float]) -> list[float] | None:
 
 
 def _without_needless(found: list[Explanation]) -> list[Explanation]:
-    """Without sums whose label term has further columns, where the same soft term does with a label term or none."""
+    """The explanations without those whose label term has further columns, if the same soft term needs none."""
     plain = {id(each.soft) for each in found if each.label is None or not each.label.columns}
     return [each for each in found if each.label is None or not each.label.columns or id(each.soft) not in plain]

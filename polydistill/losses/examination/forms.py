@@ -23,10 +23,10 @@ class Form(NamedTuple):
         name: what it is, to be read after a weight.
         fault: what is wrong with it and what to do; empty for the right one.
         function: ``(z, t, y)`` to the sum over the rows.
-        temperature: whose square is the factor that belongs to it; 1: none does.
-        columns: more terms that may be there in any weight, such as the uniform part of smoothed labels.
-        coupled: its rows look at each other, so that it needs all of them, and more than one.
-        another: what it is instead, where it is a loss that somebody may well mean; then it has no fault.
+        temperature: its square is the factor that belongs to the term; 1: no factor.
+        columns: further terms that may come with any weight, such as the uniform part of smoothed labels.
+        coupled: its rows depend on each other, so that it needs all of them, and more than one.
+        another: what it is instead, where it is a loss that may well be meant; then it has no fault.
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""What kind of numbers a network gives: scores before the softmax, or probabilities, which a loss would softmax again.
+"""The kind of a network's output: scores before the softmax, or probabilities, which a loss would softmax again.
 
-Probabilities as scores make the targets flat: of 10 classes a teacher that is sure then says 0.23 (e / (e + 9)).
+Probabilities taken as scores make the targets flat: with 10 classes, a sure teacher's best class gets 0.23
+(e / (e + 9)).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from torch import Tensor
 from polydistill.losses.examination.findings import Finding, Level
 
 ROUNDED = 2e-3  # what the sum of probabilities may lose on its way through float16
-LEAST_NUMBERS = 64  # fewer scores may be between 0 and 1, or at least 0, by chance
+LEAST_NUMBERS = 64  # with fewer, all scores may be between 0 and 1, or at least 0, by chance
 CLIPPED = 0.1  # share of exact zeros among scores without a negative one
 
 
 def examine_kind(name: str, scores: Tensor, *, regression: bool = False) -> Iterator[Finding]:
-    """Whether scores are what a softmax made, or what a loss takes.
+    """Check whether scores are what a loss takes, or the output of a softmax.
 
     Args:
         name: whose they are, "student" or "teacher".
         scores: ``(..., classes)`` as the network gives them.
-        regression: the objective looks at scores, not at their softmax.
+        regression: the objective uses the scores themselves, not their softmax.
     """
     if not scores.is_floating_point():
         return  # the objective refuses it
@@ -51,8 +52,8 @@ def _are_probabilities(rows: Tensor, slack: float) -> bool:
 
 
 def _examine_log_probabilities(name: str, rows: Tensor) -> Iterator[Finding]:
-    """Valid scores, unless what they are the logarithm of was made of probabilities."""
-    shifted = rows + (1.0 - rows.sum(dim=-1, keepdim=True)) / rows.shape[-1]  # sums to 1, as what it may come from
+    """Valid scores, unless they are the log_softmax of probabilities."""
+    shifted = rows + (1.0 - rows.sum(dim=-1, keepdim=True)) / rows.shape[-1]  # sums to 1, as probabilities do
     inside = bool(((shifted >= -1e-5) & (shifted <= 1.0 + 1e-5)).all())
     sure = float(shifted.amax(dim=-1).mean()) > 0.5 + 0.5 / rows.shape[-1]  # flat scores are inside by chance
     if rows.shape[-1] > 2 and len(rows) > 1 and inside and sure:

@@ -1,5 +1,5 @@
-"""Mistakes in a divergence, as public code has them: a softmax too many or over the batch, a logarithm forgotten, the
-scores of other samples or of other classes, a part of the batch.
+"""Mistakes in a divergence, as public code has them: a second softmax, or one over the batch; a missing logarithm; the
+scores of other samples or of other classes; a part of the batch.
 
 Symbols: z student scores, t teacher scores, ``(R, C)``; T temperature.
 """
@@ -18,7 +18,7 @@ NAME = "KL(teacher || student)"
 
 
 def mistakes(sides: Sides) -> Iterator[Form]:
-    """Of KL(teacher || student), its sides tempered as the objective's are, and of bare scores."""
+    """Mistakes in KL(teacher || student), with its sides tempered as the objective's are, and with no side tempered."""
     for ways in dict.fromkeys((sides, Sides(1.0, 1.0))):
         bare = "" if ways == sides else "; no side is tempered"
         for form in (*_softmaxes(ways), *_logarithms(ways)):
@@ -101,7 +101,7 @@ def _rows(sides: Sides) -> Iterator[Form]:
 
 
 def _of_half(z: Tensor, t: Tensor, half: slice) -> Tensor:
-    """As a mean over the half has it, times all rows."""
+    """The mean over the half, times the number of all rows."""
     return kl(z[half], t[half]) * (len(z) / max(len(z[half]), 1))
 
 

@@ -1,4 +1,4 @@
-"""Training and evaluation mode: where they matter, and how a network is asked without being moved."""
+"""Training and evaluation mode: where they matter, and how to call a network without changing it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ScoreFunction = Callable[[Any], Any]
 
 @contextlib.contextmanager
 def modes_kept(*networks: ScoreFunction) -> Iterator[None]:
-    """All in evaluation mode for a while: a look at the batch must not move batch statistics."""
+    """Hold all networks in evaluation mode, so that calling them does not change batch statistics."""
     modules = [module for network in networks if isinstance(network, nn.Module) for module in network.modules()]
     modes = [module.training for module in modules]
     for module in modules:
@@ -32,7 +32,7 @@ def modes_kept(*networks: ScoreFunction) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_streams_kept(device: torch.device) -> Iterator[None]:
-    """torch's random streams, the CPU's and the device's, are afterwards where they were."""
+    """Restore torch's random streams, the CPU's and the device's, afterwards."""
     devices = [device.index if device.index is not None else torch.cuda.current_device()] if is_cuda(device) else []
     with torch.random.fork_rng(devices=devices):
         yield
@@ -43,18 +43,18 @@ def is_cuda(device: torch.device) -> bool:
 
 
 def examine_teachers_mode(teacher: nn.Module, inputs: Any) -> Iterator[Finding]:
-    """A teacher in training mode is wrong where that changes what it says."""
+    """A teacher in training mode is wrong if that changes its scores."""
     training = [(name, module) for name, module in teacher.named_modules() if module.training]
     if not training:
         return
     named = [name or "the teacher" for name, module in training if depends_on_mode(module)]
     if named:
-        text = f"the teacher is in training mode ({named[0]}): what it says changes with each call; call teacher.eval()"
+        text = f"the teacher is in training mode ({named[0]}): its scores change with each call; call teacher.eval()"
         yield Finding("wrong", text)
         return
     differs = _outputs_differ(teacher, inputs, training=False) if _has_foreign(teacher) else False
     if differs:
-        text = "the teacher is in training mode, and says something else than in evaluation mode: call teacher.eval()"
+        text = "the teacher is in training mode, and its scores are others than in evaluation mode: call teacher.eval()"
         yield Finding("wrong", text)
     elif differs is None:
         text = "the teacher is in training mode, and cannot be copied to try whether that matters: call teacher.eval()"
@@ -64,7 +64,7 @@ def examine_teachers_mode(teacher: nn.Module, inputs: Any) -> Iterator[Finding]:
 
 
 def examine_students_mode(student: nn.Module, inputs: Any) -> Iterator[Finding]:
-    """A student in evaluation mode is suspicious where training mode would change what it says."""
+    """A student in evaluation mode is suspicious if training mode would change its scores."""
     if student.training:
         return
     known = any(depends_on_mode(module) and not module.training for module in student.modules())
@@ -91,7 +91,7 @@ def _has_foreign(network: nn.Module) -> bool:
 
 
 def _outputs_differ(network: nn.Module, inputs: Any, *, training: bool) -> bool | None:
-    """Whether a copy says the same as it stands, twice, and in the given mode; None where it cannot be tried."""
+    """Whether a copy's scores differ from call to call, or in the given mode; None where it cannot be tried."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         with random_streams_kept(device), torch.no_grad():

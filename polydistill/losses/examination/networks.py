@@ -1,4 +1,4 @@
-"""Two networks side by side: are they apart, which of them learns, in which mode are they?"""
+"""Two networks side by side: do they share memory, which of them learns, in which mode are they?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polydistill.losses.sharing import find_place, find_shared
 
 
 def examine_networks(student: ScoreFunction, teacher: ScoreFunction, inputs: Any) -> Iterator[Finding]:
-    """What can be seen of both without their scores; ``inputs`` are for modules whose modes must be tried."""
+    """Findings that need no scores; ``inputs`` are for modules whose modes must be tried."""
     if student is teacher:
         yield Finding("wrong", "student and teacher are the same network: build another one")
     if not isinstance(teacher, nn.Module):
@@ -23,14 +23,19 @@ def examine_networks(student: ScoreFunction, teacher: ScoreFunction, inputs: Any
     if isinstance(student, nn.Module):
         yield from examine_students_mode(student, inputs)
         if not any(parameter.requires_grad for parameter in student.parameters()):
-            yield Finding("wrong", "no weight of the student asks for a gradient: nothing will be learned")
+            yield Finding(
+                "wrong",
+                "no weight of the student requires a gradient: call student.requires_grad_(), or nothing is learned",
+            )
 
 
 def _examine_teacher(student: ScoreFunction, teacher: nn.Module, inputs: Any) -> Iterator[Finding]:
     of_mode = list(examine_teachers_mode(teacher, inputs))
     yield from of_mode
     if any(parameter.requires_grad for parameter in teacher.parameters()):
-        text = "the teacher's weights ask for gradients: use teacher.requires_grad_(False), and call it under no_grad"
+        text = (
+            "the teacher's weights require gradients: call teacher.requires_grad_(False), and the teacher under no_grad"
+        )
         yield Finding("suspicious", text)
     if not isinstance(student, nn.Module):
         return
@@ -41,7 +46,7 @@ def _examine_teacher(student: ScoreFunction, teacher: nn.Module, inputs: Any) ->
 
 
 def _examine_memory(student: nn.Module, teacher: nn.Module) -> Iterator[Finding]:
-    """What lies in both networks: weights and batch statistics must not, constants may."""
+    """The memory that both networks share: weights and batch statistics must not be shared, constants may."""
     shared = find_shared(student, teacher)
     if shared.weights:
         text = f"student and teacher share weights ({shared.weights[0]}): deep-copy, or build another network"
@@ -52,7 +57,7 @@ def _examine_memory(student: nn.Module, teacher: nn.Module) -> Iterator[Finding]
 
 
 def examine_tensors(scores: Tensor, targets: Tensor) -> Iterator[Finding]:
-    """What bare functions may hide."""
+    """One tensor as both scores, which two plain functions may return."""
     place = find_place(scores)
     if place is not None and place == find_place(targets):
         yield Finding("wrong", "student and teacher give one and the same tensor: the student is its own teacher")

@@ -1,4 +1,4 @@
-"""One batch of inputs as other programs would have normalised it: what a teacher from elsewhere may be used to."""
+"""One batch of inputs in the normalisations of other programs: a teacher from elsewhere may expect one of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COLOURS = {
 
 
 def renormalised(inputs: Any) -> Iterator[tuple[str, Tensor]]:
-    """Each usual other normalisation: what is done to the inputs, and the result.
+    """The inputs in each other usual normalisation: its name, and the result.
 
     Args:
-        inputs: ``(batch, ...)`` floats; anything else has no normalisation that could be tried.
+        inputs: ``(batch, ...)`` floats; for anything else nothing is tried.
     """
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
         return

@@ -1,6 +1,6 @@
 """Losses that are no divergence of the softmax: distances, and whole objectives of this library.
 
-What somebody may well mean is said to be another loss; what only a mistake makes has a fault.
+A loss that may well be meant is called another loss; one that only a mistake produces has a fault.
 
 Symbols: z student scores, t teacher scores, ``(R, C)``; y labels ``(R,)``; T temperature.
 """
@@ -17,7 +17,7 @@ from polydistill.losses.examination.forms import Form, Function
 from polydistill.losses.examination.sides import Sides
 from polydistill.losses.objectives import OBJECTIVES, Objective
 
-WHOLE = ("dkd", "logit_standardized_kd", "cwtm", "uniform_confidence")  # whose terms are no other form
+WHOLE = ("dkd", "logit_standardized_kd", "cwtm", "uniform_confidence")  # their terms are not among the other forms
 
 
 def distances(temperature: float) -> Iterator[tuple[str, Form]]:
@@ -42,18 +42,18 @@ def distances(temperature: float) -> Iterator[tuple[str, Form]]:
         ("", "binary cross-entropy with the teacher's sigmoid", _sigmoid, "", "but a loss of each class alone"),
     ):
         yield key, Form(name, fault, Sides(1.0, 1.0).of(function), another=another)
-        if temperature != 1.0 and function not in (_squared, _absolute, _cosine):  # not changed, but for a factor
+        if temperature != 1.0 and function not in (_squared, _absolute, _cosine):  # a temperature only scales these
             both = Sides(temperature, temperature)
             yield "", Form(f"{name} (tempered)", fault, both.of(function), temperature, another=another)
 
 
 def other_objectives(own: str, temperature: float, labelled: bool) -> Iterator[Form]:
-    """What other objectives say beside their label term.
+    """The soft terms of other objectives.
 
     Args:
-        own: the name of the one that is meant.
-        temperature: for those that have one, beside their own default; 1: there is none.
-        labelled: there are labels, so that those that need them are among these.
+        own: the name of the objective that is meant.
+        temperature: tried, beside their own default, for objectives that have one; 1: none is tried.
+        labelled: there are labels, so that objectives that need them are included.
     """
     for name in WHOLE:
         objective = OBJECTIVES[name]

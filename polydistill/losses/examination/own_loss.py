@@ -1,4 +1,4 @@
-"""One's own loss compared with an objective: whether it can be asked at all, what it leaves out, what it is.
+"""A user's own loss compared with an objective: whether it has a gradient, which rows it leaves out, what it is.
 
 Questions in this order: has it a gradient, and the same one at each call; one value, or one for each sample; which rows
 have a gradient; which terms is it the sum of (:mod:`~polydistill.losses.examination.comparison`).
@@ -26,7 +26,7 @@ def compare_loss(
     options: Mapping[str, Any],
     ignore_index: int | None,
 ) -> Iterator[Finding]:
-    """What one's own loss is, and what is wrong with it.
+    """What a user's own loss is, and what is wrong with it.
 
     Args:
         objective: what is meant.
@@ -42,7 +42,7 @@ def compare_loss(
     if not answer.finite:
         yield Finding("wrong", "the value of your loss is not finite on this batch")
     if float((answer.gradient - again.gradient).norm()) > SAME * float(answer.gradient.norm()):
-        text = "your loss is random, so what it is cannot be told: take the dropout or noise out for this examination"
+        text = "your loss is random, so it cannot be examined: switch its dropout or noise off for the doctor"
         yield Finding("cannot tell", text)
         return
     comparison = Comparison(objective, loss_function, place, options, ignore_index)

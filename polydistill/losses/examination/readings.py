@@ -1,7 +1,7 @@
-"""The weights of a loss's terms, read as weights that somebody means times the factors that somebody forgot.
+"""The weights of a loss's terms, read as intended weights times factors that were forgotten.
 
-A loss of 0.1 and 0.9/16 is hardly meant so at T = 4: it is 0.1 and 0.9 without T^2. Plausible are weights that were
-asked for, those that add up to 1, and 1 and 1; of all readings with such weights the one with the fewest slips counts.
+At T = 4, weights of 0.1 and 0.9/16 are hardly intended: they are 0.1 and 0.9 without T^2. Weights are plausible if they
+were asked for, add up to 1, or are both 1; of all readings with plausible weights the one with the fewest slips counts.
 
 Symbols: a, b weights found, per row; R rows, C classes, T temperature.
 """
@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 TOLERANCE = 0.005
-TWICE = "is divided by the batch twice: {} times too small"  # which nobody does to one term alone
+TWICE = "is divided by the batch twice: {} times too small"  # not expected in one term alone
 
 
 class Scale(NamedTuple):
-    """What a loss may be divided by, or not.
+    """The numbers that a loss may be divided by.
 
     Attributes:
-        rows: R, if it is one number, whose terms should be divided by it; 1 if it has a value per row.
-        first: of a batch of rows of rows, its first dimension; else R.
-        all_rows: with those that do not count.
+        rows: R if the loss is one number, which should be divided by R; 1 if it has a value per row.
+        first: first dimension of scores that have more than two; else R.
+        all_rows: number of rows, with those that do not count.
         classes: C.
     """
 
@@ -34,7 +34,7 @@ class Scale(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Weights that may be meant, and what then is wrong.
+    """Weights that may be intended, and the slips that explain the rest.
 
     Attributes:
         weights: of the label term and of the soft term.
@@ -61,14 +61,14 @@ def read(
     scale: Scale,
     temperature: float,
 ) -> list[Reading]:
-    """The likeliest readings of two weights, equally likely ones together; none where no weights are plausible.
+    """The readings of two weights with the fewest slips; none where no weights are plausible.
 
     Args:
         found: a and b, of the mean over the rows, T^2 being part of the soft term; 0 where a term is missing.
         asked: the objective's weights.
-        explicit: they were given, so that others are not meant.
+        explicit: they were given, so that no others are plausible.
         scale: of the loss.
-        temperature: T, whose square belongs to the soft term; 1: none does.
+        temperature: T, whose square belongs to the soft term; 1: no factor does.
     """
     plausible = [
         (reading.slips, tier, reading._replace(asked=tier == 0))
@@ -85,7 +85,7 @@ def _near(x: float, y: float) -> bool:
 
 
 def _is_plausible(weights: tuple[float, float], asked: tuple[float, float], number: int) -> bool:
-    """Whether they are those asked for (0), add up to 1 (1), or are both 1 (2); a term that is missing has no say."""
+    """Whether they are those asked for (0), add up to 1 (1), or are both 1 (2); a missing term is not compared."""
     if number == 1:
         return _adds_up(weights)
     wanted = asked if number == 0 else (1.0, 1.0)
@@ -93,7 +93,7 @@ def _is_plausible(weights: tuple[float, float], asked: tuple[float, float], numb
 
 
 def _adds_up(weights: tuple[float, float]) -> bool:
-    """Both have a say, they add up to 1, and they are round."""
+    """Neither is near 0, they add up to 1, and they are round."""
     return min(weights) > 0.005 and _near(sum(weights), 1.0) and abs(weights[0] * 100 - round(weights[0] * 100)) < 0.02
 
 

@@ -1,4 +1,4 @@
-"""Numbers: what an objective refuses, what a type cannot hold, what targets say, and the objective's own gradient."""
+"""Numbers: what an objective refuses, what a type cannot hold, how sharp the targets are, the objective's gradient."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def describe_backend(scores: Tensor) -> str:
 def examine_scores(
     objective: Objective, scores: Tensor, targets: Tensor, labels: Tensor | None, options: Mapping[str, Any]
 ) -> list[Finding]:
-    """What makes the objective refuse, and the ranges in which a type loses numbers.
+    """Why the objective would refuse these scores, and scores that are too large for their type.
 
-    Labels are looked at even where the objective takes none: they are what its gradient is split at.
+    Labels are checked even where the objective takes none: its gradient is split at them.
     """
     mask = options.get("mask")
     try:
@@ -59,7 +59,7 @@ def examine_scores(
             Finding("suspicious", f"scores up to {largest:.3g} in float16, which ends at 65,504: use bfloat16")
         )
     elif largest > 1e4:
-        findings.append(Finding("suspicious", f"scores up to {largest:.3g}: losses are proven up to 10,000"))
+        findings.append(Finding("suspicious", f"scores up to {largest:.3g}: losses are tested up to 10,000"))
     return findings
 
 
@@ -72,7 +72,7 @@ def _find_largest(scores: Tensor, mask: Tensor | None) -> float:
 def examine_targets(
     objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any], *, useless: bool = False
 ) -> Iterator[Finding]:
-    """Whether the teacher's softmax still says something at its temperature; no advice on that of a useless teacher."""
+    """Whether the teacher's softmax is saturated or flat at its temperature; ``useless``: without advice."""
     untempered = objective.score_kind == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
     if "teacher" not in objective.takes or untempered:
         return
@@ -103,7 +103,7 @@ def examine_targets(
 
 
 def _proposal(objective: Objective, targets: Tensor) -> str:
-    """A number for policies, whose temperature is in the unit of the scores."""
+    """A temperature to try, for objectives that temper the teacher alone, in the unit of its scores."""
     if not objective.tempered:
         return ""
     try:

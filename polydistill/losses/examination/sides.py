@@ -1,4 +1,4 @@
-"""A divergence of scores of which each side is divided by a temperature of its own.
+"""A divergence of scores in which each side is divided by its own temperature.
 
 Symbols: z student scores, t teacher scores, ``(R, C)``.
 """
@@ -17,7 +17,7 @@ Divergence = Callable[[Tensor, Tensor], Tensor]  # of the scores of both sides, 
 
 
 class Sides(NamedTuple):
-    """By what the scores of each side are divided."""
+    """The temperature of each side."""
 
     student: float
     teacher: float
@@ -28,7 +28,7 @@ class Sides(NamedTuple):
         return self.student if self.student == self.teacher else 1.0
 
     def of(self, divergence: Divergence) -> Function:
-        """The divergence of scores that are divided so."""
+        """The divergence of scores divided by these temperatures."""
 
         def term(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return divergence(z / self.student, t / self.teacher)

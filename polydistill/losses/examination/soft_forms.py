@@ -1,4 +1,4 @@
-"""The terms of the teacher that a loss may have instead of the objective's own: divergences, and which is whose.
+"""The terms of the teacher that a loss may have instead of the objective's own: divergences.
 
 Mistakes in them are in :mod:`~polydistill.losses.examination.mistakes`, other losses in
 :mod:`~polydistill.losses.examination.other_losses`.
@@ -24,7 +24,7 @@ from polydistill.losses.objectives import Objective
 OTHER_TEMPERATURES = (
     0.01, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 16.0, 20.0
 )  # fmt: skip
-RIGHT = {  # which form is an objective's own: a divergence, or another form's key
+RIGHT = {  # objective -> key of its own form: a divergence's, or another form's
     "hinton_kd": "kl",
     "ban": "kl",
     "ban_l": "kl",
@@ -42,7 +42,7 @@ TEMPERED = {
     "none": "no side tempered",
 }
 KL_AS = "its sides are swapped: F.kl_div takes {} first; if that is meant, choose the objective {}"
-SWAPPED = {  # what to do about it, where the objective has the key's divergence and the loss the other direction
+SWAPPED = {  # key of the objective's divergence -> the fault where the loss has the other direction
     "kl": KL_AS.format("log_softmax(student)", "reverse_kl"),
     "reverse": KL_AS.format("log_softmax(teacher)", "policy_kl"),
 }
@@ -95,7 +95,7 @@ ANOTHER = {
 
 
 def _divergences(own: str, sides: Sides) -> Iterator[Form]:
-    """Each divergence, each way tempered, but for the objective's own."""
+    """Each divergence, tempered in each way, without the objective's own."""
     T = sides.teacher
     ways = {"both": Sides(T, T), "teacher": Sides(1.0, T), "student": Sides(T, 1.0), "none": Sides(1.0, 1.0)}
     for way, others in ways.items():

@@ -1,6 +1,6 @@
-"""What each part of an objective has to say in its gradient, for :func:`~polydistill.losses.examination.doctor.doctor`.
+"""The share of each part of an objective in its gradient, for :func:`~polydistill.losses.examination.doctor.doctor`.
 
-Two ways, each of them exact for the objectives that it is used for, and silence about the others:
+There are two ways, each exact for its objectives; the other objectives get no shares:
 
 - A sum of terms with weights (``TERMS``): the gradient of each term is that of the objective with the other weights at
   0. The share of a term is its mean norm over the sum of the mean norms.
@@ -27,10 +27,10 @@ from polydistill.losses.gradients import diagnostics
 from polydistill.losses.objectives import Objective
 from polydistill.losses.one_pass import value_and_grad
 
-SILENT = 0.01  # a term with less of the gradient than this has no say
+SILENT = 0.01  # a term with a smaller share of the gradient is suspicious
 SPLIT = {"ban", "policy_kl", "hinton_kd"}
 
-# what is set to 0 to leave one term of the objective over
+# objective -> term -> the weights that are set to 0 so that this term alone remains
 TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "ban_l": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
     "hinton_kd": {"label": {"teacher_weight": 0.0}, "teacher": {"label_weight": 0.0}},
@@ -82,7 +82,7 @@ def _split(
 ) -> Mapping[str, float]:
     temperature = find_temperature(objective, options)
     scores, targets = promote(scores), promote(targets)
-    if not objective.tempered:  # then so is the student, where there is a temperature at all
+    if not objective.tempered:  # then the student is tempered too, if there is a temperature at all
         scores = scores / temperature
     found = diagnostics(scores, targets, labels, temperature=temperature, mask=options.get("mask"))
     total = found.label_norm + found.dark_knowledge_norm

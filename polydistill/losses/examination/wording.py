@@ -1,4 +1,4 @@
-"""What a loss is, in words: its terms, the weights that are meant, and what is wrong with them."""
+"""What a loss is, in words: its terms, their weights, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def say(
     averaged: str,
     asked_explicitly: bool,
 ) -> Finding:
-    """One finding of an explanation.
+    """The finding for an explanation.
 
     Args:
         objective: what is meant.
         found: the terms of the loss.
         weights: of the mean over the rows, as they are found.
         faults: of the terms themselves.
-        readings: how the weights can be read; none where they are neither those asked for nor plausible ones.
+        readings: of the weights; none where no weights are plausible.
         averaged: "averaged over the batch" or "per sample".
         asked_explicitly: the objective's weights were given.
     """
-    if found.soft is not None and found.soft.another and not faults:  # whose weights are not those of the objective
+    if found.soft is not None and found.soft.another and not faults:  # its weights are not the objective's
         text = f"your loss is {name_terms(found, weights)}: not {objective}, {found.soft.another}"
         return Finding("suspicious", f"{text}; fine only if that is meant")
     alone = found.label is None and found.soft is not None and found.soft.right
@@ -50,19 +50,19 @@ def say(
         others = f"{weights[1]:.4g} times the objective: a weight" if alone else f"{what}: not the weights asked for"
         return Finding("suspicious", f"your loss is {others}{hint}, if that is meant")
     names = "label_weight= and teacher_weight=" if found.label else "teacher_weight="
-    text = f"your loss is {what}{hint}, {averaged}: whether these weights are meant cannot be told; pass {names}"
+    text = f"your loss is {what}{hint}, {averaged}: whether these weights are meant cannot be decided; pass {names}"
     return Finding("cannot tell", text)
 
 
 def _without_factor(found: Explanation, weights: tuple[float, float]) -> str:
-    """The weight of the soft term if T^2 were no part of it."""
+    """The weight of the soft term if T^2 were not part of it."""
     if found.soft is None or found.soft.temperature == 1.0:
         return ""
     return f" (or {weights[1] * found.soft.temperature**2:.4g} x {found.soft.name} without T^2)"
 
 
 def say_changing(found: Explanation, weights: tuple[float, float], faults: Sequence[str]) -> Finding:
-    """Of a loss that has these terms at all scores, and other weights at each."""
+    """The finding for a loss whose weights change with the scores."""
     text = f"your loss has on this batch the gradient of {name_terms(found, weights)}, with other scores other weights"
     why = "a root, a logarithm or a power of a mean does that, or a weight that follows the scores"
     if faults:
@@ -71,7 +71,7 @@ def say_changing(found: Explanation, weights: tuple[float, float], faults: Seque
 
 
 def say_unknown(objective: str, cosine: float, coarse: bool, drawn: str) -> Finding:
-    """Of a loss that is no sum of known terms.
+    """The finding for a loss that is no sum of known terms.
 
     Args:
         objective: what is meant.
@@ -93,7 +93,7 @@ def say_unknown(objective: str, cosine: float, coarse: bool, drawn: str) -> Find
 
 
 def choose(said: Sequence[Finding]) -> Finding:
-    """One finding of several explanations that are equally good."""
+    """One finding for several explanations that are equally good."""
     said = list(dict.fromkeys(said))
     if len(said) == 1:
         return said[0]
@@ -102,14 +102,12 @@ def choose(said: Sequence[Finding]) -> Finding:
     if all(finding.level == "wrong" for finding in said):
         return Finding("wrong", f"your loss {', or '.join(texts)}{more}")
     choices = ", or ".join(text.partition(":")[0] for text in texts)
-    text = (
-        f"your loss {choices}{more}: on this batch these are one, and which it is cannot be told; choose more samples"
-    )
-    return Finding("cannot tell", f"{text} with mixed labels, or another temperature")
+    text = f"your loss {choices}{more}: on this batch these are equal, so which it is cannot be decided"
+    return Finding("cannot tell", f"{text}; choose more samples with mixed labels, or another temperature")
 
 
 def _join_slips(reading: Reading, alone: bool) -> str:
-    """All slips of a reading; a term that is alone is the loss."""
+    """All slips of a reading; if the soft term is alone, they are slips of the loss."""
     if alone:
         return " and ".join((*reading.of_both, *reading.of_soft))
     of_all = (("it", reading.of_both), ("its label term", reading.of_label), ("its soft term", reading.of_soft))
