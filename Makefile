@@ -1,6 +1,6 @@
 # `make` lists what there is. Targets that need Python make .venv first; ARGS="..." is passed on.
 VENV ?= .venv
-# The oldest supported first: constraints.txt is tested with it. Another one: make PYTHON=/path/to/python
+# The oldest supported one first: constraints.txt is tested with it. To choose another: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on PATH; give one: make PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later on PATH; choose one: make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[atari,vision]'
 	@touch $@
@@ -28,51 +28,51 @@ $(DEVELOPER): $(INSTALLED)
 distill: $(INSTALLED)  ## distil the Pong teacher into its twin, and score both
 	$(BIN)/python scripts/distill_atari.py $(ARGS)
 
-test: $(DEVELOPER)  ## all tests but the slow ones and those that need a GPU
+test: $(DEVELOPER)  ## run all tests except slow ones and those that need a GPU
 	$(ONE_EACH) -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
 	TRITON_INTERPRET=1 $(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/kernels $(ARGS)
 
-quick: $(DEVELOPER)  ## losses, config, runs, lineages and layers
+quick: $(DEVELOPER)  ## test losses, config, runs, lineages and layers: under 2 minutes
 	$(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/losses tests/config tests/runs tests/lineage \
 		tests/test_layers.py $(ARGS)
 
-check: $(DEVELOPER)  ## format, lint, types, layers: under a minute
+check: $(DEVELOPER)  ## check format, lint, types, layers: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@mkdir -p build/types && ln -sfn ../../agents build/types/polydistill_agents  # mypy does not see an editable install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-test-gpu: $(DEVELOPER)  ## the tests that need a CUDA device
+test-gpu: $(DEVELOPER)  ## run the tests that need a CUDA device
 	$(ONE_EACH) -m pytest -n auto --dist worksteal -m gpu $(ARGS)
 
-test-oldest:  ## the tests with the oldest versions that are allowed
+test-oldest:  ## run the tests with the oldest allowed versions
 	@test -x $(VENV)/oldest/bin/python || $(PYTHON) -m venv $(VENV)/oldest
 	$(VENV)/oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[dev]'
 	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/kernels $(ARGS)
 
-crashes: $(DEVELOPER)  ## killed runs end bit for bit the same; ARGS="cifar"
+crashes: $(DEVELOPER)  ## kill runs and continue them: they must end bit for bit the same
 	$(BIN)/python tests/crashes/crashes.py $(ARGS)
 
 bench-losses: $(DEVELOPER)  ## measure the losses beside the usual formulas
 	$(BIN)/python scripts/bench_losses.py $(ARGS)
 
-bench-losses-gpu: $(DEVELOPER)  ## the same on a GPU, into the file of RESULTS.md
+bench-losses-gpu: $(DEVELOPER)  ## the same on a GPU, into scripts/measurements/losses_cuda.csv
 	for name in policy_kl hinton_kd jsd; do $(BIN)/python scripts/bench_losses.py --device cuda \
 		--objectives "[$$name]" --rounds 9 --append true --csv scripts/measurements/losses_cuda.csv $(ARGS) || exit 1; done
 
 bench: $(DEVELOPER)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
 
-mutants: $(DEVELOPER)  ## bugs planted one at a time: each must turn a test red
+mutants: $(DEVELOPER)  ## plant bugs one at a time: each must turn a test red
 	$(BIN)/python -m tests.mutants.mutants $(ARGS)
 
-fuzz: $(DEVELOPER)  ## 20,000 damaged and hostile files of teachers
+fuzz: $(DEVELOPER)  ## read 20,000 damaged and hostile teacher files
 	$(BIN)/python -m tests.fuzz.fuzz $(ARGS)
 
 AUDIT := $(VENV)/audit
-# pip-audit ends with 1 for what it found and for a database that does not answer; only what it found goes to the file.
-audit: constraints.txt  ## known vulnerabilities of the pinned versions (network)
+# pip-audit exits with 1 both for a finding and for a database that does not answer; only findings go to the file.
+audit: constraints.txt  ## look up known vulnerabilities of the pinned versions (needs a network)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install -q pip-audit; } || \
 		{ echo "not audited: pip-audit cannot be installed"; exit 0; }; \
 	rm -f $(AUDIT)/found; $(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
@@ -82,11 +82,11 @@ audit: constraints.txt  ## known vulnerabilities of the pinned versions (network
 
 # TensorBoard's cards eval/mean_reward and val/accuracy, as its address takes them
 PINNED = %5B%7B%22plugin%22%3A%22scalars%22%2C%22tag%22%3A%22eval/mean_reward%22%7D%2C%7B%22plugin%22%3A%22scalars%22%2C%22tag%22%3A%22val/accuracy%22%7D%5D
-tensorboard: $(INSTALLED)  ## the curves of everything under runs/
+tensorboard: $(INSTALLED)  ## show the curves of all runs under runs/
 	@echo "open http://localhost:6006/?smoothing=0&pinnedCards=$(PINNED)#timeseries"
-	@echo "(scores on top; not smoothed: their few points would lag behind; or the tab CUSTOM SCALARS; the config: TEXT)"
+	@echo "(scores are on top and not smoothed; the tab CUSTOM SCALARS has the main charts, TEXT the config)"
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
-clean:  ## remove caches and build products; not runs/ and .venv
+clean:  ## remove caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find polydistill agents scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

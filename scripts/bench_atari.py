@@ -1,10 +1,10 @@
-"""Measure the distillation of an Atari agent: its parts alone, the running loop, and two ways to do without it.
+"""Measure the speed of distilling an Atari agent: its parts alone, the running loop, and two other ways to learn.
 
     python scripts/bench_atari.py --threads 2 --json scripts/measurements/bench_atari.json
 
-All is measured in turn, several times over, in one process, and medians are reported: rates of this kind are noisy,
-ratios of neighbours less so. The two others are the same update in plain float32 torch, as one would write it by
-hand, and the loop of Stable-Baselines3's own DQN with the same network, games, batch size and updates per step.
+All parts are measured in turn, in several rounds of one process, and medians are reported: such rates are noisy, and
+ratios within a round are less so. The two other ways are the same update in plain float32 torch, as one would write
+it by hand, and the loop of Stable-Baselines3's own DQN with the same network, games, batch size and updates per step.
 """
 
 import pathlib
@@ -171,7 +171,7 @@ def measure(config: BenchConfig, atari: AtariConfig) -> dict[str, list[float]]:
     alone, loop = (make_student(atari, teacher, e, 1) for e in (env, loop_env))
     dqn = make_dqn(atari, dqn_env)
     alone.learning_starts = loop.learning_starts = 0
-    for model in (loop, dqn, alone):  # past what is done once
+    for model in (loop, dqn, alone):  # a warm-up: work that is done only once is not measured
         model.learn(16 * env.num_envs)
     assert alone.replay is not None
     by_hand = hand_written_update(*alone.replay.gather(torch.arange(len(alone.replay))), atari.student.batch_size)

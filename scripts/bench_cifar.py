@@ -1,10 +1,10 @@
-"""Measure a distillation step on CIFAR-like images, the loader included, beside the same work written by hand.
+"""Measure the speed of distillation on CIFAR-like images, loader included, beside the same work written by hand.
 
     python scripts/bench_cifar.py --threads 2 --compile true --json scripts/measurements/bench_cifar.json
     python scripts/bench_cifar.py --device cuda --networks "[wrn-28-1, wrn-28-2, wrn-16-4, wrn-28-10]"
 
-All contenders run in turn, several times over, in one process, and medians are reported: rates of this kind are noisy,
-ratios of neighbours less so. The student is the twin of its teacher and learns by ban. "The trainer" is what
+All contenders run in turn, in several rounds of one process, and medians are reported: such rates are noisy, and ratios
+within a round are less so. The student is the twin of its teacher and learns by ban. "The trainer" is what
 distill_cifar.py runs: drawing, cropping, flipping and normalising the images, both networks, the loss, the update, the
 curves and the check that the loss is finite. The others get one batch, normalised, in memory: "the bare step" with the
 trainer's precision and memory format, "plain float32" without either, and timm's LogitDistillationTask where timm is
@@ -93,7 +93,7 @@ class Contenders:
     def __init__(self, name: str, config: BenchConfig, device: torch.device, precision: str) -> None:
         self.name, self.config, self.device, self.precision = name, config, device, precision
         generator = torch.Generator().manual_seed(0)
-        # whole batches: torch.compile takes half a minute at the short last one of a first epoch, which is not measured
+        # whole batches only: for a short last batch torch.compile would compile once more, half a minute of it
         pixels = torch.randint(0, 256, (40 * config.batch_size, 32, 32, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(CLASSES, (len(pixels),), generator=generator)
         self.data = ImageSet(pixels.to(device), labels.to(device))
@@ -120,7 +120,7 @@ class Contenders:
         return student, teacher.eval().requires_grad_(False)
 
     def trainer(self) -> Callable[[], None]:
-        """The product's own loop: a report every ``steps`` steps."""
+        """This project's own loop: a report every ``steps`` steps."""
         student, teacher = self.pair(channels_last=True)
         schedule = TrainingConfig(
             epochs=100_000,
@@ -171,7 +171,7 @@ class Contenders:
         return self.repeat(step)
 
     def timm(self) -> Callable[[], None]:
-        """timm's task, told that student and teacher want the same pixels (it assumes ImageNet's otherwise)."""
+        """timm's task; both networks declare the same normalisation of pixels (else it assumes ImageNet's)."""
         from timm.task import LogitDistillationTask
 
         student, teacher = self.pair(channels_last=False)
@@ -276,7 +276,7 @@ def measure(config: BenchConfig, device: torch.device, precision: str) -> Iterat
     """Each network, with the images per second of every contender, once per round."""
     for name in config.networks:
         contenders = Contenders(name, config, device, precision).all()
-        for run in contenders.values():  # past what is done once
+        for run in contenders.values():  # a warm-up: work that is done only once is not measured
             run()
         rates: dict[str, list[float]] = {contender: [] for contender in contenders}
         for _ in range(config.rounds):
@@ -359,7 +359,7 @@ def main(argv: list[str] | None = None) -> None:
     for network, rates in measure(config, device, precision):
         raw["images_per_second"][network] = rates
         print(format_result(network, rates, peak), flush=True)
-        if config.json:  # anew after each network, so that a run which is cut short leaves what it has measured
+        if config.json:  # after each network: an interrupted run keeps what it has measured
             atomic_write(Path(config.json), (json.dumps(raw, indent=1) + "\n").encode())
 
 

@@ -5,22 +5,23 @@
     for o in policy_kl hinton_kd jsd; do python scripts/bench_losses.py --device cuda --objectives "[$o]" \\
         --rounds 9 --seconds 540 --append true --csv scripts/measurements/losses_cuda.csv; done
 
-All contenders of a shape run in turn, in an order drawn anew each round, and medians are reported; "of formula" is the
-median of the rounds' ratios to the formula, which what slows the machine for a while does not move. Three works are
-timed: loss and its gradient (of the mean over the batch), the loss alone, and on CUDA the first replayed from a CUDA
-graph, for scores of up to a million: beyond, launches do not count. Where both sides fit into the cache of a GPU, the
-share of the copy's bandwidth may be above 1. Liger's backward pass waits for the device, so it is never replayed.
+All contenders of a shape run in turn, in a new random order each round, and medians are reported; "of formula" is the
+median of the ratios within each round: a machine that is slow for a while hardly changes it. Three kinds of work are
+timed: the loss and its gradient (of the mean over the batch); the loss alone; and, on CUDA and for up to 2^20 scores,
+the first replayed from a CUDA graph (for more scores, launches take no time worth saving). Where both sides fit into
+the cache of a GPU, the share of the copy's bandwidth may be above 1. Liger's backward pass waits for the device, so it
+is never replayed.
 "one pass" is value_and_grad: loss and gradient without autograd; "compiled" is torch.compile of the formula, and "ours
 compiled" that of ours. "bytes" counts each input read once and the gradient written once; "of copy" is the share of
 the bandwidth of a plain copy, measured in the same run.
 
-On Linux the process keeps what its allocator has had of memory: else new pages for large scores, which one contender
-pays for and the next one does not, would decide the ratios.
+On Linux the process returns no memory to the system. Otherwise one contender would pay for new pages that the next one
+finds ready, and that would decide the ratios of large scores.
 
-The CSV is written anew after each shape, so that a run which is cut short leaves what it has measured. On CUDA most of
-the time goes into compiling, some ten seconds for each shape and type: hence one call for each objective above. Besides
-torch, Triton and numpy it takes jsonargparse and pyyaml; for a machine without a network, elsewhere
-`pip install --target FOLDER jsonargparse pyyaml`, and there PYTHONPATH=FOLDER.
+The CSV is rewritten after each shape, so an interrupted run keeps what it has measured. On CUDA most of the time goes
+into compiling, some ten seconds for each shape and type: hence one call for each objective above. Besides torch, Triton
+and numpy it needs jsonargparse and pyyaml. For a machine without a network, run
+`pip install --target FOLDER jsonargparse pyyaml` elsewhere, copy FOLDER, and set PYTHONPATH=FOLDER.
 """
 
 import pathlib
@@ -58,9 +59,7 @@ from polydistill.runs import format_table
 SHAPES = ("32x18", "256x18", "2048x18", "128x100", "1024x100", "8192x100", "1024x1000", "4096x32000", "4096x131072")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OPTIONS = {"policy_kl": {"temperature": 0.01}, "hinton_kd": {"temperature": 4.0}, "jsd": {"temperature": 1.0}}
-Q_SCALE = (
-    0.01  # Q-values lie as close as the temperature of policy_kl expects: its targets are no surer than the others
-)
+Q_SCALE = 0.01  # of policy_kl's Q-values, equal to its temperature: its targets are as sure as those of the others
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
 UNCAPTURED = {"liger"}  # its backward pass looks at a value, which a capture does not allow
 CAPTURED_SCORES = 2**20
@@ -75,15 +74,15 @@ class BenchConfig:
     """What is measured, and how long.
 
     Args:
-        objectives: names out of policy_kl (T = 0.01, of Q-values as close), hinton_kd (T = 4, with labels) and jsd.
+        objectives: names out of policy_kl (T = 0.01, Q-values scaled to it), hinton_kd (T = 4, with labels) and jsd.
         shapes: rows x classes.
         types: float32 and bfloat16.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: as many as there are cores.
-        compile: whether to measure torch.compile, of the formula and of ours: some seconds per shape to compile.
+        compile: measure torch.compile of the formula and of ours too, which takes some seconds per shape to compile.
         rounds: samples of each contender.
         milliseconds: length of a sample.
-        seconds: after so many no further shape is begun; 0: no limit.
+        seconds: begin no further shape after so many seconds; 0: no limit.
         csv: file for the raw measurements; empty: none.
         append: keep the rows of the CSV that this run does not measure anew.
     """
@@ -303,7 +302,7 @@ def measure(config: BenchConfig, device: torch.device) -> Iterator[list[dict]]:
                 continue
             for kind in config.types:
                 if config.seconds and time.perf_counter() - started > config.seconds:
-                    print(f"{config.seconds} s are over: {objective} from {shape} in {kind} on is left out")
+                    print(f"{config.seconds} s are over: left out from {objective}, {shape}, {kind} on")
                     return
                 try:
                     yield measure_one(objective, (rows, classes), kind, config, device, copy)

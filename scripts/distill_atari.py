@@ -6,8 +6,8 @@
     python scripts/distill_atari.py --doctor                                   examines each lesson before it begins
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
 
-The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. Stopped
-(Ctrl-C, SIGTERM) or killed, the same command goes on, and ends as if nothing had happened.
+The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. If the
+run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same.
 """
 
 import pathlib

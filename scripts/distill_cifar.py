@@ -2,12 +2,12 @@
 
     python scripts/distill_cifar.py                                                   the smoke config: seconds
     python scripts/distill_cifar.py --config configs/cifar/wrn28_1_ban.yaml           downloads CIFAR-100 once
-    python scripts/distill_cifar.py --config ... --data.root DIR                      data that is there already
+    python scripts/distill_cifar.py --config ... --data.root DIR                      data that you have already
     python scripts/distill_cifar.py --config ... --doctor                             examines each lesson first
     torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
 
-A run that was stopped or killed goes on when the same command is given again, and ends as if nothing had happened; a
-finished one goes on with a larger --lineage.generations. The run folder gets summary.json, TensorBoard curves, and
+If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same; a
+larger --lineage.generations continues a finished one. The run folder gets summary.json, TensorBoard curves, and
 generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
 """
 

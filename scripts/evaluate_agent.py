@@ -6,8 +6,8 @@
     python scripts/evaluate_agent.py ppo.zip --game MsPacmanNoFrameskip-v4 --play sample
 
 FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights (its
-layers are known by their shapes); a path, hf://org/name or https://...#sha256=... . It is read without
-unpickling. Agents of the game's own actions and of all 18 play alike.
+layers are recognised by their shapes); it is a path, hf://org/name or https://...#sha256=..., and is read without
+unpickling. An agent may have the game's own actions or all 18.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ from polydistill_agents.teachers import Teacher, as_teacher
 
 HEADERS = ("agent", "mean", "95% over games", "IQM", "of human", "parameters", "seconds")
 IMPORTANCE = ("agent", "mean", "95% over games", "parameters", "IQM", "of human", "seconds")
-OTHERS = 52  # characters that the columns beside an agent's name ask for at least
+OTHERS = 52  # characters that the columns beside an agent's name need at least
 
 
 def shorten(path: str, columns: int) -> str:
@@ -56,7 +56,7 @@ def shorten(path: str, columns: int) -> str:
 
 
 def choose_temperature(config: AgentEvaluationConfig, path: str, agent: Teacher) -> float | None:
-    """At which temperature it samples; None: it is greedy, as a DQN is, which a student's zip is to everybody else."""
+    """The temperature at which it samples; None: it is greedy, as a student's zip is, which is a DQN for others."""
     play = "greedy" if config.play == "protocol" and is_student(path) else config.play
     return sampling_temperature(play, config.task.protocol(config.protocol), agent.kind, config.temperature)
 

@@ -1,16 +1,16 @@
-"""Tell what is inside a trained agent's file, without executing anything in it; convert it; let it play.
+"""Show what is inside a trained agent's file, without executing anything in it; convert it; score it.
 
     python scripts/inspect_agent.py downloads/dqn-PongNoFrameskip-v4.zip
-    python scripts/inspect_agent.py old.zip --convert clean.zip            today's zip, for stock DQN.load
+    python scripts/inspect_agent.py old.zip --convert clean.zip            a current zip, for stock DQN.load
     python scripts/inspect_agent.py ppo.zip --convert a.zip --env CartPole-v1   with the bounds of that environment
     python scripts/inspect_agent.py ppo-pong.zip --evaluate pong           ten full games, protocol rusu
     python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, which give logits
     python scripts/inspect_agent.py hf://sb3/dqn-PongNoFrameskip-v4        from the Hugging Face Hub (extra hub)
 
 FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights
-(torch.save of a state dict, .safetensors), whose layers are known by their shapes; acktr: before it says that a single
-head gives logits, nature: that it gives Q-values. Pickled fields are disassembled, never loaded; "unusual globals"
-names what stock DQN.load would import and execute.
+(torch.save of a state dict, .safetensors), whose layers are recognised by their shapes; the prefix acktr: says that a
+single head gives logits, nature: that it gives Q-values. Pickled fields are disassembled, never loaded; "unusual
+globals" names what stock DQN.load would import and execute.
 """
 
 import pathlib

@@ -1,11 +1,11 @@
 """Rebuild the tables of README.md, RESULTS.md and scripts/measurements/*.md from the raw measurements beside those.
 
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
-    python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is not what it should be
+    python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is out of date
 
-A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes. An interval of
-95% over seeds is Student's, of the seeds' means: each seed has its own games or training, so their spread is in it too.
-One over games is a bootstrap interval of the games, drawn again within each seed: it knows nothing of other seeds.
+A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes. "95% over
+seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it includes their spread.
+"95% over games" is a bootstrap interval that resamples the games within each seed: it does not cover other seeds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RenderConfig:
     """Whether to write.
 
     Args:
-        check: compare only.
+        check: compare only, and write nothing.
     """
 
     check: bool = False

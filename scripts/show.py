@@ -3,7 +3,7 @@
     python scripts/show.py runs/pong           # one run
     python scripts/show.py runs/* --wide       # many, with every column
 
-Of many, those that are not finished are left out, with a line.
+If there are many, unfinished ones are left out, and a line says so.
 """
 
 import pathlib
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         if word.startswith("-") and word != "--wide":
             raise UserError(f"unknown flag {word}{suggest(word, ['--wide'])}; usage: show.py RUN [RUN ...] [--wide]")
     if not folders:
-        raise UserError("which run? usage: show.py RUN [RUN ...] [--wide]")
+        raise UserError("name a run folder; usage: show.py RUN [RUN ...] [--wide]")
     tables: dict[str, str] = {}
     for folder in folders:
         try:
@@ -56,9 +56,7 @@ def format_run(folder: Path, wide: bool) -> str:
     """The table of the finished run in ``folder``."""
     if not (folder / "summary.json").exists():
         if not folder.is_dir():
-            raise UserError(
-                f"{folder} is no folder of a run: {'it is a file' if folder.exists() else 'it is not there'}"
-            )
+            raise UserError(f"{folder} is no run folder: {'it is a file' if folder.exists() else 'it does not exist'}")
         there = "it is not finished" if (folder / "config.yaml").exists() else "there is no run in it"
         raise UserError(f"{folder} has no summary.json: {there}")
     summary: dict[str, Any] = read_summary(folder)

@@ -112,7 +112,7 @@ def test_time_limit_leaves_the_rest_out_and_says_so(script: ModuleType, monkeypa
     config = script.BenchConfig(objectives=("jsd",), shapes=("2x3",), seconds=60)
     found = list(script.measure(config, SimpleNamespace(type="cpu")))
     assert found == [[{"measured": ("jsd", (2, 3), "float32")}]]
-    assert capsys.readouterr().out == "60 s are over: jsd from 2x3 in bfloat16 on is left out\n"
+    assert capsys.readouterr().out == "60 s are over: left out from jsd, 2x3, bfloat16 on\n"
 
 
 def test_liger_is_never_captured_and_a_failed_capture_costs_its_cell_alone(

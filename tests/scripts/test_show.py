@@ -65,9 +65,9 @@ def test_one_run_or_many_are_shown_from_their_summaries_alone(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which run?"),
-        (["missing"], "missing is no folder of a run: it is not there"),
-        (["file"], "file is no folder of a run: it is a file"),
+        ([], "name a run folder"),
+        (["missing"], "missing is no run folder: it does not exist"),
+        (["file"], "file is no run folder: it is a file"),
         (["begun"], "begun has no summary.json: it is not finished"),
         (["damaged"], "summary.json is damaged"),
         (["foreign"], "is no summary of a run"),
@@ -107,7 +107,7 @@ def test_of_many_those_that_are_no_finished_runs_are_left_out_with_a_line(
     assert "generation 0" in shown.out
     assert shown.err.splitlines() == [
         f"left out: {begun} has no summary.json: there is no run in it",
-        f"left out: {tmp_path / 'missing'} is no folder of a run: it is not there",
+        f"left out: {tmp_path / 'missing'} is no run folder: it does not exist",
     ]
     assert show(root, begun, tmp_path / "missing") == 2
     assert capsys.readouterr().err.endswith("error: none of these is a finished run\n")
