@@ -176,7 +176,7 @@ class Lesson:
     def summarize(self, sums: list[float]) -> dict[str, float]:
         """TensorBoard tag -> mean, from summed tallies.
 
-        ``train/agreement`` is the share of training images for which student and teacher choose the same class;
+        ``train/agreement`` is the share of training samples for which student and teacher choose the same class;
         ``distill/label_share`` says how much of the gradient of cross-entropy with the teacher is the label's (the
         rest is dark knowledge). For cwtm, ``distill/largest_weight`` is the largest weight of a sample in its batch
         (1: all are equal), and ``distill/effective_share`` is (mean w)^2 / mean w^2, the share of the batch that

@@ -1,4 +1,4 @@
-"""What is reported of a classifier: accuracy, negative log-likelihood, calibration, how it follows its teacher.
+"""The metrics of a classifier: accuracy, negative log-likelihood, calibration, agreement with its teacher.
 
 Symbols: z logits ``(samples, classes)``, q = softmax(z), p the teacher's.
 """
@@ -32,7 +32,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """``accuracy`` (fraction), ``nll`` (nats per image) and ``ece`` (fraction) of ``(n, classes)`` logits."""
+    """``accuracy`` (fraction), ``nll`` (nats per sample) and ``ece`` (fraction) of ``(n, classes)`` logits."""
     return {
         "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
         "nll": cross_entropy(logits, labels).double().mean().item(),
@@ -41,7 +41,7 @@ def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def require_finite_metrics(metrics: Mapping[str, Any], whose: str) -> None:
-    """Refuse a metric that is no finite number; None stands for one that there is not.
+    """Refuse a metric that is no finite number; None is a metric without a value.
 
     Raises:
         FloatingPointError: naming it, and ``whose`` it is.
@@ -76,7 +76,7 @@ def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> fl
 
 
 def compare(student: Tensor, teacher: Tensor) -> dict[str, float]:
-    """``agreement``: fraction of images with the same most likely class; ``kl``: mean KL(p || q) in nats."""
+    """``agreement``: fraction of samples with the same most likely class; ``kl``: mean KL(p || q) in nats."""
     return {
         "agreement": (student.argmax(dim=1) == teacher.argmax(dim=1)).double().mean().item(),
         "kl": policy_kl(student, teacher, temperature=1.0).double().mean().item(),

@@ -1,4 +1,5 @@
-"""How a lesson goes: optimiser, schedule, batches. The defaults are Wide-ResNet's recipe, the born-again paper's too.
+"""How a generation is trained: optimiser, schedule, batches. The defaults are Wide-ResNet's recipe,
+which the born-again paper uses too.
 
 SGD with Nesterov momentum 0.9, weight decay 5e-4 on every weight, learning rate 0.1, times 0.2 at 60, 120 and 160 of
 200 epochs, batches of 128 (the last one of an epoch is smaller). Teachers and students have the same schedule.
@@ -23,15 +24,15 @@ class TrainingConfig:
     """How every generation is trained.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images per update, of all processes together.
+        epochs: passes over the training samples.
+        batch_size: samples per update, of all processes together.
         learning_rate: of SGD; the highest one of the schedule.
         momentum: Nesterov momentum, in [0, 1).
         weight_decay: of all weights.
         schedule: steps (times decay at each milestone), cosine (to zero), or one_cycle (up for 30 %, then to zero).
         milestones: of schedule steps; shares of the epochs: 0.3 is epoch 60 of 200.
         decay: of schedule steps.
-        augment: flip, and crop after padding by 4 pixels of reflection.
+        augment: of images: flip, and crop after padding by 4 pixels of reflection.
         channels_last: memory format of images and weights; faster nearly everywhere.
         compile: use torch.compile; takes a minute to start, and on a CPU a C++ compiler.
         capture: replay each step as a CUDA graph; auto: on a GPU, with one process.

@@ -1,7 +1,7 @@
 """Classifiers on the disk: ``NAME.safetensors`` holds the weights, ``NAME.json`` beside it says what they are.
 
 The card is enough to build the network, feed it and check it: architecture, classes, normalisation, and the hash of the
-weights. Contract: opening a file runs no code of the file's, and a file that does not fit its card is refused.
+weights. Contract: opening a file runs no code from it, and a file that does not match its card is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
     Args:
         network: from normalised floats to logits.
         normalization: of the pixels.
-        card: what is known of it; see :func:`save_classifier`.
+        card: its description; see :func:`save_classifier`.
     """
 
     def __init__(self, network: nn.Module, normalization: Normalization, card: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 def save_classifier(
     path: Path, network: nn.Module, architecture: str, classes: int, normalization: Normalization, **known: Any
 ) -> dict[str, Any]:
-    """Write ``path`` (``.safetensors``) and the card beside it; the card.
+    """Write ``path`` (``.safetensors``) and the card beside it; return the card.
 
     Args:
         path: ends in .safetensors; a file that is there is replaced.
@@ -93,7 +93,7 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
         device: where to put it.
 
     Raises:
-        UserError: a file is missing or damaged, or the weights are not those that the card tells of.
+        UserError: a file is missing or damaged, or the weights are not those of the card.
 
     Example:
         >>> classifier = load_classifier("runs/wrn28_1/generation_1.safetensors")  # doctest: +SKIP
@@ -111,7 +111,7 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
         raise UserError(f"{path} is no safetensors file, or damaged: {error}") from error
     if weights_sha256(weights) != card["sha256"]:
         raise UserError(
-            f"{path} does not hold the weights that {path.with_suffix('.json').name} tells of (sha256 differs)"
+            f"{path} does not hold the weights that {path.with_suffix('.json').name} describes (sha256 differs)"
         )
     for name, weight in weights.items():
         if not weight.isfinite().all():
@@ -142,7 +142,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, largest: int, what: str = "") -> bytes:
-    """The bytes of a regular file of at most ``largest`` bytes: a pipe would be waited for, without end."""
+    """The bytes of a regular file of at most ``largest`` bytes: reading a pipe could wait forever."""
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode) or state.st_size > largest:

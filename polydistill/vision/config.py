@@ -1,6 +1,7 @@
 """What decides a lineage of classifiers: frozen dataclasses, their ranges, and how "auto" is resolved.
 
-A published row is one file in ``configs/cifar``; the defaults here are the born-again paper's recipe for WRN-28-1.
+A published row is one file in ``configs/cifar``; the defaults here are the born-again paper's recipe for WRN-28-1,
+except that 5,000 training images are held out for validation.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class StudentConfig:
 
 
 def _whose(objective: str, options: dict[str, float | str]) -> str:
-    """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has them all."""
+    """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has all of them."""
     for name in options:
         others = [other for other, its in OBJECTIVES.items() if name in its.options]
         if others and objective not in others:
@@ -146,15 +147,15 @@ class CifarConfig:
     Args:
         seed: root of every random stream.
         device: auto, cpu or cuda.
-        threads: processor threads of torch in each process; 0: as many as it may use and its work is worth.
-        precision: of convolutions while learning; auto: bfloat16 where the processor computes in it.
+        threads: processor threads of torch in each process; 0: as many as pay for its work.
+        precision: of convolutions in training; auto: bfloat16 where the device has instructions for it.
         data: which images.
         teacher: generation 0.
         student: the others.
         training: how all of them learn.
         evaluation: how all are measured.
         lineage: how many generations.
-        checkpoint: how often what the run needs to go on is saved.
+        checkpoint: how often the run saves its state.
     """
 
     seed: int = 0
@@ -205,19 +206,19 @@ class CifarConfig:
         """Refuse what ``size`` processes cannot do on the device of the config, which is resolved.
 
         Raises:
-            UserError: batch norm is to be synchronised between processes on a CPU.
+            UserError: batch norm cannot be synchronised between processes on a CPU.
         """
         if self.training.sync_batchnorm and size > 1 and self.device == "cpu":
             raise UserError("training.sync_batchnorm works on GPUs only: choose --training.sync_batchnorm false")
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> CifarConfig:
-        """The config with device, threads and precision of this machine in the place of auto and 0.
+        """The config with auto and 0 replaced by this machine's device, threads and precision.
 
         Args:
-            stored: the config of the run that is continued, whose words are kept.
+            stored: the config of the run that is continued; its values replace auto and 0.
 
         Raises:
-            UserError: the device is not there, or cannot do what is asked of it.
+            UserError: the device is missing, or cannot do what the config wants.
         """
         work: dict[str, float] = {}
         if not self.threads:  # counted for generation 0, which arms of one study share
@@ -227,13 +228,15 @@ class CifarConfig:
         machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)
         resolved = dataclasses.replace(self, **machine)
         if self.training.capture == "on" and resolved.device == "cpu":
-            raise UserError("training.capture is on, but device is cpu: CUDA graphs are of GPUs; leave it at auto")
+            raise UserError(
+                "training.capture is on, but device is cpu, which has no CUDA graphs; choose --training.capture auto"
+            )
         return resolved
 
     def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
         """The keys that may name another place than ``stored``, the config of the run that is continued.
 
-        A generation 0 that was trained there does not come from a file here, nor the other way round.
+        ``teacher.path`` may not appear or vanish: generation 0 was trained in the run, or read from a file.
         """
         from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
         return ("data.root", "teacher.path") if from_file else ("data.root",)

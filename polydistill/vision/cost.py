@@ -1,4 +1,4 @@
-"""What a network for small images costs, counted without computing anything."""
+"""The cost of a network for small images, counted without computing anything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BACKWARD = 2  # a backward pass costs about two forward passes
 
 
 class Cost(NamedTuple):
-    """Of one network: operations of a forward pass of one image (2 per multiply and add), numbers that its layers put
-    out for one image, parameters."""
+    """The cost of one network: operations of a forward pass for one image (2 per multiply-add), numbers in its
+    layers' outputs for one image, parameters."""
 
     operations: int
     outputs: int

@@ -1,6 +1,6 @@
-"""A generation's way from its initial weights to its last epoch: curves, validation, the best weights so far.
+"""One generation's training, from its initial weights to its last epoch: curves, validation, the best weights so far.
 
-Contract: :meth:`Course.state` is everything that the rest of the way depends on, so that a course that loads the state
+Contract: :meth:`Course.state` is everything that the rest of it depends on, so that a course that loads the state
 of another ends bit for bit as the other would (on a CPU, with as many threads).
 """
 
@@ -43,7 +43,7 @@ class Recorder:
             self.run.log(self.role, samples, values)
 
     def log_rate(self, samples: int, seconds: float) -> None:
-        """How fast learning was so far."""
+        """Log the images per second so far."""
         if self.run is not None:
             self.run.log_timing(self.role, samples, {"time/train_samples_per_second": samples / seconds})
 
@@ -52,7 +52,7 @@ class Recorder:
         """A bar over ``total`` images on standard error, where there is a run.
 
         Args:
-            what: the generation does, like ``learns``.
+            what: what the generation does, like ``learns``.
             total: images.
             done: how many of them were done earlier.
         """
@@ -64,10 +64,10 @@ class Recorder:
 
 
 class Bar:
-    """What is shown while a generation learns or is tested.
+    """The progress bar while a generation learns or is tested.
 
     Args:
-        progress: None: nothing is.
+        progress: None: nothing is shown.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -90,7 +90,7 @@ class Bar:
 
 
 class Course:
-    """Lets a trainer train to the end, with everything around it.
+    """Runs a trainer to the end, with curves, validation and checkpoints.
 
     Args:
         trainer: of the generation.
@@ -119,12 +119,12 @@ class Course:
 
         Args:
             pause: whether to save after so many steps, see :meth:`Trainer.run`.
-            save: is called at each pause, and may raise to leave.
+            save: is called at each pause; an exception from it ends the run.
 
         Raises:
             FloatingPointError: the loss, or a score on the validation images, is not finite.
             UserError: the memory does not suffice for validation.
-            torch.OutOfMemoryError: it does not for a step.
+            torch.OutOfMemoryError: the memory does not suffice for a step.
         """
         trainer = self.trainer
         with self.recorder.progress("learns", trainer.config.epochs * len(trainer.data), trainer.samples) as bar:
@@ -193,7 +193,7 @@ class Course:
         require_finite_metrics(measured, f"{lesson} on the validation images after epoch {report.epochs}")
         self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
         if self.config.selection == "best_val":
-            # rank 0 says which is best: last bits may differ between GPUs, and all must keep the same weights
+            # rank 0 decides which is best: last bits may differ between GPUs, and all must keep the same weights
             accuracy: float = self.trainer.processes.first_says(measured["accuracy"])
             if self.best is None or accuracy > self.best[0]:
                 self.best = accuracy, {name: tensor.clone() for name, tensor in student.state_dict().items()}

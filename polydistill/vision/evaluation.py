@@ -1,7 +1,6 @@
-"""What is reported of a classifier: accuracy, negative log-likelihood, calibration, and how it follows its teacher.
+"""The logits of a classifier for a set of images, and a check that they are finite.
 
-Symbols: z logits ``(images, classes)``, q = softmax(z), p the teacher's. Contract: predictions are made once per
-network and set of images, in evaluation mode and float32; everything else is computed from them.
+Contract: in evaluation mode, without gradients; float32 out.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def predict(
         network: of normalised pixels.
         images: at least one.
         normalizer: of the pixels.
-        seen: is told after each batch how many images it had.
+        seen: is called after each batch with its number of images.
     """
     logits = []
     with evaluation_mode(network):
@@ -40,10 +39,10 @@ def predict(
 
 
 def require_finite(logits: Tensor, images: ImageSet, whose: str) -> None:
-    """Refuse ``(images, classes)`` logits that are not finite, which a table would show as a dash.
+    """Refuse ``(images, classes)`` logits that are not finite.
 
     Raises:
-        NonFiniteError: saying ``whose`` they are; its batch has the ``rows`` of the first 100 such images, and their
+        NonFiniteError: naming ``whose`` they are; its batch has the ``rows`` of the first 100 such images, and their
             ``images`` (pixels), ``labels`` and ``scores``.
     """
     rows = logits.isfinite().all(dim=1).logical_not().nonzero().flatten()

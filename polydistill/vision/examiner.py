@@ -1,4 +1,4 @@
-"""What is reported of each generation, alone, beside its teacher, and in ensembles.
+"""The metrics of each generation, alone, beside its teacher, and in ensembles.
 
 Contract: each generation predicts the test images once in a process; everything else is computed from its logits.
 """
@@ -18,12 +18,12 @@ from polydistill.vision.images.data import Images
 
 
 class Examiner:
-    """Looks at generations 0, 1, ... in their order.
+    """Measures generations 0, 1, ... in their order.
 
     Args:
         images: test, and perhaps validation.
         normalizer: of the pixels.
-        config: which ensembles, and the rule that selects weights, which is only named here.
+        config: which ensembles; and the rule that selected weights, for the report.
     """
 
     def __init__(self, images: Images, normalizer: Normalizer, config: EvaluationConfig) -> None:
@@ -33,24 +33,24 @@ class Examiner:
 
     @property
     def images_to_see(self) -> int:
-        """How many images a look is at."""
+        """How many images each generation predicts."""
         return len(self.images.test) + len(self.images.validation)
 
     def look(self, member: nn.Module, seen: Callable[[int], None] | None = None) -> None:
-        """Take the predictions of the next generation; ``seen`` is told of how many images now and then."""
+        """Predict with the next generation; ``seen`` is called now and then with a number of images."""
         self._test_logits.append(predict(member, self.images.test, self.normalizer, seen))
         if len(self.images.validation):
             self._val_logits.append(predict(member, self.images.validation, self.normalizer, seen))
 
     def report(self, objective: str | None) -> dict[str, Any]:
-        """The metrics of the generation looked at last, for summary.json.
+        """The metrics of the latest generation, for summary.json.
 
         Args:
-            objective: by which the one before taught it; None: it had no teacher.
+            objective: by which it learned from the generation before; None: it had no teacher.
 
         Raises:
             NonFiniteError: its scores are not finite.
-            FloatingPointError: a metric is not.
+            FloatingPointError: a metric is not finite.
         """
         whose = f"generation {len(self._test_logits) - 1} ({objective or 'labels'})"
         require_finite(self._test_logits[-1], self.images.test, f"{whose} on the test images")
@@ -69,7 +69,7 @@ class Examiner:
         teacher of the earliest member; all three are None where that member is generation 0.
 
         Raises:
-            FloatingPointError: what is measured is not finite.
+            FloatingPointError: a metric is not finite.
         """
         found = []
         for members in self.config.chosen_ensembles(generations):
@@ -82,7 +82,7 @@ class Examiner:
         return found
 
     def _measure(self, members: Sequence[int]) -> dict[str, Any]:
-        """Of one generation, or of the mean probability of several."""
+        """The metrics of one generation, or of the mean probability of several."""
         measured = measure(self._logits(self._test_logits, members), self.images.test.labels)
         metrics: dict[str, Any] = {f"test_{name}": value for name, value in measured.items()}
         metrics["val_accuracy"] = None
@@ -93,5 +93,5 @@ class Examiner:
 
     @staticmethod
     def _logits(of_all: list[Tensor], members: Sequence[int]) -> Tensor:
-        """Of one generation as it gave them; of several the float64 ones of the mean probability."""
+        """The logits of one generation; of several the float64 logits of the mean probability."""
         return of_all[members[0]] if len(members) == 1 else ensemble_logits([of_all[member] for member in members])

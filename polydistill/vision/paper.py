@@ -61,7 +61,7 @@ CROSS: dict[tuple[str, str], float] = {
 
 
 def paper_error(dataset: str, teacher: str, student: str, objective: str, generation: int) -> float | None:
-    """What the paper states for that generation of a lineage, in % test error; None where it states nothing.
+    """The paper's test error in % for that generation of a lineage; None where it has none.
 
     Args:
         dataset: cifar10 or cifar100.

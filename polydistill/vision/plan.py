@@ -1,5 +1,5 @@
-"""What a lineage will take, for ``--dry_run``: time from counted operations and a speed that was seen,
-memory, disk; and what a run would be refused for."""
+"""What a lineage will take, for ``--dry_run``: time from counted operations and a measured speed, memory, disk; and the
+checks that a run makes before its first step."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.images.data import Images, load_images, needs_download
 from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
 
-PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # that a run writes into its folder
+PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # files that a run writes into its folder
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
-# images/s of WRN-28-1 that learns from WRN-28-1 in batches of 128, bfloat16, from RESULTS.md
-ELSEWHERE = {"cpu": (725, "two cores of an AMD EPYC (Zen 4)"), "cuda": (35_606, "one NVIDIA H100")}
+# images/s of a network that learns by ban from its twin, in batches of 128, bfloat16, without torch.compile: RESULTS.md
+ELSEWHERE = {
+    "cpu": (725, "resnet-20", "two cores of an AMD EPYC (Zen 4)"),
+    "cuda": (35_606, "wrn-28-1", "one NVIDIA H100"),  # replayed as CUDA graphs
+}
 DOUBT = "a network may be two or three times slower, or faster"
 
 
 def measure_rate(device: torch.device, precision: str) -> float:
-    """Operations per second of a small 3 x 3 convolution, which networks for small images mostly consist of."""
+    """Operations per second of a small 3 x 3 convolution: networks for small images consist mostly of these."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.zeros(64, 64, 16, 16, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -93,20 +96,20 @@ def check_run(config: CifarConfig, out: Path, moved: Sequence[str]) -> None:
 
 
 def require_same_start(config: CifarConfig, images: Images, out: Path, moved: Sequence[str]) -> bool:
-    """Look whether images and teacher are those that the run in ``out`` began with; writes nothing.
+    """Check that images and teacher are those that the run in ``out`` began with; write nothing.
 
     Args:
         config: resolved.
         images: of the run.
         out: its folder.
-        moved: the keys of places that are others than the run began with. A teacher in the old place may be gone:
-            the run has its own copy.
+        moved: keys of places that differ from those that the run began with. A teacher in the old place may be
+            gone: the run has its own copy.
 
     Returns:
         whether there is a run that has begun.
 
     Raises:
-        UserError: they are others, or no checkpoint is good.
+        UserError: they differ, or no checkpoint is good.
     """
     saved = Checkpoints(out / "checkpoints", kind="cifar").latest(tidy=False)
     if saved is None:
@@ -124,7 +127,7 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
     Args:
         config: resolved.
         out: the run folder, for the text.
-        measure: the speed of this machine now; otherwise it is what is remembered, or what another machine had.
+        measure: use the speed of this machine, measured now; else the remembered one, or another machine's.
     """
     classes, generations = config.data.classes, config.lineage.generations
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
@@ -155,20 +158,20 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
 
 
 def _measured(config: CifarConfig) -> tuple[float, str]:
-    """Operations per second of a convolution, and how to say whose speed that is."""
+    """Operations per second of a convolution here, and words that say so."""
     rate = measure_rate(prepare(config.device, config.threads), config.precision)
     return rate, f"at the {rate / 1e12:.2f} TFLOP/s of a convolution measured here; {DOUBT}"
 
 
 def _remembered(config: CifarConfig) -> tuple[float, str]:
-    """Operations per second of the last such run here, or of one elsewhere."""
+    """Operations per second of the last such run here, or of one elsewhere, and words that say so."""
     per_image = (1 + BACKWARD) * count_cost(config.teacher.network, config.data.classes).operations
     images = recall(_work(config))
     if images is not None:
         return images * per_image, f"at the {images:,.0f} images/s of {config.teacher.network} in an earlier run here"
-    images, machine = ELSEWHERE[config.device]
-    rate = images * (1 + BACKWARD + 1) * count_cost("wrn-28-1", 100).operations
-    return rate, f"on {machine} (measured there, with WRN-28-1); {DOUBT}; --dry_run_measure measures this machine"
+    images, network, machine = ELSEWHERE[config.device]
+    rate = images * (1 + BACKWARD + 1) * count_cost(network, 100).operations
+    return rate, f"on {machine} (measured there, with {network}); {DOUBT}; --dry_run_measure measures this machine"
 
 
 def _work(config: CifarConfig) -> dict[str, Any]:
@@ -183,7 +186,7 @@ def _work(config: CifarConfig) -> dict[str, Any]:
 
 
 def remember_speed(config: CifarConfig, summary: Mapping[str, Any]) -> None:
-    """Note the speed of a finished run, for the plans of later ones."""
+    """Store the speed of a finished run, for the plans of later ones."""
     images = summary["throughput"].get("generation_0_train_samples_per_second")
     if images and summary["processes"] == 1:
         remember(_work(config), images)

@@ -1,6 +1,6 @@
-"""What needs a batch to be known is tried with one before generation 0 begins: the lesson of the students.
+"""The students' lesson is tried on a batch before generation 0 begins, so that its errors come early.
 
-Contract: nothing of it stays, and no random stream moves: the run is bit for bit what it would be without.
+Contract: nothing of the trial stays, and no random stream moves: the run is bit for bit the same without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from polydistill.learning.rewind import NonFiniteError
 if TYPE_CHECKING:
     from polydistill.vision.domain import CifarDomain
 
-FEW = 8  # images, on a processor; a GPU tries the whole batch, since its memory is to suffice
+FEW = 8  # images, on a CPU; a GPU tries the whole batch, to see whether its memory suffices
 GENTLE = 1e-6  # learning rate: what is tried is the lesson, not the schedule
 
 
@@ -46,7 +46,7 @@ def rehearse(domain: CifarDomain) -> None:
 
 
 def _take_statistics(network: nn.Module, inputs: Tensor) -> None:
-    """Give the batch norms the statistics of ``inputs``: an untrained deep network that has none overflows."""
+    """Give the batch norms the statistics of ``inputs``: without any, an untrained deep network overflows."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
             layer.momentum = 1.0

@@ -32,7 +32,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
 
     Args:
         summary: what summary.json holds.
-        wide: every column, however wide; else those that matter most, in 80 columns.
+        wide: every column of the table; else those that matter most, in 80 characters.
     """
     rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
     rows += [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]

@@ -1,6 +1,6 @@
-"""What a run of classifiers is made from, images and perhaps a teacher's file: found, checked, and known again by hash.
+"""The sources of a run of classifiers, images and perhaps a teacher's file: found, checked, and compared by hash.
 
-Contract: a run that goes on, or is shown, knows its sources by their bytes. Where they lie may change.
+Contract: a run that is continued, or shown again, compares its sources by their bytes. Their place may change.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def _describe(part: ImageSet) -> dict[str, Any]:
 def open_teacher(config: CifarConfig, images: Images, device: torch.device | str) -> Classifier:
     """The classifier in the file ``teacher.path``.
 
-    A file without a card holds weights that something else than this project saved: those of ``teacher.network``, for
-    pixels that are normalised as here.
+    A file without a card holds weights that something other than this project saved: they are taken for those of
+    ``teacher.network``, trained on pixels that are normalised as here.
 
     Raises:
-        UserError: there is none, or it is of another architecture, other classes, or saw images otherwise normalised.
+        UserError: there is none, or it has another architecture, other classes, or another normalisation.
     """
     path = Path(config.teacher.path)
     if not _has_card(path):
@@ -95,7 +95,7 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
     path = Path(config.teacher.path)
     if _has_card(path):
         found = load_classifier(path).card["sha256"]
-    else:  # as it is opened: the file may hold another float type, and leave out what is shared
+    else:  # hashed as opened: the file may hold another float type, and leave shared weights out
         found = weights_sha256(_fill_network(config, path).state_dict())
     if found != sha256:
         raise UserError(
@@ -105,7 +105,7 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
 
 
 def require_same_sources(config: CifarConfig, summary: Mapping[str, Any], moved: Sequence[str]) -> None:
-    """Look whether what lies in places that have changed is what a finished run was made from.
+    """Check that images and teacher in changed places are those that a finished run was made from.
 
     Args:
         config: names the places.
@@ -113,7 +113,7 @@ def require_same_sources(config: CifarConfig, summary: Mapping[str, Any], moved:
         moved: the keys of ``config`` that name other places than the run's own config does.
 
     Raises:
-        UserError: it is something else.
+        UserError: they are not.
     """
     if "data.root" in moved:
         require_same_images(config, describe_images(load_images(config.data)), summary["data"])

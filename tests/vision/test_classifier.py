@@ -75,7 +75,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
-    (flip_a_bit, "does not hold the weights that generation_0.json tells of"),
+    (flip_a_bit, "does not hold the weights that generation_0.json describes"),
     (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is no safetensors file, or damaged"),
     (lambda path: path.write_bytes(b""), "is no safetensors file, or damaged"),
     (lambda path: path.unlink(), "cannot read"),

@@ -27,7 +27,7 @@ URL = "https://www.cs.toronto.edu/~kriz/"
 
 
 class Release(NamedTuple):
-    """What is known of a published data set. ``md5`` holds the sums of those single files that we know."""
+    """A published data set. ``md5`` holds the checksums of single files, where they are known."""
 
     classes: int
     label_bytes: int
@@ -104,12 +104,12 @@ def decode_rows(release: Release, files: list[tuple[str, bytes]], *, official: b
     """The rows of ``files``, given as ``(name, content)``, one after another.
 
     Raises:
-        UserError: a part of a row, a label out of range, no row at all, or with ``official`` other rows than published.
+        UserError: an incomplete row, a label out of range, no rows, or with ``official`` another number of rows.
     """
     table = np.concatenate([_decode_file(release, name, content, official) for name, content in files])
     labels = table[:, release.label_bytes - 1].copy()
     if official and len(set(np.bincount(labels, minlength=release.classes).tolist())) != 1:
-        raise UserError(f"{files[0][0]}: the classes differ in number, in the official one they do not; it is damaged")
+        raise UserError(f"{files[0][0]}: classes differ in their number of images, which they must not; it is damaged")
     planes = table[:, release.label_bytes :].reshape(-1, 3, SIDE, SIDE)
     return Rows(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
 

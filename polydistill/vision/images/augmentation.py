@@ -44,7 +44,7 @@ def draw_plan(n_images: int, seed: int, generation: int, epoch: int, *, augment:
     Args:
         n_images: size of the training set.
         seed: root of the random streams.
-        generation: whose lesson it is.
+        generation: that learns from these images.
         epoch: from 0.
         augment: False leaves the images as they are; the order is the same.
 

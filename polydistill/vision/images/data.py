@@ -1,7 +1,7 @@
 """The images of a run: read once, held once on the device as uint8, split once and for all.
 
-Contract: the split into training and validation depends on the labels alone, not on any seed, so that numbers of
-different runs are about the same images; the statistics are those of the whole training file.
+Contract: the split into training and validation depends on the labels alone, not on any seed, so that results of
+different runs are for the same images; the statistics are those of the whole training file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from polydistill.streams import numpy_stream
 from polydistill.vision.images.archives import RELEASES, SIDE, Release, Rows, download, encode_rows, read_release
 
 DOWNLOADS = Path("data")
-SHIFT, NOISE = 12, 24  # deviations in made-up images: of an image's colours, of a pixel
+SHIFT, NOISE = 12, 24  # standard deviations in made-up images, of 255: of an image's colours, of a pixel
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DataConfig:
             )
 
     def known_images(self, part: str) -> int | None:
-        """How many images the ``part`` train or test has before a slice is taken; None: that is read from files."""
+        """How many images the ``part`` train or test has before a slice is taken; None: known only from the files."""
         if self.made_up and not self.root:
             return self.made_up
         release = RELEASES[self.name]
@@ -79,7 +79,7 @@ class DataConfig:
 
     @property
     def images_to_learn(self) -> int | None:
-        """How many images are learned from, validation images aside; None: that is read from files."""
+        """How many images are trained on, without the validation images; None: known only from the files."""
         images = self.train_images or self.known_images("train")
         return None if images is None else images - self.validation_images
 
@@ -184,7 +184,7 @@ def choose_validation(labels: NDArray[np.uint8], n: int) -> NDArray[np.bool_]:
 
 
 def needs_download(config: DataConfig) -> bool:
-    """Whether the images are not on this machine yet."""
+    """Whether the images must be downloaded first."""
     return not (config.root or config.made_up or (DOWNLOADS / RELEASES[config.name].archive).exists())
 
 
@@ -193,7 +193,9 @@ def _read(config: DataConfig) -> tuple[Rows, Rows]:
         return read_release(config.name, Path(config.root).expanduser(), official=config.official)
     if not config.made_up:
         return read_release(config.name, download(config.name, DOWNLOADS))
-    with tempfile.TemporaryDirectory() as folder:  # through files, so that the made-up road is the real one
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # through files, so that made-up images take the same path as real ones
         write_made_up(config.name, Path(folder), config.made_up, config.made_up)
         return read_release(config.name, Path(folder), official=False)
 
@@ -206,8 +208,8 @@ def _to_device(rows: Rows, device: torch.device | str) -> ImageSet:
 def write_made_up(name: str, folder: Path, n_train: int, n_test: int, *, seed: int = 0) -> None:
     """Write files in the official format whose classes a small network can learn: a colour gradient each, and noise.
 
-    Each image shifts its two colours by :data:`SHIFT`, so that near classes overlap: a few images are another class's
-    for every network, and a teacher has something to say about which classes are near.
+    Each image shifts its two colours by :data:`SHIFT`, so that near classes overlap: every network errs on a few
+    images, and a teacher's probabilities show which classes are near.
     """
     release = RELEASES[name]
     generator = numpy_stream(seed, "made-up images")

@@ -13,7 +13,7 @@ report is enough to build the network again.
 ==========================  ======================================================================================
 
 Contract: every network takes ``(batch, 3, 32, 32)`` floats, normalised, and gives ``(batch, classes)`` logits. Initial
-weights come from torch's current generator; :func:`build_network` gives it the state that a seed asks for.
+weights come from torch's current generator; :func:`build_network` seeds it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
     (r"preact-(\d+)", PreActResNet),
     (r"preact-(bottleneck)-(\d+)", lambda _, depth, classes: PreActResNet(depth, classes, bottleneck=True)),
 )
-LARGEST = 2000  # of any number in a name: a mistyped depth must not ask for all the memory there is
+LARGEST = 2000  # of any number in a name: a mistyped depth must not take all the memory
 
 
 def build_network(name: str, classes: int, *, seed: int | None = None) -> nn.Module:
@@ -111,6 +111,4 @@ def _find(name: str) -> tuple[Callable[..., nn.Module], list[int | str]]:
             if any(isinstance(number, int) and not 0 < number <= LARGEST for number in numbers):
                 raise ValueError(f"network {name!r}: its numbers must lie between 1 and {LARGEST}")
             return build, numbers
-    raise ValueError(
-        f"unknown network {name!r}{suggest(name, EXAMPLES)} (some there are: {', '.join(EXAMPLES[3:7])}, ...)"
-    )
+    raise ValueError(f"unknown network {name!r}{suggest(name, EXAMPLES)} (for example {', '.join(EXAMPLES[3:7])}, ...)")

@@ -1,9 +1,10 @@
 """DenseNet-BC (Huang et al. 2017, arXiv 1608.06993): dense blocks with bottlenecks, compression 0.5.
 
 The born-again paper names four by depth and growth rate and gives their sizes, but 90 and 80 are no depths of a
-DenseNet-BC (6n + 4), and no plain reading gives its four counts. :data:`PAPER_LAYERS` holds the layers per block, equal
-but for one, that come nearest with 10 outputs among networks that begin with 2k channels, as DenseNet-BC does. Begun
-with 24 channels, equal blocks of 15, 13 and 13 layers come nearer for the last three (16.04M, 22.49M and 50.33M).
+DenseNet-BC (6n + 4), and no plain reading gives its four counts of parameters. :data:`PAPER_LAYERS` holds the layers
+per block (equal, or with one block shorter by one) that come nearest with 10 outputs among networks that begin with 2k
+channels, as DenseNet-BC does. With 24 channels at the beginning, three equal blocks of 15, 13 and 13 layers come nearer
+for the last three networks (16.04M, 22.49M and 50.33M).
 """
 
 from __future__ import annotations
