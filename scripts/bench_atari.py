@@ -111,13 +111,14 @@ def timed_loop(model: PolicyDistillation, env: AtariVecEnv, steps: int) -> dict[
 
         return call
 
-    step, teacher, train = env.step, model.teacher, model.train
-    env.step, model.teacher, model.train = timed("environment", step), _Timed(teacher, timed), timed("training", train)
+    step, teacher, train = env.step, model.lesson.teacher, model.train
+    env.step, model.lesson.teacher = timed("environment", step), timed("labels", teacher)
+    model.train = timed("training", train)
     before, started = model._n_updates, time.perf_counter()
     try:
         model.learn(steps, log_interval=None, reset_num_timesteps=False)
     finally:
-        env.step, model.teacher, model.train = step, teacher, train
+        env.step, model.lesson.teacher, model.train = step, teacher, train
     seconds = time.perf_counter() - started
     samples = (model._n_updates - before) * model.batch_size
     return {
@@ -126,16 +127,6 @@ def timed_loop(model: PolicyDistillation, env: AtariVecEnv, steps: int) -> dict[
         "loop_training": samples / spent["training"],
         "loop": samples / seconds,
     }
-
-
-class _Timed:
-    """A teacher whose calls are timed."""
-
-    def __init__(self, teacher: Any, timed: Callable[[str, Any], Any]) -> None:
-        self.kind, self._call = teacher.kind, timed("labels", teacher)
-
-    def __call__(self, observations: Tensor) -> Tensor:
-        return self._call(observations)
 
 
 def make_dqn(config: AtariConfig, env: AtariVecEnv) -> DQN:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 from torch import nn
 
-from polydistill.errors import suggest
+from polydistill.errors import UserError, suggest
+from polydistill_agents.files.places import Place
 from polydistill_agents.files.sb3_data import ACTIVATIONS
-from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN, size_of
+from polydistill_agents.files.sb3_zip import AgentFile, read_agent, rebuild_scores
+from polydistill_agents.networks.corner import cut_padding
+from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN, begins_as_nature, size_of
 
 POLICY_KWARGS = (
     "net_arch", "activation_fn", "normalize_images", "features_extractor_class", "features_extractor_kwargs",
@@ -156,6 +160,19 @@ def as_in_file(
         if asked is not None and (list(asked) if isinstance(asked, tuple) else asked) != value:
             raise ValueError(f"policy_kwargs: {name} is {value} in the file, not {asked}: leave it out")
     return own, {**policy_kwargs, **stored}
+
+
+def open_student(path: Place) -> tuple[AgentFile, QNetwork]:
+    """What is in a file, and its network as narrow as it was before it was written.
+
+    Raises:
+        UserError: the file is missing, damaged, or no Nature-CNN.
+    """
+    agent = read_agent(path)
+    network = cut_padding(rebuild_scores(agent))
+    if not begins_as_nature(network) or network.observation_space.dtype != np.uint8:
+        raise UserError(f"{agent.where}: it is no Nature-CNN of frames")
+    return agent, cast(QNetwork, network)
 
 
 def _optimizer(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:

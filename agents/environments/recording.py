@@ -14,7 +14,7 @@ ended it is uninitialised memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from torch import Tensor
 from polydistill.errors import UserError
 from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.environments.segments import Segment, read_segment, remove_segments, write_segment
-
-Take = Callable[[NDArray[np.uint8], Tensor, NDArray[np.bool_]], None]  # observations, scores, starts of one step
+from polydistill_agents.environments.steps import Step
 
 
 class Recording:
@@ -54,32 +53,17 @@ class Recording:
         """Steps of all games recorded so far."""
         return sum(segment.n_rows for segment in self.segments) + len(self._actions)
 
-    def add(
-        self,
-        actions: NDArray[np.integer[Any]],
-        scores: Tensor,
-        observations: NDArray[np.uint8],
-        rewards: NDArray[np.float32],
-        dones: NDArray[np.bool_],
-    ) -> None:
-        """Record one step of all games.
+    def add(self, step: Step) -> None:
+        """Record one step of all games; its actions and scores are kept, not copied."""
+        self._actions.append(step.actions)
+        self._scores.append(step.scores)
+        self._see(step)
 
-        Args:
-            actions: ``(n_envs,)`` sent to the environment.
-            scores: ``(n_envs, n_scores)`` of the teacher for the observations before it. Kept, not copied.
-            observations: ``(n_envs, stack, height, width)`` after it.
-            rewards: ``(n_envs,)`` for it.
-            dones: ``(n_envs,)`` after it.
-        """
-        self._actions.append(actions)
-        self._scores.append(scores)
-        self._see(observations, rewards, dones)
-
-    def _see(self, observations: NDArray[np.uint8], rewards: NDArray[np.float32], dones: NDArray[np.bool_]) -> None:
+    def _see(self, step: Step) -> None:
         """Three of the four frames of a stack have been seen before; the last whole stacks join in :meth:`_digest`."""
-        for values in (observations[:, -1], rewards, dones):
+        for values in (step.new_obs[:, -1], step.rewards, step.dones):
             self._seen.update(np.ascontiguousarray(values).data)
-        self._observations = observations
+        self._observations = step.new_obs
 
     def _digest(self) -> str:
         seen = self._seen.copy()  # a full disk may make it necessary to ask twice
@@ -105,39 +89,42 @@ class Recording:
             "segments": [segment._asdict() for segment in self.segments],
         }
 
-    def play_again(self, state: Mapping[str, Any], take: Take) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def play_again(self, state: Mapping[str, Any]) -> tuple[NDArray[np.uint8], Iterator[Step]]:
         """Reset the environment and play again what was recorded; segments that ``state`` does not name are removed.
 
         Args:
             state: from :meth:`state`.
-            take: called for each step with the observations before it, the teacher's scores of them, and where a game
-                began with them: the arguments of :meth:`polydistill_agents.distillation.replay.FrameReplay.add`.
 
         Returns:
-            The observations after the last step, and where a game begins with them.
+            What the games show first, and the steps, each played when it is asked for. The recording goes on behind
+            the last.
 
         Raises:
-            UserError: the emulator is of another version, or plays differently.
-            DamagedSegment: a segment is missing or damaged.
+            UserError: the emulator is of another version, or (also in the midst of the steps) plays differently.
+            DamagedSegment: while the steps are played: a segment is missing or damaged.
         """
         self._check_recipe(state["environment"])
         self.segments = [Segment(**segment) for segment in state["segments"]]
         self._clear_pending()
-        observations, starts = self.env.reset(), np.ones(self.env.num_envs, dtype=bool)
+        first = self.env.reset()
         if self.env.reset_seeds.tolist() != list(state["reset_seeds"]):
             raise UserError(f"{self.folder}: the games of this run start from other seeds than those recorded")
+        return first, self._play_segments(first)
+
+    def _play_segments(self, observations: NDArray[np.uint8]) -> Iterator[Step]:
+        starts = np.ones(self.env.num_envs, dtype=bool)
         for segment in self.segments:
             for actions, scores in self._rows(segment):
-                take(observations, scores, starts)
-                observations, rewards, starts, _ = self.env.step(actions)
-                self._see(observations, rewards, starts)
+                step = Step(observations, starts, scores, actions, *self.env.step(actions))
+                self._see(step)
+                yield step
+                observations, starts = step.new_obs, step.dones
             if self._digest() != segment.seen:
                 raise UserError(
                     f"{self.folder}: the games do not show again what they showed: this is another emulator"
                 )
             self._clear_pending()
         remove_segments(self.folder, [segment.file for segment in self.segments])
-        return observations, starts
 
     def _check_recipe(self, recorded: Mapping[str, Any]) -> None:
         here = self.env.recipe()

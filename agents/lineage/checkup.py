@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
-from polydistill.losses import Finding, doctor, get_objective
+from polydistill.losses import Finding, doctor
 from polydistill.losses.examination.doctor import Report
 from polydistill.streams import numpy_stream
-from polydistill_agents.environments.evaluation import choose_actions
 from polydistill_agents.environments.references import Reference
 from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.domain import AtariDomain
@@ -82,21 +80,15 @@ def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
     model = make_student(config, teacher, env, generation)
     model.policy.set_training_mode(True)
     states, frames = [], np.asarray(env.reset())
-    explore = numpy_stream(config.seed, "examination", generation)
+    act = model.actor(numpy_stream(config.seed, "examination", generation))
     for _ in range(-(-STATES // env.num_envs)):
         states.append(torch.from_numpy(frames).to(domain.device))
-        sampled = model.target_temperature if config.teacher.play == "sample" else None
-        actions = choose_actions(teacher(states[-1]), config.teacher.epsilon, explore, sampled)
-        frames = np.asarray(env.step(actions)[0])
+        frames = np.asarray(env.step(act(states[-1], teacher(states[-1])))[0])
     env.close()
-    objective = get_objective(config.student.objective)
-    options: dict[str, Any] = dict(config.student.options())
-    if objective.tempered:
-        options["temperature"] = model.target_temperature
     return doctor(
         _Scores(model.student, model.student, training=True),
         _Scores(teacher.network, teacher, training=False),
-        objective.name,
+        model.lesson.objective,
         torch.cat(states),
-        **options,
+        **model.lesson.options(),
     )

@@ -13,11 +13,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -25,11 +24,13 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.runs import Progress, Run
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.environments.recording import Recording
+from polydistill_agents.environments.steps import Step
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
 from polydistill_agents.teachers import Teacher
 
@@ -88,12 +89,13 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
     model = make_student(config, teacher, env, generation=1)
     observations = torch.from_numpy(env.reset()).to(config.device)
     env.close()
-    targets = teacher(observations)
-    if not bool(targets.amax(dim=1).isfinite().all()):
-        raise UserError("the teacher's scores of the first states are not finite: it cannot teach")
+    try:
+        targets = model.learner.label(observations)
+    except NonFiniteError:
+        raise UserError("the teacher's scores of the first states are not finite: it cannot teach") from None
     rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)
-    model.update(observations[rows], targets[rows])
-    loss, scores = model.update(observations[rows], targets[rows])  # what the first update has made of the student
+    for _ in range(2):  # the second shows what the first has made of the student
+        loss, scores = model.learner.update(observations[rows], targets[rows])
     if not bool(loss.isfinite() & scores.isfinite().all()):
         raise UserError(
             f"the first update of a student is not finite with student.objective = {config.student.objective} and "
@@ -170,21 +172,17 @@ class Course:
         self.began, self.next_curve = state["began"], state["next_curve"]
         played = state["model"]["counters"]["num_timesteps"]
         with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
-            self.model.continue_play(self._play_again(state["recording"], bar, on_step))
+            first, steps = self.recording.play_again(state["recording"])
+            self.model.continue_play(first, self._counted(steps, bar, on_step))
         self.model.load_state(state["model"])
         self.curve_seconds = state["curve_seconds"]
         self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
 
-    def _play_again(self, state: Mapping[str, Any], bar: Progress, on_step: Callable[[], None]) -> Any:
-        def play_again(take: Any) -> Any:
-            def counted(observations: Any, scores: Any, starts: Any) -> None:
-                take(observations, scores, starts)
-                bar.advance(self.env.num_envs)
-                on_step()
-
-            return self.recording.play_again(state, counted)
-
-        return play_again
+    def _counted(self, steps: Iterator[Step], bar: Progress, on_step: Callable[[], None]) -> Iterator[Step]:
+        for step in steps:
+            yield step
+            bar.advance(self.env.num_envs)
+            on_step()
 
     def learn(self, save: Callable[[], None]) -> PolicyDistillation:
         """Learn, from the beginning or from where the loaded state stands, to the end; the student.
@@ -232,10 +230,7 @@ class _Watch(BaseCallback):
         self.course, self.bar, self.save = course, bar, save
 
     def _on_step(self) -> bool:
-        step = self.locals
-        observations = self.model._last_obs
-        assert isinstance(observations, np.ndarray)
-        self.course.recording.add(step["actions"], step["scores"], observations, step["rewards"], step["dones"])
+        self.course.recording.add(self.model.last_step)
         self.bar.advance(self.training_env.num_envs)
         return True
 

@@ -38,7 +38,7 @@ def rewind(
     learning: Learning,
     good: Any,
     losses: Sequence[float],
-    update: Callable[[int], None],
+    update: Callable[[int], object],
     is_finite: Callable[[], bool],
 ) -> int:
     """Put ``learning`` back to just before the first update that went wrong.

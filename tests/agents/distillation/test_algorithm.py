@@ -256,7 +256,7 @@ def test_the_kind_of_scores_follows_the_objective(objective: str, expected: str,
 
 
 def test_learning_begins_with_weights_from_play_unless_others_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    import polydistill_agents.distillation.algorithm as module
+    import polydistill_agents.distillation.learner as module
 
     begun: list[PolicyDistillation] = []
     monkeypatch.setattr(module, "initialize_from_data", lambda network, *_: begun.append(network))
@@ -288,16 +288,16 @@ def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.
     first = make(learning_rate=1e-3, temperature=0.02).learn(800)
     second = make(as_teacher(first), temperature=0.02, generation=2)
     seen: list[tuple[Tensor, float]] = []
-    objective = second._objective
+    objective = second.lesson._function
 
     class Spy:
-        tempered, score_kind = objective.tempered, objective.score_kind
+        name, batch_coupled = objective.name, objective.batch_coupled
 
         def __call__(self, student: Tensor, teacher: Tensor, labels: None, *, temperature: float) -> Tensor:
             seen.append((teacher, temperature))
             return objective(student, teacher, labels, temperature=temperature)
 
-    monkeypatch.setattr(second, "_objective", Spy())
+    monkeypatch.setattr(second.lesson, "_function", Spy())
     second.learn(128)
     assert seen
     for scores, temperature in seen:
@@ -345,7 +345,7 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
 ) -> None:
     """The sixth update goes wrong, in the middle of a round of eight: at once, or by its weights in the seventh."""
     model = make(objective="policy_mse", generation=3, samples_per_step=8.0)
-    objective, asked, weights = model._objective, [0], []
+    objective, asked, weights = model.lesson._function, [0], []
     bad_targets: list[Tensor] = []
 
     def fail_at_the_sixth(student: Tensor, teacher: Tensor, labels: None, **options: Any) -> Tensor:
@@ -360,9 +360,8 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
             return losses * float("nan")
         return torch.sqrt(losses * 0)  # zero, with the gradient 0 * infinity
 
-    for name in ("tempered", "score_kind"):
-        setattr(fail_at_the_sixth, name, getattr(objective, name))
-    monkeypatch.setattr(model, "_objective", fail_at_the_sixth)
+    fail_at_the_sixth.batch_coupled = False  # type: ignore[attr-defined]
+    monkeypatch.setattr(model.lesson, "_function", fail_at_the_sixth)
     said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"
     with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:
         model.learn(640)
@@ -393,7 +392,8 @@ class Waits(TorchFunctionMode):
 def test_a_round_of_updates_waits_for_the_device_once(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(objective=objective).learn(64)
     scores = torch.zeros(32, 3)
-    monkeypatch.setattr(model, "update", lambda *batch: (torch.tensor(0.5), scores))  # Adam on a CPU looks at its steps
+    said = torch.tensor(0.5), scores
+    monkeypatch.setattr(model.learner, "update", lambda *batch: said)  # Adam on a CPU looks at its steps
     with Waits() as waits:
         model.train(4, 32)
     assert len(waits.seen) == 1, waits.seen

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy
@@ -76,7 +77,7 @@ def test_trained_played_saved_and_loaded_are_one_function(kind: str, tmp_path: P
     seen: list[np.ndarray] = []
     asked = model.teacher
     assert asked is not None
-    model.teacher = as_teacher(lambda frames: (seen.append(frames.numpy().copy()), look(frames))[1])
+    model.lesson.teacher = as_teacher(lambda frames: (seen.append(frames.numpy().copy()), look(frames))[1])
     model.learn(48)
     assert model._n_updates == 12
     assert model.replay is not None
@@ -85,7 +86,7 @@ def test_trained_played_saved_and_loaded_are_one_function(kind: str, tmp_path: P
     np.testing.assert_array_equal(targets.numpy(), look(observed).numpy())
 
     model.policy.optimizer.param_groups[0]["lr"] = 0.0
-    _, trained = model.update(observed, targets)
+    _, trained = model.learner.update(observed, targets)
     assert trained.std(dim=0).min() > 0, "it sees something"
     tolerance = 0.05 if kind == "bfloat16" else 1e-4  # the convolutions' rounding, while it learns
     scale = trained.abs().max().item()
@@ -127,13 +128,16 @@ def test_what_policy_kwargs_ask_for_is_what_is_built() -> None:
 def test_a_state_goes_on_where_observations_do_not_slide_too() -> None:
     options = {"env": Squares(shape=(3, 36, 36), slides=False), "learning_starts": 0, "batch_size": 8}
     model, steps = make(**options), []
-    model.replay = model._make_replay()
-    add = model.replay.add
-    model.replay.add = lambda *step: (steps.append(step), add(*step))[1]  # type: ignore[method-assign]
-    model.learn(200)
+
+    class Keep(BaseCallback):
+        def _on_step(self) -> bool:
+            steps.append(model.last_step)
+            return True
+
+    model.learn(200, Keep())
     state = model.state()
     again = make(**options)
-    again.continue_play(lambda take: ([take(*step) for step in steps], (model._last_obs, model._starts))[1])  # type: ignore[arg-type, return-value]
+    again.continue_play(steps[0].observations, steps)
     again.load_state(state)
     again.set_logger(model.logger)
     for one in (model, again):

@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import polydistill_agents.distillation.algorithm
+import polydistill_agents.distillation.learner
 import polydistill_agents.environments.atari
 import polydistill_agents.lineage.course
 import polydistill_agents.lineage.domain
@@ -33,6 +33,7 @@ from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.run import PARTIAL
 from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.protocols import PROTOCOLS
@@ -75,7 +76,7 @@ def quick_sticky_games() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(polydistill_agents.lineage.course, "AtariVecEnv", partial(AtariVecEnv, **sticky))
         patch.setattr(polydistill_agents.lineage.domain, "evaluate", evaluate_quickly)
-        patch.setattr(polydistill_agents.distillation.algorithm, "INITIAL_STATES", 32)
+        patch.setattr(polydistill_agents.distillation.learner, "INITIAL_STATES", 32)
         yield
     torch.set_num_threads(before)
 
@@ -388,17 +389,17 @@ def test_memory_that_is_gone_ends_a_run_in_one_line_and_it_goes_on(
     at: int,
     error: Exception,
 ) -> None:
-    update, calls = PolicyDistillation.update, 0
+    update, calls = Learner.update, 0
 
-    def run_out(model: PolicyDistillation, *given: Any) -> Any:
+    def run_out(learner: Learner, *given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == at:
             raise error
-        return update(model, *given)
+        return update(learner, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PolicyDistillation, "update", run_out)
+        patch.setattr(Learner, "update", run_out)
         with pytest.raises(SystemExit) as end:
             run_script(distill)(tmp_path / "run")
     assert end.value.code == 2

@@ -1,0 +1,180 @@
+"""A student that learns a lesson from batches of labelled play; it knows nothing of who plays, or of the games.
+
+Symbols: z student scores, t teacher scores. Contract: a round of updates waits for the device once, at its end; where
+one of them went wrong, the student is put back to just before that one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.rewind import NonFiniteError, rewind
+from polydistill.learning.update import Update
+from polydistill.losses import gradient_shares
+from polydistill.streams import torch_stream
+from polydistill_agents.distillation.state import copied
+from polydistill_agents.networks.nature import compute_scores, initialize_from_data
+
+INITIAL_STATES = 1024  # states of play from which the scale of the initial weights is taken
+
+
+class Source(Protocol):
+    """Labelled play, like a :class:`~polydistill_agents.distillation.replay.FrameReplay`."""
+
+    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Observations and teacher scores of batches that ``generator`` draws."""
+
+
+class Round(NamedTuple):
+    """Means over a round of updates.
+
+    Attributes:
+        loss: before each update.
+        agreement: share of the samples for which student and teacher choose the same action.
+        label_share: of the last batch, see :func:`polydistill.losses.gradient_shares`; None after a regression.
+    """
+
+    loss: float
+    agreement: float
+    label_share: float | None
+
+
+class Learner:
+    """Student, optimiser, lesson, order of the data, precision.
+
+    Args:
+        student: a network that :func:`~polydistill_agents.networks.nature.begins_as_nature`, on its device. As long as
+            nobody has set its weights, it begins with others, of the scale that the first states of play ask for.
+        optimizer: of its parameters.
+        lesson: what it learns; its teacher scores observations.
+        seed: root of the random streams: the order of the data, and the initial weights.
+        generation: of the student.
+        precision: of its convolutions and hidden layer, "float32" or "bfloat16".
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lesson: Lesson,
+        *,
+        seed: int,
+        generation: int = 1,
+        precision: str = "float32",
+    ) -> None:
+        self.student, self.optimizer, self.lesson, self.generation = student, optimizer, lesson, generation
+        self._update = Update(student, lesson, optimizer, score=partial(compute_scores, precision=precision))
+        self._built_versions = self._weight_versions()
+        self.start_streams(seed)
+
+    def start_streams(self, seed: int) -> None:
+        """Start the random streams from ``seed``."""
+        self.seed, self.order = seed, torch_stream(seed, "data order", self.generation)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the weights are those that were built: nobody has set others."""
+        return self._weight_versions() == self._built_versions
+
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """Changes whenever a weight of the student is written or replaced."""
+        return [(id(weight), weight._version) for weight in self.student.parameters()]
+
+    def label(self, observations: Tensor) -> Tensor:
+        """The teacher's ``(batch, n_actions)`` scores of ``(batch, stack, height, width)`` uint8.
+
+        Raises:
+            NonFiniteError: the best of a row is not finite. (-inf masks an action, but not all of them.)
+        """
+        assert self.lesson.teacher is not None
+        scores = self.lesson.teacher(observations)
+        if not bool(scores.amax(dim=1).isfinite().all()):
+            batch = {"observations": observations, "targets": scores}
+            raise NonFiniteError("the teacher's scores are not finite", batch)
+        return scores
+
+    def update(self, observations: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from ``(batch, stack, height, width)`` uint8 and the teacher's ``(batch, n_actions)`` scores.
+
+        Returns:
+            The mean loss and the student's scores, both before the update and without a graph.
+        """
+        scores, _, loss = self._update(observations, None, len(targets), teacher_scores=targets)
+        return loss, scores
+
+    def round(self, source: Source, n_updates: int, batch_size: int) -> Round:
+        """Make ``n_updates`` updates of ``batch_size`` samples each.
+
+        Raises:
+            NonFiniteError: a loss or a weight is not; the student is as it was before that update. The batch has its
+                ``observations``, ``targets``, ``loss``, and which ``update`` of the round it was, counted from 1.
+        """
+        if self.untouched:
+            self._begin(source)
+        self.student.train()
+        good = self.state()
+        losses, agreed = torch.zeros((2, n_updates), device=self._update.device)
+        for i, (observations, targets) in enumerate(source.batches(n_updates, batch_size, self.order)):
+            losses[i], scores = self.update(observations, targets)
+            agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        share, learns_logits = losses.new_zeros(()), self.lesson.score_kind == "logits"
+        if learns_logits:
+            share = gradient_shares(scores, targets, temperature=self.lesson.temperature).label_share.mean()
+        numbers = torch.stack([losses.mean(), agreed.mean(), share, self._all_finite()])
+        loss, agreement, label_share, finite = numbers.tolist()  # the only wait for the device
+        if not (math.isfinite(loss) and finite):
+            raise self._back_to_the_bad_update(good, losses.tolist(), source, batch_size)
+        self.student.eval()
+        return Round(loss, agreement, label_share if learns_logits else None)
+
+    def _begin(self, source: Source) -> None:
+        generator = torch_stream(self.seed, "initial weights", self.generation)
+        seen, _ = next(source.batches(1, INITIAL_STATES, generator))
+        initialize_from_data(cast(Any, self.student), seen, generator)
+        self._built_versions = []
+
+    def _all_finite(self) -> Tensor:
+        """Whether every weight is: one bool on the device, which is not waited for."""
+        return torch.stack([weight.isfinite().all() for weight in self.student.parameters()]).all()
+
+    def _back_to_the_bad_update(
+        self, good: Mapping[str, Any], losses: list[float], source: Source, batch_size: int
+    ) -> NonFiniteError:
+        """Go back to just before the first update that went wrong, see :func:`~polydistill.learning.rewind.rewind`."""
+
+        def draw_again() -> Iterator[tuple[Tensor, Tensor]]:
+            return source.batches(len(losses), batch_size, torch.Generator().set_state(good["order"]))
+
+        batches = draw_again()
+        index = rewind(self, good, losses, lambda _: self.update(*next(batches)), lambda: bool(self._all_finite()))
+        self.student.eval()
+        observations, targets = next(islice(draw_again(), index, None))
+        loss = losses[index]
+        what = f"is {loss}" if not math.isfinite(loss) else "leads to infinite weights"
+        batch = {"observations": observations, "targets": targets, "loss": loss, "update": index + 1}
+        return NonFiniteError(f"the loss {self.lesson.objective} {what}", batch)
+
+    def state(self, device: str | None = None) -> dict[str, Any]:
+        """All that updates read and write, as tensors and plain values. A copy, on ``device`` if given."""
+        return {
+            "untouched": self.untouched,
+            "weights": copied(self.student.state_dict(), device),
+            "optimizer": copied(self.optimizer.state_dict(), device),
+            "order": self.order.get_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put :meth:`state` back, in place: whoever holds the student and the optimiser keeps them."""
+        self.student.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(copied(state["optimizer"]))  # torch would keep the tensors it is given
+        self.order.set_state(state["order"])
+        if state["untouched"]:
+            self._built_versions = self._weight_versions()  # learning still begins with data-dependent weights
