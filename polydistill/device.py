@@ -22,6 +22,7 @@ from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+MOST_THREADS = 1024  # more than any machine has of use: a slip of the finger, found before they are started
 FEW_ROWS = 2  # a batch of so few rows gains little from threads, and waits long for them beside other work
 COMPILERS = ("g++", "clang++", "c++", "cl")
 

@@ -118,3 +118,14 @@ def require_at_least(bound: int, config: object, *names: str) -> None:
         if not getattr(config, name) >= bound:
             expected = f"be at least {bound}" if bound else "not be negative"
             raise ValueError(f"{name} must {expected}, got {getattr(config, name)}")
+
+
+def require_at_most(bound: int, config: object, *names: str) -> None:
+    """Refuse numbers above ``bound`` in the fields ``names`` of ``config``.
+
+    Raises:
+        ValueError: naming the field and what it holds.
+    """
+    for name in names:
+        if not getattr(config, name) <= bound:
+            raise ValueError(f"{name} must be at most {bound:,}, got {getattr(config, name):,}")

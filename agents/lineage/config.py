@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polydistill.config.fields import check_fields
-from polydistill.device import Device, Precision, resolve_machine
-from polydistill.errors import require_at_least, require_choice
+from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
+from polydistill.errors import require_at_least, require_at_most, require_choice
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, check_options, get_objective
 from polydistill.runs.checkpoint import CheckpointConfig
@@ -183,6 +183,7 @@ class AtariConfig:
         check_fields(self)
         object.__setattr__(self, "game", open_task(self.game).name)
         require_at_least(0, self, "seed", "threads")
+        require_at_most(MOST_THREADS, self, "threads")
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps
             raise ValueError(f"student.batch_size = {samples} samples never are in play.replay_steps = {room}")
@@ -264,6 +265,7 @@ class AgentEvaluationConfig:
         if self.video and not self.video.lower().endswith(".gif"):
             raise ValueError(f"video must end in .gif, got {self.video}")
         require_at_least(0, self, "seed", "threads")
+        require_at_most(MOST_THREADS, self, "threads")
 
     @property
     def task(self) -> Task:

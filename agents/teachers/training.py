@@ -34,9 +34,9 @@ from stable_baselines3.common.utils import safe_mean
 
 from polydistill.config.fields import check_fields
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
-from polydistill.device import Device, Precision, prepare, resolve_machine
+from polydistill.device import MOST_THREADS, Device, Precision, prepare, resolve_machine
 from polydistill.disk import atomic_write, disk_errors
-from polydistill.errors import UserError, require_at_least
+from polydistill.errors import UserError, require_at_least, require_at_most
 from polydistill.provenance import git_state, versions, weights_sha256
 from polydistill.runs import Progress, Standing, examine_folder
 from polydistill.runs.checkpoint import Checkpoints
@@ -109,6 +109,8 @@ class TeacherTrainingConfig:
         counts = ("steps", "n_envs", "batch_size", "buffer_size", "n_steps", "target_update_steps", "checkpoint_steps")
         require_at_least(1, self, *counts, "exploration_steps", "episodes")
         require_at_least(0, self, "seed", "threads", "learning_starts", "cooldown_steps")
+        require_at_most(MOST_THREADS, self, "threads")
+        require_at_most(2**32 - 1, self, "seed")  # NumPy's, which Stable-Baselines3 seeds too
         for name in ("exploration_final", "gamma"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")

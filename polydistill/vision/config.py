@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polydistill.config.fields import check_fields
-from polydistill.device import Device, Precision, resolve_machine
-from polydistill.errors import UserError, require_at_least, require_choice
+from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
+from polydistill.errors import UserError, require_at_least, require_at_most, require_choice
 from polydistill.learning.lesson import check_options
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig
@@ -24,7 +24,6 @@ from polydistill.vision.images.data import DataConfig
 from polydistill.vision.networks import check_name
 
 TWIN = "teacher"  # as a student's network: the same as its teacher's
-MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,7 @@ class CifarConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_at_least(0, self, "seed", "threads")
-        if self.threads > MOST_THREADS:
-            raise ValueError(f"threads must be at most {MOST_THREADS:,}, got {self.threads:,}")
+        require_at_most(MOST_THREADS, self, "threads")
         self._check_evaluation()
         images, batch_size = self.data.images_to_learn, self.training.batch_size
         if images is not None and batch_size > images:

@@ -93,10 +93,13 @@ def read_release(name: str, root: Path, *, official: bool = True) -> tuple[Rows,
     release = RELEASES[name]
     with disk_errors(root, "read"):  # a folder that may not be searched
         files = _read_files(release, root, official)
-    train, test = (
-        decode_rows(release, [(file, files[file]) for file in names], official=official)
-        for names in (release.train, release.test)
-    )
+    try:
+        train, test = (
+            decode_rows(release, [(file, files[file]) for file in names], official=official)
+            for names in (release.train, release.test)
+        )
+    except UserError as error:
+        raise UserError(f"in {root} (data.root): {error}") from None
     return train, test
 
 

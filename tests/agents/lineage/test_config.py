@@ -54,6 +54,8 @@ NAN, INF = float("nan"), float("inf")
         (EvaluationConfig, {"protocol": "zooo"}, "did you mean zoo"),
         (AgentEvaluationConfig, {"file": "a.zip", "temperature": 0.0}, "temperature must be positive"),
         (AgentEvaluationConfig, {"file": "a.zip", "play": "random"}, "play must be one of"),
+        (AgentEvaluationConfig, {"file": "a.zip", "threads": 1025}, "threads must be at most 1,024, got 1,025"),
+        (AtariConfig, {"threads": 100_000}, "threads must be at most 1,024, got 100,000"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_by_name(config: Any, options: dict[str, Any], message: str) -> None:

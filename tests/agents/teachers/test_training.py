@@ -157,6 +157,18 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     assert "a checkpoint is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", 2**32, "seed must be at most 4,294,967,295, got 4,294,967,296"),
+        ("threads", 1025, "threads must be at most 1,024, got 1,025"),
+    ],
+)
+def test_a_number_beyond_what_is_used_below_is_refused_by_name(field: str, value: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        TeacherTrainingConfig(game="pong", **{field: value})
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     with open_folder(CONFIG, tmp_path / "a"), pytest.raises(UserError, match="another process"):
         train(tmp_path / "a")

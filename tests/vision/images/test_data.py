@@ -150,8 +150,8 @@ def test_rows_that_are_not_the_official_ones_need_a_word(tmp_path: Path) -> None
         (row(1) + bytes([20, 100]) + bytes(3072), r"train\.bin: image 1 has label 100, but there are 100 classes"),
     ],
 )
-def test_a_damaged_file_is_one_clear_line(tmp_path: Path, train: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_a_damaged_file_is_one_clear_line_that_names_its_folder(tmp_path: Path, train: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^in {tmp_path} \(data\.root\): {message}"):
         read_release("cifar100", write_hundred(tmp_path, train, row(1)), official=False)
 
 
