@@ -1,4 +1,4 @@
-"""What can be said against the settings of a distillation before the first step of play.
+"""Checks of the settings of a distillation before the first step of play.
 
 Contract: every check raises ValueError with one line that names the argument, what it must be, and what it is.
 """
@@ -95,7 +95,7 @@ def check_replay(buffer_size: int, batch_size: int, learning_starts: int) -> Non
     """The replay must have room for a batch, and for the warm-up."""
     for name, samples in (("batch_size", batch_size), ("learning_starts", learning_starts)):
         if samples > buffer_size:
-            lacking = f"{name}={samples} samples never are in a replay of buffer_size={buffer_size}"
+            lacking = f"{name}={samples} samples do not fit into a replay of buffer_size={buffer_size}"
             raise ValueError(f"{lacking}: raise buffer_size or lower {name}")
 
 

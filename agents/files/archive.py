@@ -102,7 +102,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> 
         zipfile.BadZipFile: it is damaged.
     """
     if name not in archive.namelist():
-        raise UserError(f"{where}: it has 0 members named {shown(name)}")
+        raise UserError(f"{where}: it has no member named {shown(name)}")
     member = archive.getinfo(name)
     if member.file_size > limit:
         raise UserError(f"{where}: {shown(name)} has {member.file_size:,} bytes, more than {limit:,}")

@@ -1,8 +1,8 @@
 """Teachers from elsewhere: ``hf://org/name[/file]`` from the Hugging Face Hub, ``https://...#sha256=...`` from the web.
 
 Contract: what comes back is the path of a local file, which is then read as any other, without trust. A download by
-https is only what its checksum says, one from the Hub what the Hub's says. Nothing larger than a teacher's bound is
-taken.
+https must match the checksum in its address, one from the Hub the Hub's checksum. Nothing larger than a teacher's bound
+is taken.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def fetch(where: str) -> Path:
     """The local file of ``where``; it is downloaded unless it is a path, or there already.
 
     Raises:
-        UserError: it cannot be had, is not what its checksum says, or is a folder.
+        UserError: it cannot be downloaded, does not match its checksum, or is a folder.
     """
     if where.startswith("hf://"):
         return _from_hub(where)
@@ -117,7 +117,7 @@ def _choose_file(where: str, names: Iterable[str]) -> str:
             return found[0]
         if found:
             raise UserError(f"{where} holds {len(found)} files {ending}; choose one: {where}/{found[0]}")
-    raise UserError(f"{where} holds no {', '.join(FILES)}")
+    raise UserError(f"{where} holds no file that ends in {', '.join(FILES)}")
 
 
 def _from_web(where: str) -> Path:

@@ -1,4 +1,4 @@
-"""What is inside a teacher's file, told without loading anything of it that could be code."""
+"""What is inside a teacher's file, shown without loading anything that could be code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class AgentInspectionConfig:
-    """Which file is looked into, and what is made of it.
+    """Which file is inspected, and what is done with it.
 
     Args:
         file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
@@ -63,7 +63,7 @@ class AgentInspectionConfig:
         if self.evaluate:
             object.__setattr__(self, "evaluate", check_game(self.evaluate))
         if self.env and not self.convert:
-            raise ValueError("env is for convert: it gives the bounds that are written")
+            raise ValueError("env is for convert: add --convert FILE.zip, or leave --env out")
         if self.convert and target_of(self.convert).suffix.lower() != ".zip":
             raise ValueError(f"convert must end in .zip, got {self.convert}")
 
@@ -102,7 +102,7 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     except UserError as error:
         told.append(("network", f"not read: {str(error).removeprefix(f'{found.where}: ')}"))
     steps = steps_of(data)
-    told.append(("steps", "not told" if steps is None else f"{steps:,}"))
+    told.append(("steps", "unknown" if steps is None else f"{steps:,}"))
     told += _tell_versions(texts) + _tell_pickles(data)
     return [(printable(what), printable(text)) for what, text in told]
 
@@ -115,10 +115,10 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
     Args:
         source: as :func:`~polydistill_agents.files.sources.read_network` takes it.
         target: path of the zip to write.
-        env_id: a gymnasium environment whose bounds of observations are written; empty: those that the file tells.
+        env_id: a gymnasium environment whose bounds of observations are written; empty: those in the file.
 
     Returns:
-        Lines for people: how to go on with it, and what is not told.
+        Lines for people: how to continue training, and what the file does not say.
 
     Raises:
         UserError: it cannot be a DQN, or cannot be read or written; another environment.
@@ -133,8 +133,8 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
         steps = agent.steps
         if not env_id and not describe(agent.data, agent.where).bounds_told:
             lines.append(
-                "the bounds of its observations are not told: DQN.load(..., env=env) takes only an unbounded env; "
-                "--env ID writes those of the gymnasium environment ID"
+                "the file does not say the bounds of its observations: DQN.load(..., env=env) takes only an unbounded "
+                "env; --env ID writes those of the gymnasium environment ID"
             )
     if env_id:
         plain.observation_space = _space_of(env_id, plain)
@@ -193,7 +193,7 @@ def _tell_network(network: ScoreNetwork, kind: str) -> list[tuple[str, str]]:
 
 def _tell_space(space: Any) -> str:
     if not isinstance(space, Mapping):
-        return "not told"
+        return "unknown"
     kind = str(space.get(":type:", "unknown")).removeprefix("<class '").removesuffix("'>")
     details = [
         f"{name.strip('_')} {str(space[name])[:60]}" for name in ("n", "_shape", "shape", "dtype") if space.get(name)

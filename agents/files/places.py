@@ -1,4 +1,4 @@
-"""Where an agent's file is, as Stable-Baselines3's users say it: a path with or without ``.zip``, or an open file.
+"""Where an agent's file is, as users of Stable-Baselines3 write it: a path with or without ``.zip``, or an open file.
 
 ``save("student")`` writes ``student.zip`` and ``load("student")`` reads it; ``~`` is the home folder; a ``BytesIO`` or
 a file opened in binary mode is read from its beginning, wherever it stands.
@@ -27,7 +27,7 @@ def is_stream(source: Any) -> TypeGuard[IO[bytes]]:
 
 
 def name_of(source: Place) -> str:
-    """How a message calls it: its path, or the name of an open file if it has one.
+    """Its name in messages: its path, or the name of an open file if it has one.
 
     Example:
         >>> name_of("a.zip"), name_of(io.BytesIO())
@@ -43,7 +43,7 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     """The file that is meant: ``path``, or else ``path.zip``; of an agent's zip that was unpacked its ``policy.pth``.
 
     Raises:
-        UserError: it is another folder; the line says what of it can be named.
+        UserError: it is another folder; the line says which file in it to name.
     """
     path = _at_home(path)
     zipped = path.with_name(f"{path.name}.zip") if path.name else path

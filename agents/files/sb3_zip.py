@@ -106,7 +106,7 @@ def read_agent(source: Place) -> AgentFile:
         with open_members(place, where) as members:
             for name in UNZIPPED:
                 if name not in members.names:
-                    raise UserError(f"{where} is no Stable-Baselines3 zip: it has 0 members named {name!r}")
+                    raise UserError(f"{where} is no Stable-Baselines3 zip: it has no member named {name!r}")
             data = read_data(members, where)
             content = members.read("policy.pth", MAX_WEIGHT_BYTES)
         weights = read_torch(content, f"{where}: policy.pth")
@@ -254,7 +254,7 @@ def write_dqn_zip(
 
 
 def how_to_go_on(path: str | os.PathLike[str], score_kind: str) -> str:
-    """One line for people: how stock Stable-Baselines3 learns on from a zip, or why it must not.
+    """One line for people: how stock Stable-Baselines3 continues training from a zip, or why it must not.
 
     Args:
         path: of the zip.
@@ -262,12 +262,13 @@ def how_to_go_on(path: str | os.PathLike[str], score_kind: str) -> str:
 
     Example:
         >>> how_to_go_on("a.zip", "q_values")
-        "to learn on in Stable-Baselines3: DQN.load('a.zip', env=env, buffer_size=100_000).learn(1_000_000)"
+        "to continue training in Stable-Baselines3: DQN.load('a.zip', env=env, buffer_size=100_000).learn(1_000_000)"
     """
     name = os.fspath(path)
     if score_kind == "q_values":
-        return f"to learn on in Stable-Baselines3: DQN.load({name!r}, env=env, buffer_size=100_000).learn(1_000_000)"
-    return f"{name} gives logits, no Q-values: play it with DQN.load, but do not go on with DQN.learn"
+        load = f"DQN.load({name!r}, env=env, buffer_size=100_000)"
+        return f"to continue training in Stable-Baselines3: {load}.learn(1_000_000)"
+    return f"{name} gives logits, not Q-values: play it with DQN.load, and do not call DQN.learn"
 
 
 def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:

@@ -1,11 +1,11 @@
-"""One word for a teacher's file: ``[ARCHITECTURE:]WHERE``, read without executing anything.
+"""The name of a teacher's file, ``[ARCHITECTURE:]WHERE``, and the network in it, read without executing anything.
 
 WHERE is a path (``.zip`` may be left out), ``hf://org/name[/file]`` or ``https://host/file#sha256=...``; in Python an
 open file too. A zip of Stable-Baselines3 says itself what it holds. A plain table of weights (``torch.save`` of a state
-dict, ``.safetensors``) is recognised by its shapes (:mod:`polydistill_agents.files.architectures`); what they leave
-open, the name of an architecture says: ``acktr:pong.pt`` gives logits, ``nature:pong.pt`` Q-values. A ``.safetensors``
-may carry ``architecture`` and ``scores`` in its ``__metadata__``. Which of the three a file is, its first bytes tell,
-whatever it is called.
+dict, ``.safetensors``) is recognised by its shapes (:mod:`polydistill_agents.files.architectures`); the name of an
+architecture adds what they leave open: ``acktr:pong.pt`` gives logits, ``nature:pong.pt`` Q-values. A ``.safetensors``
+may carry ``architecture`` and ``scores`` in its ``__metadata__``. The first bytes of a file, not its name, decide which
+of the three it is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find(source: Place) -> Found:
     """The file that is meant; it is downloaded where that is needed.
 
     Raises:
-        UserError: it is missing, or cannot be had.
+        UserError: it is missing, or cannot be downloaded.
     """
     architecture, place = "", source
     if isinstance(source, (str, os.PathLike)):

@@ -179,7 +179,7 @@ class Machine:
     def fill_table(self, items: list[Any]) -> None:
         table = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str:  # the hash of a nested tuple may take for ever
+            if type(key) is not str:  # the hash of a nested tuple may take forever
                 raise NotTensors(f"a table with a key {shown(key)}")
             table[key] = value
 

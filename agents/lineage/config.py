@@ -120,7 +120,7 @@ class PlayConfig:
             raise ValueError(f"warmup_steps must lie between 0 and steps = {self.steps}, got {self.warmup_steps}")
         held = self.replay_steps // self.n_envs * self.n_envs  # whole steps of all games
         if self.warmup_steps > held:
-            raise ValueError(f"warmup_steps = {self.warmup_steps} never are in a replay of {held} steps")
+            raise ValueError(f"warmup_steps = {self.warmup_steps} do not fit into a replay of {held} steps")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class EvaluationConfig:
         episodes: full games for the table.
         curve_every_steps: steps between two points of the student's curve; 0: no curve.
         curve_episodes: games per point of the curve; its last point is the table's.
-        play: how all act: greedy (but for the protocol's epsilon), sample (from their policies), or protocol: zoo
+        play: how all act: greedy (except for the protocol's epsilon), sample (from their policies), or protocol: zoo
             samples where the teacher is an actor-critic, as its students do then, rusu and machado never.
     """
 
@@ -186,7 +186,7 @@ class AtariConfig:
         require_at_most(MOST_THREADS, self, "threads")
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps
-            raise ValueError(f"student.batch_size = {samples} samples never are in play.replay_steps = {room}")
+            raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
         if self.play.steps * self.student.samples_per_step < self.student.batch_size:
             raise ValueError(
                 f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
@@ -228,13 +228,13 @@ class AgentEvaluationConfig:
 
     Args:
         file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
-        beside: another one, scored too and shown on the left of the video.
+        beside: a second agent, scored too and shown on the left of the video.
         game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too.
         protocol: rusu, machado or zoo.
         episodes: full games to play.
         seed: of the games and of the random actions.
-        play: how it acts: greedy (but for the protocol's epsilon), sample (from its policy), or protocol: zoo samples
-            from PPO and A2C, rusu and machado never.
+        play: how it acts: greedy (except for the protocol's epsilon), sample (from its policy), or protocol: zoo
+            samples from PPO and A2C, rusu and machado never.
         temperature: of Q-values where they are sampled, in their unit.
         device: auto, cpu or cuda.
         threads: processor threads; 0: as many as it may use and its work is worth.

@@ -60,7 +60,7 @@ def build(
 
 
 def space_of(weights: Mapping[str, Tensor]) -> spaces.Box:
-    """What the network sees, where nothing names it: 84 x 84 pixels for a Nature-CNN, else a vector of floats.
+    """The observation space where the file names none: 84 x 84 pixels for a Nature-CNN, else a vector of floats.
 
     Raises:
         KeyError: there is no such layer.

@@ -108,8 +108,8 @@ def size_of(network: QNetwork) -> Size:
 def begins_as_nature(network: nn.Module) -> bool:
     """Whether it is a Q-network of a Nature-CNN and linear layers: what :func:`compute_scores` computes.
 
-    Asked of the classes, not of the weights' names: an extractor of one's own may bear the same names and compute
-    something else.
+    It checks the classes, not the weights' names: another extractor may have the same names and compute something
+    else.
     """
     if not isinstance(network, QNetwork) or type(network.features_extractor) not in (NatureCNN, SizedNatureCNN):
         return False
@@ -213,8 +213,8 @@ def _convolve_frames(frames: Tensor, weight: Tensor, bias: Tensor, stride: int) 
     """The first convolution, ``(batch, channels, rows, columns)`` in the weight's dtype, of uint8 frames.
 
     With its stride of 4 it reads blocks of 4 x 4 pixels that never part, so it equals a convolution of stride 1 over
-    blocks, with 16 times the channels. Processors are slow at convolutions of 4 channels in bfloat16: forward and
-    backward of the first layer take half the time so. Four pixels of a row move as one 32-bit word.
+    blocks, with 16 times the channels. Processors are slow at convolutions of 4 channels in bfloat16: this way forward
+    and backward of the first layer take half the time. Four pixels of a row move as one 32-bit word.
     """
     n, channels, height, width = frames.shape
     outputs, _, *kernel = weight.shape

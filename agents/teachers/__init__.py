@@ -28,7 +28,7 @@ from polydistill_agents.teachers.teacher import Teacher, sees_pixels
 def as_teacher(source: Place | BaseAlgorithm | Teacher | nn.Module | ScoreFunction, **options: Any) -> Teacher:
     """Turn ``source`` into a :class:`Teacher`.
 
-    Networks are copied: training one on does not move the teacher, and freezing the teacher does not freeze it.
+    Networks are copied: training the original does not change the teacher, and freezing the teacher does not freeze it.
 
     Args:
         source: a file as :func:`~polydistill_agents.files.sources.read_network` takes it, by name or open; a

@@ -1,8 +1,8 @@
-"""The network behind the scores of a Stable-Baselines3 model, at any moment of its life: a copy that shares nothing.
+"""A copy of the network behind the scores of a Stable-Baselines3 model, which shares nothing with the model.
 
 A model of Stable-Baselines3's own classes is rebuilt from its weights as its zip would be, so that the model and the
-zip are one teacher: of an actor-critic the actor alone, with raw logits. What someone derived from them is copied
-whole, and asked as they wrote it.
+zip are one teacher: of an actor-critic the actor alone, with raw logits. A class derived from them is copied
+whole, and called as it was written.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def score_network(model: BaseAlgorithm) -> tuple[nn.Module, str]:
         return Actor(copy_network(policy)), kind
     if hasattr(policy, "quantile_net"):  # sb3-contrib's QR-DQN
         return QuantileMean(copy_network(policy.quantile_net)), kind
-    raise UserError(f"{type(model).__name__} is no teacher that is known; pass a callable from observations to scores")
+    raise UserError(f"{type(model).__name__} is no known kind of teacher; pass a callable from observations to scores")
 
 
 def _rebuilt(policy: Any) -> nn.Module | None:

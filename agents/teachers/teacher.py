@@ -47,7 +47,7 @@ class Teacher:
     def __call__(self, observations: Tensor) -> Tensor:
         """Scores ``(batch, n_actions)`` float32 of observations ``(batch, stack, height, width)`` uint8."""
         if self.network is not None and any(module.training for module in self.network.modules()):
-            self.network.eval()  # someone switched it on
+            self.network.eval()  # someone put it into train mode
         with torch.autocast(observations.device.type, enabled=False):
             return self._function(observations).float()
 

@@ -70,8 +70,8 @@ class TeacherTrainingConfig:
             bfloat16's three digits.
         n_envs: games played at once; one update follows each step of all of them.
         learning_rate: of Adam.
-        cooldown_steps: over the last so many steps the learning rate falls linearly to zero.
-        batch_size: transitions per update; batch_size / n_envs is the samples per step.
+        cooldown_steps: steps at the end over which the learning rate falls linearly to zero.
+        batch_size: transitions per update; batch_size / n_envs samples are learned from per step.
         buffer_size: transitions kept; each takes 56 KiB.
         learning_starts: steps of random play before the first update (also the refill when continuing).
         n_steps: rewards summed before bootstrapping.
@@ -288,7 +288,7 @@ def _refill(model: DQN, steps: int, stop: StopSignals) -> None:
     with Progress("the replay is filled again", steps, "steps") as bar:
         model.learn(steps, _Heed(bar, stop), log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
     model.gradient_steps = 1
-    stop.raise_if_received("stopped while the replay was filled again: the same command begins there anew")
+    stop.raise_if_received("stopped while the replay was filled again: the same command starts there again")
 
 
 class _Heed(BaseCallback):

@@ -57,7 +57,7 @@ def test_it_tells_what_is_inside_what_would_be_executed_and_executes_nothing(ins
     assert lines["unusual globals"] == "posix.mknod in _last_obs (never loaded here; DQN.load would execute them)"
     assert not marker.exists()
     assert (
-        "\nsaved: clean.zip (stable_baselines3.DQN.load opens it)\nto learn on in Stable-Baselines3: DQN.load("
+        "\nsaved: clean.zip (stable_baselines3.DQN.load opens it)\nto continue training in Stable-Baselines3: DQN.load("
         in done.stdout
     )
     clean_space = DQN.load(tmp_path / "clean.zip", device="cpu").observation_space

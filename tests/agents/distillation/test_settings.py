@@ -33,8 +33,8 @@ OF_CLASSIFIERS = [name for name, one in OBJECTIVES.items() if one.needs_labels o
         *(({"buffer_size": value}, "buffer_size must be a whole number") for value in (1e5, "100", NAN, -5, True)),
         ({"train_freq": (4, "step")}, "train_freq must be a whole number"),
         ({"learning_starts": -1}, "learning_starts must be a whole number of at least 0"),
-        ({"learning_starts": 2_001}, "learning_starts=2001 samples never are in a replay of buffer_size=2000"),
-        ({"batch_size": 2_001}, "batch_size=2001 samples never are in a replay of buffer_size=2000"),
+        ({"learning_starts": 2_001}, "learning_starts=2001 samples do not fit into a replay of buffer_size=2000"),
+        ({"batch_size": 2_001}, "batch_size=2001 samples do not fit into a replay of buffer_size=2000"),
         ({"generation": -1}, "generation must be"),
         ({"stats_window_size": 0}, "stats_window_size must be"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
@@ -92,13 +92,13 @@ def test_a_teacher_is_opened_before_anything_is_built_for_long() -> None:
     [
         (
             lambda: PlayConfig(steps=512, replay_steps=64, warmup_steps=65),
-            "warmup_steps = 65 never are in a replay of 64 steps",
+            "warmup_steps = 65 do not fit into a replay of 64 steps",
         ),
         (
             lambda: AtariConfig(
                 play=PlayConfig(replay_steps=100, warmup_steps=0), student=StudentConfig(batch_size=101)
             ),
-            "student.batch_size = 101 samples never are in play.replay_steps = 100",
+            "student.batch_size = 101 samples do not fit into play.replay_steps = 100",
         ),
     ],
 )

@@ -297,7 +297,7 @@ def test_what_the_hub_does_not_hold_or_holds_twice_is_one_line(hub):
     assert hub("hf://sb3/two") == "error: hf://sb3/two holds 2 files .zip; choose one: hf://sb3/two/a.zip"
     assert Path(hub("hf://sb3/two/b.zip")).name == "b.zip"
     Hub.repositories["sb3/none"] = {"README.md": b"x"}
-    assert "holds no .zip" in hub("hf://sb3/none")
+    assert "holds no file that ends in .zip" in hub("hf://sb3/none")
     assert hub("hf://sb3/nobody").startswith("error: cannot get hf://sb3/nobody: ")
     assert hub("hf://sb3/two/c.zip").startswith("error: cannot get hf://sb3/two/c.zip: ")
 

@@ -154,7 +154,7 @@ def test_a_missing_file_a_folder_and_another_file_are_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["data", "policy_pth"])
 def test_a_missing_member_is_named(small_zip, tmp_path, name):
     bad = rewritten(small_zip, tmp_path / "bad.zip", **{name: None})
-    assert f"0 members named {name.replace('_pth', '.pth')!r}" in refusal(bad)
+    assert f"no member named {name.replace('_pth', '.pth')!r}" in refusal(bad)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -541,12 +541,12 @@ def test_the_line_that_people_read_is_python_that_learns_on(tmp_path):
     make_vector_zip(tmp_path / "a.zip")
     line = how_to_go_on(tmp_path / "a.zip", "q_values")
     what, _, code = line.partition(": ")
-    assert what == "to learn on in Stable-Baselines3"
+    assert what == "to continue training in Stable-Baselines3"
     model = eval(code.replace("1_000_000", "8"), {"DQN": DQN, "env": Corridor()})
     assert (model.num_timesteps, model.buffer_size) == (8, 100_000)
 
 
 def test_of_logits_the_line_says_that_temporal_differences_must_not_go_on():
     line = how_to_go_on("a.zip", "logits")
-    assert line == "a.zip gives logits, no Q-values: play it with DQN.load, but do not go on with DQN.learn"
+    assert line == "a.zip gives logits, not Q-values: play it with DQN.load, and do not call DQN.learn"
     assert "learn(" not in line

@@ -197,7 +197,7 @@ def test_what_is_no_teacher_is_one_line():
         as_teacher(DQN("MlpPolicy", Room(), _init_setup_model=False))
     if importlib.util.find_spec("sb3_contrib") is not None:
         recurrent = importlib.import_module("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Room(), n_steps=8)
-        with pytest.raises(UserError, match="RecurrentPPO is no teacher that is known"):
+        with pytest.raises(UserError, match="RecurrentPPO is no known kind of teacher"):
             as_teacher(recurrent)
 
 
