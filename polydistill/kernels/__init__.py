@@ -1,9 +1,9 @@
 """The losses as fused Triton kernels: one pass over both sides' scores gives loss, gradient and diagnostics.
 
 ``polydistill.losses`` chooses between these and its plain formulas (:mod:`polydistill.losses.backend`); nothing else
-should call them. Device code is in :mod:`polydistill.kernels.device`, which kernel computes what in
-:mod:`polydistill.kernels.plan`, its launch in :mod:`polydistill.kernels.launch`, and what autograd, ``torch.func`` and
-``torch.compile`` need in :mod:`polydistill.kernels.autograd`.
+should call them. Device code is in :mod:`polydistill.kernels.device`. :mod:`polydistill.kernels.plan` maps losses to
+kernels, :mod:`polydistill.kernels.launch` launches them, and :mod:`polydistill.kernels.autograd` makes them functions
+of autograd, ``torch.func`` and ``torch.compile``.
 
 Triton is imported at the first launch, not before.
 """

@@ -1,12 +1,12 @@
 """The kernels as functions that autograd, ``torch.func`` and ``torch.compile`` understand.
 
-Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L. Of few scores it computes dL/dz
-along, in float32, and the backward pass is a product with u. Of more, the backward pass computes u dL/dz from the
-scores themselves: nothing of their size is kept, of long rows a few sums. Either way a bfloat16 gradient is rounded
+Symbols: L the loss of each row, u its upstream gradient. The forward pass computes L. With few scores it also computes
+dL/dz, in float32, and the backward pass multiplies it by u. With more, the backward pass computes u dL/dz from the
+scores again: nothing of their size is kept, only a few sums of long rows. Either way a bfloat16 gradient is rounded
 once.
 
 The contract: only the student's side has a gradient, and only a first one, in reverse mode. ``torch.func.vmap`` joins
-its dimension to the rows; the older one behind ``torch.autograd.grad(is_grads_batched=True)`` does not know how.
+its dimension to the rows; the older one behind ``torch.autograd.grad(is_grads_batched=True)`` is not supported.
 While compiling, the operators of :mod:`polydistill.kernels.operators` take their place.
 """
 
@@ -24,19 +24,19 @@ from polydistill.kernels.operators import compute_gradient, compute_loss
 from polydistill.kernels.plan import N_DIAGNOSTICS
 
 N_TENSORS = len(Rows._fields)
-FEW_SCORES = 2**20  # of so many the gradient is kept: up to there a launch takes the processor longer than the GPU
+FEW_SCORES = 2**20  # up to so many the gradient is kept: a launch then takes the processor longer than the GPU
 
-# whether torch.func transforms what runs now; without this function of torch, each loss is ready for it
+# whether torch.func transforms the running code; if torch lacks this function, as if it always did
 _are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 def fused_loss(kind: str, numbers: Numbers, rows: Rows) -> Tensor:
-    """The loss of each sample by one kernel; arguments are checked already.
+    """The loss of each sample by one kernel; the caller has checked the arguments.
 
     Args:
         kind: name in :data:`polydistill.kernels.plan.KINDS`.
         numbers: the kernel's own arguments.
-        rows: what it reads, not yet flat: the student ``(..., batch, classes)`` float32, bfloat16 or float16, gradient
+        rows: its tensors, not yet flat: the student ``(..., batch, classes)`` float32, bfloat16 or float16, gradient
             flows; the teacher of the same shape, with a dimension of members before it for an ensemble, of the same
             type or float32; labels ``(..., batch)`` int64; a bool mask that broadcasts to the student's shape; a
             permutation ``(..., batch, classes - 1)`` int64; values ``(..., batch)`` float32.
@@ -48,12 +48,12 @@ def fused_loss(kind: str, numbers: Numbers, rows: Rows) -> Tensor:
 
 
 def fused_diagnosis(kind: str, numbers: Numbers, rows: Rows, temperature: float) -> tuple[Tensor, Tensor]:
-    """The loss of each sample and, ``(..., batch, N_DIAGNOSTICS)`` float32, what is said of it, from one launch.
+    """The loss of each sample and its diagnostics, ``(..., batch, N_DIAGNOSTICS)`` float32, from one launch.
 
     Args:
-        kind: as :func:`fused_loss` has it, and so are the next two.
-        numbers: see there.
-        rows: see there; the diagnostics need a teacher, and look at the labels, where the loss looks at neither.
+        kind: as in :func:`fused_loss`.
+        numbers: as there.
+        rows: as there; the diagnostics need a teacher, and use labels, even if the loss does not.
         temperature: of the teacher's side in the diagnostics.
     """
     loss, diagnosed = _apply(kind, numbers, temperature, rows)
@@ -63,12 +63,12 @@ def fused_diagnosis(kind: str, numbers: Numbers, rows: Rows, temperature: float)
 def fused_gradient(
     kind: str, numbers: Numbers, rows: Rows, weights: Tensor | None, temperature: float | None
 ) -> Results:
-    """Loss, gradient and, with a temperature, diagnostics from one launch, without autograd; not to be transformed.
+    """Loss, gradient and, with a temperature, diagnostics from one launch, without autograd and without transforms.
 
     Args:
-        kind: as :func:`fused_diagnosis` has it, and so are the next two.
-        numbers: see there.
-        rows: see there.
+        kind: as in :func:`fused_diagnosis`.
+        numbers: as there.
+        rows: as there.
         weights: ``(..., batch)`` float32, the upstream gradient of the loss; None: 1.
         temperature: of the teacher's side in the diagnostics; None: there are none.
     """
@@ -91,7 +91,7 @@ def _apply(kind: str, numbers: Numbers, temperature: float, rows: Rows) -> tuple
     if torch.compiler.is_compiling() or _are_transforms_active():
         loss, diagnosed = _Loss.apply(kind, numbers, temperature, *flat)  # type: ignore[no-untyped-call]
     else:
-        # said here: inside the function no gradient is wanted, whatever the mode
+        # found out here: inside the function the gradient mode is always off
         learns = torch.is_grad_enabled() and rows.student.requires_grad
         loss, diagnosed = _EagerLoss.apply(learns, kind, numbers, temperature, *flat)  # type: ignore[no-untyped-call]
     return loss if rows.student.dim() == 2 else loss.view(rows.student.shape[:-1]), diagnosed
@@ -101,7 +101,7 @@ def _flatten(rows: Rows) -> Rows:
     """The dimensions before the classes joined; a mask for all rows stays a view with stride 0."""
     student, teacher, labels, mask, permutation, values = rows
     mask = None if mask is None else mask.expand_as(student)
-    # while compiling never as they are: torch 2.13 fails where torch.func.grad's own argument is the function's
+    # while compiling they are always reshaped: torch 2.13 fails if torch.func.grad's own argument is the function's
     if student.dim() == 2 and not torch.compiler.is_compiling():
         return rows if mask is None else rows._replace(mask=mask)
     classes = student.shape[-1]
@@ -146,7 +146,7 @@ class _Loss(torch.autograd.Function):
         kind: str,
         numbers: Numbers,
         temperature: float,
-        student: Tensor,  # each row's tensors by name: of *rows the compiler does not know that there is no ctx
+        student: Tensor,  # the tensors by name: with *rows the compiler does not see that there is no ctx
         teacher: Tensor | None,
         labels: Tensor | None,
         mask: Tensor | None,
@@ -168,7 +168,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
         gradient = None
-        if torch.compiler.is_compiling():  # the compiler does not follow a function inside another's backward pass
+        if torch.compiler.is_compiling():  # the compiler does not trace a function inside another's backward pass
             gradient = torch.ops.polydistill.gradient(ctx.kind, list(ctx.numbers), upstream, *ctx.saved_tensors)
         elif upstream is not None:
             gradient = _Gradient.apply(ctx.kind, ctx.numbers, upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
@@ -183,8 +183,8 @@ class _Loss(torch.autograd.Function):
 
 
 class _EagerLoss(torch.autograd.Function):
-    """:class:`_Loss` where nothing transforms it: torch takes as long as for several operations to bind the arguments
-    of a function that can be transformed. Its first argument is whether a gradient may be wanted."""
+    """:class:`_Loss` without transforms: for a function that can be transformed, torch takes as long as several
+    operations to bind the arguments. The first argument is whether a gradient may be wanted."""
 
     @staticmethod
     def forward(ctx: Any, learns: bool, kind: str, numbers: Numbers, temperature: float, *rows: Tensor | None) -> Any:
@@ -196,7 +196,7 @@ class _EagerLoss(torch.autograd.Function):
             given,
             loss=True,
             gradient=few,
-            gradient_type=torch.float32,  # rounded once, after its product with what comes from above
+            gradient_type=torch.float32,  # rounded once, after the product with the upstream gradient
             diagnostics_temperature=temperature or None,
             keep_sums=learns and not few,
         )
@@ -211,7 +211,7 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
-        # create_graph, where a second derivative may be asked for, or a backward pass that is mapped or compiled
+        # create_graph, which may want a second derivative, or a backward pass that is mapped or compiled
         careful = torch.is_grad_enabled() or _are_transforms_active() or torch.compiler.is_compiling()
         if careful or upstream is None:
             return (None, *_Loss.backward(ctx, upstream, _))

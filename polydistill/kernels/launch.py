@@ -16,11 +16,11 @@ from polydistill.kernels.numbers import Numbers, Target
 from polydistill.kernels.plan import KINDS, LONG_ROW_KERNEL, N_DIAGNOSTICS, N_SUMS, SUMS_GIVEN, SUMS_KEPT
 from polydistill.kernels.prepared import PREPARED, Prepared, form, remember
 
-ALIGNED = 16  # bytes of an address, and what Triton looks at in a stride
+ALIGNED = 16  # bytes of an address, and elements of a stride: Triton compiles other code for multiples
 
 
 class Rows(NamedTuple):
-    """What a kernel reads: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less.
+    """The tensors of a kernel: ``(rows, classes)``; labels and values ``(rows,)``, a permutation one class less.
 
     The teacher may be ``(members, rows, classes)``.
     """
@@ -34,13 +34,13 @@ class Rows(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What was asked for; None: it was not.
+    """The results that were wanted; None for the others.
 
     Attributes:
         loss: ``(rows,)`` float32.
         gradient: of the student's shape.
         diagnostics: ``(rows, 5)`` float32.
-        sums: ``(rows, N_SUMS)`` float32; None also where they would be of no use.
+        sums: ``(rows, N_SUMS)`` float32; None also for a kernel that keeps none.
     """
 
     loss: Tensor | None
@@ -67,7 +67,7 @@ def launch(
     Args:
         kind: name in :data:`KINDS`.
         numbers: its own arguments, of the type that :data:`KINDS` names.
-        rows: what it reads.
+        rows: the tensors that it reads.
         loss: return the loss of each row.
         gradient: return its gradient with respect to the student's scores, times ``upstream``.
         gradient_type: of the gradient; None: the student's.
@@ -100,17 +100,17 @@ def launch(
     if keep_sums and prepared.name == LONG_ROW_KERNEL:
         last = torch.empty((n_rows, N_SUMS), dtype=torch.float32, device=student.device)
         results = results._replace(sums=last)
-    # what is not there is not read, nor written: the student stands for it
+    # a missing tensor is neither read nor written: the student is passed in its place
     all_tensors = (*rows, upstream, results.loss, results.gradient, last if sums is None else sums)
     tensors = [student if tensor is None else tensor for tensor in all_tensors]
     with _on_device(student):
-        # never an integer, of which Triton would compile a 1 in
+        # never an integer: Triton would compile a 1 in as a constant
         prepared(tensors, (1.0 / (diagnostics_temperature or 1.0), *map(float, numbers)))
     return results
 
 
 class Options(NamedTuple):
-    """What is compiled in of a launch, besides the form of its tensors."""
+    """What a compiled launch depends on, besides the form of its tensors."""
 
     tempered: bool
     smoothed: bool
@@ -122,7 +122,7 @@ class Options(NamedTuple):
 
 
 def _look_up(kind: str, options: Options, rows: Rows, upstream: Tensor | None) -> tuple[Prepared, Rows]:
-    """The launch for these tensors. Nothing is prepared for those whose places are too far apart: copies are taken."""
+    """The launch for these tensors, and the tensors: copies, where strides need more than 32 bits."""
     key = (kind, options, *map(form, rows), form(upstream), rows.student.device.index)
     prepared = PREPARED.get(key)
     if prepared is None:
@@ -186,14 +186,14 @@ def _prepare(kind: str, options: Options, rows: Rows, upstream: Tensor | None) -
 
 
 def _begins_aligned(side: Tensor | None) -> bool:
-    """Whether Triton knows of each row that its first 16 bytes can be loaded at once."""
+    """Whether Triton knows that the first 16 bytes of each row can be loaded at once."""
     return side is None or (side.data_ptr() % ALIGNED == 0 and side.stride(0) % ALIGNED == 0)
 
 
 def _is_long(
     kind: str, student: Tensor, teacher: Tensor | None, mask: Tensor | None, tiles: plan.Tiles, options: Options
 ) -> bool:
-    """Whether the kernel for long rows computes it."""
+    """Whether the kernel for long rows computes this loss."""
     if tiles.whole or kind not in plan.LONG_KINDS or mask is not None or options.diagnose:
         return False
     sides = (student,) if teacher is None else (student, teacher)
@@ -230,9 +230,10 @@ def _strides_of(teacher: Tensor) -> tuple[int, ...]:
 
 
 def _within_32_bits(tensor: Tensor) -> Tensor:
-    """The tensor; copied where places in a row are so far apart that their distance needs more than 32 bits.
+    """The tensor; copied where classes of a row are so far apart in memory that the distance needs more than
+    32 bits.
 
-    Numbers of rows, which only labels and values have in their last dimension, are 64 bits wide in the kernels.
+    Row indices are 64 bits wide in the kernels, so one-dimensional tensors need no copy.
     """
     if tensor.dim() == 1 or (tensor.shape[-1] - 1) * tensor.stride(-1) < 2**31:
         return tensor

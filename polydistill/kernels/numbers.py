@@ -1,4 +1,4 @@
-"""The numbers that each family of kernels takes as arguments of its own, by name and in their order.
+"""The numbers that each family of kernels takes as arguments, by name and in their order.
 
 Symbols as in the family's module of :mod:`polydistill.kernels.device`.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Target(NamedTuple):
-    """Of cross-entropies and KL with a target."""
+    """For cross-entropies and KL with a target."""
 
     teacher_weight: float = 0.0  # a
     label_weight: float = 0.0  # b
@@ -19,20 +19,20 @@ class Target(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """Of the reverse KL and JSD."""
+    """For the reverse KL and JSD."""
 
     t_scale: float  # 1 / T
-    beta: float = 0.5  # of JSD alone
+    beta: float = 0.5  # used by JSD alone
 
 
 class Regression(NamedTuple):
-    """Of the squared distance and Huber's loss."""
+    """For the squared distance and Huber's loss."""
 
-    delta: float = 1.0  # of Huber's alone
+    delta: float = 1.0  # used by Huber's loss alone
 
 
 class Decoupled(NamedTuple):
-    """Of decoupled knowledge distillation."""
+    """For decoupled knowledge distillation."""
 
     temperature: float
     label_weight: float  # w
@@ -41,7 +41,7 @@ class Decoupled(NamedTuple):
 
 
 class Standardized(NamedTuple):
-    """Of knowledge distillation on standardised scores."""
+    """For knowledge distillation on standardised scores."""
 
     temperature: float
     label_weight: float  # w

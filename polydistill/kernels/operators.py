@@ -1,4 +1,4 @@
-"""The kernels as custom operators, which ``torch.compile`` takes as they are, and does not look into.
+"""The kernels as custom operators, which ``torch.compile`` calls and does not trace.
 
 The contract: the same values as :mod:`polydistill.kernels.autograd` launches without this detour. Their gradient is
 :class:`polydistill.kernels.autograd._Loss`'s.
@@ -18,7 +18,7 @@ from polydistill.kernels.plan import KINDS, N_DIAGNOSTICS
 
 
 def compute_loss(kind: str, numbers: Numbers, temperature: float, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Loss, and diagnostics where there is a temperature for them, otherwise an empty tensor."""
+    """The loss, and its diagnostics at ``temperature``; with a temperature of 0 an empty tensor instead."""
     found = launch(kind, numbers, rows, loss=True, diagnostics_temperature=temperature or None)
     assert found.loss is not None
     diagnosed = found.diagnostics
@@ -26,7 +26,7 @@ def compute_loss(kind: str, numbers: Numbers, temperature: float, rows: Rows) ->
 
 
 def compute_gradient(kind: str, numbers: Numbers, upstream: Tensor, rows: Rows, sums: Tensor | None = None) -> Tensor:
-    """Gradient of the student's scores, times ``upstream``; ``sums``: what the launch for the loss kept."""
+    """Gradient of the student's scores, times ``upstream``; ``sums``: those that the launch for the loss kept."""
     gradient = launch(kind, numbers, rows, gradient=True, upstream=upstream, sums=sums).gradient
     assert gradient is not None
     return gradient

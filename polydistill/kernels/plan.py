@@ -1,6 +1,6 @@
-"""Which kernel computes what, and in tiles of which size.
+"""Which kernel computes which loss, and in tiles of which size.
 
-The contract: sizes follow from shape, type and work alone, so that no launch is slowed by tuning.
+The contract: sizes follow from shape, type and loss alone, so that no launch waits for tuning.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import NamedTuple
 from polydistill.kernels.numbers import Decoupled, Divergence, Numbers, Regression, Standardized, Target
 
 N_DIAGNOSTICS = 5
-TILE = 256  # places of a tile of several short rows: of one warp, so that no warp waits for another
-PLACES_OF_A_WARP = 512  # of longer rows: 16 pairs of scores for each thread
-LARGEST_TILE = 8192  # classes of a row that is held in registers, which overflow from the next power of 2 on
-STREAMED_TILE = 8192  # places of a tile where a row takes several
-N_SUMS = 5  # of a long row, see device/long_rows.py
+TILE = 256  # elements of a tile of several short rows, for one warp, so that no warp waits for another
+PLACES_OF_A_WARP = 512  # elements per warp of longer rows: 16 pairs of scores for each thread
+LARGEST_TILE = 8192  # most classes of a row that is held in registers; the next power of 2 would not fit
+STREAMED_TILE = 8192  # elements of a tile where a row takes several
+N_SUMS = 5  # kept of a long row, see device/long_rows.py
 LONG_ROW_KERNEL = "long_row_kernel"
 
-# codes that the kernels know too
+# codes that the device code has too
 SOFT_PLAIN, SOFT_PERMUTED, SOFT_REST = 1, 2, 3
 LABEL_GIVEN, LABEL_BEST = 1, 2
 SUMS_KEPT, SUMS_GIVEN = 1, 2
 
 
 class Kind(NamedTuple):
-    """A kernel, its own arguments, and what is fixed of it at compile time."""
+    """A kernel, the type of its numbers, and its compile-time constants."""
 
     module: str
     kernel: str
@@ -68,16 +68,16 @@ class LongTile(NamedTuple):
     warps: int
 
 
-# by the bytes of a score; measured on an H100 at (4096, 32000)
+# bytes of a score -> the fastest tile, measured on an H100 with scores of shape (4096, 32000)
 LONG_TILES: Mapping[int, LongTile] = MappingProxyType({2: LongTile(512, 2, 8, 16), 4: LongTile(512, 8, 4, 16)})
-# the same where the row is read for the loss and again for the gradient, and exponentials are few: one row at a time on
-# each multiprocessor, so that the second reading finds it in the cache
+# the same for loss and gradient in one launch, which reads a row twice: one row at a time on each multiprocessor, so
+# that the second reading finds it in the cache
 ONE_PASS_TILES: Mapping[int, LongTile] = MappingProxyType({**LONG_TILES, 2: LongTile(1024, 2, 8, 32)})
 LONG_KINDS = frozenset({"label", "soft", "soft_label", "kl", "kl_label"})
 
 
 class Tiles(NamedTuple):
-    """Rows and places of a tile, whether one holds the row, and the warps that work on it."""
+    """Rows and columns of a tile, whether it holds whole rows, and the warps that work on it."""
 
     rows: int
     cols: int
@@ -90,7 +90,9 @@ def plan_tiles(n_rows: int, n_cols: int) -> Tiles:
     cols = 1 << max(n_cols - 1, 0).bit_length()
     if cols > LARGEST_TILE:
         return Tiles(1, STREAMED_TILE, False, 8)
-    many = 1 << max(-(-n_rows // 2048) - 1, 0).bit_length()  # 2,048 programs of a warp are 16 for each multiprocessor
+    many = (
+        1 << max(-(-n_rows // 2048) - 1, 0).bit_length()
+    )  # 2,048 programs of one warp are 16 per multiprocessor of an H100
     rows = max(1, min(TILE // cols, many))
     return Tiles(rows, cols, True, max(1, cols // PLACES_OF_A_WARP))
 
@@ -101,9 +103,9 @@ def plan_long_tile(score_bytes: int, *, one_pass: bool, labels: bool, aligned: b
     Args:
         score_bytes: of the student.
         one_pass: loss and gradient come from one launch.
-        labels: they are part of the loss.
-        aligned: all rows begin where a thread can load 16 bytes at once. Otherwise lanes lie side by side in single
-            places, so that a warp still reads what lies together.
+        labels: the loss has a label term.
+        aligned: all rows begin where a thread can load 16 bytes at once. Otherwise each thread loads single elements
+            next to its neighbour's, so that a warp still reads contiguous memory.
     """
     tile = (ONE_PASS_TILES if one_pass and not labels else LONG_TILES)[score_bytes]
     return tile if aligned else tile._replace(pieces=tile.pieces * tile.width, width=1)

@@ -1,7 +1,7 @@
-"""Launches, prepared: what one needs besides its tensors and numbers is found once for all tensors of the same form.
+"""Prepared launches: everything besides tensors and numbers is found once for all tensors of the same form.
 
-For few scores the time of a loss on a GPU is that of its launches on the processor, and of a launch most goes into
-looking at some forty arguments for what Triton has compiled for the like of them.
+With few scores, a loss on a GPU takes as long as the processor needs to launch it. Most of that time Triton spends on
+some forty arguments, to find the code that it has compiled for such arguments.
 
 The contract: tensors of the same :func:`form` get the same compiled kernel. Triton is imported here, at the first
 launch.
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-MOST_PREPARED = 1024  # of more, all are forgotten
+MOST_PREPARED = 1024  # when full, all are dropped
 
 
 class Prepared:
@@ -27,8 +27,8 @@ class Prepared:
         name: of the kernel.
         programs: how many are launched.
         integers: the kernel's arguments after its tensors.
-        constants: what is compiled in, by name, in the kernel's order; its last arguments.
-        warps: that work on a tile.
+        constants: compile-time constants by name, in the kernel's order; its last arguments.
+        warps: number of warps that work on a tile.
     """
 
     __slots__ = ("_constants", "_grid", "_integers", "_kernel", "_run", "_warps", "name")
@@ -44,14 +44,14 @@ class Prepared:
     ) -> None:
         self.name, self._kernel, self._grid = name, load_kernel(module, name), (programs, 1, 1)
         self._integers, self._constants, self._warps = integers, constants, warps
-        self._run: Callable[..., None] | None = None  # what is compiled; stays None where kernels are interpreted
+        self._run: Callable[..., None] | None = None  # the compiled kernel; stays None where kernels are interpreted
 
     def __call__(self, tensors: Sequence[Tensor], numbers: tuple[float, ...]) -> None:
         """Launch it.
 
         Args:
             tensors: its first arguments.
-            numbers: those after the integers; never an int, of which Triton would compile a 1 in.
+            numbers: the arguments after the integers; never an int: Triton would compile a 1 in as a constant.
         """
         if self._run is not None:
             self._run(*tensors, *self._integers, *numbers, *self._constants.values())
@@ -67,14 +67,14 @@ PREPARED: dict[tuple[object, ...], Prepared] = {}
 
 
 def remember(key: tuple[object, ...], prepared: Prepared) -> None:
-    """For the next launch with this key."""
+    """Keep ``prepared`` for the next launch with this key."""
     if len(PREPARED) >= MOST_PREPARED:
         PREPARED.clear()
     PREPARED[key] = prepared
 
 
 def form(tensor: Tensor | None) -> object:
-    """All of a tensor that a launch depends on: Triton compiles others for what does not begin at 16 bytes."""
+    """What a launch depends on in a tensor: Triton compiles other code for data that is not 16-byte aligned."""
     return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.data_ptr() % 16)
 
 

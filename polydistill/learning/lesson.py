@@ -51,7 +51,7 @@ class Lesson:
         options: of the objective, see :func:`check_options`.
         classes: how many there are, for an objective that permutes them.
         group: of the processes that share a batch; None: there is one.
-        ignore_index: label of samples that count for nothing; None: all count.
+        ignore_index: label of samples that do not count; None: all count.
 
     Attributes:
         objective: its name.
@@ -106,7 +106,7 @@ class Lesson:
         if self._function.batch_coupled:
             options["group"] = self.group
         if teacher is not None and labels is not None and self._ignore_index is not None:
-            # what a teacher says of padding may be no number
+            # a teacher's scores of padding may be NaN
             teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
 

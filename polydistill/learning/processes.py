@@ -1,7 +1,7 @@
 """The processes of one run, as torchrun starts them: who am I, which rows are mine, sums over all.
 
 Contract: with the gradient summed over the processes and every random number drawn for the whole batch, a run does the
-same on 1, 2 or n processes, but for batch norm, which sees the rows of its own process (or those of all, with
+same on 1, 2 or n processes, except for batch norm, which sees the rows of its own process (or those of all, with
 SyncBatchNorm). Without torchrun everything here does nothing.
 """
 

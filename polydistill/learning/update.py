@@ -75,7 +75,7 @@ class Update:
             labels: ``(part,)`` int64; None where there are none.
             n_batch: size of the whole batch, of all processes; what counts of it.
             permutation: for an objective that wants one; see :meth:`Lesson.draw_permutation`.
-            teacher_scores: ``(part, classes)`` that the teacher gave before; None: it is asked now.
+            teacher_scores: ``(part, classes)`` scores that the teacher gave before; None: it computes them now.
 
         Returns:
             student scores, teacher scores (None without a teacher), both ``(part, classes)`` float32, and this
@@ -107,8 +107,7 @@ class Update:
 
 
 def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:
-    """SGD as ``config`` says; its momentum is there from the start, as zeros, which the first step turns into what an
-    absent one becomes."""
+    """SGD as ``config`` says. Its momentum exists from the start, as zeros, which changes no step."""
     optimizer = torch.optim.SGD(
         student.parameters(),
         lr=rate,

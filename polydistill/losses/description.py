@@ -1,7 +1,7 @@
-"""What a loss is to compute, as a value: one call of a kernel, or a plain formula of the same tensors.
+"""A loss described as a value: one call of a kernel, or a plain formula of the same tensors.
 
-The contract: a description holds checked arguments and says nothing of how the loss is computed. :func:`compute`
-chooses that for the loss alone; :mod:`~polydistill.losses.one_pass` reads the description for more.
+The contract: a description holds checked arguments, and leaves open how the loss is computed. :func:`compute` chooses
+that for the loss alone; :mod:`~polydistill.losses.one_pass` reads the description for more.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Description(NamedTuple):
 
     Attributes:
         kind: of the kernel, in :data:`polydistill.kernels.plan.KINDS`.
-        numbers: its own arguments.
-        rows: what it reads, and the formula too.
-        formula: the same loss by plain operations, of the tensors that there are in ``rows``, in their order.
+        numbers: the kernel's own arguments.
+        rows: the tensors that kernel and formula read.
+        formula: the same loss by plain operations. It takes the tensors in ``rows`` that are not None, in their order.
         options: the formula's keywords.
-        counted: ``(..., batch)`` bool, False for a sample that counts for nothing; None: all count.
+        counted: ``(..., batch)`` bool, False for a sample that does not count; None: all count.
     """
 
     kind: str

@@ -24,5 +24,5 @@ def confidence_kernel(
     teacher, no_mask = (teacher_ptr, teacher_row, teacher_col, teacher_member), (teacher_ptr, 0, 0)
     teacher, scale = open_teacher(teacher, no_mask, rows, n_rows, n_cols, 1.0, False, MEMBERS, ROWS, COLS)
     _, total = measure_softmax(teacher, no_mask, rows, n_rows, n_cols, scale, False, MEMBERS, ROWS, COLS)
-    confidence = tl.where(total == 0, float("nan"), inverse(total))  # scores of -inf alone are to be seen
+    confidence = tl.where(total == 0, float("nan"), inverse(total))  # a row of nothing but -inf becomes NaN
     tl.store(confidence_ptr + rows, confidence, mask=rows < n_rows)

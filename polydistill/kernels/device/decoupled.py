@@ -1,4 +1,4 @@
-r"""Decoupled knowledge distillation: target and non-target knowledge, each with a weight of its own.
+r"""Decoupled knowledge distillation: target and non-target knowledge, each with its own weight.
 
 Symbols: z student scores, t teacher scores, y label, T temperature, w label weight, alpha, beta; q = softmax(z).
 With T: q_y and q_r = 1 - q_y the binary split of softmax(z / T), q^ the softmax of z / T over the classes other than y;
@@ -141,7 +141,7 @@ def decoupled_kernel(
             plain_max, plain_sum = add_tile(plain_max, plain_sum, z, keep, 1.0)
         other_term = conclude_divergence(t_sum, z_best, mean, z_max, z_sum, scale)
 
-    # scores of -inf alone are to be seen
+    # a row of nothing but -inf becomes NaN
     is_empty = (plain_sum == 0) | ((t_sum == 0) & (t_label == float("-inf")))
     upstream = tl.where(is_empty, float("nan"), upstream)
     z_margin, t_margin = find_margin(z_label, z_max, z_sum, scale), find_margin(t_label, t_max, t_sum, t_scale)
@@ -156,7 +156,7 @@ def decoupled_kernel(
         loss -= label_weight * (z_label - plain_max - log_sum(plain_sum))
         tl.store(loss_ptr + rows, tl.where(is_empty, float("nan"), loss), mask=row_exists)
     if GRADIENT:
-        # of two numbers close to 1, the difference of what is left
+        # of two numbers close to 1, the difference of their complements
         off = tl.where(p_label > 0.5, p_rest - q_rest, q_label - p_label)[:, None]
         others_weight = tl.where(t_sum == 0, 0.0, beta)[:, None]
         if WHOLE:

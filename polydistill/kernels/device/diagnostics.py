@@ -1,4 +1,4 @@
-r"""What a kernel says of each row besides its loss, from scores that are still in the cache.
+r"""The diagnostics of each row, computed by the loss's kernel while the scores are still in the cache.
 
 Symbols: q = softmax(z), p = softmax(t / T), * the label or the teacher's best class, P the sum of p without *.
 
@@ -74,7 +74,7 @@ def diagnose(
         difference = p_others[:, None] * q - p
         dark += tl.sum(difference * difference, axis=1)
 
-    # none but scores of -inf on a side, where classes are left, and that is to be seen
+    # a row whose classes are left and all -inf on a side becomes NaN
     has_classes = ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
     of_teacher = tl.where((t_sum == 0) & has_classes, float("nan"), 0.0)
     of_both = tl.where((z_sum == 0) & has_classes, float("nan"), of_teacher)

@@ -8,9 +8,9 @@ p = softmax(t / T), m = beta p + (1 - beta) q.
     both:       d loss / d z_i = q_i (r_i - sum q r)
 
 A row in one tile is read once. A longer one is read twice for the reverse KL: its loss comes with the sums of both
-softmaxes (:mod:`~polydistill.kernels.device.streaming`). What all r_i have in common, the gradient does not need: r is
-taken less its value in the student's best class, so that nothing is the difference of large numbers.
-For JSD it is read three times, the second time for the loss: ln m needs both normalised softmaxes in each place.
+softmaxes (:mod:`~polydistill.kernels.device.streaming`). The gradient does not depend on a constant added to all r_i: r
+is computed minus its value in the student's best class, so that no large numbers are subtracted from each other.
+For JSD a row is read three times, the second time for the loss: ln m needs both normalised softmaxes in each place.
 """
 
 import triton
@@ -35,7 +35,7 @@ from polydistill.kernels.device.streaming import add_tile, add_to_divergence, co
 
 @triton.jit
 def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta):
-    """``(q, r, what the teacher's side adds to the loss)`` of each place, for JSD."""
+    """``(q, r, the teacher's part of the loss)`` of each place, for JSD."""
     q = divide(exponentiate(z, z_max, 1.0, keep), z_sum[:, None])
     log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
     excluded = t == float("-inf")
@@ -52,7 +52,7 @@ def compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta):
 
 @triton.jit
 def compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta, JSD: tl.constexpr):
-    """``q`` and ``r`` of each place; of the reverse KL ``r`` less its value in the student's best class."""
+    """``q`` and ``r`` of each place; for the reverse KL ``r`` minus its value in the student's best class."""
     if JSD:
         q, r, _ = compare(z, z_max, z_sum, t, t_max, t_sum, keep, t_scale, beta)
     else:
@@ -63,7 +63,7 @@ def compare_sides(z, z_max, z_sum, t, t_max, t_sum, t_best, keep, t_scale, beta,
 
 @triton.jit
 def add_sides(z_max, z_sum, t_best, mean_r, t_max, t_sum, z, t, keep, t_scale, JSD: tl.constexpr):
-    """What is known of a row, with one more tile; the mean of ``r`` for the reverse KL alone."""
+    """The sums of a row, with one more tile added; the mean of ``r`` for the reverse KL alone."""
     if JSD:
         z_max, z_sum = add_tile(z_max, z_sum, z, keep, 1.0)
     else:
@@ -156,8 +156,8 @@ def divergence_kernel(
             loss += mean_r
     if not JSD:
         loss = conclude_divergence(z_sum, t_best, mean_r, t_max, t_sum, t_scale)
-        mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may be where q is 0
-    # none but scores of -inf on a side, where classes are left, and that is to be seen
+        mean_r = tl.where(loss != loss, loss, mean_r)  # a NaN may lie where q is 0
+    # a row whose classes are left and all -inf on a side becomes NaN
     is_empty = (z_sum == 0) | (t_sum == 0)
     is_empty = is_empty & ~find_bare(mask, rows, n_rows, n_cols, HAS_MASK, ROWS, COLS)
     loss, upstream = tl.where(is_empty, float("nan"), loss), tl.where(is_empty, float("nan"), upstream)

@@ -1,13 +1,13 @@
-r"""The losses of :mod:`~polydistill.kernels.device.targets` for rows that no tile holds, at the pace of the memory: of
-one teacher, without a mask, and without permuted classes.
+r"""The losses of :mod:`~polydistill.kernels.device.targets` for rows that no tile holds, at the speed of the memory:
+for one teacher, without a mask, and without permuted classes.
 
 Symbols as there. A tile is ``(LANES, PIECES, WIDTH)``, a lane for each thread: of ``LANES * WIDTH`` places side by side
-each lane has ``WIDTH``, as many as one load takes. Each lane keeps the maxima and sums of its own places, less its own
-maxima, and they are joined once at the row's end: no thread waits for another in between. All places of a tile exist,
-but for the last one's. A maximum begins at LOWEST, not at -inf, so that a difference from it is never NaN.
+each lane has ``WIDTH``, as many as one load takes. Each lane keeps its own maxima, and its sums relative to these; they
+are joined once at the row's end, so that no thread waits for another in between. All places of a tile exist, except in
+the last tile. A maximum begins at LOWEST, not at -inf, so that a difference from it is never NaN.
 
-The sums of a row can be kept (``SUMS``, then the loss is all that is computed) and given back for the gradient, which
-reads the row once then.
+The sums of a row can be kept (``SUMS``, where only the loss is computed) and given back for the gradient, which then
+reads the row once.
 """
 
 import triton
@@ -210,7 +210,7 @@ def long_row_kernel(
     TILE: tl.constexpr = LANES * PIECES * WIDTH
     whole_tiles = n_cols // TILE * TILE
 
-    label, of_label = -1, float("nan")  # of a label that is none, NaN makes the loss NaN
+    label, of_label = -1, float("nan")  # a label that is no class makes the loss NaN
     if LABEL:
         label = tl.load(labels_ptr + row * labels_row)
         label = tl.where((label >= 0) & (label < n_cols), label, -1).to(tl.int32)
@@ -262,7 +262,7 @@ def long_row_kernel(
             tl.store(sums_ptr + 3, t_max)
             tl.store(sums_ptr + 4, t_sum)
 
-    is_empty = (z_sum == 0) | (t_sum == 0)  # none but scores of -inf, and that is to be seen
+    is_empty = (z_sum == 0) | (t_sum == 0)  # a row of nothing but -inf becomes NaN
     factor = tl.where(is_empty, float("nan"), 1.0)
     if HAS_VALUES:
         factor *= tl.load(values_ptr + row * values_row)
@@ -297,7 +297,7 @@ def long_row_kernel(
                 of_teacher, a, b, share, z_scale, t_scale, SOFT, LABEL, TEMPERED, True,
             )  # fmt: skip
         if LABEL:
-            tl.debug_barrier()  # what another thread has written there is written over
+            tl.debug_barrier()  # the gradient overwrites what another thread has written there
             share += factor * label_weight * (1.0 - smoothing)
             write_gradient(
                 student_ptr, teacher_ptr, gradient_ptr, label + tl.where(label < 0, n_cols, 0), n_cols, z_max, t_max,

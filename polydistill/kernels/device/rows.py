@@ -1,9 +1,9 @@
-"""What the kernels share: tiles of rows, and sums of exponentials of a row that is read in one tile or in several.
+"""Shared by the kernels: tiles of rows, and sums of exponentials of a row that is read in one tile or in several.
 
-A tile is ``(ROWS, COLS)``; what is known of a row is ``(ROWS,)``. The contract: computation is in float32. ``keep``
-says which places of a tile count (a column that exists, of a class that stays); the exponential of any other is 0. A
+A tile is ``(ROWS, COLS)``; a value per row is ``(ROWS,)``. The contract: computation is in float32. ``keep``
+marks the places of a tile that count (a column that exists, of a class that stays); any other's exponential is 0. A
 row of which nothing counts has maximum 0 (or -inf, for which :func:`origin` gives 0) and sum 0, which :func:`log_sum`,
-:func:`divide` and :func:`inverse` turn into 0: no NaN. But a NaN that is there stays: NaN and inf among the scores make
+:func:`divide` and :func:`inverse` turn into 0: no NaN. A NaN stays: NaN and inf among the scores make
 loss and gradient of their row not finite, so that a ``GradScaler`` or a check of the loss sees it. Hence ``at_most``,
 and comparisons with 0, not "not above 0". A row of which nothing counts although the mask leaves some class
 (:func:`find_bare`) has none but scores of -inf there, and is made NaN too.
@@ -80,13 +80,13 @@ def find_maximum(scores, keep):
 
 @triton.jit
 def origin(maximum):
-    """What the scores of a row are taken less: their maximum, or 0 where none counts."""
+    """The number that is subtracted from the scores of a row: their maximum, or 0 where none counts."""
     return tl.where(maximum == float("-inf"), 0.0, maximum)
 
 
 @triton.jit
 def power(difference, scale):
-    """``exp(difference * scale)`` of scores less their maximum. (A power of 2 takes a third of the work of ``tl.exp``,
+    """``exp(difference * scale)`` of scores minus their maximum. (A power of 2 takes a third of the work of ``tl.exp``,
     which takes care of results below 1e-38; here they are 0.)"""
     return tl.exp2(difference * (scale * LOG2_E))
 
@@ -99,7 +99,7 @@ def exponentiate(scores, maximum, scale, keep):
 
 @triton.jit
 def merge_maxima(maximum, total, other_maximum, other_total):
-    """The maximum of two parts of a row; one whose sum is 0 has no say, since nothing in it counts."""
+    """The maximum of two parts of a row; a part whose sum is 0 is left out, since nothing in it counts."""
     merged = tl.where(other_total == 0, maximum, other_maximum)
     return tl.where((total == 0) | (other_total == 0), merged, at_least(maximum, other_maximum))
 
@@ -123,7 +123,7 @@ def divide(part, total):
 
 @triton.jit
 def quotient(a, b):
-    """``a / b``, 0 where ``b`` is; exactly 1 where they are equal, which a GPU's quick division does not promise."""
+    """``a / b``, 0 where ``b`` is; exactly 1 where they are equal, which a GPU's fast division does not guarantee."""
     return tl.where(a == b, 1.0, divide(a, b))
 
 

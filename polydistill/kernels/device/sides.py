@@ -1,4 +1,4 @@
-r"""Where a kernel reads the scores of a side: of the student, of a teacher, or of an ensemble of teachers.
+r"""Reading the scores of a side: of the student, of a teacher, or of an ensemble of teachers.
 
 Symbols: t_k scores of member k, T its temperature, K how many there are, p_k = softmax(t_k / T).
 
@@ -7,8 +7,8 @@ maxima, log sums, ln K)`` for an ensemble, whose scores are
 
     ln p = ln (1 / K) sum_k p_k,    ln p_k = (t_k - max t_k) / T - ln sum exp((t_k - max t_k) / T)
 
-``maxima`` and ``log sums`` are ``(ROWS, PLACES)``, a place for each member: with them known, a tile of ln p is made
-from the members' tiles wherever one is wanted, and the whole of it is never written down. It is tempered already.
+``maxima`` and ``log sums`` are ``(ROWS, PLACES)``, a place for each member: with them, a tile of ln p is computed
+from the members' tiles wherever one is needed, and ln p as a whole is never stored. It is tempered already.
 """
 
 import triton
@@ -46,7 +46,7 @@ def load_at(
             high, low = at_least(total, log_p), at_most(total, log_p)
             total = high + tl.log(1.0 + tl.exp(at_least(low - high, -100.0)))
             places += side[3]  # step by step: a product with the member's number could leave 32 bits
-        # a class that all exclude has gained at most ln K, which LOWEST does not feel
+        # a class that all exclude has gained at most ln K, which is rounded away beside LOWEST
         return tl.where(total <= LOWEST, float("-inf"), total - side[7][:, None])
     else:
         return tl.load(places, mask=keep, other=float("-inf")).to(tl.float32)
@@ -112,7 +112,7 @@ def find_best(
         keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
         scores = load_scores(side, rows, cols, keep, MEMBERS)
         n_unknown += tl.sum((scores != scores).to(tl.int32), axis=1)
-        scores = tl.where(scores == scores, scores, float("-inf"))  # where a NaN would be in the order is not defined
+        scores = tl.where(scores == scores, scores, float("-inf"))  # the order of a NaN is not defined
         found, place = tl.max(scores, axis=1, return_indices=True)
         best = tl.where(found > greatest, start + place, best)
         greatest = tl.maximum(found, greatest)
@@ -134,7 +134,7 @@ def open_teacher(
 ):
     """The teacher as a side, and 1 / T of its scores; for an ensemble a sweep over each member's rows.
 
-    A member of -inf alone makes its rows NaN, but for rows of which the mask leaves no class.
+    A member whose scores of a row are all -inf makes the row NaN, except where the mask leaves no class.
     """
     if MEMBERS > 1:
         PLACES: tl.constexpr = triton.next_power_of_2(MEMBERS)

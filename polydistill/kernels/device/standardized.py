@@ -9,9 +9,9 @@ s = |c| / sqrt(n - 1), Z = c / (s + 1e-7) and the same for t; q = softmax(Z(z) /
 
 A class that the teacher excludes (-inf) has no part in its mean and deviation. A row in one tile is read once. A longer
 one is read three times, since no softmax can begin before mean and deviation are known: for the maximum, the mean and
-the deviation of both sides; for the softmaxes of Z and the loss; for the gradient. Nothing is the difference of sums of
-squares: the deviations of the parts of a row are joined by the distance of their means (Chan et al. 1979), and means
-have the digits that a float32 leaves, so that neither scores of 1e4 nor one score of 1e4 among small ones lose any.
+the deviation of both sides; for the softmaxes of Z and the loss; for the gradient. Sums of squares are never
+subtracted: the deviations of two parts of a row are joined by the distance of their means (Chan et al. 1979). Means
+keep the digits that a float32 rounds away: neither scores of 1e4 nor one such score among small ones lose digits.
 """
 
 import triton
@@ -53,7 +53,7 @@ def measure_spread(scores, keep):
 
 @triton.jit
 def merge_spreads(count, maximum, mean, rest, norm, part_count, part_maximum, part_mean, part_rest, part_norm):
-    """What :func:`measure_spread` says of a row, from what it says of two parts."""
+    """The result of :func:`measure_spread` for a row, from its results for two parts."""
     merged_max = merge_maxima(maximum, count, part_maximum, part_count)
     total = count + part_count
     share = divide(part_count, total)
@@ -95,7 +95,7 @@ def gradient_tile(
     z, scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, width, slope, label_weight,
     LABEL: tl.constexpr,
 ):  # fmt: skip
-    difference = q - p * quotient(z_sum, t_sum)[:, None]  # exactly 0 of equal scores
+    difference = q - p * quotient(z_sum, t_sum)[:, None]  # exactly 0 for equal scores
     g = difference * (soft_weight * inverse(z_sum))[:, None]
     gradient = g / width[:, None] - scaled * slope[:, None]
     if LABEL:
@@ -184,7 +184,7 @@ def standardized_kernel(
                 t_count, t_max, t_mean, t_rest, t_norm, count, maximum, mean, rest, norm
             )
 
-    upstream = tl.where(t_count == 0, float("nan"), upstream)  # scores of -inf alone are to be seen
+    upstream = tl.where(t_count == 0, float("nan"), upstream)  # a row of nothing but -inf becomes NaN
     freedom = tl.maximum(z_count - 1.0, 1.0)
     deviation = z_norm / tl.sqrt(freedom)
     z_width = deviation + EPSILON

@@ -1,4 +1,4 @@
-r"""What is known of a row that is read one tile after the other, and what one more tile adds to it.
+r"""Sums of a row that is read one tile after another.
 
 Symbols: x and y scores of two sides, a = softmax(s x), b = softmax(s' y), * the class of the greatest x so far.
 
@@ -60,7 +60,7 @@ def add_to_divergence(
     y_scale,
 ):
     """The first four arguments, with one more tile; an x of -inf adds nothing."""
-    known = x_keep & (x == x)  # where a NaN would be in the order is not defined; it stays in the sums
+    known = x_keep & (x == x)  # the order of a NaN is not defined; it stays in the sums
     greatest, place = tl.max(tl.where(known, x, float("-inf")), axis=1, return_indices=True)
     better = (greatest != float("-inf")) & ((x_sum == 0) | (greatest > x_max))
     is_best = tl.arange(0, x.shape[1])[None, :] == place[:, None]

@@ -6,10 +6,10 @@ smoothing; q = softmax(z), q' = softmax(z / T_s), p = softmax(t / T_t), e_y one-
     loss = a * sum_i p_i (ln p_i [KL only] - ln q'_i) - b * sum_i ((1 - eps) e_y + eps / n)_i ln q_i
     d loss / d z = a / T_s * (q' - p) + b * (q - (1 - eps) e_y - eps / n)
 
-Which p and which y is a matter of ``SOFT`` and ``LABEL``. Scores are taken less their row's maximum, so that scores of
-1e4 lose no digits. Equal scores give exactly 0: where a product and a difference may be joined into one operation, one
-factor is a quotient, which is 1 for them. A row in one tile is read once, a longer one twice: for its sums, from
-which the loss follows, and for the gradient.
+``SOFT`` and ``LABEL`` choose p and y. The row's maximum is subtracted from its scores, so that scores of 1e4 lose no
+digits. Equal scores give exactly 0: where the compiler may fuse a product and a difference into one operation, one
+factor is a quotient, which is 1 for equal scores. A row in one tile is read once, a longer one twice: for its sums,
+from which the loss follows, and for the gradient.
 """
 
 import triton
@@ -55,13 +55,13 @@ def load_teacher(
     """The teacher's scores in the places where their probabilities go; -inf where there is none."""
     if SOFT == PERMUTED:
         own = cols[None, :] == label[:, None]
-        others = cols[None, :] - (cols[None, :] > label[:, None])  # its number among the others, which is permuted
+        others = cols[None, :] - (cols[None, :] > label[:, None])  # index among the others, which is permuted
         order = permutation[0] + rows[:, None] * permutation[1] + others * permutation[2]
         source = tl.load(order, mask=keep & ~own, other=0)
         source = tl.where(own, label[:, None], source + (source >= label[:, None]))
         inside = keep & (source >= 0) & (source < n_cols)
         t = load_at(teacher, rows[:, None], source, inside, MEMBERS)
-        t = tl.where(keep & ~inside, float("nan"), t)  # what is no permutation makes NaN
+        t = tl.where(keep & ~inside, float("nan"), t)  # an entry that is no permutation makes NaN
     else:
         t = load_scores(teacher, rows, cols, keep, MEMBERS)
     if SOFT == REST:
@@ -153,7 +153,7 @@ def add_pair(
     KL: tl.constexpr,
     TEMPERED: tl.constexpr,
 ):
-    """What is known of each row, with one more tile.
+    """The sums of each row, with one more tile added.
 
     Maximum of z, sum of exp(z / T_s), sum of exp(z), sum of z; maximum of t, sum of exp(t / T_t), and that sum with
     each addend times (t - z T_t / T_s), without KL times -z: all less the maxima, which are -inf before the first tile.
@@ -243,7 +243,7 @@ def target_kernel(
     student, mask = (student_ptr, student_row, student_col), (mask_ptr, mask_row, mask_col)
     permutation = (permutation_ptr, permutation_row, permutation_col)
     all_members = (teacher_ptr, teacher_row, teacher_col, teacher_member)
-    OPENED: tl.constexpr = MEMBERS if (SOFT or LABEL == BEST) else 1  # the label's losses look at no teacher
+    OPENED: tl.constexpr = MEMBERS if (SOFT or LABEL == BEST) else 1  # losses of labels alone use no teacher
     teacher, t_scale = open_teacher(
         all_members, mask, rows, n_rows, n_cols, t_scale, HAS_MASK, OPENED, ROWS, COLS
     )  # fmt: skip
@@ -277,11 +277,11 @@ def target_kernel(
     b = tl.full((ROWS,), 0.0, tl.float32) + label_weight
     if SOFT == REST:
         b = tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
-        b = tl.where((t_sum == 0) & (b == b), 1.0, b)  # nothing is left beside the label; a NaN stays
+        b = tl.where((t_sum == 0) & (b == b), 1.0, b)  # no class is left besides the label; a NaN stays
         a = 1.0 - b
     elif SOFT and HAS_MASK:
         a = tl.where(t_sum == 0, 0.0, a)  # no class is left
-    # none but scores of -inf where classes are left, and that is to be seen
+    # a row whose classes are left and all -inf becomes NaN
     is_empty = (z_sum == 0) | (t_sum == 0) if SOFT and SOFT != REST else z_sum == 0
     if LABEL == BEST and not SOFT:
         is_empty = is_empty | ~has_best

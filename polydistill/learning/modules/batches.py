@@ -1,4 +1,4 @@
-"""What batches and outputs of one's own data and modules may look like, and what is made of them.
+"""The forms of batches and outputs that one's own data and modules may have, and how they are read.
 
 A batch is ``(inputs, labels)``, ``(input, input, ..., labels)`` with the labels last, or a mapping with the labels
 under "labels" (or "label"), whose other entries are the module's keyword arguments. An output is a tensor of scores,
@@ -132,7 +132,7 @@ def float_types(value: Any) -> set[torch.dtype]:
 
 
 def device_of(module: nn.Module) -> torch.device | None:
-    """Where a module lies: its first tensor; None where it has none, or where that is nowhere."""
+    """The device of a module's first tensor; None where it has no tensor, or one on ``meta``."""
     tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
     return None if tensor is None or tensor.is_meta else tensor.device
 

@@ -36,9 +36,9 @@ class ModuleDomain:
     labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
     position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
     before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
-    language model needs labels that are shifted by one. For autocast use it in the module's ``forward``; one around the
-    lineage is not heard. Under ``DistributedDataParallel`` each process takes the mean over what counts in its own
-    batches, and reports on its own test batches.
+    language model needs labels that are shifted by one. Use autocast in the module's ``forward``; around the lineage it
+    has no effect. Under ``DistributedDataParallel`` each process takes the mean over what counts in its own batches,
+    and reports on its own test batches.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
@@ -49,13 +49,13 @@ class ModuleDomain:
     ``set_epoch``, as ``DistributedSampler``, is told the epoch, from 0 for each generation; its seed is its own.
 
     **Going on.** ``Lineage(domain, config, done=...)`` with the generations that an earlier run has finished trains
-    those after them, as the unbroken run would have. There is nothing within a generation to go on from.
+    those after them, as the unbroken run would have. A generation cannot be continued in its middle.
 
-    **Mistakes** that the arguments tell are errors of the constructor; for the others one batch of each kind goes
-    through everything before the first step.
+    **Mistakes** in the arguments are errors of the constructor. To find the others, one batch of each kind goes through
+    both networks and the objective before the first step.
 
     Args:
-        build: makes a fresh module on the device where it shall be; called once per generation. One that returns a
+        build: makes a fresh module on its device; called once per generation. One that returns a
             pretrained network is trained again, as generation 0: if you have a teacher, give ``teacher``.
         batches: iterated once per epoch: a list, or a ``DataLoader``.
         test: the same, for the metrics; in the same order each time (a ``DataLoader`` that shuffles is).
@@ -74,7 +74,7 @@ class ModuleDomain:
             inputs' float type, where its own is a shorter one), or the path of a file of weights for what ``build``
             makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
-            function of one's own does not get to see them, for which a GPU is waited for in each batch. None: each
+            function of one's own gets only the others, for which each batch waits for a GPU. None: each
             label must be a class.
 
     Attributes:
@@ -98,7 +98,7 @@ class ModuleDomain:
         >>> domain.ensemble([0, 1])["test_accuracy"]
         1.0
 
-        What a later process needs of a generation are its summary, plain JSON values, and its weights:
+        A later process needs a generation's summary, plain JSON values, and its weights:
 
         >>> from polydistill.lineage import Generation
         >>> zero = next(iter(Lineage(domain, LineageConfig(2))))

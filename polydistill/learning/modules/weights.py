@@ -1,6 +1,6 @@
-"""Where a network that one has comes from: another module, or a file of weights for one that is built first.
+"""A network from another module, or from a file of weights for a module that is built first.
 
-Contract: opening a file runs no code of the file's, and a file that does not fit is refused in one line with the names
+Contract: opening a file runs no code from it, and a file that does not fit is refused in one line with the names
 that are missing, unexpected or of another shape.
 """
 
