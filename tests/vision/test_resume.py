@@ -270,15 +270,16 @@ def test_other_images_are_one_line(stopped: tuple[CifarConfig, Path], made_up_ci
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("where", "code", "says"),
     [
-        (errno.ENOSPC, "No space left on device"),
-        (errno.EFBIG, "File too large"),
-        (errno.EDQUOT, "Disk quota exceeded"),
-        (errno.EIO, "Input/output error"),
+        ("metrics.jsonl", errno.ENOSPC, "No space left on device"),
+        ("metrics.jsonl", errno.EFBIG, "File too large"),
+        ("events.out.tfevents.generation_0", errno.ENOSPC, "No space left on device"),
+        ("events.out.tfevents.generation_0", errno.EDQUOT, "Disk quota exceeded"),
+        ("generation_0.safetensors", errno.ENOSPC, "No space left on device"),
+        ("generation_0.safetensors", errno.EIO, "Input/output error"),
     ],
 )
-@pytest.mark.parametrize("where", ["metrics.jsonl", "events.out.tfevents.generation_0", "generation_0.safetensors"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
     tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch, where: str, code: int, says: str
 ) -> None:
