@@ -1,0 +1,250 @@
+"""An agent that learns by watching play: a round of steps, then the updates that they owe, in turn.
+
+Contract: callbacks are called as Stable-Baselines3 calls them; they find a step of play in ``model.last_step``, and its
+parts among their ``locals``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.rewind import NonFiniteError
+from polydistill_agents.distillation.acting import Actor, TeacherActs
+from polydistill_agents.distillation.agent import NatureAgent
+from polydistill_agents.distillation.dues import Dues
+from polydistill_agents.distillation.learner import Learner
+from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.distillation.settings import whole_number
+from polydistill_agents.environments.steps import Step
+from polydistill_agents.teachers import Teacher
+
+MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
+
+
+def no_teacher(observations: Any = None) -> torch.Tensor:
+    """Who labels where nobody does."""
+    raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
+
+
+class WatchingAgent(NatureAgent):
+    """Play, replay and updates; a subclass says with which settings, and what begins them.
+
+    Attributes:
+        learner: makes the updates.
+        last_step: of play.
+    """
+
+    lesson: Lesson
+    learner: Learner
+    last_step: Step
+    play: str
+    generation: int
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    train_freq: int
+    samples_per_step: float
+    _starts: NDArray[np.bool_]  # where the observations of the games are the first
+    _rounds: int  # of play and updates in this run, over all calls of learn
+    _played = _updates_at_zero = 0  # steps, and updates before them, since the counters were set
+    _round_steps = _resumed_round_steps = 0  # steps of all games in a round of this call of learn
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """Who labels; None where the student was opened without one."""
+        return None if self.lesson.teacher is no_teacher else cast(Teacher, self.lesson.teacher)
+
+    @property
+    def _learned_kind(self) -> str:
+        return self.lesson.score_kind
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "PolicyDistillation",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Let the teacher play ``total_timesteps`` steps and teach the student from them.
+
+        Updates are owed for the steps that were played since the counters were set, by ``reset_num_timesteps`` or by
+        :meth:`load`; they are made once the replay holds ``learning_starts`` samples.
+
+        Args:
+            total_timesteps: agent steps of all games together; rounded up to whole steps of all games.
+            callback: as in Stable-Baselines3; every hook is called.
+            log_interval: rounds of updates between two records; None: no records.
+            tb_log_name: name of the run in ``tensorboard_log``.
+            reset_num_timesteps: start counting from zero (and the games anew).
+            progress_bar: show Stable-Baselines3's.
+
+        Raises:
+            ValueError: there is no teacher or no environment.
+
+        Warns:
+            UserWarning: steps were played, and no update was made.
+        """
+        self._require_what_learning_needs(log_interval)
+        if reset_num_timesteps:
+            self._clear_dues()
+        if reset_num_timesteps or self._last_obs is None:  # the games start anew
+            self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if self.replay is None:
+            self.replay = self._make_replay()
+        assert isinstance(self.env, VecEnv)
+        in_a_round = min(self.train_freq, (total_timesteps - self.num_timesteps) // (self.n_envs * MIN_ROUNDS))
+        self._round_steps, self._resumed_round_steps = self._resumed_round_steps or max(int(in_a_round), 1), 0
+        updates_before, stopped = self._n_updates, False
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            stopped = not self.collect_rollouts(self.env, callback, self.replay)
+            if stopped:
+                break
+            updates = self._dues().now
+            if updates:
+                self.train(updates, self.batch_size)
+            self._rounds += 1
+            if log_interval is not None and self._rounds % log_interval == 0:
+                self.dump_logs()
+        self._round_steps = 0
+        callback.on_training_end()
+        if self._n_updates == updates_before and self.num_timesteps > self._num_timesteps_at_start:
+            warnings.warn(f"learn made no update: {self._dues().explain_none(stopped, self.train_freq)}", stacklevel=2)
+        return self
+
+    def _require_what_learning_needs(self, log_interval: int | None) -> None:
+        if self.teacher is None:
+            no_teacher()
+        if self.env is None:
+            raise ValueError("there is no environment: pass one to load(..., env=...) or to set_env")
+        if log_interval is not None:
+            whole_number("log_interval", log_interval, 1)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As Stable-Baselines3's, but never below 0: the last step of all games may lead beyond the total."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def _clear_dues(self) -> None:
+        """Count from here: nothing is owed."""
+        self._played, self._updates_at_zero = 0, self._n_updates
+
+    def _dues(self) -> Dues:
+        assert self.replay is not None
+        made = self._n_updates - self._updates_at_zero
+        return Dues(self._played, made, self.replay, self.learning_starts, self.samples_per_step, self.batch_size)
+
+    def actor(self, generator: np.random.Generator) -> Actor:
+        """Who acts: the teacher, with random numbers from ``generator``."""
+        sampled = self.lesson.temperature if self.play == "sample" else None
+        return TeacherActs(self.exploration_rate, sampled, generator)
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
+        """Play the steps of a round, or up to the total; False if a callback asks to stop.
+
+        Callbacks find the step in ``model.last_step``, and its parts among their ``locals``.
+        """
+        callback.on_rollout_start()
+        for _ in range(self._round_steps):
+            self.last_step = step = self._play(env, replay)
+            self.num_timesteps += env.num_envs
+            self._played += env.num_envs
+            callback.update_locals(step._asdict())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(step.infos, step.dones)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._episode_num += int(step.dones.sum())
+            if self.num_timesteps >= self._total_timesteps:
+                break
+        callback.on_rollout_end()
+        return True
+
+    def _play(self, env: VecEnv, replay: FrameReplay) -> Step:
+        """One step of all games, labelled by the teacher."""
+        observations, starts = self._last_obs, self._starts
+        assert isinstance(observations, np.ndarray)
+        frames = torch.from_numpy(observations).to(self.device)
+        try:
+            scores = self.learner.label(frames)
+        except NonFiniteError as error:
+            raise self._located(error) from None
+        replay.add(observations, scores, starts)
+        actions = self.actor(self.explore)(frames, scores)
+        step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
+        self._last_obs, self._starts = step.new_obs, step.dones
+        return step
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Make ``gradient_steps`` updates of the student from the replay.
+
+        Raises:
+            NonFiniteError: the loss is not finite; the student is as it was before that update.
+        """
+        assert self.replay is not None
+        self._update_learning_rate(self.policy.optimizer)
+        try:
+            done = self.learner.round(self.replay, gradient_steps, batch_size)
+        except NonFiniteError as error:
+            self._n_updates += error.batch["update"] - 1
+            raise self._located(error, f", update {self._n_updates + 1:,}") from None
+        self._n_updates += gradient_steps
+        self.logger.record("train/loss", done.loss)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("distill/loss", done.loss)
+        self.logger.record("distill/replay_agreement", done.agreement)
+        if done.label_share is not None:
+            self.logger.record("distill/label_share", done.label_share)
+
+    def _located(self, error: NonFiniteError, more: str = "") -> NonFiniteError:
+        where = f"generation {self.generation} at step {self.num_timesteps:,}{more}"
+        return NonFiniteError(f"{error}: {where}", error.batch)
+
+    def continue_play(self, first: NDArray[np.uint8], steps: Iterable[Step]) -> None:
+        """Fill an empty replay with what is played again, and stand where the games then stand.
+
+        Args:
+            first: what the games show before the first step.
+            steps: of :meth:`polydistill_agents.environments.recording.Recording.play_again`.
+        """
+        self.replay = self._make_replay()
+        self._last_obs, self._last_episode_starts = first, np.ones(self.n_envs, dtype=bool)
+        for step in steps:
+            self.replay.add(step.observations, step.scores, step.starts)
+            self._last_obs, self._last_episode_starts = step.new_obs, step.dones
+
+    def _make_replay(self) -> FrameReplay:
+        stack, height, width = self.observation_space.shape  # type: ignore[misc]
+        capacity = max(self.buffer_size // self.n_envs, 1) * self.n_envs
+        n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+        return FrameReplay(capacity, self.n_envs, stack, (height, width), n_actions, self.device)
+
+    def dump_logs(self) -> None:
+        """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""
+        seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        fps = int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
+        if self.ep_info_buffer:
+            self.logger.record("teacher/ep_rew_mean", safe_mean([game["r"] for game in self.ep_info_buffer]))
+            self.logger.record("teacher/ep_len_mean", safe_mean([game["l"] for game in self.ep_info_buffer]))
+        self.logger.record("time/fps", fps)
+        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
