@@ -19,6 +19,7 @@ from polydistill._environment import require_environment
 require_environment("atari")
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +29,11 @@ from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
-from polydistill.lineage import Lineage
+from polydistill.lineage import run_lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
-from polydistill.runs.interruption import StopSignals
 from polydistill_agents.environments.atari import PACKAGES
 from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent
-from polydistill_agents.lineage.checkup import ExaminedAtariDomain
+from polydistill_agents.lineage.checkup import examine
 from polydistill_agents.lineage.config import MAY_MOVE, AtariConfig
 from polydistill_agents.lineage.domain import AtariDomain, open_teacher, require_same_teacher
 from polydistill_agents.lineage.plan import (
@@ -78,18 +78,14 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/distill_atari.py", *words])
     whose = {"products": PRODUCTS, "packages": PACKAGES}
-    with Run.open(parsed.out, config, kind="atari", command=command, **whose, **allowed) as run, StopSignals() as stop:
+    with Run.open(parsed.out, config, kind="atari", command=command, **whose, **allowed) as run:
         if run.summary is None:
             require_disk(config, teacher, run.out)
             say_if_loaded()
-            domain = (ExaminedAtariDomain if parsed.doctor else AtariDomain)(config, teacher, run, stop)
-            for generation in Lineage(domain, config.lineage, domain.resume()):
-                domain.keep(generation)
-            domain.finish()
-            assert run.summary is not None
-            remember_speed(config, run.summary)
-        assert run.summary is not None
-        show(run.summary, run.out, parsed.wide)
+        doctor = functools.partial(examine, config) if parsed.doctor else None
+        summary = run_lineage(AtariDomain(config, teacher), config, run, examine=doctor)
+        remember_speed(config, summary)
+        show(summary, run.out, parsed.wide)
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:

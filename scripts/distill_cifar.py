@@ -20,6 +20,7 @@ from polydistill._environment import require_environment
 require_environment("vision")
 
 import dataclasses
+import functools
 import os
 import shlex
 from collections.abc import Mapping
@@ -32,11 +33,10 @@ from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
 from polydistill.learning.processes import open_processes
-from polydistill.lineage import Lineage
+from polydistill.lineage import run_lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
-from polydistill.runs.interruption import StopSignals
 from polydistill.runs.space import require_room
-from polydistill.vision.checkup import ExaminedCifarDomain
+from polydistill.vision.checkup import examine
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import load_images
@@ -88,20 +88,15 @@ def main(argv: list[str] | None = None) -> None:
         if processes.rank == 0:
             opened = Run.open(parsed.out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
             run = stack.enter_context(opened)
-        if not processes.first_says(run is not None and run.summary is not None):
-            if run is not None:
+            if run.summary is None:
                 require_room(run.out, disk_bytes(config, len(images.train)))
                 say_if_loaded()
-            domain_class = ExaminedCifarDomain if parsed.doctor else CifarDomain
-            domain = domain_class(config, images, run, processes, stack.enter_context(StopSignals()))
-            domain.restore()
-            for generation in Lineage(domain, config.lineage, domain.generations):
-                domain.keep(generation)
-            summary = domain.summary()
-            if run is not None:
-                remember_speed(config, run.finish(summary))
-        if run is not None and run.summary is not None:
-            show(run.summary, run.out, parsed.wide)
+        domain = CifarDomain(config, images, processes)
+        doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
+        summary = run_lineage(domain, config, run, processes, examine=doctor)
+        if run is not None:
+            remember_speed(config, summary)
+            show(summary, run.out, parsed.wide)
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:

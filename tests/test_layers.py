@@ -195,9 +195,7 @@ def test_imports_run_one_way(root: Path) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
-    typed = {"domain -> rehearsal -> domain"}
-    found = [" -> ".join(name.split(".")[-1] for name in cycle.split(" -> ")) for cycle in import_cycles(root)]
-    assert set(found) <= typed  # these through the types of arguments alone
+    assert import_cycles(root) == []
 
 
 def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The doctor's visit to a lineage of agents: each lesson is examined before it begins."""
+"""The doctor's visit to a lineage of agents, see :func:`~polydistill.lineage.run_lineage`."""
 
 from __future__ import annotations
 
@@ -8,36 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polydistill.errors import UserError
+from polydistill.lineage import Generation
 from polydistill.losses import Finding, doctor
 from polydistill.losses.examination.doctor import Report
 from polydistill.streams import numpy_stream
 from polydistill_agents.environments.references import Reference
+from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import make_env, make_student
-from polydistill_agents.lineage.domain import AtariDomain
 from polydistill_agents.teachers import Teacher
 
 STATES = 512
 LEAST_GAMES = 5  # fewer say nothing
 MARGIN = 0.05  # of the way from random play to a human: less is no play
-
-
-class ExaminedAtariDomain(AtariDomain):
-    """An :class:`~polydistill_agents.lineage.domain.AtariDomain` that prints the doctor's report before it teaches.
-
-    Raises:
-        UserError: while teaching, if the doctor finds something wrong.
-    """
-
-    def teach(self, teacher: Teacher, generation: int) -> Teacher:
-        """The student of ``generation``, taught by ``teacher``, after the examination."""
-        report = examine(self, teacher, generation)
-        played = judge_play(self.scores_of(generation - 1), self.config.task.reference)
-        report = report._replace(findings=(*played, *report.findings))
-        print(report, flush=True)
-        if not report.healthy:
-            raise UserError(f"the doctor finds the lesson of generation {generation} wrong: {report.wrong[0]}")
-        return super().teach(teacher, generation)
 
 
 def judge_play(scores: Sequence[float], row: Reference | None) -> Iterator[Finding]:
@@ -73,16 +55,22 @@ class _Scores(nn.Module):
         return self.function(frames)
 
 
-def examine(domain: AtariDomain, teacher: Teacher, generation: int) -> Report:
+def examine(config: AtariConfig, generation: Generation[Teacher]) -> Report:
+    """The doctor's report on what ``generation`` would teach, from its scores and play, and a new student."""
+    played = judge_play(generation.metrics["scores"], config.task.reference)
+    report = examine_lesson(config, generation.member, generation.generation + 1)
+    return report._replace(findings=(*played, *report.findings))
+
+
+def examine_lesson(config: AtariConfig, teacher: Teacher, generation: int) -> Report:
     """The doctor's report on the lesson of ``generation``, from states that the teacher plays, and a new student."""
-    config = domain.config
     env = make_env(config, teacher, generation)
     model = make_student(config, teacher, env, generation)
     model.policy.set_training_mode(True)
     states, frames = [], np.asarray(env.reset())
     act = model.actor(numpy_stream(config.seed, "examination", generation))
     for _ in range(-(-STATES // env.num_envs)):
-        states.append(torch.from_numpy(frames).to(domain.device))
+        states.append(torch.from_numpy(frames).to(config.device))
         frames = np.asarray(env.step(act(states[-1], teacher(states[-1])))[0])
     env.close()
     return doctor(

@@ -37,6 +37,8 @@ from polydistill_agents.teachers import Teacher
 REHEARSED = 256  # samples of a rehearsal at most
 REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
 
+RECORDINGS = "recordings"  # folder of the play, within that of the run
+
 ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
 
 
@@ -105,9 +107,9 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
 
 def remove_recordings(out: Path) -> None:
     """Remove the recordings of all courses of the run folder ``out``."""
-    with disk_errors(out / "recordings", "remove"):
-        if (out / "recordings").is_dir():
-            shutil.rmtree(out / "recordings")
+    with disk_errors(out / RECORDINGS, "remove"):
+        if (out / RECORDINGS).is_dir():
+            shutil.rmtree(out / RECORDINGS)
 
 
 class Course:
@@ -134,7 +136,7 @@ class Course:
         self.env = make_env(config, teacher, generation)
         self.model = make_student(config, teacher, self.env, generation)
         self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
-        folder = run.out / "recordings" / self.role
+        folder = run.out / RECORDINGS / self.role
         self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
         self.began = run.position()
         self.next_curve = 0
@@ -142,9 +144,24 @@ class Course:
         self._loaded = False
 
     @property
+    def learner(self) -> PolicyDistillation:
+        """The student."""
+        return self.model
+
+    @property
+    def steps(self) -> int:
+        """Of play, so far."""
+        return self.model.num_timesteps
+
+    @property
     def seconds(self) -> float:
         """Since the course began, without the time between two processes."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    def rates(self) -> dict[str, float]:
+        """Samples learned from, and steps of play, per second without the curve."""
+        samples, seconds = self.model._n_updates * self.config.student.batch_size, self.seconds - self.curve_seconds
+        return {"train_samples_per_second": samples / seconds, "steps_per_second": self.steps / seconds}
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` needs; the play since the last time is written beside. Between two rounds only."""
@@ -184,24 +201,25 @@ class Course:
             bar.advance(self.env.num_envs)
             on_step()
 
-    def learn(self, save: Callable[[], None]) -> PolicyDistillation:
-        """Learn, from the beginning or from where the loaded state stands, to the end; the student.
+    def learn(self, due: Callable[[int], bool], save: Callable[[], None]) -> None:
+        """Learn, from the beginning or from where the loaded state stands, to the end.
 
         Args:
-            save: called between two rounds, when :meth:`state` can be asked for. It may raise to stop the course.
+            due: asked between two rounds, with the steps so far, whether to save.
+            save: called there, when :meth:`state` can be asked for. It may raise to stop the course.
         """
-        steps, done = self.config.play.steps, self.model.num_timesteps
-        with self.run.progress(f"generation {self.generation} learns", steps, "steps", done) as bar:
-            self.model.learn(steps - done, _Watch(self, bar, save), reset_num_timesteps=not self._loaded)
+        steps = self.config.play.steps
+        with self.run.progress(f"generation {self.generation} learns", steps, "steps", self.steps) as bar:
+            watch = _Watch(self, bar, due, save)
+            self.model.learn(steps - self.steps, watch, reset_num_timesteps=not self._loaded)
         self.env.close()
-        return self.model
 
     def score(self) -> None:
         """A point of the student's curve. The last, at the end, is that of the table: whoever teaches scores it."""
         started = time.perf_counter()
-        point = self.score_curve(self.model, self.model.num_timesteps)
+        point = self.score_curve(self.model, self.steps)
         self.curve_seconds += time.perf_counter() - started
-        self.run.log(self.role, self.model.num_timesteps, point)
+        self.run.log(self.role, self.steps, point)
 
 
 class _RunWriter(KVWriter):
@@ -225,9 +243,9 @@ class _Watch(BaseCallback):
 
     model: PolicyDistillation
 
-    def __init__(self, course: Course, bar: Progress, save: Callable[[], None]) -> None:
+    def __init__(self, course: Course, bar: Progress, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         super().__init__()
-        self.course, self.bar, self.save = course, bar, save
+        self.course, self.bar, self.due, self.save = course, bar, due, save
 
     def _on_step(self) -> bool:
         self.course.recording.add(self.model.last_step)
@@ -241,4 +259,5 @@ class _Watch(BaseCallback):
             self.bar.say(f"plays {episodes} game{'s' * (episodes != 1)} for its curve")
             self.course.score()
             self.course.next_curve += every
-        self.save()
+        if self.due(self.course.steps):
+            self.save()

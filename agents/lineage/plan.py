@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
+from polydistill.lineage.keeper import in_todays_form
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
@@ -16,13 +17,13 @@ from polydistill.runs.speeds import recall, remember
 from polydistill_agents.distillation.replay import FrameReplay
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.course import RECORDINGS, make_env, make_student
 from polydistill_agents.lineage.domain import require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
 from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher
 
-PRODUCTS = ("student.zip", "generation_*.zip")  # that a run writes into its folder
+PRODUCTS = ("student.zip", "generation_*.zip", RECORDINGS)  # that a run writes into its folder
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
 ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
 # of the largest network in batches of 128, bfloat16 and two threads, from RESULTS.md
@@ -80,8 +81,9 @@ def require_same_start(config: AtariConfig, teacher: Teacher, out: Path) -> None
         UserError: it is another one, or no checkpoint is good.
     """
     saved = Checkpoints(out / "checkpoints", kind="atari").latest(tidy=False)
-    if saved is not None and saved["state"]["done"]:
-        require_same_teacher(config, teacher, saved["state"]["done"][0]["summary"]["sha256"])
+    done = [] if saved is None else in_todays_form(saved["state"])["generations"]
+    if done:
+        require_same_teacher(config, teacher, done[0]["sha256"])
 
 
 def format_plan(config: AtariConfig, teacher: Teacher, out: Path, *, measure: bool = False) -> str:

@@ -110,16 +110,34 @@ class Course:
         self._started = time.perf_counter()
 
     @property
+    def learner(self) -> Trainer:
+        """The trainer."""
+        return self.trainer
+
+    @property
+    def steps(self) -> int:
+        """Of the trainer, done so far."""
+        return self.trainer.steps
+
+    @property
     def seconds(self) -> float:
         """Wall clock of learning and validation, in this process and those before it."""
         return time.perf_counter() - self._started
 
-    def run(self, pause: Callable[[int], bool], save: Callable[[], None]) -> None:
+    def rates(self) -> dict[str, float]:
+        """Both rates, since a timer that leaves something out flatters: of learning, and of learning and validation."""
+        images, seconds = self.trainer.samples, self.seconds
+        return {
+            "train_samples_per_second": images / (seconds - self.validating_seconds),
+            "train_and_validation_samples_per_second": images / seconds,
+        }
+
+    def learn(self, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         """Train to the end; the student then has the weights to keep.
 
         Args:
-            pause: whether to save after so many steps, see :meth:`Trainer.run`.
-            save: is called at each pause; an exception from it ends the run.
+            due: whether to save after so many steps, see :meth:`Trainer.run`.
+            save: is called where it was due; an exception from it ends the run.
 
         Raises:
             FloatingPointError: the loss, or a score on the validation images, is not finite.
@@ -131,7 +149,7 @@ class Course:
 
             def step_made(steps: int) -> bool:
                 bar.reach(trainer.samples)
-                return pause(steps)
+                return due(steps)
 
             while trainer.steps < trainer.total_steps:
                 for report in trainer.run(step_made):

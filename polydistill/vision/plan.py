@@ -19,10 +19,11 @@ from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.images.data import Images, load_images, needs_download
+from polydistill.vision.rehearsal import check
 from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
+from polydistill.vision.workshop import Workshop
 
 PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # files that a run writes into its folder
 REPORT_BYTES = 1_000  # of metrics, timing and events
@@ -92,7 +93,7 @@ def check_run(config: CifarConfig, out: Path, moved: Sequence[str]) -> None:
     n_images = config.data.expected_images if images is None else len(images.train)
     require_room(out, disk_bytes(config, n_images), quiet=True)
     if images is not None and not require_same_start(config, images, out, moved):
-        CifarDomain(config, images, None).check()
+        check(Workshop(config, images))
 
 
 def require_same_start(config: CifarConfig, images: Images, out: Path, moved: Sequence[str]) -> bool:

@@ -6,21 +6,33 @@ Contract: nothing of the trial stays, and no random stream moves: the run is bit
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from polydistill.learning.rewind import NonFiniteError
-
-if TYPE_CHECKING:
-    from polydistill.vision.domain import CifarDomain
+from polydistill.vision.sources import open_teacher
+from polydistill.vision.workshop import Workshop
 
 FEW = 8  # images, on a CPU; a GPU tries the whole batch, to see whether its memory suffices
 GENTLE = 1e-6  # learning rate: what is tried is the lesson, not the schedule
 
 
-def rehearse(domain: CifarDomain) -> None:
+def check(workshop: Workshop) -> None:
+    """Try what comes before the first step, and keep nothing of it.
+
+    Raises:
+        UserError, FloatingPointError, ValueError: what the run would refuse.
+    """
+    teacher = workshop.config.teacher
+    if teacher.path:
+        open_teacher(workshop.config, workshop.images, workshop.device)
+        return
+    workshop.make_trainer(workshop.make_student(teacher.network, 0), workshop.make_lesson(None, 0), 0)
+    rehearse(workshop)
+
+
+def rehearse(workshop: Workshop) -> None:
     """Two steps of generation 1 on a student that is thrown away, taught by an untrained network.
 
     Raises:
@@ -28,19 +40,19 @@ def rehearse(domain: CifarDomain) -> None:
         FloatingPointError: the loss is not finite.
         ValueError, TypeError, RuntimeError: what the objective, the networks or the processes refuse.
     """
-    config = domain.config
-    images = domain.images.train.images[: domain.processes.size * FEW]
-    teacher = domain.make_student(config.teacher.network, 0)
-    _take_statistics(teacher, domain.normalizer(domain.processes.share(images)))
-    lesson = domain.make_lesson(teacher, 1)
-    whole = domain.device.type == "cuda" or domain.processes.size > 1
+    config = workshop.config
+    images = workshop.images.train.images[: workshop.processes.size * FEW]
+    teacher = workshop.make_student(config.teacher.network, 0)
+    _take_statistics(teacher, workshop.normalizer(workshop.processes.share(images)))
+    lesson = workshop.make_lesson(teacher, 1)
+    whole = workshop.device.type == "cuda" or workshop.processes.size > 1
     batch_size = config.training.batch_size if whole else min(FEW, config.training.batch_size)
     gentle = dataclasses.replace(config.training, learning_rate=GENTLE, weight_decay=0.0, compile=False)
     tried = dataclasses.replace(gentle, batch_size=batch_size, log_every_steps=2)
     try:
-        next(domain.make_trainer(domain.make_student(config.student_network, 1), lesson, 1, tried).run())
+        next(workshop.make_trainer(workshop.make_student(config.student_network, 1), lesson, 1, tried).run())
     except torch.OutOfMemoryError as error:
-        raise domain.out_of_memory(config.student_network) from error
+        raise workshop.out_of_memory(config.student_network) from error
     except NonFiniteError as error:
         raise FloatingPointError(f"{error}: seen in a trial before the first step of generation 0") from error
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polydistill.config.parsing import parse
-from polydistill.errors import UserError
+from polydistill.lineage import Generation
 from polydistill.losses import Finding, Report
-from polydistill.runs import Run
-from polydistill.vision.checkup import ExaminedCifarDomain, examine
+from polydistill.vision.checkup import examine as examine_classifiers
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import load_images
+from polydistill.vision.workshop import Workshop
 from polydistill_agents.environments.references import reference
-from polydistill_agents.lineage.checkup import ExaminedAtariDomain, judge_play
+from polydistill_agents.lineage.checkup import examine as examine_agents
+from polydistill_agents.lineage.checkup import judge_play
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.domain import AtariDomain, open_teacher
+from polydistill_agents.lineage.domain import open_teacher
 
 
 def smoke_cifar(root: Path) -> CifarConfig:
@@ -40,53 +41,38 @@ def test_both_scripts_print_a_report_that_says_how_good_the_teacher_is(run_pytho
         assert "WRONG" not in done.stdout
 
 
+def as_generation_0(member: Any, metrics: dict[str, Any] | None = None) -> Generation[Any]:
+    return Generation(0, member, None, None, None, None, metrics or {})
+
+
 @pytest.mark.parametrize("objective", ["dkpp", "reverse_kl", "cwtm"])
 def test_every_objective_of_classifiers_can_be_examined(root: Path, objective: str) -> None:
     config = smoke_cifar(root)
     config = dataclasses.replace(config, student=dataclasses.replace(config.student, objective=objective))
-    domain = CifarDomain(config, load_images(config.data, config.device), None)
-    report = examine(domain, domain.make_student(config.teacher.network, 0).eval().requires_grad_(False), 1)
+    workshop = Workshop(config, load_images(config.data, config.device))
+    teacher = workshop.make_student(config.teacher.network, 0).eval().requires_grad_(False)
+    report = examine_classifiers(workshop, as_generation_0(teacher))
     assert [text[:24] for text in report.wrong] == ["the teacher is right in "]  # it is untrained
     assert report.findings[-1].text.startswith("loss "), str(report)
 
 
 def test_images_of_all_classes_are_examined_where_they_are_sorted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, seen = smoke_cifar(root), []
-    domain = CifarDomain(config, load_images(config.data, config.device), None)
-    images, order = domain.images.train, domain.images.train.labels.sort().indices
+    workshop = Workshop(config, load_images(config.data, config.device))
+    images, order = workshop.images.train, workshop.images.train.labels.sort().indices
     images = dataclasses.replace(images, images=images.images[order], labels=images.labels[order])
-    domain.images = domain.images._replace(train=images)
+    workshop.images = workshop.images._replace(train=images)
     monkeypatch.setattr("polydistill.vision.checkup.doctor", lambda *_, **__: seen.append(_[4]))
-    examine(domain, domain.make_student(config.teacher.network, 0), 1)
+    examine_classifiers(workshop, as_generation_0(workshop.make_student(config.teacher.network, 0)))
     assert seen[0].unique().tolist() == images.labels.unique().tolist()
 
 
-def test_wrong_lesson_of_classifiers_does_not_begin(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = smoke_cifar(root)
-    domain = ExaminedCifarDomain(config, load_images(config.data, config.device), None)
-    teacher = domain.make_student(config.teacher.network, 0)
-    with pytest.raises(UserError, match="the doctor finds the lesson of generation 1 wrong"):
-        domain.teach(teacher, 1)
-    assert "WRONG       the teacher is right in" in capsys.readouterr().out
-
-
-def test_wrong_lesson_of_agents_does_not_begin(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_report_on_agents_begins_with_how_well_the_teacher_plays(monkeypatch: pytest.MonkeyPatch) -> None:
     config = AtariConfig(threads=1).resolve()
-    teacher = open_teacher(config)
-    wrong = Report("policy_kl", (Finding("fine", "it is day"), Finding("wrong", "the teacher is asleep")), {})
-    monkeypatch.setattr(
-        "polydistill_agents.lineage.checkup.doctor", lambda *_, **__: wrong
-    )  # a teacher of ours defends itself too well
-    monkeypatch.setattr(AtariDomain, "teach", lambda *_: pytest.fail("the lesson began"))
-    with Run.open(tmp_path / "run", config, kind="atari", command="") as run:
-        domain = ExaminedAtariDomain(config, teacher, run)
-        with pytest.raises(
-            UserError, match=r"^the doctor finds the lesson of generation 1 wrong: the teacher is asleep$"
-        ):
-            domain.teach(teacher, 1)
-    assert "WRONG       the teacher is asleep" in capsys.readouterr().out
+    told = Report("policy_kl", (Finding("fine", "it is day"),), {})
+    monkeypatch.setattr("polydistill_agents.lineage.checkup.doctor", lambda *_, **__: told)
+    teacher = as_generation_0(open_teacher(config), {"scores": [-21.0] * 5})
+    assert [finding.level for finding in examine_agents(config, teacher).findings] == ["wrong", "fine"]
 
 
 @pytest.mark.parametrize(

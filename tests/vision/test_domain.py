@@ -26,12 +26,12 @@ from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import calibration_error, measure
 from polydistill.learning.processes import Processes
 from polydistill.learning.schedules import TrainingConfig
-from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage import Lineage, LineageConfig, run_lineage
+from polydistill.lineage.keeper import Keeper
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.run import PARTIAL
-from polydistill.vision import classifier, course, examiner, training
-from polydistill.vision import domain as domain_module
+from polydistill.vision import classifier, course, domain, examiner, training, workshop
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CHARTS, CifarDomain
@@ -42,6 +42,7 @@ from polydistill.vision.paper import PAPER, paper_error
 from polydistill.vision.plan import PRODUCTS
 from polydistill.vision.report import format_summary
 from polydistill.vision.sources import require_same_teacher
+from polydistill.vision.workshop import Workshop
 
 
 @pytest.fixture
@@ -57,12 +58,13 @@ def config(made_up_cifar10: Path) -> CifarConfig:
     )
 
 
-def run_lineage(config: CifarConfig, out: Path) -> tuple[dict[str, Any], CifarDomain]:
+def keeper_of(config: CifarConfig, run: Run | None = None) -> Keeper[nn.Module]:
+    return Keeper(CifarDomain(config, load_images(config.data)), config, run)
+
+
+def run_all(config: CifarConfig, out: Path) -> dict[str, Any]:
     with Run.open(out, config, kind="cifar", command="test") as run:
-        domain = CifarDomain(config, load_images(config.data), run)
-        for generation in Lineage(domain, config.lineage):
-            domain.keep(generation)
-        return run.finish(domain.summary()), domain
+        return run_lineage(CifarDomain(config, load_images(config.data)), config, run)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -80,14 +82,15 @@ def values(out: Path, role: str, tag: str) -> list[float]:
 
 def test_each_generation_is_a_network_of_its_own_taught_by_the_one_before(config: CifarConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, lineage=LineageConfig(2))
-    summary, domain = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     generations = summary["generations"]
     hashes = [generation["sha256"] for generation in generations]
     assert len(set(hashes)) == 3
     assert [generation["teacher_sha256"] for generation in generations] == [None, *hashes[:2]]
     assert [generation["objective"] for generation in generations] == [None, "ban", "ban"]
     assert {generation["parameters"] for generation in generations} == {75_290}
-    fresh = [domain.make_student("resnet-8", generation).state_dict()["stem.weight"] for generation in range(3)]
+    makes = Workshop(config, load_images(config.data))
+    fresh = [makes.make_student("resnet-8", generation).state_dict()["stem.weight"] for generation in range(3)]
     assert not torch.equal(fresh[0], fresh[1])
     assert not torch.equal(fresh[1], fresh[2])
     assert [ensemble["members"] for ensemble in summary["ensembles"]] == [[1, 2]]
@@ -95,15 +98,15 @@ def test_each_generation_is_a_network_of_its_own_taught_by_the_one_before(config
 
 def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     trainers: list[weakref.ref[training.Trainer]] = []
-    make_trainer = CifarDomain.make_trainer
+    make_trainer = Workshop.make_trainer
 
-    def watch(self: CifarDomain, *arguments: Any) -> training.Trainer:
+    def watch(self: Workshop, *arguments: Any) -> training.Trainer:
         one = make_trainer(self, *arguments)
         trainers.append(weakref.ref(one))
         return one
 
-    monkeypatch.setattr(CifarDomain, "make_trainer", watch)
-    one = CifarDomain(config, load_images(config.data), None)
+    monkeypatch.setattr(Workshop, "make_trainer", watch)
+    one = keeper_of(config)
     gc.disable()
     try:
         student = one.first()
@@ -114,7 +117,7 @@ def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypa
 
 
 def test_a_fresh_start_would_remove_whatever_a_run_writes(config: CifarConfig, tmp_path: Path) -> None:
-    run_lineage(config, tmp_path)
+    run_all(config, tmp_path)
     left = [path for path in tmp_path.iterdir() if not any(map(path.match, (*PARTIAL, *PRODUCTS)))]
     assert {path.name for path in left} == {"config.yaml", "summary.json", ".lock", "checkpoints"}
 
@@ -126,7 +129,7 @@ def test_ensembles_are_the_mean_probability_of_the_generations_in_the_files(
     config = dataclasses.replace(
         config, evaluation=EvaluationConfig(ensembles=chosen), lineage=LineageConfig(3), seed=1
     )
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     images = load_images(config.data)
 
     def predict_all(part: ImageSet) -> list[NDArray[np.float64]]:
@@ -158,7 +161,7 @@ def test_ensembles_are_the_mean_probability_of_the_generations_in_the_files(
 
 
 def test_the_files_hold_the_generations_of_the_summary(config: CifarConfig, tmp_path: Path) -> None:
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     images = load_images(config.data)
     for generation in summary["generations"]:
         opened = load_classifier(tmp_path / f"generation_{generation['generation']}.safetensors")
@@ -171,7 +174,7 @@ def test_the_files_hold_the_generations_of_the_summary(config: CifarConfig, tmp_
 
 
 def test_the_summary_names_the_selection_rule_and_the_images(config: CifarConfig, tmp_path: Path) -> None:
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     first, second = (generation["metrics"] for generation in summary["generations"])
     assert first["selection"] == second["selection"] == "last"
     assert first["agreement"] is None
@@ -188,7 +191,7 @@ def test_the_summary_names_the_selection_rule_and_the_images(config: CifarConfig
 
 def test_without_validation_images_there_is_no_validation_accuracy(config: CifarConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_images=0))
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     assert [generation["metrics"]["val_accuracy"] for generation in summary["generations"]] == [None, None]
     assert summary["ensembles"][0]["metrics"]["val_accuracy"] is None
     assert values(tmp_path, "generation_1", "val/accuracy") == []
@@ -205,7 +208,7 @@ def test_students_of_another_architecture_are_named_and_stay_so(
     config = dataclasses.replace(
         config, teacher=TeacherConfig(teacher), student=StudentConfig(student), lineage=LineageConfig(2)
     )
-    run_lineage(config, tmp_path)
+    run_all(config, tmp_path)
     found = [load_classifier(tmp_path / f"generation_{k}.safetensors").card["architecture"] for k in range(3)]
     assert found == [teacher, student, student]
 
@@ -213,7 +216,7 @@ def test_students_of_another_architecture_are_named_and_stay_so(
 def test_the_same_seed_writes_the_same_metrics_and_another_seed_others(config: CifarConfig, tmp_path: Path) -> None:
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run_lineage(dataclasses.replace(config, seed=seed), tmp_path / name)
+        run_all(dataclasses.replace(config, seed=seed), tmp_path / name)
         texts.append((tmp_path / name / "metrics.jsonl").read_text())
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
@@ -236,7 +239,7 @@ def test_every_objective_trains_a_student(
     config: CifarConfig, tmp_path: Path, objective: str, options: dict[str, Any]
 ) -> None:
     config = dataclasses.replace(config, student=StudentConfig(objective=objective, **options))
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     assert summary["generations"][1]["objective"] == objective
     losses = values(tmp_path, "generation_1", "train/loss")
     assert len(losses) == 2
@@ -261,7 +264,7 @@ def test_best_val_keeps_the_weights_of_the_best_epoch(config: CifarConfig, tmp_p
         training=dataclasses.replace(config.training, epochs=5, learning_rate=0.3),
         evaluation=EvaluationConfig(selection="best_val"),
     )
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     for generation in summary["generations"]:
         curve = values(tmp_path, f"generation_{generation['generation']}", "val/accuracy")
         assert len(curve) == 5
@@ -281,7 +284,7 @@ def test_each_generation_sees_the_test_set_once(
     for module in (examiner, course):
         monkeypatch.setattr(module, "predict", spy)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
-    run_lineage(config, tmp_path)
+    run_all(config, tmp_path)
     assert seen.count(100) == 2, "the test set, once per generation"
     assert seen.count(40) == 2 * (3 + 1), "validation images: each epoch, and for the table"
 
@@ -302,7 +305,7 @@ def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
     for module in (examiner, course):
         monkeypatch.setattr(module, "predict", slow_predict)
     monkeypatch.setattr(training, "take_batch", slow_batch)
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     rate = summary["throughput"]["generation_1_train_samples_per_second"]
     with_validation = summary["throughput"]["generation_1_train_and_validation_samples_per_second"]
     assert 160 / rate >= 4 * 0.25, "four batches"
@@ -311,7 +314,7 @@ def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
 
 
 def test_curves_have_samples_as_their_axis(config: CifarConfig, tmp_path: Path) -> None:
-    run_lineage(config, tmp_path)
+    run_all(config, tmp_path)
     steps = [
         (line["step"], sorted(line["values"])[0])
         for line in lines(tmp_path / "metrics.jsonl")
@@ -328,7 +331,7 @@ def test_curves_have_samples_as_their_axis(config: CifarConfig, tmp_path: Path) 
 def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(
     config: CifarConfig, tmp_path: Path
 ) -> None:
-    run_lineage(config, tmp_path)
+    run_all(config, tmp_path)
     logged = {tag for line in lines(tmp_path / "metrics.jsonl") for tag in line["values"]}
     shown = [tag for tags in CHARTS.values() for tag in tags]
     assert shown[0] == "val/accuracy"
@@ -339,9 +342,9 @@ def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(
 
 
 def test_a_file_of_an_earlier_run_can_be_generation_0(config: CifarConfig, tmp_path: Path) -> None:
-    earlier, _ = run_lineage(config, tmp_path / "a")
+    earlier = run_all(config, tmp_path / "a")
     path = str(tmp_path / "a" / "generation_1.safetensors")
-    later, _ = run_lineage(dataclasses.replace(config, teacher=TeacherConfig("resnet-8", path)), tmp_path / "b")
+    later = run_all(dataclasses.replace(config, teacher=TeacherConfig("resnet-8", path)), tmp_path / "b")
     assert later["generations"][0]["sha256"] == earlier["generations"][1]["sha256"]
     assert later["generations"][0]["metrics"]["test_accuracy"] == earlier["generations"][1]["metrics"]["test_accuracy"]
     assert "(a file)" in format_summary(later)
@@ -351,12 +354,12 @@ def test_a_file_of_an_earlier_run_can_be_generation_0(config: CifarConfig, tmp_p
 def test_a_file_that_does_not_fit_the_run_is_refused(
     config: CifarConfig, tmp_path: Path, made_up_cifar10: Path
 ) -> None:
-    run_lineage(config, tmp_path / "a")
+    run_all(config, tmp_path / "a")
     path = tmp_path / "a" / "generation_0.safetensors"
 
     def refused(config: CifarConfig) -> str:
         with pytest.raises(UserError) as caught:
-            CifarDomain(config, load_images(config.data), None).first()
+            keeper_of(config).first()
         return str(caught.value)
 
     other = dataclasses.replace(config, teacher=TeacherConfig("wrn-10-1", str(path)))
@@ -378,7 +381,7 @@ def test_a_moved_teacher_of_weights_in_half_precision_is_the_same_teacher(config
     weights = {name: tensor.half() for name, tensor in build_network("resnet-8", 10, seed=5).state_dict().items()}
     save_file(weights, tmp_path / "teacher.safetensors")
     given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(tmp_path / "teacher.safetensors")))
-    found, _ = run_lineage(given, tmp_path / "run")
+    found = run_all(given, tmp_path / "run")
     moved = (tmp_path / "teacher.safetensors").rename(tmp_path / "moved.safetensors")
     given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(moved)))
     require_same_teacher(given, found["generations"][0]["sha256"])
@@ -393,7 +396,7 @@ def test_weights_without_a_card_can_be_generation_0(config: CifarConfig, tmp_pat
     else:
         save_file(teacher.state_dict(), path)
     given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
-    found, _ = run_lineage(given, tmp_path / "b")
+    found = run_all(given, tmp_path / "b")
     sha256 = weights_sha256(teacher.state_dict())
     assert found["generations"][0]["sha256"] == found["generations"][1]["teacher_sha256"] == sha256
     require_same_teacher(given, sha256)
@@ -405,9 +408,8 @@ def test_a_foreign_file_is_told_by_its_names_and_not_by_a_card(config: CifarConf
     path = tmp_path / "foreign.safetensors"
     save_file({"conv1.weight": torch.zeros(3)}, path)
     given = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", str(path)))
-    domain = CifarDomain(given, load_images(given.data), None)
     with pytest.raises(UserError, match=r"resnet-8 with 10 classes: missing .*; unexpected conv1") as told:
-        domain.first()
+        keeper_of(given).first()
     assert "card" not in str(told.value)
 
 
@@ -418,7 +420,7 @@ def test_a_diverging_lesson_leaves_its_last_good_weights(config: CifarConfig, tm
     # weight decay times rate: each step multiplies the weights by -1e6
     bad = dataclasses.replace(config.training, learning_rate=1e6, weight_decay=1.0, epochs=3)
     with pytest.raises(FloatingPointError, match=r"at step \d+ of 12 \(epoch \d") as caught:
-        run_lineage(dataclasses.replace(config, training=bad), tmp_path)
+        run_all(dataclasses.replace(config, training=bad), tmp_path)
     path = Path(str(caught.value).rsplit(" ", 1)[1])
     assert path == tmp_path / "generation_0_failure.pt"
     failure = torch.load(path, weights_only=True)
@@ -441,7 +443,7 @@ def test_out_of_memory_is_one_line_that_names_the_setting(
 
     monkeypatch.setattr(update.Update, "__call__", limited)
     with pytest.raises(UserError, match=r"training\.batch_size 40 for resnet-8; choose a smaller batch size$"):
-        run_lineage(config, tmp_path)
+        run_all(config, tmp_path)
 
 
 def test_out_of_memory_in_validation_does_not_blame_the_batch(
@@ -452,7 +454,7 @@ def test_out_of_memory_in_validation_does_not_blame_the_batch(
 
     monkeypatch.setattr(course, "predict", fail)
     with pytest.raises(UserError, match=r"out of memory on cpu for generation 0 .* the validation images") as caught:
-        run_lineage(config, tmp_path)
+        run_all(config, tmp_path)
     assert "batch_size" not in str(caught.value)
 
 
@@ -470,7 +472,13 @@ def test_every_network_lies_in_the_configured_format_and_is_made_after_the_threa
         )
 
     made: list[str] = []
-    for module, name in ((domain_module, "prepare"), (domain_module, "build_network"), (classifier, "build_network")):
+    places = (
+        (workshop, "prepare"),
+        (workshop, "build_network"),
+        (domain, "build_network"),
+        (classifier, "build_network"),
+    )
+    for module, name in places:
         original = getattr(module, name)
 
         def record(*given: Any, name: str = name, original: Any = original, **named: Any) -> Any:
@@ -481,7 +489,7 @@ def test_every_network_lies_in_the_configured_format_and_is_made_after_the_threa
     schedule = dataclasses.replace(config.training, channels_last=channels_last)
     config = dataclasses.replace(config, training=schedule)
     with Run.open(tmp_path / "a", config, kind="cifar", command="test") as run:
-        one = CifarDomain(config, load_images(config.data), run)
+        one = keeper_of(config, run)
         for generation in Lineage(one, config.lineage):
             assert lies_right(generation.member)
             one.keep(generation)
@@ -490,32 +498,30 @@ def test_every_network_lies_in_the_configured_format_and_is_made_after_the_threa
     assert made[:2] == ["prepare", "build_network"]
     made.clear()
     with Run.open(tmp_path / "a", config, kind="cifar", command="test") as run:
-        again = CifarDomain(config, load_images(config.data), run)
-        again.restore()
-        assert lies_right(again.generations[0].member)
+        assert lies_right(keeper_of(config, run).resume()[0].member)
     assert made[:2] == ["prepare", "build_network"]
     made.clear()
     path = str(tmp_path / "a" / "generation_0.safetensors")
     from_file = dataclasses.replace(config, teacher=TeacherConfig("resnet-8", path))
-    assert lies_right(CifarDomain(from_file, load_images(config.data), None).first())
+    assert lies_right(keeper_of(from_file).first())
     assert made[:2] == ["prepare", "build_network"]
 
 
 def test_batch_norm_is_synchronised_between_processes_where_asked_for(config: CifarConfig) -> None:
-    def layers(one: CifarDomain) -> tuple[int, int]:
+    def layers(one: Workshop) -> tuple[int, int]:
         modules = list(one.make_student("resnet-8", 0).modules())
         synchronised = sum(isinstance(module, nn.SyncBatchNorm) for module in modules)
         return synchronised, sum(isinstance(module, nn.BatchNorm2d) for module in modules)
 
-    plain = CifarDomain(config, load_images(config.data), None)
+    plain = Workshop(config, load_images(config.data))
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, sync_batchnorm=True))
-    asked = CifarDomain(config, load_images(config.data), None)
+    asked = Workshop(config, load_images(config.data))
     assert layers(asked) == layers(plain) == (0, 7), "one process has nobody to synchronise with"
     plain.processes = asked.processes = Processes(0, 2)
     assert layers(plain) == (0, 7)
     assert layers(asked) == (7, 0)
     with pytest.raises(UserError, match=r"sync_batchnorm works on GPUs only: choose --training\.sync_batchnorm false"):
-        CifarDomain(config, load_images(config.data), None, Processes(0, 2))
+        Workshop(config, load_images(config.data), Processes(0, 2))
 
 
 def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
@@ -538,10 +544,10 @@ def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
         evaluation=EvaluationConfig(selection="best_val"),
     )
     images = load_images(config.data)
-    one = CifarDomain(config, images, None, SecondOfTwo())
+    one = Workshop(config, images, SecondOfTwo())
     trainer = one.make_trainer(one.make_student("resnet-8", 0), Lesson("cross_entropy"), 0)
     way = course.Course(trainer, images.validation, config.evaluation, course.Recorder(None, 0))
-    way.run(training.never, lambda: None)
+    way.learn(training.never, lambda: None)
     assert way.best is not None
     assert way.best[0] == 0.7
     steps = {tensor.item() for name, tensor in way.best[1].items() if name.endswith("num_batches_tracked")}
@@ -566,7 +572,7 @@ def test_the_papers_rows_are_found_by_network_objective_and_generation() -> None
 
 
 def test_the_table_shows_the_papers_row_beside_ours(config: CifarConfig, tmp_path: Path) -> None:
-    summary, _ = run_lineage(config, tmp_path)
+    summary = run_all(config, tmp_path)
     assert "paper's" not in format_summary(summary)
     summary["config"]["teacher"]["network"] = "wrn-28-1"
     text = format_summary(summary, wide=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage.keeper import Keeper
 from polydistill.vision.config import CifarConfig, TeacherConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.augmentation import Normalizer
@@ -135,15 +136,15 @@ def test_a_lineage_with_recorded_steps_gives_the_memory_of_each_generation_back(
         lineage=LineageConfig(3),
     ).resolve()
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back: the domain turns it on
-    domain = CifarDomain(config, load_images(config.data, "cuda"), None)
+    keeper = Keeper(CifarDomain(config, load_images(config.data, "cuda")), config)
     held: list[int] = []
     used: list[int] = []
-    for generation in Lineage(domain, config.lineage):
-        domain.generations.append(generation)
+    for generation in Lineage(keeper, config.lineage):
+        keeper.keep(generation)
         torch.cuda.empty_cache()
         held.append(torch.cuda.memory_reserved())
         used.append(torch.cuda.max_memory_reserved() - held[-1])
         torch.cuda.reset_peak_memory_stats()
     # weights and predictions of two generations stay, a megabyte; activations and graphs, the most by far, do not
     assert held[3] - held[1] < used[1] / 2
-    assert domain.generations[3].metrics["kl"] > 0
+    assert keeper.generations[3].metrics["kl"] > 0

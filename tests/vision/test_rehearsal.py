@@ -13,6 +13,8 @@ from polydistill.errors import UserError
 from polydistill.learning import update
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage.keeper import Keeper
 from polydistill.provenance import weights_sha256
 from polydistill.vision import domain as domain_module
 from polydistill.vision import rehearsal
@@ -20,6 +22,7 @@ from polydistill.vision.config import CifarConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import DataConfig, load_images
 from polydistill.vision.rehearsal import rehearse
+from polydistill.vision.workshop import Workshop
 
 
 @pytest.fixture
@@ -35,8 +38,12 @@ def config() -> CifarConfig:
     )
 
 
-def make_domain(config: CifarConfig) -> CifarDomain:
-    return CifarDomain(config, load_images(config.data), None)
+def make_keeper(config: CifarConfig) -> Keeper[nn.Module]:
+    return Keeper(CifarDomain(config, load_images(config.data)), config)
+
+
+def make_workshop(config: CifarConfig) -> Workshop:
+    return Workshop(config, load_images(config.data))
 
 
 def test_a_fault_of_the_students_lesson_is_seen_before_generation_0_learns(
@@ -56,7 +63,7 @@ def test_a_fault_of_the_students_lesson_is_seen_before_generation_0_learns(
     monkeypatch.setattr(Lesson, "__call__", broken)
     monkeypatch.setattr(update.Update, "__call__", note)
     with pytest.raises(FloatingPointError, match=r"the loss dkpp of generation 1 is nan .*before the first step"):
-        make_domain(config).first()
+        make_keeper(config).first()
     assert set(steps) == {"dkpp"}, "generation 0, by cross_entropy, has not begun"
 
 
@@ -74,22 +81,20 @@ def test_what_the_rehearsal_teaches_is_the_lesson_of_generation_1(
         return call(self, inputs, *rest)
 
     monkeypatch.setattr(update.Update, "__call__", note)
-    one = make_domain(config)
+    one = make_workshop(config)
     rehearse(one)
     teacher, student = (type(one.make_student(name, 0)) for name in ("resnet-8", "wrn-10-1"))
     assert seen == [("dkpp", 1, teacher, student, 8)] * 2
 
 
 def test_a_run_is_bit_for_bit_what_it_is_without(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> list[str]:
+    def run() -> list[Any]:
         torch.manual_seed(3)
-        one = make_domain(config)
-        first = one.first()
-        student = one.teach(first, 1)
-        return [weights_sha256(network.state_dict()) for network in (first, student)] + [str(torch.rand(1).item())]
+        sha256s = [generation.sha256 for generation in Lineage(make_keeper(config), LineageConfig(1))]
+        return [*sha256s, torch.rand(1).item()]
 
     rehearsed = run()
-    monkeypatch.setattr(domain_module, "rehearse", lambda domain: None)
+    monkeypatch.setattr(domain_module, "rehearse", lambda workshop: None)
     assert run() == rehearsed
 
 
@@ -106,11 +111,11 @@ def test_memory_that_does_not_suffice_is_one_line_before_generation_0(
 
     monkeypatch.setattr(update.Update, "__call__", limited)
     with pytest.raises(UserError, match=r"training\.batch_size 20 for wrn-10-1; choose a smaller batch size$"):
-        make_domain(config).first()
+        make_keeper(config).first()
 
 
 def test_the_batch_is_tried_as_the_run_would_make_it(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = make_domain(dataclasses.replace(config, training=dataclasses.replace(config.training, capture="on")))
+    one = make_workshop(dataclasses.replace(config, training=dataclasses.replace(config.training, capture="on")))
     made: list[TrainingConfig] = []
 
     def stop(student: nn.Module, lesson: Lesson, generation: int, schedule: TrainingConfig) -> None:
@@ -137,23 +142,23 @@ def test_an_untrained_deep_teacher_gives_scores_as_a_trained_one_would(
 
     monkeypatch.setattr(update.Update, "teacher_scores", note)
     config = dataclasses.replace(config, teacher=TeacherConfig("resnet-110"), student=StudentConfig("resnet-8"))
-    rehearse(make_domain(config))
+    rehearse(make_workshop(config))
     assert 0 < max(largest) < 100, "without the statistics of a batch they would be 1e9"
 
 
 def test_a_run_that_goes_on_within_generation_0_is_not_rehearsed_again(
     config: CifarConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = make_domain(config)
+    one = make_keeper(config)
     states: list[dict[str, Any]] = []
-    one._continuation._pace.due = lambda steps: steps == 1  # type: ignore[method-assign]
-    one._continuation.save = lambda state, steps, where: states.append(state())  # type: ignore[method-assign]
+    one.due = lambda steps: steps == 1  # type: ignore[method-assign]
+    one.save = lambda: states.append(one._course.state())  # type: ignore[method-assign,union-attr,func-returns-value]
     expected = weights_sha256(one.first().state_dict())
 
-    def never(domain: CifarDomain) -> None:
+    def never(workshop: Workshop) -> None:
         raise AssertionError("rehearsed")
 
     monkeypatch.setattr(domain_module, "rehearse", never)
-    again = make_domain(config)
-    again._begun = states[0]["begun"]
+    again = make_keeper(config)
+    again._begun = states[0]
     assert weights_sha256(again.first().state_dict()) == expected

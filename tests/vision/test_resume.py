@@ -23,7 +23,7 @@ import torch
 
 from polydistill.errors import Interrupted, UserError
 from polydistill.learning.schedules import TrainingConfig
-from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage import LineageConfig, run_lineage
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig, Checkpoints
 from polydistill.runs.interruption import StopSignals
@@ -64,14 +64,7 @@ def go_on(config: CifarConfig, out: Path, stop: StopSignals | None = None) -> di
     with Run.open(
         out, config, kind="cifar", command="test", may_grow=("lineage.generations",), may_move=("data.root",)
     ) as run:
-        if run.summary is None:
-            domain = CifarDomain(config, load_images(config.data), run, stop=stop)
-            domain.restore()
-            for generation in Lineage(domain, config.lineage, domain.generations):
-                domain.keep(generation)
-            run.finish(domain.summary())
-        assert run.summary is not None
-        return run.summary
+        return run_lineage(CifarDomain(config, load_images(config.data)), config, run, stop=stop or StopSignals())
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +371,7 @@ def test_a_loss_that_is_not_finite_keeps_its_batch_and_the_checkpoints(
     assert lines[0] == lines[1]
     assert lines[0].startswith("the loss cwtm of generation 1 is nan at step 6 of 12 ")
     path = tmp_path / "run" / "generation_1_failure.pt"
-    assert lines[0].endswith(f"; the state then and the batch are in {path}")
+    assert lines[0].endswith(f"; the state before it and the batch are in {path}")
     failure = torch.load(path, weights_only=True)
     assert failure["state"]["steps"] == 5
     assert failure["batch"]["step"] == 6

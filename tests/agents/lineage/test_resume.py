@@ -27,9 +27,10 @@ import polydistill_agents.environments.atari
 import polydistill_agents.lineage.course
 import polydistill_agents.lineage.domain
 from polydistill.errors import Interrupted, UserError, run_script
-from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
-from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.runs.checkpoint import CheckpointConfig, Checkpoints
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.run import PARTIAL
 from polydistill_agents.distillation.algorithm import PolicyDistillation
@@ -39,8 +40,9 @@ from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.protocols import PROTOCOLS
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
+from polydistill_agents.lineage.course import Course
 from polydistill_agents.lineage.domain import CHARTS, SCORE, AtariDomain, open_teacher
-from polydistill_agents.lineage.plan import PRODUCTS, require_disk
+from polydistill_agents.lineage.plan import PRODUCTS, require_disk, require_same_start
 from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.crashes.disks import as_nobody, fill, remount, small_file_system
@@ -76,14 +78,18 @@ def quick_sticky_games() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(polydistill_agents.lineage.course, "AtariVecEnv", partial(AtariVecEnv, **sticky))
         patch.setattr(polydistill_agents.lineage.domain, "evaluate", evaluate_quickly)
+        patch.setattr(Course, "load", load_uncounted)
         patch.setattr(polydistill_agents.distillation.learner, "INITIAL_STATES", 32)
         yield
     torch.set_num_threads(before)
 
 
+FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+
 def make_teacher(n_actions: int = 6) -> Teacher:
     torch.manual_seed(0)
-    return as_teacher(build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), n_actions, SIZES["net3"]))
+    return as_teacher(build_network(FRAMES, n_actions, SIZES["net3"]))
 
 
 class Killed(Exception):
@@ -91,27 +97,39 @@ class Killed(Exception):
 
 
 class StopAt(StopSignals):
-    """Asked for the ``at``-th time whether to stop: a signal, or (``kill``) the end without a word. Only what is asked
-    while games are played again (``replaying``), or only the rest, counts."""
+    """Asked for the ``at``-th time whether a signal came: yes, or (``kill``) the end without a word.
 
-    def __init__(self, at: int, kill: bool = False, replaying: bool = False) -> None:
+    What is asked while games are played again does not count.
+    """
+
+    counting = True
+
+    def __init__(self, at: int, kill: bool = False) -> None:
         super().__init__()
-        self.left, self.kill, self.replaying = at, kill, replaying
+        self.left, self.kill = at, kill
 
-    def raise_if_received(self, how_to_go_on: str) -> None:
-        self.left -= how_to_go_on.startswith("stopped while the games were played again") == self.replaying
-        if self.left == 0:
-            raise Killed if self.kill else Interrupted(signal.SIGTERM, how_to_go_on)
+    def __getattribute__(self, name: str) -> Any:
+        if name != "received":
+            return super().__getattribute__(name)
+        self.left -= StopAt.counting
+        if self.left <= 0 and self.kill:
+            raise Killed
+        return signal.SIGTERM if self.left <= 0 else None
+
+
+def load_uncounted(course: Course, *given: Any, load: Any = Course.load) -> None:
+    StopAt.counting = False
+    try:
+        load(course, *given)
+    finally:
+        StopAt.counting = True
 
 
 def distill(out: Path, stop: StopSignals | None = None, config: AtariConfig = CONFIG, teacher: Any = None) -> None:
     """What the script does."""
-    with Run.open(out, config, kind="atari", command="-", may_grow=("lineage.generations",)) as run:
-        if run.summary is None:
-            domain = AtariDomain(config, teacher or make_teacher(), run, stop)
-            for generation in Lineage(domain, config.lineage, domain.resume()):
-                domain.keep(generation)
-            domain.finish()
+    allowed = {"products": PRODUCTS, "may_grow": ("lineage.generations",)}
+    with Run.open(out, config, kind="atari", command="-", **allowed) as run:
+        run_lineage(AtariDomain(config, teacher or make_teacher()), config, run, stop=stop or StopSignals())
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -148,10 +166,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(out)
 
 
-# while the teacher plays (1), at the start of generation 1 (4), in the warm-up (8), at a point of the curve (14), just
-# after games have begun again (18), while it learns (27), in its last rounds (34, 35), while it is scored for the table
-# (36, 38), and so on in generation 2
-@pytest.mark.parametrize("at", [1, 4, 8, 14, 18, 27, 34, 35, 36, 38, 57, 71, 73])
+# while the teacher plays (1), when it is kept (4), at the start of generation 1 (5), in the warm-up (9), at a point of
+# the curve (16), just after games have begun again (20), while it learns (31), in its last rounds (39, 40), after them
+# (41), while it is scored for the table (42, 44), when it is kept (45), and so on in generation 2
+@pytest.mark.parametrize("at", [1, 4, 5, 9, 16, 20, 31, 39, 40, 41, 42, 44, 45, 66, 83, 85])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     tmp_path: Path, expected: dict[str, Any], at: int
 ) -> None:
@@ -189,30 +207,62 @@ def test_twenty_continuations_in_a_row_change_nothing(tmp_path: Path, expected: 
     stopped = 0
     while not (tmp_path / "run" / "summary.json").exists():
         try:
-            distill(tmp_path / "run", StopAt(4))  # three rounds or so in each process
+            distill(tmp_path / "run", StopAt(5))  # three rounds or so in each process
         except Interrupted:
             stopped += 1
     assert stopped >= 20
     assert_same_outcome(tmp_path / "run", expected)
 
 
-def test_a_signal_while_games_are_played_again_is_heeded_at_once(tmp_path: Path, expected: dict[str, Any]) -> None:
+def test_a_signal_while_games_are_played_again_is_heeded_at_once(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Interrupted):
         distill(tmp_path / "run", StopAt(27))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    heed = Keeper.heed
     for at in (1, 7):
-        with pytest.raises(Interrupted, match="stopped while the games were played again: the same command"):
-            distill(tmp_path / "run", StopAt(at, replaying=True))
+        left = at
+
+        def heed_late(keeper: Keeper[Teacher], what: str) -> None:
+            nonlocal left
+            left -= 1
+            keeper.stop.received = None if left else signal.SIGTERM
+            heed(keeper, what)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, "heed", heed_late)
+            with pytest.raises(Interrupted, match="stopped while the games were played again: the same command"):
+                distill(tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").iterdir()} == before
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("at", [9, 24, 37, 46, 56, 72])
+@pytest.mark.parametrize("at", [9, 24, 41, 43, 53, 63, 84])
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expected: dict[str, Any], at: int) -> None:
     """What was played, learned and logged after the checkpoint is done again, and stands in no file twice."""
     with pytest.raises(Killed):
         distill(tmp_path / "run", StopAt(at, kill=True))
+    distill(tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", expected)
+
+
+def test_a_run_from_before_there_was_a_keeper_goes_on(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with pytest.raises(Interrupted, match="in generation 2"):
+        distill(tmp_path / "run", StopAt(63))
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", kind="atari")
+    saved = checkpoints.latest()
+    assert saved is not None
+    state = saved["state"]
+    files = [{"file": None, "size": None}, *state["files"]]
+    done = [{"summary": one, **record} for one, record in zip(state["generations"], files, strict=True)]
+    earlier = {"done": done, "lesson": state["begun"], "seconds": state["seconds"], "throughput": state["throughput"]}
+    for _ in range(2):  # of the two that stay none is of today's form
+        checkpoints.save({"state": earlier, "position": saved["position"]}, 0)
+    require_same_start(CONFIG, make_teacher(), tmp_path / "run")
+    with pytest.raises(UserError, match="other weights than those that this run began with"):
+        require_same_start(CONFIG, as_teacher(build_network(FRAMES, 6, SIZES["net3"])), tmp_path / "run")
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
 
@@ -247,15 +297,15 @@ def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(expe
 def test_a_run_that_is_killed_once_the_last_point_is_logged_logs_it_once(
     tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(self: AtariDomain, generation: Any) -> None:
+    def killed(self: Keeper[Teacher], generation: Any) -> None:
         if generation.generation == 1:
             assert 200 in curve((tmp_path / "run" / "metrics.jsonl").read_text().splitlines(), "generation_1", SCORE)
             raise Killed
         keep(self, generation)
 
-    keep = AtariDomain.keep
+    keep = Keeper.keep
     with monkeypatch.context() as patch:
-        patch.setattr(AtariDomain, "keep", killed)
+        patch.setattr(Keeper, "keep", killed)
         with pytest.raises(Killed):
             distill(tmp_path / "run")
     distill(tmp_path / "run")
@@ -329,7 +379,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
 def test_a_students_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         distill(tmp_path / "run", StopAt(60))
-    network = build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"])
+    network = build_network(FRAMES, 6, SIZES["net3"])
     write_dqn_zip(tmp_path / "run" / "generation_1.zip", network)
     with pytest.raises(UserError, match="generation 1 is not what it was when it was finished"):
         distill(tmp_path / "run")
@@ -446,8 +496,8 @@ def test_scores_that_are_not_finite_while_it_plays_leave_the_student_and_what_it
         distill(tmp_path / "run")
     path = tmp_path / "run" / "generation_1_failure.pt"
     assert re.fullmatch(
-        rf"the scores of the agent that plays are not finite: generation 1 \(policy_kl\), curve \d+; its weights and "
-        rf"what it saw are in {re.escape(str(path))}",
+        rf"the scores of the agent that plays are not finite: generation 1 \(policy_kl\), curve \d+; the state "
+        rf"before it and the batch are in {re.escape(str(path))}",
         str(stopped.value),
     )
     kept = torch.load(path, weights_only=True)
