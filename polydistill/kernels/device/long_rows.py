@@ -137,7 +137,7 @@ def write_gradient(
     TEMPERED: tl.constexpr,
     EXISTS: tl.constexpr,
 ):
-    """Of one tile, or of one place; but for the label's own share."""
+    """The gradient of a tile, or of one place, without the label's own part."""
     z = load_tile(student_ptr, places, n_cols, EXISTS) - z_max
     e = power(z, z_scale)
     gradient = e * b - smoothing  # of the label's loss at T = 1

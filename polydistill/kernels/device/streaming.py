@@ -81,5 +81,5 @@ def add_to_divergence(
 @triton.jit
 def conclude_divergence(x_sum, y_best, mean, y_max, y_sum, y_scale):
     """``sum a ln(a / b)`` of each row; 0 where no x counts."""
-    log_b_best = at_least((y_best - y_max) * y_scale, LOWEST)  # but for the sum
+    log_b_best = at_least((y_best - y_max) * y_scale, LOWEST)  # without ln of the sum
     return tl.where(x_sum == 0, 0.0, mean - log_b_best + log_sum(quotient(y_sum, x_sum)))

@@ -1,4 +1,4 @@
-"""What is reported of each generation of one's own modules, and of ensembles of them.
+"""The metrics of each generation of one's own modules, and of ensembles of them.
 
 Contract: each member predicts the test batches once; everything else is computed from its scores. Test batches that are
 shuffled by a seeded generator come in one order for all.
@@ -20,7 +20,7 @@ from polydistill.streams import derive_seed
 
 
 class ModuleExaminer:
-    """Looks at the members of one lineage.
+    """Measures the members of one lineage.
 
     Args:
         test: batches, see :class:`~polydistill.learning.modules.domain.ModuleDomain`.

@@ -3,7 +3,7 @@
 Our own code draws from streams of its own, see :mod:`polydistill.streams`; modules and loaders draw from the global
 generators of torch, numpy and Python. Contract: while :func:`seeded` lasts these follow from its seed alone, and
 afterwards they are as if nothing had been drawn. What a source of batches draws does not depend on what is drawn
-between its batches: a student that has dropout sees them in the order in which one without sees them.
+between its batches: a student with dropout gets them in the same order as one without.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training of one module of one's own: epochs of updates on batches of one's own.
 
 Contract: one wait for the device in each epoch, and one at the end; with an objective of one's own and ``ignore_index``
-one in each batch. (Labels are looked at where they are on the CPU.)
+one in each batch. (Labels are checked where they are on the CPU.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def train(
         batches: iterated once per epoch.
         epochs: >= 1.
         ignore_index: label of positions that do not count; None: all do.
-        n_classes: of the scores; None: not known, and labels are not looked at.
+        n_classes: of the scores; None: not known, and labels are not checked.
 
     Raises:
         ValueError: an epoch without batches, or a label that is no class.

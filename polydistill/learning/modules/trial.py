@@ -149,7 +149,9 @@ def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
     if not isinstance(groups, list) or not hasattr(made, "step"):
         raise TypeError(f"`optimizer` must make a torch optimiser from parameters, it made {describe(made)}")
     if inspect.signature(made.step).parameters.get("closure", _OPTIONAL).default is inspect.Parameter.empty:
-        raise TypeError(f"`optimizer` makes a {type(made).__name__}, which asks for a closure; choose another one")
+        raise TypeError(
+            f"`optimizer` makes a {type(made).__name__}, whose step needs a closure; choose another optimiser"
+        )
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")
 
