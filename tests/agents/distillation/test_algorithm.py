@@ -6,7 +6,6 @@ import json
 import random
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.distillation.squares import N_ACTIONS, SPACE, Squares, look, make
 from tests.curves_and_tables import explained
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_student_learns_what_its_teacher_does_and_not_something_else() -> None:

@@ -22,20 +22,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from polydistill.errors import UserError
 from polydistill_agents.files import downloads as remote
 from polydistill_agents.files.downloads import fetch
+from tests.agents.samples import refusal
 from tests.fuzz.seeds import make_seeds
 
 AGENT = make_seeds()["dqn.zip"]
 SHA256 = hashlib.sha256(AGENT).hexdigest()
-
-
-def refusal(where: str) -> str:
-    with pytest.raises(UserError) as error:
-        fetch(where)
-    assert str(error.value).isprintable()
-    return str(error.value)
 
 
 # ------------------------------------------------------------------ https
@@ -82,32 +75,32 @@ def test_a_file_with_the_right_checksum_is_fetched_once(web):
 
 def test_another_file_than_the_checksum_says_is_refused_and_not_kept(web):
     web["content"] = AGENT[:-1] + b"x"
-    assert "not what its checksum says" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    assert "not what its checksum says" in refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}")
     assert not list(remote.cache_folder().rglob("*.zip"))
 
 
 @pytest.mark.parametrize("fragment", ["", "#", "#md5=abc", "#sha256=abc", "#sha256=" + "g" * 64])
 def test_a_download_without_a_checksum_is_refused_before_it_begins(web, fragment):
-    assert "needs its checksum" in refusal("https://example.org/a.zip" + fragment)
+    assert "needs its checksum" in refusal(fetch, "https://example.org/a.zip" + fragment)
     assert not web["asked"]
 
 
 @pytest.mark.parametrize("scheme", ["http", "ftp", "file", "HTTP", "s3", "data"])
 def test_another_scheme_is_refused(web, scheme):
-    assert "https:// or hf:// only" in refusal(f"{scheme}://example.org/a.zip#sha256={SHA256}")
+    assert "https:// or hf:// only" in refusal(fetch, f"{scheme}://example.org/a.zip#sha256={SHA256}")
     assert not web["asked"]
 
 
 def test_an_address_that_leads_away_from_https_is_refused(web):
     web["leads_to"] = "http://example.org/a.zip"
-    assert "which is not https" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    assert "which is not https" in refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}")
 
 
 def test_a_file_over_the_bound_and_a_broken_line_are_one_line(web, monkeypatch):
     monkeypatch.setattr(remote, "MAX_FILE_BYTES", 1000)
-    assert "more than 1,000 bytes" in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    assert "more than 1,000 bytes" in refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}")
     web["content"] = urllib.error.URLError("no route\nto host")
-    assert "cannot get https://example.org/a.zip: " in refusal(f"https://example.org/a.zip#sha256={SHA256}")
+    assert "cannot get https://example.org/a.zip: " in refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}")
 
 
 class OfSomeClient(Exception):
@@ -130,18 +123,20 @@ FAILURES = [
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_whatever_the_web_does_wrong_is_one_line(web, error):
     web["content"] = error
-    assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith("cannot get https://example.org/a.zip: ")
+    assert refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}").startswith(
+        "cannot get https://example.org/a.zip: "
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(web, tmp_path):
     (tmp_path / "cache").write_bytes(b"a file where a folder should be")
-    assert refusal(f"https://example.org/a.zip#sha256={SHA256}").startswith(f"cannot write {tmp_path / 'cache'}")
+    assert refusal(fetch, f"https://example.org/a.zip#sha256={SHA256}").startswith(f"cannot write {tmp_path / 'cache'}")
 
 
 @pytest.mark.parametrize("address", ["https://[x", "https://x:abc/a.zip", "https://\u2100/a.zip"])
 def test_an_address_that_is_none_is_one_line(monkeypatch, tmp_path, address):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert refusal(f"{address}#sha256={SHA256}").startswith(f"cannot get {address}: ")
+    assert refusal(fetch, f"{address}#sha256={SHA256}").startswith(f"cannot get {address}: ")
 
 
 def test_an_interruption_is_no_failure_of_the_web(web):
@@ -172,7 +167,7 @@ def test_whatever_the_client_of_the_hub_raises_at_any_step_is_one_line(monkeypat
         with pytest.raises(KeyboardInterrupt):
             fetch("hf://org/name")
         return
-    line = refusal("hf://org/name")
+    line = refusal(fetch, "hf://org/name")
     assert line.startswith("cannot get hf://org/name: ")
     assert line.removeprefix("cannot get hf://org/name: ")
 
@@ -184,7 +179,7 @@ NEEDS_HUB = pytest.mark.skipif(
 
 def test_without_the_extra_the_hub_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "needs the extra hub: pip install 'polydistill[hub]'" in refusal("hf://org/name")
+    assert "needs the extra hub: pip install 'polydistill[hub]'" in refusal(fetch, "hf://org/name")
 
 
 def test_the_clients_log_of_its_attempts_is_not_printed(monkeypatch, caplog):
@@ -195,7 +190,7 @@ def test_the_clients_log_of_its_attempts_is_not_printed(monkeypatch, caplog):
         raise OfSomeClient("no route")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(list_repo_files=fail))
-    assert refusal("hf://org/name") == "cannot get hf://org/name: no route"
+    assert refusal(fetch, "hf://org/name") == "cannot get hf://org/name: no route"
     assert not caplog.records
     assert logging.root.manager.disable == 0
 
@@ -313,4 +308,4 @@ def test_statistics_come_with_their_agent_and_the_zoos_metrics_are_no_agent(hub)
 @NEEDS_HUB
 @pytest.mark.parametrize("where", ["hf://", "hf://name", "hf://org/name/../x.zip", "hf://org/na me", "hf://org/name?x"])
 def test_a_malformed_address_of_the_hub_is_one_line(where):
-    assert "not of the form" in refusal(where)
+    assert "not of the form" in refusal(fetch, where)

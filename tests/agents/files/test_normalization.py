@@ -21,6 +21,7 @@ from polydistill_agents.files.normalization import read_statistics
 from polydistill_agents.files.sb3_zip import read_agent, rebuild_network
 from polydistill_agents.networks.normalized import Statistics
 from polydistill_agents.teachers import as_teacher
+from tests.agents.samples import refusal
 
 VECTORS = spaces.Box(-5, 5, (3,), np.float32)
 FRAMES = spaces.Box(0, 255, (2, 36, 36), np.uint8)
@@ -75,13 +76,6 @@ def observe(space: spaces.Space[Any] = VECTORS) -> torch.Tensor:
     return torch.from_numpy(np.stack([room.observe() for _ in range(8)]))
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        as_teacher(path)
-    assert str(error.value).isprintable()
-    return str(error.value)
-
-
 @pytest.mark.parametrize("algorithm", ["DQN", "PPO", "A2C"])
 @pytest.mark.parametrize("space", [VECTORS, FRAMES], ids=["vectors", "frames"])
 def test_a_zip_sees_through_the_statistics_beside_it_as_its_model_does(tmp_path, algorithm, space):
@@ -94,7 +88,7 @@ def test_a_zip_sees_through_the_statistics_beside_it_as_its_model_does(tmp_path,
     if algorithm == "DQN":  # whose zip does not tell
         assert not torch.allclose(as_teacher(tmp_path / "a.zip")(observe(space)), whole(observe(space)))
     else:
-        assert "put beside it what env.save('vecnormalize.pkl') writes" in refusal(tmp_path / "a.zip")
+        assert "put beside it what env.save('vecnormalize.pkl') writes" in refusal(as_teacher, tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
@@ -144,7 +138,7 @@ def test_statistics_are_found_where_the_zoo_and_callbacks_put_them(tmp_path, pla
     model.get_env().save(tmp_path / place)
     torch.testing.assert_close(as_teacher(tmp_path / "a.zip")(observe()), as_teacher(model)(observe()))
     (tmp_path / place).write_bytes(b"")
-    assert "no file of VecNormalize" in refusal(tmp_path / "a.zip")
+    assert "no file of VecNormalize" in refusal(as_teacher, tmp_path / "a.zip")
 
 
 def test_the_best_model_of_the_zoo_uses_the_statistics_of_its_environments_folder(tmp_path):
@@ -164,7 +158,9 @@ def test_of_many_checkpoints_each_has_the_statistics_of_its_own_steps(tmp_path):
         teacher = as_teacher(tmp_path / f"rl_model_{steps}_steps.zip")
         torch.testing.assert_close(teacher(observe()), as_teacher(model)(observe()))
     models[40].save(tmp_path / "final.zip")
-    assert "2 files of VecNormalize lie there (rl_model_vecnormalize_140_steps.pkl, " in refusal(tmp_path / "final.zip")
+    assert "2 files of VecNormalize lie there (rl_model_vecnormalize_140_steps.pkl, " in refusal(
+        as_teacher, tmp_path / "final.zip"
+    )
 
 
 def test_such_an_agent_is_described_and_is_neither_converted_nor_a_student(tmp_path):
@@ -199,7 +195,7 @@ def test_what_holds_no_statistics_or_others_is_one_line_and_nothing_is_executed(
         vars(altered).update(venv=None, class_attributes={}, returns=None)  # which pickling takes off again
         result = change(altered)
         path.write_bytes(pickle.dumps(altered if result is None else result))
-        line = refusal(tmp_path / "a.zip")
+        line = refusal(as_teacher, tmp_path / "a.zip")
         assert not marker.exists()
         return line
 
@@ -214,9 +210,9 @@ def test_what_holds_no_statistics_or_others_is_one_line_and_nothing_is_executed(
     assert "not finite, or negative" in written(lambda env: setattr(env.obs_rms, "mean", env.obs_rms.mean * np.nan))
     assert "not finite, or negative" in written(lambda env: setattr(env, "epsilon", 0.0))
     path.write_bytes(pickle.dumps(learned("PPO", tmp_path, FRAMES, "frames.zip").get_env()))
-    assert "the VecNormalize beside it (2, 36, 36): is that another agent's?" in refusal(tmp_path / "a.zip")
+    assert "the VecNormalize beside it (2, 36, 36): is that another agent's?" in refusal(as_teacher, tmp_path / "a.zip")
     path.write_bytes(pickle.dumps(env)[:200])
-    assert "damaged or no file of VecNormalize" in refusal(tmp_path / "a.zip")
+    assert "damaged or no file of VecNormalize" in refusal(as_teacher, tmp_path / "a.zip")
 
 
 def test_a_damaged_file_gives_statistics_or_one_line(tmp_path):

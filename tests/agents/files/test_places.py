@@ -6,36 +6,19 @@ import io
 import os
 import pathlib
 
-import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from stable_baselines3 import DQN
 
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
-from polydistill_agents.networks.nature import SIZES, build_network
+from polydistill_agents.networks.nature import SIZES
 from polydistill_agents.teachers import as_teacher
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-
-
-def make_network():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_network(FRAMES, 6, SIZES["net3"])
-
+from tests.agents.samples import make_network, refusal
 
 SHA256 = weights_sha256(make_network().state_dict())
-
-
-def refusal(source) -> str:
-    with pytest.raises(UserError) as error:
-        as_teacher(source)
-    assert str(error.value).isprintable()
-    return str(error.value)
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
@@ -70,7 +53,7 @@ def test_the_home_folder_is_known(tmp_path, monkeypatch):
     PolicyDistillation.load(_written(tmp_path / "a.zip"), device="cpu").save("~/b")
     assert (tmp_path / "b.zip").is_file()
     assert as_teacher("~/b").size == as_teacher("~/a.zip").size == SIZES["net3"]
-    assert refusal("~nobody-of-that-name/a.zip") == "no such file: ~nobody-of-that-name/a.zip"
+    assert refusal(as_teacher, "~nobody-of-that-name/a.zip") == "no such file: ~nobody-of-that-name/a.zip"
 
 
 def _written(path):
@@ -110,14 +93,14 @@ def test_a_stream_that_cannot_go_back_is_read_too(tmp_path):
 def test_files_opened_otherwise_than_for_bytes_are_one_line(tmp_path):
     path = _written(tmp_path / "a.zip")
     with open(path, encoding="latin-1") as stream:
-        assert refusal(stream) == f"{path} is not opened for reading bytes: open it with 'rb'"
-    assert refusal(io.StringIO("x")) == "the open file is not opened for reading bytes: open it with 'rb'"
+        assert refusal(as_teacher, stream) == f"{path} is not opened for reading bytes: open it with 'rb'"
+    assert refusal(as_teacher, io.StringIO("x")) == "the open file is not opened for reading bytes: open it with 'rb'"
     with open(tmp_path / "b.zip", "wb") as stream:
-        assert "open it with 'rb'" in refusal(stream)
+        assert "open it with 'rb'" in refusal(as_teacher, stream)
     with open(path, "rb") as stream, pytest.raises(UserError, match="open it with 'wb'"):
         write_dqn_zip(stream, make_network())
-    assert "the open file is damaged or no Stable-Baselines3 zip" in refusal(io.BytesIO(b"abc"))
-    assert "the open file has more than 536,870,912 bytes" in refusal(Large())
+    assert "the open file is damaged or no Stable-Baselines3 zip" in refusal(as_teacher, io.BytesIO(b"abc"))
+    assert "the open file has more than 536,870,912 bytes" in refusal(as_teacher, Large())
 
 
 class Large(io.BytesIO):
@@ -128,11 +111,11 @@ class Large(io.BytesIO):
 def test_a_run_folder_of_the_zoo_names_the_zip_that_is_meant(tmp_path):
     run = tmp_path / "PongNoFrameskip-v4_1"
     run.mkdir()
-    assert refusal(run) == f"{run} is a folder, an agent's file is needed"
+    assert refusal(as_teacher, run) == f"{run} is a folder, an agent's file is needed"
     _written(run / "PongNoFrameskip-v4.zip")
-    assert refusal(run).endswith(f"did you mean {run / 'PongNoFrameskip-v4.zip'}?")
+    assert refusal(as_teacher, run).endswith(f"did you mean {run / 'PongNoFrameskip-v4.zip'}?")
     _written(run / "best_model.zip")
-    assert refusal(run).endswith(f"did you mean {run / 'best_model.zip'}? (it holds 2 zips)")
+    assert refusal(as_teacher, run).endswith(f"did you mean {run / 'best_model.zip'}? (it holds 2 zips)")
 
 
 def test_what_a_file_holds_is_told_by_its_first_bytes_whatever_its_name(tmp_path):

@@ -23,6 +23,7 @@ from polydistill_agents.files.inspection import convert_agent
 from polydistill_agents.files.sb3_zip import read_agent, rebuild_network, rebuild_scores, write_dqn_zip
 from polydistill_agents.networks.quantiles import QuantileNetwork
 from polydistill_agents.teachers import as_teacher
+from tests.agents.samples import members_of, refusal
 
 # Stable-Baselines3's own: it builds an extractor that it then does not use
 pytestmark = pytest.mark.filterwarnings("ignore:Provided features_extractor will be ignored:UserWarning")
@@ -154,11 +155,6 @@ def test_tanh_taken_for_relu_would_score_otherwise(tmp_path):
 
 def activation(name: str) -> dict[str, str]:
     return {":type:": "<class 'dict'>", "activation_fn": f"<class 'torch.nn.modules.activation.{name}'>"}
-
-
-def members_of(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def changed(source: Path, target: Path, weights: Any = None, **fields: Any) -> Path:
@@ -368,11 +364,8 @@ def test_an_environment_of_another_kind_is_one_line(tmp_path, env_id, message):
 # ------------------------------------------------------------------ refused
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        rebuild_scores(read_agent(path))
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def scores_of(path: Path) -> Any:
+    return rebuild_scores(read_agent(path))
 
 
 @pytest.fixture(scope="module")
@@ -403,9 +396,9 @@ def test_quantiles_are_averaged_for_each_action(quantiles):
 def test_quantiles_that_are_not_those_of_the_outputs_are_refused(quantiles, tmp_path, count):
     bad = tmp_path / "bad.zip"
     if count is None:
-        assert "3 actions and 200 quantiles" in refusal(changed(quantiles, bad, n_quantiles=None))
+        assert "3 actions and 200 quantiles" in refusal(scores_of, changed(quantiles, bad, n_quantiles=None))
         return
-    assert "quantiles" in refusal(changed(quantiles, bad, n_quantiles=count))
+    assert "quantiles" in refusal(scores_of, changed(quantiles, bad, n_quantiles=count))
 
 
 @pytest.mark.parametrize(
@@ -443,23 +436,23 @@ def test_quantiles_that_are_not_those_of_the_outputs_are_refused(quantiles, tmp_
 )
 def test_what_data_says_otherwise_than_the_tensors_is_refused(tmp_path, field, value, message):
     make_model("DQN", VECTORS, net_arch=[4]).save(tmp_path / "a.zip")
-    assert message in refusal(changed(tmp_path / "a.zip", tmp_path / "bad.zip", **{field: value}))
+    assert message in refusal(scores_of, changed(tmp_path / "a.zip", tmp_path / "bad.zip", **{field: value}))
 
 
 def test_frames_that_are_no_pixels_are_refused(tmp_path):
     make_model("DQN", FRAMES, **NARROW).save(tmp_path / "a.zip")
     space = json.loads(members_of(tmp_path / "a.zip")["data"])["observation_space"]
     bad = changed(tmp_path / "a.zip", tmp_path / "bad.zip", observation_space=space | {"high": "[[[1 1 ... 1]]]"})
-    assert "not pixels" in refusal(bad)
+    assert "not pixels" in refusal(scores_of, bad)
     tall = changed(tmp_path / "a.zip", tmp_path / "bad.zip", observation_space=space | {"_shape": [2, 36, 44]})
-    assert "its frames are not 2 x 36 x 44" in refusal(tall)
+    assert "its frames are not 2 x 36 x 44" in refusal(scores_of, tall)
 
 
 def test_agents_of_continuous_actions_are_refused(tmp_path):
     room = Room(VECTORS)
     room.action_space = spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
     PPO("MlpPolicy", room, n_steps=8, batch_size=8, device="cpu").save(tmp_path / "a.zip")
-    assert "discrete actions" in refusal(tmp_path / "a.zip")
+    assert "discrete actions" in refusal(scores_of, tmp_path / "a.zip")
 
 
 def test_a_student_is_not_continued_from_another_form(tmp_path):
@@ -471,7 +464,7 @@ def test_a_student_is_not_continued_from_another_form(tmp_path):
 def test_an_online_and_a_target_network_of_other_shapes_are_refused(tmp_path):
     make_model("DQN", VECTORS, net_arch=[4]).save(tmp_path / "a.zip")
     weights = weights_of(tmp_path / "a.zip") | {"q_net_target.q_net.0.bias": torch.zeros(9)}
-    assert "differ in shape" in refusal(changed(tmp_path / "a.zip", tmp_path / "bad.zip", weights))
+    assert "differ in shape" in refusal(scores_of, changed(tmp_path / "a.zip", tmp_path / "bad.zip", weights))
     lone = {name: value for name, value in weights.items() if not name.startswith("q_net_target.")}
     good = changed(tmp_path / "a.zip", tmp_path / "good.zip", lone)
     rebuild_scores(read_agent(good))

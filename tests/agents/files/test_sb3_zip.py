@@ -21,19 +21,8 @@ from stable_baselines3.dqn.policies import QNetwork
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
 from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent, rebuild_network, write_dqn_zip
-from polydistill_agents.networks.nature import SIZES, Size, build_network, compute_scores
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-
-
-def make_network(n_actions=6, size: Size = SIZES["nature"], seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_network(FRAMES, n_actions, size)
-
-
-def make_frames(batch=4):
-    return torch.randint(0, 256, (batch, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+from polydistill_agents.networks.nature import SIZES, Size, compute_scores
+from tests.agents.samples import make_frames, make_network, members_of, refusal
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +31,6 @@ def small_zip(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("zips") / "net3.zip"
     write_dqn_zip(path, make_network(size=SIZES["net3"]), score_kind="logits", steps=1000)
     return path
-
-
-def members_of(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def rewritten(source: Path, target: Path, compression: int = zipfile.ZIP_STORED, **changed: bytes | None) -> Path:
@@ -75,12 +59,9 @@ def open_network(path: Path):
     return rebuild_network(read_agent(path))
 
 
-def refusal(path: Path) -> str:
+def refused(path: Path) -> str:
     """The one line with which the file is refused."""
-    with pytest.raises(UserError) as error:
-        open_network(path)
-    line = str(error.value)
-    assert "\n" not in line
+    line = refusal(open_network, path)
     assert str(path) in line
     return line
 
@@ -123,7 +104,7 @@ def test_a_payload_in_the_weights_is_refused_and_not_executed(small_zip, tmp_pat
     buffer = io.BytesIO()
     torch.save({"q_net.q_net.0.weight": Marker(marker)}, buffer, _use_new_zipfile_serialization=as_torch_zip)
     bad = rewritten(small_zip, tmp_path / "bad.zip", policy_pth=buffer.getvalue())
-    line = refusal(bad)
+    line = refused(bad)
     assert ("something else than tensors: it would import" if as_torch_zip else "no file of torch.save") in line
     assert "weights_only" not in line, "torch's advice would be to open it all the same"
     assert not marker.exists()
@@ -141,20 +122,20 @@ def test_reading_and_writing_use_no_global_generator(small_zip, tmp_path):
 
 
 def test_a_missing_file_a_folder_and_another_file_are_one_line(tmp_path):
-    assert "no such file" in refusal(tmp_path / "none.zip")
-    assert "folder" in refusal(tmp_path)
+    assert "no such file" in refused(tmp_path / "none.zip")
+    assert "folder" in refused(tmp_path)
     text = tmp_path / "text.zip"
     text.write_text("no zip")
-    assert "no Stable-Baselines3 zip" in refusal(text)
+    assert "no Stable-Baselines3 zip" in refused(text)
     empty = tmp_path / "empty.zip"
     empty.write_bytes(b"")
-    assert "no Stable-Baselines3 zip" in refusal(empty)
+    assert "no Stable-Baselines3 zip" in refused(empty)
 
 
 @pytest.mark.parametrize("name", ["data", "policy_pth"])
 def test_a_missing_member_is_named(small_zip, tmp_path, name):
     bad = rewritten(small_zip, tmp_path / "bad.zip", **{name: None})
-    assert f"no member named {name.replace('_pth', '.pth')!r}" in refusal(bad)
+    assert f"no member named {name.replace('_pth', '.pth')!r}" in refused(bad)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -162,7 +143,7 @@ def test_a_doubled_member_is_refused(small_zip, tmp_path):
     bad = rewritten(small_zip, tmp_path / "bad.zip")
     with zipfile.ZipFile(bad, "a") as archive:
         archive.writestr("data", b"{}")
-    assert "2 members named 'data'" in refusal(bad)
+    assert "2 members named 'data'" in refused(bad)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9, 0.999])
@@ -170,7 +151,7 @@ def test_a_truncated_file_is_one_line(small_zip, tmp_path, kept):
     content = small_zip.read_bytes()
     bad = tmp_path / "bad.zip"
     bad.write_bytes(content[: int(len(content) * kept)])
-    refusal(bad)
+    refused(bad)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -211,19 +192,19 @@ def test_damaged_weights_behind_a_right_checksum_are_one_line(small_zip, tmp_pat
     "data", [b"", b"[]", b"null", b"\xff\xfe", b"{", b"[" * 100_000, b'{"a": ' * 100_000, b"9" * 10_000]
 )
 def test_data_that_is_no_table_is_one_line(small_zip, tmp_path, data):
-    refusal(rewritten(small_zip, tmp_path / "bad.zip", data=data))
+    refused(rewritten(small_zip, tmp_path / "bad.zip", data=data))
 
 
 def test_a_member_that_claims_to_be_huge_is_not_unpacked(small_zip, tmp_path):
     bad = rewritten(small_zip, tmp_path / "bad.zip", zipfile.ZIP_DEFLATED, data=b" " * (65 * 2**20))
     assert bad.stat().st_size < 3 * 2**20
-    assert "more than" in refusal(bad)
+    assert "more than" in refused(bad)
 
 
 def test_a_small_storage_that_pretends_to_be_huge_is_refused(small_zip, tmp_path):
     huge = torch.zeros(1).expand(10**6, 10**6)
     bad = with_weights(small_zip, tmp_path / "bad.zip", lambda weights: weights | {"q_net.q_net.0.weight": huge})
-    assert "does not lie dense" in refusal(bad)
+    assert "does not lie dense" in refused(bad)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -233,7 +214,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(small_zip, tmp_path, va
         weights["q_net.q_net.0.weight"][0, 0] = value
         return weights
 
-    assert "'q_net.q_net.0.weight' holds NaN" in refusal(with_weights(small_zip, tmp_path / "bad.zip", spoil))
+    assert "'q_net.q_net.0.weight' holds NaN" in refused(with_weights(small_zip, tmp_path / "bad.zip", spoil))
 
 
 @pytest.mark.parametrize(
@@ -255,13 +236,13 @@ def test_weights_that_are_not_finite_are_refused_by_name(small_zip, tmp_path, va
     ],
 )
 def test_tensors_that_form_no_nature_cnn_are_one_line(small_zip, tmp_path, name, value):
-    line = refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda weights: weights | {name: value}))
+    line = refused(with_weights(small_zip, tmp_path / "bad.zip", lambda weights: weights | {name: value}))
     assert len(line) < 500
 
 
 def test_a_stack_of_absurd_height_is_refused_before_memory_is_taken_for_it(small_zip, tmp_path):
     first = {"q_net.features_extractor.cnn.0.weight": torch.zeros(16, 100_000, 1, 1)}
-    assert "100000 channels in" in refusal(with_weights(small_zip, tmp_path / "bad.zip", lambda w: w | first))
+    assert "100000 channels in" in refused(with_weights(small_zip, tmp_path / "bad.zip", lambda w: w | first))
 
 
 @pytest.mark.parametrize("name", ["features_extractor.cnn.2.weight", "features_extractor.cnn.2.bias", "q_net.0.bias"])
@@ -270,7 +251,7 @@ def test_a_missing_tensor_is_named(small_zip, tmp_path, name):
         del weights["q_net." + name]
         return weights
 
-    assert name in refusal(with_weights(small_zip, tmp_path / "bad.zip", remove))
+    assert name in refused(with_weights(small_zip, tmp_path / "bad.zip", remove))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +270,7 @@ def test_a_missing_tensor_is_named(small_zip, tmp_path, name):
 )
 def test_what_the_shapes_do_not_show_is_refused(small_zip, tmp_path, kwargs):
     value = {":type:": "<class 'dict'>", ":serialized:": "bm90IG9wZW5lZA==", **kwargs}
-    refusal(with_data(small_zip, tmp_path / "bad.zip", policy_kwargs=value))
+    refused(with_data(small_zip, tmp_path / "bad.zip", policy_kwargs=value))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +310,7 @@ def test_what_is_read_is_a_network_of_its_own_in_eval_mode(small_zip):
 
 def test_a_written_zip_is_under_8_mb_and_has_the_members_of_a_stock_one(tmp_path):
     ours, stock = tmp_path / "ours.zip", tmp_path / "stock.zip"
-    write_dqn_zip(ours, make_network(18))
+    write_dqn_zip(ours, make_network(SIZES["nature"], 18))
     assert ours.stat().st_size < 8e6
     DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu").save(stock)
     assert set(members_of(ours)) == set(members_of(stock))
@@ -391,7 +372,7 @@ def test_a_network_of_any_size_has_the_same_scores_in_stock_stable_baselines(tmp
 
 
 def test_a_nature_cnn_comes_back_bit_for_bit(tmp_path):
-    network = make_network()
+    network = make_network("nature")
     write_dqn_zip(tmp_path / "a.zip", network)
     assert weights_sha256(open_network(tmp_path / "a.zip").state_dict()) == weights_sha256(network.state_dict())
 

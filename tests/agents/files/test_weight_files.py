@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -15,31 +13,16 @@ from safetensors.torch import save_file
 from stable_baselines3 import A2C, DQN, PPO
 from torch import nn
 
-from polydistill.errors import UserError
 from polydistill_agents.files.inspection import convert_agent, inspect_agent
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.files.sources import split_source
-from polydistill_agents.networks.nature import SIZES, Size, build_network
+from polydistill_agents.networks.nature import SIZES, Size
 from polydistill_agents.teachers import as_teacher
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-
-
-def make_network(size: Size = SIZES["net3"]):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_network(FRAMES, 6, size)
+from tests.agents.samples import FRAMES, make_frames, make_network, refusal
 
 
 def observe() -> torch.Tensor:
-    return torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def refusal(source: str | Path) -> str:
-    with pytest.raises(UserError) as error:
-        as_teacher(source)
-    assert str(error.value).isprintable()
-    return str(error.value)
+    return make_frames(8, seed=1)
 
 
 @pytest.mark.parametrize("ending", ["pth", "pt", "safetensors", "PTH", "cleanrl_model"])
@@ -54,7 +37,7 @@ def test_a_table_of_weights_is_read_with_and_without_its_architecture(tmp_path, 
         with torch.no_grad():
             torch.testing.assert_close(teacher(observe()), network(observe()), rtol=1e-5, atol=1e-5)
         assert (teacher.kind, teacher.size) == (kind, SIZES["net3"])
-    assert "those of net2 are ((16, 16, 16), 128)" in refusal(f"net2:{path}")
+    assert "those of net2 are ((16, 16, 16), 128)" in refusal(as_teacher, f"net2:{path}")
 
 
 def test_a_file_of_safetensors_may_name_its_architecture_and_scores_itself(tmp_path):
@@ -64,9 +47,9 @@ def test_a_file_of_safetensors_may_name_its_architecture_and_scores_itself(tmp_p
     save_file(network.state_dict(), path, {"scores": "logits"})
     assert as_teacher(path).kind == "logits"
     save_file(network.state_dict(), path, {"architecture": "net3", "scores": "guesses"})
-    assert "its scores are 'guesses', neither q_values nor logits" in refusal(path)
+    assert "its scores are 'guesses', neither q_values nor logits" in refusal(as_teacher, path)
     save_file(network.state_dict(), path, {"architecture": "impala"})
-    assert "'impala' is not known (known: nature, net1, net2, net3, acktr)" in refusal(path)
+    assert "'impala' is not known (known: nature, net1, net2, net3, acktr)" in refusal(as_teacher, path)
 
 
 # ------------------------------------------------------------------ recognised by shapes
@@ -121,7 +104,7 @@ def test_an_actor_critic_is_recognised_whatever_its_names_and_their_order(tmp_pa
         teacher = as_teacher(f"{word}{tmp_path / file}")
         torch.testing.assert_close(teacher(observe()), compute(weights, names), rtol=1e-4, atol=1e-4)
         assert (teacher.kind, teacher.size) == ("logits", Size((32, 64, 32), 20))
-    assert "gives logits, those of nature are Q-values" in refusal(f"nature:{tmp_path / 'a.pt'}")
+    assert "gives logits, those of nature are Q-values" in refusal(as_teacher, f"nature:{tmp_path / 'a.pt'}")
 
 
 def test_biases_that_kfac_has_split_off_are_put_back(tmp_path):
@@ -192,7 +175,9 @@ def test_an_unzipped_agent_of_vectors_is_read_with_its_data_and_refused_without(
         assert torch.equal(as_teacher(tmp_path / path)(seen), as_teacher(tmp_path / "a.zip")(seen))
         assert dict(inspect_agent(str(tmp_path / path)))["algorithm"] == "PPO"
     (tmp_path / "unzipped" / "data").unlink()
-    assert "do not tell the activation between its linear layers" in refusal(tmp_path / "unzipped" / "policy.pth")
+    assert "do not tell the activation between its linear layers" in refusal(
+        as_teacher, tmp_path / "unzipped" / "policy.pth"
+    )
 
 
 def without(layer: str, part: str = "weight"):
@@ -244,7 +229,7 @@ def test_what_is_not_recognised_lists_what_was_found_and_what_is_expected(tmp_pa
     weights = table(GENERATIONS["conv1"])
     change(weights)
     torch.save(weights, tmp_path / "a.pt")
-    line = refusal(tmp_path / "a.pt")
+    line = refusal(as_teacher, tmp_path / "a.pt")
     assert reason in line
     assert "; found: " in line
     assert "(512, 3136), and a head (actions, 512)" in line
@@ -253,14 +238,16 @@ def test_what_is_not_recognised_lists_what_was_found_and_what_is_expected(tmp_pa
 
 def test_a_checkpoint_of_more_than_weights_is_refused(tmp_path):
     torch.save({"model": make_network().state_dict(), "epoch": 3}, tmp_path / "a.pth")
-    assert "something else than tensors: 'model' is no floating-point tensor" in refusal(f"net3:{tmp_path / 'a.pth'}")
+    assert "something else than tensors: 'model' is no floating-point tensor" in refusal(
+        as_teacher, f"net3:{tmp_path / 'a.pth'}"
+    )
     torch.save(make_network(), tmp_path / "b.pth")
-    assert "it would import" in refusal(f"net3:{tmp_path / 'b.pth'}")
+    assert "it would import" in refusal(as_teacher, f"net3:{tmp_path / 'b.pth'}")
 
 
 def test_a_zip_says_its_architecture_itself(tmp_path):
     write_dqn_zip(tmp_path / "a.zip", make_network())
-    assert "a zip says its own" in refusal(f"nature:{tmp_path / 'a.zip'}")
+    assert "a zip says its own" in refusal(as_teacher, f"nature:{tmp_path / 'a.zip'}")
 
 
 def test_only_known_names_are_taken_off_a_path():

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 from polydistill.errors import UserError
 from polydistill_agents.files.sb3_zip import write_dqn_zip
@@ -23,8 +22,8 @@ from polydistill_agents.lineage.config import (
 )
 from polydistill_agents.lineage.course import make_env, make_student, rehearse
 from polydistill_agents.lineage.domain import choose_play, open_teacher
-from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
+from tests.agents.samples import make_network
 
 NAN, INF = float("nan"), float("inf")
 
@@ -88,13 +87,8 @@ SMALL = AtariConfig(
 )
 
 
-def make_teacher() -> Teacher:
-    torch.manual_seed(0)
-    return as_teacher(build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"]))
-
-
 def test_a_lesson_that_works_is_rehearsed_without_a_trace() -> None:
-    teacher = make_teacher()
+    teacher = as_teacher(make_network())
     before = {name: value.clone() for name, value in teacher.network.state_dict().items()}
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
     rehearse(SMALL, teacher)
@@ -104,7 +98,7 @@ def test_a_lesson_that_works_is_rehearsed_without_a_trace() -> None:
 
 
 def test_a_teacher_whose_scores_are_not_finite_is_refused_before_the_first_step() -> None:
-    teacher = make_teacher()
+    teacher = as_teacher(make_network())
     broken = Teacher(lambda frames: teacher(frames) + torch.where(frames.amax((1, 2, 3)) > 0, NAN, 0.0)[:, None])
     with pytest.raises(UserError, match="the teacher's scores of the first states are not finite"):
         rehearse(SMALL, broken)
@@ -113,12 +107,12 @@ def test_a_teacher_whose_scores_are_not_finite_is_refused_before_the_first_step(
 def test_a_first_update_that_is_not_finite_is_refused_with_what_to_change() -> None:
     config = dataclasses.replace(SMALL, student=dataclasses.replace(SMALL.student, learning_rate=1e38))
     with pytest.raises(UserError, match=r"the first update .* student.learning_rate = 1e\+38") as refused:
-        rehearse(config, make_teacher())
+        rehearse(config, as_teacher(make_network()))
     assert "\n" not in str(refused.value)
 
 
 def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_dqn_zip(tmp_path / "a.zip", make_teacher().network)
+    write_dqn_zip(tmp_path / "a.zip", as_teacher(make_network()).network)
     asked = []
     monkeypatch.setattr("polydistill_agents.lineage.domain.rehearse", lambda config, teacher: asked.append(config))
     config = dataclasses.replace(SMALL, teacher=TeacherConfig(path=str(tmp_path / "a.zip")))
@@ -130,7 +124,7 @@ def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tmp_path: Path) -> None:
-    q_values = make_teacher()
+    q_values = as_teacher(make_network())
     logits = as_teacher(q_values.network, kind="logits")
     zoo = dataclasses.replace(SMALL, evaluation=EvaluationConfig(protocol="zoo"))
     assert choose_play(zoo, logits) == "sample"

@@ -11,14 +11,15 @@ from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.lineage.config import AtariConfig, StudentConfig
 from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.plan import count_student, disk_bytes
-from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
+from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
+from tests.agents.samples import make_network
 
 CONFIG = AtariConfig(device="cpu", threads=1, precision="float32")
 
 
 def make_teacher(n_actions: int) -> Teacher:
-    return as_teacher(build_network(CONFIG.task.observation_space, n_actions, SIZES["net2"]))
+    return as_teacher(make_network("net2", n_actions))
 
 
 @pytest.mark.parametrize(("size", "n_actions"), [("teacher", 6), ("net3", 6), ("teacher", 18)])
@@ -37,8 +38,4 @@ def test_a_student_is_counted_as_it_will_be_without_opening_a_game(
 
 def test_a_student_of_an_unknown_teacher_is_counted_as_the_largest() -> None:
     teacher = Teacher(lambda frames: torch.zeros(len(frames), 6))
-    assert count_student(CONFIG, teacher) == count_student(CONFIG, as_teacher(largest_network()))
-
-
-def largest_network() -> torch.nn.Module:
-    return build_network(CONFIG.task.observation_space, 6, SIZES["nature"])
+    assert count_student(CONFIG, teacher) == count_student(CONFIG, as_teacher(make_network("nature")))

@@ -19,11 +19,11 @@ import ale_py
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import polydistill_agents.distillation.learner
 import polydistill_agents.environments.atari
+import polydistill_agents.environments.task
 import polydistill_agents.lineage.course
 import polydistill_agents.lineage.domain
 from polydistill.errors import Interrupted, UserError, run_script
@@ -45,6 +45,7 @@ from polydistill_agents.lineage.domain import CHARTS, SCORE, AtariDomain, open_t
 from polydistill_agents.lineage.plan import PRODUCTS, require_disk, require_same_start
 from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
+from tests.agents.samples import FRAMES, make_network
 from tests.crashes.disks import as_nobody, fill, remount, small_file_system
 from tests.crashes.power import Power, PowerLossError
 
@@ -71,25 +72,19 @@ def evaluate_quickly(agent: Any, game: str, *, episodes: int, seed: int, on_step
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_sticky_games() -> Iterator[None]:
+def quick_sticky_games(one_thread: None) -> Iterator[None]:
     """Games of 40 steps, so that a short run has many starts, and sticky actions, whose chance lies in the emulator."""
     sticky = {"max_frames": 160, "repeat_action_probability": 0.25, "noop_max": 5}
-    before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(polydistill_agents.lineage.course, "AtariVecEnv", partial(AtariVecEnv, **sticky))
+        patch.setattr(polydistill_agents.environments.task, "AtariVecEnv", partial(AtariVecEnv, **sticky))
         patch.setattr(polydistill_agents.lineage.domain, "evaluate", evaluate_quickly)
         patch.setattr(Course, "load", load_uncounted)
         patch.setattr(polydistill_agents.distillation.learner, "INITIAL_STATES", 32)
         yield
-    torch.set_num_threads(before)
-
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 
 
 def make_teacher(n_actions: int = 6) -> Teacher:
-    torch.manual_seed(0)
-    return as_teacher(build_network(FRAMES, n_actions, SIZES["net3"]))
+    return as_teacher(make_network(n_actions=n_actions))
 
 
 class Killed(Exception):

@@ -17,19 +17,9 @@ from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.files.sources import read_network, read_stored_network
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.corner import cut_padding
-from polydistill_agents.networks.nature import SIZES, Size, build_network, compute_scores, size_of
+from polydistill_agents.networks.nature import SIZES, Size, compute_scores, size_of
 from polydistill_agents.teachers import as_teacher
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-
-
-def make_network(size: str | Size) -> QNetwork:
-    torch.manual_seed(0)
-    return build_network(FRAMES, 6, SIZES[size] if isinstance(size, str) else size)
-
-
-def make_frames() -> torch.Tensor:
-    return torch.randint(0, 256, (4, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+from tests.agents.samples import make_frames, make_network
 
 
 def assert_equal(one: QNetwork, other: QNetwork) -> None:

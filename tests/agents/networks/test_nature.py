@@ -12,7 +12,6 @@ from stable_baselines3.dqn.policies import QNetwork
 
 from polydistill_agents.networks.nature import (
     SIZES,
-    Size,
     _channels_last,
     _convolve_frames,
     begins_as_nature,
@@ -23,37 +22,26 @@ from polydistill_agents.networks.nature import (
     is_nature,
     size_of,
 )
-
-FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-
-
-def make_network(n_actions: int = 6, size: Size = SIZES["nature"], seed: int = 0) -> QNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_network(FRAMES, n_actions, size)
-
-
-def make_frames(batch: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+from tests.agents.samples import FRAMES, make_frames, make_network
 
 
 @pytest.mark.parametrize(
     ("size", "parameters"), [("nature", 1_693_362), ("net1", 427_874), ("net2", 113_346), ("net3", 61_954)]
 )
 def test_sizes_have_the_parameters_of_the_paper(size, parameters):
-    assert count_parameters(make_network(18, SIZES[size])) == parameters
+    assert count_parameters(make_network(SIZES[size], 18)) == parameters
 
 
 def test_weights_bear_the_names_and_shapes_of_stable_baselines():
     extractor = NatureCNN(FRAMES)
     theirs = QNetwork(FRAMES, spaces.Discrete(6), extractor, 512, net_arch=[])
-    ours = {name: value.shape for name, value in make_network().state_dict().items()}
+    ours = {name: value.shape for name, value in make_network("nature").state_dict().items()}
     assert ours == {name: value.shape for name, value in theirs.state_dict().items()}
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_size_is_read_back_from_the_weights(size):
-    assert size_of(make_network(3, SIZES[size])) == SIZES[size]
+    assert size_of(make_network(SIZES[size], 3)) == SIZES[size]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,12 +79,12 @@ def test_a_network_that_sees_raw_pixels_gets_raw_pixels():
         )
     frames = make_frames(3)
     torch.testing.assert_close(compute_scores(network, frames), network(frames), rtol=1e-4, atol=1e-3)
-    assert network(frames).abs().max() > 10 * make_network()(frames).abs().max(), "255 times brighter"
+    assert network(frames).abs().max() > 10 * make_network("nature")(frames).abs().max(), "255 times brighter"
 
 
 def nearly_equal_actions() -> QNetwork:
     """Two actions whose weights differ by 0.001 near 1: the same number in bfloat16."""
-    network = make_network(2)
+    network = make_network("nature", 2)
     with torch.no_grad():
         head = network.q_net[0]
         head.weight.copy_(torch.tensor([[1.0], [1.001]]).expand(2, 512))
@@ -119,7 +107,7 @@ def test_an_outer_autocast_does_not_lower_the_last_layers_precision():
 
 
 def test_bfloat16_is_used_where_it_is_asked_for_and_stays_near():
-    network, frames = make_network(), make_frames(8)
+    network, frames = make_network("nature"), make_frames(8)
     exact, coarse = (compute_scores(network, frames, precision=p) for p in ("float32", "bfloat16"))
     assert not torch.equal(exact, coarse)
     torch.testing.assert_close(coarse, exact, rtol=0, atol=0.02 * exact.abs().max().item())
@@ -161,7 +149,7 @@ def test_only_a_nature_cnn_with_one_linear_layer_is_nature():
     def behind(extractor, net_arch):
         return QNetwork(FRAMES, spaces.Discrete(6), extractor, 512, net_arch=net_arch)
 
-    assert is_nature(make_network())
+    assert is_nature(make_network("nature"))
     assert is_nature(behind(NatureCNN(FRAMES), []))
     assert not is_nature(behind(NatureCNN(FRAMES), [64])), "a hidden layer more"
     assert not is_nature(behind(Squared(FRAMES), [])), "the same names, another function"
@@ -175,7 +163,7 @@ def test_a_nature_cnn_whose_layers_were_exchanged_is_none() -> None:
         ("cnn", 2, torch.nn.Identity()),
         ("linear", 1, torch.nn.ELU()),
     ):
-        network = make_network()
+        network = make_network("nature")
         assert begins_as_nature(network)
         getattr(network.features_extractor, part)[place] = layer
         assert not begins_as_nature(network)

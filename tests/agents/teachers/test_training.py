@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from polydistill.errors import Interrupted, UserError
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.interruption import StopSignals
+from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.teachers import training as teacher_training
 from polydistill_agents.teachers.training import (
     TeacherTrainingConfig,
@@ -34,11 +34,7 @@ CONFIG = TeacherTrainingConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class StopAtStep(StopSignals):
@@ -102,8 +98,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
 
 
 def test_its_curves_are_those_that_are_explained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short_games = partial(teacher_training.AtariVecEnv, max_frames=16)  # 4 steps, so that some end
-    monkeypatch.setattr(teacher_training, "AtariVecEnv", short_games)
+    short_games = partial(AtariVecEnv, max_frames=16)  # 4 steps, so that some end
+    monkeypatch.setattr("polydistill_agents.environments.task.AtariVecEnv", short_games)
     train(tmp_path / "a")
     events = EventAccumulator(str(tmp_path / "a" / "tb")).Reload()
     assert set(events.Tags()["scalars"]) == explained(root, "Curves of train_teacher.py")
