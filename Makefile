@@ -30,11 +30,11 @@ $(DEVELOPER): $(INSTALLED)
 distill: $(INSTALLED)  ## distil the Pong teacher into its twin, and score both
 	$(BIN)/python scripts/distill_atari.py $(ARGS)
 
-test: $(DEVELOPER)  ## run all tests except slow ones and those that need a GPU
+test: $(DEVELOPER)  ## all tests except slow ones and those for a GPU
 	$(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" --ignore tests/kernels $(ARGS)
 	TRITON_INTERPRET=1 $(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/kernels $(ARGS)
 
-quick: $(DEVELOPER)  ## test losses, config, runs, lineages and layers: under 2 minutes
+quick: $(DEVELOPER)  ## losses, config, runs, lineages, layers: 2 minutes
 	$(ONE_EACH) -m pytest -n auto --dist worksteal -m "not slow" tests/losses tests/config tests/runs tests/lineage \
 		tests/test_layers.py $(ARGS)
 
@@ -53,13 +53,13 @@ test-oldest:  ## run the tests with the oldest allowed versions
 	$(VENV)/oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[dev]'
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)/oldest/bin/python -m pytest -n auto --dist worksteal -m "not slow" --ignore tests/kernels $(ARGS)
 
-crashes: $(DEVELOPER)  ## kill runs and continue them: they must end bit for bit the same
+crashes: $(DEVELOPER)  ## kill runs and continue them: same bits at the end
 	$(BIN)/python tests/crashes/crashes.py $(ARGS)
 
 bench-losses: $(DEVELOPER)  ## measure the losses beside the usual formulas
 	$(BIN)/python scripts/bench_losses.py $(ARGS)
 
-bench-losses-gpu: $(DEVELOPER)  ## the same on a GPU, into scripts/measurements/losses_cuda.csv
+bench-losses-gpu: $(DEVELOPER)  ## the same on a GPU, into scripts/measurements
 	for name in policy_kl hinton_kd jsd; do $(BIN)/python scripts/bench_losses.py --device cuda \
 		--objectives "[$$name]" --rounds 9 --append true --csv scripts/measurements/losses_cuda.csv $(ARGS) || exit 1; done
 
@@ -74,7 +74,7 @@ fuzz: $(DEVELOPER)  ## read 20,000 damaged and hostile teacher files
 
 AUDIT := $(VENV)/audit
 # pip-audit exits with 1 both for a finding and for a database that does not answer; only findings go to the file.
-audit: constraints.txt  ## look up known vulnerabilities of the pinned versions (needs a network)
+audit: constraints.txt  ## known vulnerabilities of the pinned versions
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install -q pip-audit; } || \
 		{ echo "not audited: pip-audit cannot be installed"; exit 0; }; \
 	rm -f $(AUDIT)/found; $(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
