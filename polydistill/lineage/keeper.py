@@ -214,10 +214,11 @@ class Keeper(Generic[Member]):
             FloatingPointError: a number is not finite; what it was computed from is in the run folder.
             UserError: the disk refused.
         """
-        self._course = course
+        self._course, begun_at = course, course.steps
         try:
             course.learn(self.due, self.save)
-            self.save()  # to be scored may take minutes, which may end otherwise
+            if course.steps > begun_at:
+                self.save()  # to be scored may take minutes, which may end otherwise
         except NonFiniteError as error:
             raise self.keep_failure(error, course.learner.state()) from error
         finally:

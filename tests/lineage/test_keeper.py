@@ -128,7 +128,7 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_where_it_was(tmp_path: Pa
     domain, said = TinyDomain(), list[str]()
     while not (tmp_path / "run" / "summary.json").exists():
         try:
-            found = go(tmp_path / "run", domain, stop=StopAt(3))
+            found = go(tmp_path / "run", domain, stop=StopAt(2))
         except Interrupted as stopped:
             said.append(str(stopped))
     assert {name: found[name] for name in ("generations", "world")} == {
@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_where_it_was(tmp_path: Pa
     }
     assert found["throughput"] == {f"generation_{k}_steps_per_second": 1.5 for k in range(3)}
     assert domain.diary == sorted(domain.diary), "nothing is done twice"
-    assert said[0] == "stopped in generation 0 after step 3, and saved: the same command goes on from there"
+    assert said[0] == "stopped in generation 0 after step 2, and saved: the same command goes on from there"
     assert "stopped after generation 0, and saved: the same command goes on from there" in said
 
 
