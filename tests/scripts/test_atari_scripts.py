@@ -187,7 +187,7 @@ def test_the_script_survives_a_sigterm_and_three_kills(root: Path, teacher: Path
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     assert re.fullmatch(
-        r"stopped (at step \d+ of generation 1, and saved|while games were scored): the same command goes on .*",
+        r"stopped (in generation 1 after step \d+, and saved|while games were scored): the same command goes on .*",
         output.splitlines()[-1],
     )
     found = run_killed(command, out, random.Random(7), kills=3, longest_seconds=0.45 * whole.seconds)

@@ -64,7 +64,7 @@ def course(bars: Bars, validation: ImageSet | None = None, **changes: Any) -> Co
 
 def test_the_bar_moves_with_every_step_and_ends_at_100_percent() -> None:
     bars = Bars()
-    course(bars).run(never, lambda: None)
+    course(bars).learn(never, lambda: None)
     (bar,) = bars.made
     assert (bar.description, bar.total, bar.unit) == ("generation 1 learns", 140, "images")
     reached = sorted({done for done, _ in bar.notes})
@@ -74,7 +74,7 @@ def test_the_bar_moves_with_every_step_and_ends_at_100_percent() -> None:
 
 def test_it_shows_the_epoch_in_progress_and_the_newest_accuracy_and_loss() -> None:
     bars = Bars()
-    course(bars).run(never, lambda: None)
+    course(bars).learn(never, lambda: None)
     (bar,) = bars.made
     shown = [note for note in bar.notes if note[1] and "/" in note[1]]
     assert shown == [(48, "1/2"), (70, "1/2"), (118, "2/2"), (140, "2/2")]
@@ -84,11 +84,11 @@ def test_it_shows_the_epoch_in_progress_and_the_newest_accuracy_and_loss() -> No
 
 def test_it_says_what_it_does_while_validation_images_are_measured() -> None:
     bars = Bars()
-    course(bars).run(never, lambda: None)
+    course(bars).learn(never, lambda: None)
     words = [note for note in bars.made[0].notes if note[1].startswith("measuring")]
     assert words == [(70, "measuring the validation images"), (140, "measuring the validation images")]
     without = Bars()
-    course(without, ImageSet(image_set().images[:0], image_set().labels[:0])).run(never, lambda: None)
+    course(without, ImageSet(image_set().images[:0], image_set().labels[:0])).learn(never, lambda: None)
     assert not [note for note in without.made[0].notes if note[1].startswith("measuring")]
 
 
@@ -101,11 +101,11 @@ def test_a_course_that_goes_on_begins_where_it_was() -> None:
         raise Interrupted(15, "stopped")
 
     with pytest.raises(Interrupted):
-        way.run(lambda steps: steps == 4, leave)
+        way.learn(lambda steps: steps == 4, leave)
     assert first.made[0].done == 64
     again = course(second)
     again.load_state(states[0])
-    again.run(never, lambda: None)
+    again.learn(never, lambda: None)
     assert second.made[0].notes[0][0] == 70
     assert (second.made[0].done, second.made[0].total) == (140, 140)
 
