@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """``"; did you mean adam?"`` for the nearest choice, ``""`` where none is near.
+    """``"; did you mean adam?"`` for the nearest choice, ``""`` where none is close.
 
     Example:
         >>> suggest("adm", ["adam", "sgd"])

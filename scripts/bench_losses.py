@@ -84,7 +84,7 @@ class BenchConfig:
         milliseconds: length of a sample.
         seconds: begin no further shape after so many seconds; 0: no limit.
         csv: file for the raw measurements; empty: none.
-        append: keep the rows of the CSV that this run does not measure anew.
+        append: keep the rows of the CSV that this run does not measure again.
     """
 
     objectives: tuple[str, ...] = tuple(OPTIONS)
@@ -235,7 +235,7 @@ def time_sample(run: Callable[[], object], repeats: int, device: torch.device) -
 
 
 def time_all(runs: Works, config: BenchConfig, device: torch.device) -> dict[tuple[str, str], list[float]]:
-    """Microseconds of each work, ``rounds`` samples, in an order drawn anew each round."""
+    """Microseconds of each work, ``rounds`` samples, in an order drawn again each round."""
     repeats = {}
     for key, run in runs.items():
         time_sample(run, 2, device)  # compiles

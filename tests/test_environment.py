@@ -177,7 +177,7 @@ def test_a_python_that_is_too_old_is_one_line(monkeypatch, capsys) -> None:
     ],
 )
 def test_an_old_python_reads_what_tells_it_that_it_is_too_old(name: str, root: Path) -> None:
-    ast.parse((root / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+    assert ast.parse((root / name).read_text(encoding="utf-8"), feature_version=(3, 8)).body
 
 
 # ---- systems ---------------------------------------------------------------------------------------------------

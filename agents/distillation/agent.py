@@ -6,6 +6,7 @@ Contract: its file is an ordinary DQN zip, with the kind of its scores beside; n
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -57,9 +58,9 @@ class NatureAgent(BaseAlgorithm):
         return self._learned_kind
 
     @property
+    @abstractmethod
     def _learned_kind(self) -> str:
         """Kind of the scores after an update."""
-        raise NotImplementedError
 
     def _build_policy(self, size: Size, seed: int) -> None:
         """A network of ``size`` in channels-last memory, and its optimiser."""

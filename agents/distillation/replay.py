@@ -53,7 +53,7 @@ class FrameReplay:
         self.n_envs, self.stack, self.frame_shape = n_envs, stack, frame_shape
         self.n_rows = capacity // n_envs  # one row per step of all games
         # room for the extra frames of game starts, and for the stacks that reach behind the oldest sample: those of
-        # ``stack`` steps, even if all games but one start anew in each of them
+        # ``stack`` steps, even if all games but one start again in each of them
         self.n_frames = capacity + capacity // 64 + stack * stack * n_envs
         self.frames = torch.empty((self.n_frames, *frame_shape), dtype=torch.uint8, device=device)
         self.scores = torch.empty((self.n_rows, n_envs, n_scores), dtype=torch.float32, device=device)

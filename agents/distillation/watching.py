@@ -90,7 +90,7 @@ class WatchingAgent(NatureAgent):
             callback: as in Stable-Baselines3; every hook is called.
             log_interval: rounds of updates between two records; None: no records.
             tb_log_name: name of the run in ``tensorboard_log``.
-            reset_num_timesteps: start counting from zero (and the games anew).
+            reset_num_timesteps: count from zero, and start new games.
             progress_bar: show Stable-Baselines3's.
 
         Raises:
@@ -102,7 +102,7 @@ class WatchingAgent(NatureAgent):
         self._require_what_learning_needs(log_interval)
         if reset_num_timesteps:
             self._clear_dues()
-        if reset_num_timesteps or self._last_obs is None:  # the games start anew
+        if reset_num_timesteps or self._last_obs is None:  # new games start
             self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -226,10 +226,10 @@ class WatchingAgent(NatureAgent):
             steps: of :meth:`polydistill_agents.environments.recording.Recording.play_again`.
         """
         self.replay = self._make_replay()
-        self._last_obs, self._last_episode_starts = first, np.ones(self.n_envs, dtype=bool)
+        self._last_obs, self._starts = first, np.ones(self.n_envs, dtype=bool)
         for step in steps:
             self.replay.add(step.observations, step.scores, step.starts)
-            self._last_obs, self._last_episode_starts = step.new_obs, step.dones
+            self._last_obs, self._starts = step.new_obs, step.dones
 
     def _make_replay(self) -> FrameReplay:
         stack, height, width = self.observation_space.shape  # type: ignore[misc]

@@ -139,7 +139,7 @@ class AtariVecEnv(VecEnv):
     @property
     def _emulator(self) -> AtariVectorEnv:
         if self._open_emulator is None:
-            raise ValueError("this environment is closed: make another one")
+            raise ValueError("this environment is closed: make a new AtariVecEnv")
         return self._open_emulator
 
     def recipe(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.steps = 0
         on_gpu = self.device.type == "cuda"
-        # on a GPU the rate is a tensor, which a recorded step reads anew each time
+        # on a GPU the rate is a tensor, which a recorded step reads each time
         self._rate = torch.tensor(config.learning_rate, device=self.device) if on_gpu else config.learning_rate
         self.optimizer = make_optimizer(student, config, self._rate)
         self._update = Update(

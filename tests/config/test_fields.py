@@ -41,7 +41,8 @@ class Demo:
     ],
 )
 def test_what_an_annotation_says_is_taken(right: dict[str, Any]) -> None:
-    Demo(**right)
+    config = Demo(**right)
+    assert {name: getattr(config, name) for name in right} == right
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def test_a_system_without_any_lock_is_one_line_and_no_end(root: Path, tmp_path: 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\n", b"x" * 1000])
 def test_whatever_the_lock_file_holds_a_free_lock_is_free(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".lock").write_bytes(content)
-    FolderLock(tmp_path).release()
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").read_bytes().startswith(f"\n{os.getpid()} on ".encode())
 
 
 def test_a_folder_that_refuses_the_file_is_one_line(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_counts_of_images_are_held_against_the_data_set(options: dict[str, Any],
 
 def test_images_of_ones_own_are_counted_when_they_are_read() -> None:
     config = DataConfig(root="there", official=False, train_images=60_000, validation_images=55_000)
-    CifarConfig(data=config, training=TrainingConfig(batch_size=5_000))
+    assert CifarConfig(data=config, training=TrainingConfig(batch_size=5_000)).data.train_images == 60_000
 
 
 @pytest.mark.parametrize(

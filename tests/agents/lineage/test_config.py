@@ -45,7 +45,7 @@ NAN, INF = float("nan"), float("inf")
         (StudentConfig, {"objective": "policy_huber", "delta": NAN}, "delta must be a finite number"),
         (StudentConfig, {"objective": "jsd", "beta": 1.5}, "beta"),
         (PlayConfig, {"steps": 64, "warmup_steps": 65}, "warmup_steps must lie between 0 and steps = 64"),
-        (PlayConfig, {"n_envs": 6, "replay_steps": 16, "warmup_steps": 16}, "warmup_steps = 16 do not fit into .* 12 steps"),
+        (PlayConfig, {"n_envs": 6, "replay_steps": 16, "warmup_steps": 16}, "warmup_steps = 16 do not fit .* 12 steps"),
         (PlayConfig, {"n_envs": True}, "n_envs must be a whole number"),
         (EvaluationConfig, {"episodes": 0}, "episodes must be at least 1"),
         (EvaluationConfig, {"curve_every_steps": -1}, "curve_every_steps must not be negative"),
