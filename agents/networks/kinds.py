@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
@@ -11,5 +12,5 @@ from polydistill_agents.networks.normalized import Normalized
 from polydistill_agents.networks.quantiles import QuantileNetwork
 
 SCORE_KINDS = ("q_values", "logits")
-ScoreFunction = Callable[[Tensor], Tensor]  # observations of any kind to ``(batch, actions)``
+ScoreFunction = Callable[[Any], Tensor]  # observations as they are stored to ``(batch, actions)``
 ScoreNetwork = QNetwork | QuantileNetwork | Normalized  # what a file holds
