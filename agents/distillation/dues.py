@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from polydistill_agents.distillation.replay import Replay
+from polydistill_agents.distillation.replay import FrameReplay
 
 
 class Dues(NamedTuple):
@@ -26,7 +26,7 @@ class Dues(NamedTuple):
 
     played: int
     made: int
-    replay: Replay
+    replay: FrameReplay
     learning_starts: int
     samples_per_step: float
     batch_size: int

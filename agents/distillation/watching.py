@@ -23,14 +23,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.acting import Actor, TeacherActs
-from polydistill_agents.distillation.agent import StudentAgent
+from polydistill_agents.distillation.agent import NatureAgent
 from polydistill_agents.distillation.dues import Dues
-from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.distillation.learner import Learner
-from polydistill_agents.distillation.replay import Replay
+from polydistill_agents.distillation.replay import FrameReplay
 from polydistill_agents.distillation.settings import whole_number
 from polydistill_agents.environments.steps import Step
-from polydistill_agents.networks.observations import Arrays, to_tensors
 from polydistill_agents.teachers import Teacher
 
 MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
@@ -41,7 +39,7 @@ def no_teacher(observations: Any = None) -> torch.Tensor:
     raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
 
 
-class WatchingAgent(StudentAgent):
+class WatchingAgent(NatureAgent):
     """Play, replay and updates; a subclass says with which settings, and what begins them.
 
     Attributes:
@@ -159,7 +157,7 @@ class WatchingAgent(StudentAgent):
         sampled = self.lesson.temperature if self.play == "sample" else None
         return TeacherActs(self.exploration_rate, sampled, generator)
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: Replay) -> bool:
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
         """Play the steps of a round, or up to the total; False if a callback asks to stop.
 
         Callbacks find the step in ``model.last_step``, and its parts among their ``locals``.
@@ -180,17 +178,17 @@ class WatchingAgent(StudentAgent):
         callback.on_rollout_end()
         return True
 
-    def _play(self, env: VecEnv, replay: Replay) -> Step:
+    def _play(self, env: VecEnv, replay: FrameReplay) -> Step:
         """One step of all games, labelled by the teacher."""
         observations, starts = self._last_obs, self._starts
-        assert observations is not None
-        seen = to_tensors(observations, self.device)
+        assert isinstance(observations, np.ndarray)
+        frames = torch.from_numpy(observations).to(self.device)
         try:
-            scores = self.learner.label(seen)
+            scores = self.learner.label(frames)
         except NonFiniteError as error:
             raise self._located(error) from None
         replay.add(observations, scores, starts)
-        actions = self.actor(self.explore)(seen, scores)
+        actions = self.actor(self.explore)(frames, scores)
         step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
         self._last_obs, self._starts = step.new_obs, step.dones
         return step
@@ -220,7 +218,7 @@ class WatchingAgent(StudentAgent):
         where = f"generation {self.generation} at step {self.num_timesteps:,}{more}"
         return NonFiniteError(f"{error}: {where}", error.batch)
 
-    def continue_play(self, first: Arrays, steps: Iterable[Step]) -> None:
+    def continue_play(self, first: NDArray[np.uint8], steps: Iterable[Step]) -> None:
         """Fill an empty replay with what is played again, and stand where the games then stand.
 
         Args:
@@ -233,10 +231,11 @@ class WatchingAgent(StudentAgent):
             self.replay.add(step.observations, step.scores, step.starts)
             self._last_obs, self._starts = step.new_obs, step.dones
 
-    def _make_replay(self) -> Replay:
+    def _make_replay(self) -> FrameReplay:
+        stack, height, width = self.observation_space.shape  # type: ignore[misc]
         capacity = max(self.buffer_size // self.n_envs, 1) * self.n_envs
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-        return open_replay(self.observation_space, capacity, self.n_envs, n_actions, self.device)
+        return FrameReplay(capacity, self.n_envs, stack, (height, width), n_actions, self.device)
 
     def dump_logs(self) -> None:
         """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""

@@ -1,1 +1,1 @@
-"""Atari games: played, scored, recorded, filmed."""
+"""Atari games and gymnasium environments: played, scored, recorded; games filmed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -24,9 +24,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
 
 from polydistill_agents.environments.games import check_game
+from polydistill_agents.environments.seeded import SeededVecEnv
 
 PACKAGES = ("stable_baselines3", "sb3_contrib", "gymnasium", "ale_py")  # that results of agents depend on
 FRAME_SKIP = 4
@@ -43,7 +43,7 @@ def _recipe_key(game: str, n_envs: int, options: Mapping[str, Any]) -> Hashable:
     return (os.getpid(), game, n_envs, *options.items())
 
 
-class AtariVecEnv(VecEnv):
+class AtariVecEnv(SeededVecEnv):
     """``n_envs`` copies of one Atari game as a Stable-Baselines3 vector environment.
 
     Observations are ``(n_envs, 4, 84, 84)`` uint8 (channels first, so that no transposing wrapper is added).
@@ -126,8 +126,7 @@ class AtariVecEnv(VecEnv):
         self.action_meanings = [action.name for action in emulator.ale.get_action_set()]
         super().__init__(n_envs, spaces.Box(0, 255, SHAPE, np.uint8), spaces.Discrete(len(self.action_meanings)))
         self._fire = self.action_meanings.index(FIRE) if fire_on_life_loss and FIRE in self.action_meanings else None
-        self.own_seed = seed
-        self._seed_sequence = np.random.SeedSequence(seed)
+        self.start_seeds(seed)
         self._start_time = time.time()
         self.sent_actions = np.zeros(n_envs, dtype=np.int64)
         self._scores = np.zeros(n_envs, dtype=np.float64)
@@ -151,17 +150,9 @@ class AtariVecEnv(VecEnv):
         options["autoreset_mode"] = options["autoreset_mode"].value
         return {"ale_py": version("ale-py"), "game": self.game, "n_envs": self.num_envs, "fire": self._fire, **options}
 
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Restart the random streams from ``seed``; takes effect at the next :meth:`reset`."""
-        self._seed_sequence = np.random.SeedSequence(seed)
-        return [seed] * self.num_envs
-
     def reset(self) -> NDArray[np.uint8]:
         """Start new games in all environments, every one with a fresh seed; ``(n_envs, 4, 84, 84)``."""
-        (child,) = self._seed_sequence.spawn(1)
-        seeds = child.generate_state(self.num_envs) & np.uint32(0x7FFFFFFF)  # the emulator takes non-negative int32
-        self.reset_seeds = seeds.astype(np.int64)
-        observations, counters = self._emulator.reset(seed=self.reset_seeds)
+        observations, counters = self._emulator.reset(seed=self.draw_seeds())
         self._scores[:] = 0.0
         self._lengths[:] = 0
         self._lost_life[:] = False
@@ -169,13 +160,6 @@ class AtariVecEnv(VecEnv):
         self._game_starts = counters["frame_number"] - counters["episode_frame_number"]
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations  # type: ignore[no-any-return]
-
-    def step(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """:meth:`step_async`, then :meth:`step_wait`."""
-        self.step_async(actions)
-        return self.step_wait()
 
     def step_async(self, actions: NDArray[np.integer[Any]]) -> None:
         """Send one action per environment; ``(n_envs,)`` integers in ``[0, n_actions)``."""

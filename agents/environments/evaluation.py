@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polydistill.device import few_rows
 from polydistill.errors import UserError
-from polydistill.learning.rewind import NonFiniteError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
-from polydistill_agents.environments.protocols import Protocol, sampling_temperature
+from polydistill_agents.environments.asking import Asked, ask_once
+from polydistill_agents.environments.masks import read_masks
+from polydistill_agents.environments.protocols import AnyProtocol, sampling_temperature
 from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.networks.kinds import ScoreFunction
+from polydistill_agents.networks.observations import example, take
 
 GAMES_AT_ONCE = 32  # at most
 
@@ -39,6 +40,7 @@ class Evaluation(NamedTuple):
         truncated: how many of the games were cut by the protocol's ``max_frames``.
         n_actions: those of the agent: the game's own, or all 18 of the joystick.
         game_actions: those of the game.
+        invalid_share: fraction of the actions taken that the environment calls invalid; None where it does not say.
     """
 
     scores: NDArray[np.float64]
@@ -48,6 +50,7 @@ class Evaluation(NamedTuple):
     truncated: int = 0
     n_actions: int = 0
     game_actions: int = 0
+    invalid_share: float | None = None
 
     @property
     def mean(self) -> float:
@@ -93,7 +96,7 @@ def evaluate(
     agent: ScoreFunction,
     game: str | Task,
     *,
-    protocol: str | Protocol = "rusu",
+    protocol: str | AnyProtocol | None = None,
     episodes: int = 30,
     seed: int = 0,
     n_envs: int | None = None,
@@ -103,14 +106,16 @@ def evaluate(
     on_step: Callable[[int], None] | None = None,
     play: str = "protocol",
     temperature: float = 0.01,
+    masked: bool = False,
 ) -> Evaluation:
     """Play ``episodes`` full games with ``agent`` and return their scores.
 
     Args:
-        agent: from ``(games, 4, 84, 84)`` uint8 on ``device`` to ``(games, actions)`` scores. It may know the game's
-            own actions or all 18 of the joystick.
-        game: the task, or a name that :func:`~polydistill_agents.environments.task.open_task` knows.
-        protocol: a name of one of the task's, or a protocol.
+        agent: from observations of the task on ``device``, as ``(games, 4, 84, 84)`` uint8 or a dict of such arrays, to
+            ``(games, actions)`` scores. In a game of Atari it may know the game's own actions or all 18 of the
+            joystick. An agent with a memory is asked game by game, from an empty memory.
+        game: the task, or the name of a game that :func:`~polydistill_agents.environments.task.open_task` knows.
+        protocol: a name of one of the task's, or a protocol; None: the task's first, "rusu" for Atari.
         episodes: games to play, >= 1.
         seed: >= 0; of the games, of the epsilon-greedy coin and of sampled actions.
         n_envs: games at once, >= 1; by default ``min(episodes, 32)``. Game k is the (k // n_envs)-th of environment
@@ -122,55 +127,91 @@ def evaluate(
         play: how the agent's scores become actions, see
             :func:`~polydistill_agents.environments.protocols.sampling_temperature`. A bare function is one of Q-values.
         temperature: T of Q-values, where they are sampled.
+        masked: leave out the actions that the environment calls invalid.
 
     Raises:
-        UserError: unknown game or protocol, or an agent whose actions are not the game's.
+        UserError: unknown game or protocol, an agent whose actions are not the game's, or ``masked`` in an environment
+            without masks.
         NonFiniteError: the best score of a state is not finite, so that the greedy action would mean nothing. (-inf
-            excludes an action, but not all of them.) Its batch has the ``observations``, ``(games, stack, height,
-            width)`` uint8, their ``scores``, and whether these are the reference's, ``of_reference``.
+            excludes an action, but not all of them.) Its batch has the ``observations``, ``(games, ...)``, their
+            ``scores``, and whether these are the reference's, ``of_reference``.
         ValueError: an argument out of range, or no source of randomness at all (every game would be the same).
     """
     task = open_task(game) if isinstance(game, str) else game
+    protocol = task.default_protocol if protocol is None else protocol
     rules = task.protocol(protocol) if isinstance(protocol, str) else protocol
     _check_numbers(episodes, seed, n_envs, n_threads, temperature)
     sampling = sampling_temperature(play, rules, getattr(agent, "kind", "q_values"), temperature)
     epsilon = rules.epsilon if sampling is None else 0.0
-    if sampling is None and not (epsilon or rules.noop_max or rules.repeat_action_probability):
+    if sampling is None and not (epsilon or rules.games_differ):
         raise ValueError("a greedy agent without no-ops or sticky actions plays one game over and over")
     started = time.perf_counter()
-    n_envs = min(episodes, GAMES_AT_ONCE if n_envs is None else n_envs)
-    quota = np.full(n_envs, episodes // n_envs) + (np.arange(n_envs) < episodes % n_envs)
+    tally = _Tally(episodes, min(episodes, GAMES_AT_ONCE if n_envs is None else n_envs))
     env_seed, coin_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     agents = [agent] if reference is None else [agent, reference]
     n_actions = _count_actions(agents, task, device)
-    env = task.make_env(n_envs, seed=env_seed, n_threads=n_threads, n_actions=n_actions, protocol=rules)
+    env = task.make_env(tally.n_envs, seed=env_seed, n_threads=n_threads, n_actions=n_actions, protocol=rules)
     coin = np.random.default_rng(coin_seed)
-    scores = np.full((quota.max(), n_envs), np.nan)
-    lengths = np.zeros((quota.max(), n_envs), dtype=np.int64)
-    played = np.zeros(n_envs, dtype=np.int64)
-    agreed, compared, truncated = torch.zeros((), dtype=torch.int64, device=device), 0, 0
-    observations = env.reset()
-    while (playing := played < quota).any():
-        values, *others = _ask(agents, observations[playing], device)
-        for other in others:
-            agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
+    agreed, compared = torch.zeros((), dtype=torch.int64, device=device), 0
+    observations, starts = env.reset(), np.ones(tally.n_envs, dtype=bool)
+    has_masks = read_masks(env) is not None
+    if masked and not has_masks:
+        raise UserError(f"{task.name} has no action masks: it cannot be played with invalid actions left out")
+    with Asked(agents, tally.n_envs, device) as ask:
+        while (playing := tally.playing).any():
+            values, *others = ask(take(observations, playing), starts[playing], np.flatnonzero(playing))
+            for other in others:
+                agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
             compared += len(values)
-        actions = np.zeros(n_envs, dtype=np.int64)  # environments that have played their games idle
-        actions[playing] = choose_actions(values, epsilon, coin, sampling)
-        observations, _, dones, infos = env.step(actions)
-        for i in np.flatnonzero(dones & playing):
+            valid = read_masks(env)[playing] if has_masks else None  # type: ignore[index]
+            if masked:
+                values = values.masked_fill(~torch.from_numpy(valid).to(values.device), -torch.inf)
+            actions = np.zeros(tally.n_envs, dtype=np.int64)  # environments that have played their games idle
+            actions[playing] = choose_actions(values, epsilon, coin, sampling)
+            if valid is not None:
+                tally.invalid += int((~valid[np.arange(len(valid)), actions[playing]]).sum())
+            observations, _, starts, infos = env.step(actions)
+            tally.add(starts & playing, infos)
+            if on_step is not None:
+                on_step(int(tally.played.sum()))
+    env.close()
+    return Evaluation(
+        scores=tally.scores[tally.finished],
+        lengths=tally.lengths[tally.finished],
+        agreement=int(agreed) / compared if reference is not None else None,
+        seconds=time.perf_counter() - started,
+        truncated=tally.truncated,
+        n_actions=n_actions,
+        game_actions=task.action_counts[0],
+        invalid_share=tally.invalid / compared if has_masks else None,
+    )
+
+
+class _Tally:
+    """Scores and lengths of the games, each environment's own share of them, however short those of others are."""
+
+    def __init__(self, episodes: int, n_envs: int) -> None:
+        self.n_envs = n_envs
+        self._quota = np.full(n_envs, episodes // n_envs) + (np.arange(n_envs) < episodes % n_envs)
+        most = self._quota.max()
+        self.scores, self.lengths = np.full((most, n_envs), np.nan), np.zeros((most, n_envs), dtype=np.int64)
+        self.finished = np.arange(most)[:, None] < self._quota
+        self.played = np.zeros(n_envs, dtype=np.int64)
+        self.truncated = self.invalid = 0
+
+    @property
+    def playing(self) -> NDArray[np.bool_]:
+        """``(n_envs,)`` whose share is not played."""
+        return self.played < self._quota
+
+    def add(self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
+        """Of the environments with ``dones``, those whose game has ended, and not only a life."""
+        for i in np.flatnonzero(dones):
             record = infos[i].get("episode")
             if record is not None:
-                scores[played[i], i], lengths[played[i], i] = record["r"], record["l"]
-                played[i] += 1
-                truncated += bool(infos[i].get("TimeLimit.truncated"))
-        if on_step is not None:
-            on_step(int(played.sum()))
-    env.close()
-    finished = np.arange(quota.max())[:, None] < quota
-    agreement = int(agreed) / compared if reference is not None else None
-    seconds, game_actions = time.perf_counter() - started, task.action_counts[0]
-    return Evaluation(scores[finished], lengths[finished], agreement, seconds, truncated, n_actions, game_actions)
+                self.scores[self.played[i], i], self.lengths[self.played[i], i] = record["r"], record["l"]
+                self.played[i] += 1
+                self.truncated += bool(infos[i].get("TimeLimit.truncated"))
 
 
 def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int, temperature: float) -> None:
@@ -184,23 +225,9 @@ def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int,
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-@torch.no_grad()
-def _ask(agents: Sequence[ScoreFunction], observations: NDArray[np.uint8], device: torch.device | str) -> list[Tensor]:
-    frames = torch.from_numpy(observations).to(device)
-    with few_rows(len(frames)):
-        asked = [agent(frames) for agent in agents]
-    for index, scores in enumerate(asked):
-        if not bool(scores.amax(dim=1).isfinite().all()):
-            whose = "the teacher that is asked" if index else "the agent that plays"
-            batch = {"observations": frames, "scores": scores, "of_reference": index > 0}
-            raise NonFiniteError(f"the scores of {whose} are not finite", batch)
-    return asked
-
-
 def _count_actions(agents: Sequence[ScoreFunction], task: Task, device: torch.device | str) -> int:
     """Those of the agents, which are asked once. With others than the task has they would press wrong buttons."""
-    frame = np.zeros((1, *task.observation_space.shape), dtype=np.uint8)
-    scored = sorted({scores.shape[-1] for scores in _ask(agents, frame, device)})
+    scored = sorted({scores.shape[-1] for scores in ask_once(agents, example(task.observation_space, 1), device)})
     own, *more = task.action_counts
     if len(scored) > 1 or scored[0] not in task.action_counts:
         there_are = f"{own}{''.join(f' (or all {count})' for count in more)}"

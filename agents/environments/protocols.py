@@ -1,4 +1,4 @@
-"""Named protocols: how an agent of an Atari game is scored.
+"""Named protocols: how an agent is scored, in a game of Atari or in an environment as it is.
 
 A protocol says where randomness comes from, which buttons are pressed for the agent, and when a game is cut: two
 scores compare only under the same one.
@@ -46,6 +46,30 @@ class Protocol:
         """Games are cut after so many agent steps."""
         return self.max_frames // FRAME_SKIP
 
+    @property
+    def games_differ(self) -> bool:
+        """Whether the games of one agent without epsilon differ."""
+        return bool(self.noop_max or self.repeat_action_probability)
+
+
+@dataclass(frozen=True)
+class OwnProtocol:
+    """An environment as it is: its games differ by their seeds, and agents play greedily unless asked to sample.
+
+    Args:
+        max_steps: games are cut after so many steps.
+        epsilon: probability of a random action.
+        source: where the protocol comes from.
+    """
+
+    max_steps: int
+    epsilon: float = 0.0
+    source: str = "the environment as it is, from seeded starts"
+    samples_logits: bool = False
+    games_differ: bool = True
+
+
+AnyProtocol = Protocol | OwnProtocol
 
 PROTOCOLS: dict[str, Protocol] = {
     "rusu": Protocol(0.05, 30, 0.0, True, False, "Rusu et al. 2016, section 4 (FIRE at the start: ours)"),
@@ -69,7 +93,7 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def sampling_temperature(play: str, protocol: Protocol, kind: str, temperature: float) -> float | None:
+def sampling_temperature(play: str, protocol: AnyProtocol, kind: str, temperature: float) -> float | None:
     """At which temperature an agent samples its actions; None: it plays greedily.
 
     Args:

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polydistill_agents.networks.observations import Arrays
+
 
 class Step(NamedTuple):
     """One step of all games. Where Stable-Baselines3 has a name for a part, it is that name.
 
     Attributes:
-        observations: ``(n_envs, stack, height, width)`` uint8 before it.
+        observations: arrays of ``n_envs`` rows before it, of Atari ``(n_envs, stack, height, width)`` uint8.
         starts: ``(n_envs,)`` where these are the first of a game.
         scores: ``(n_envs, n_scores)`` of the teacher for these, on its device.
         actions: ``(n_envs,)`` sent to the environment.
@@ -23,11 +25,11 @@ class Step(NamedTuple):
         infos: one of each environment.
     """
 
-    observations: NDArray[np.uint8]
+    observations: Any
     starts: NDArray[np.bool_]
     scores: Tensor
     actions: NDArray[np.integer[Any]]
-    new_obs: NDArray[np.uint8]
+    new_obs: Arrays
     rewards: NDArray[np.float32]
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]

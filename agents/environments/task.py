@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
 from polydistill_agents.environments.atari import SHAPE, AtariVecEnv
 from polydistill_agents.environments.games import JOYSTICK, check_game, count_actions
-from polydistill_agents.environments.protocols import Protocol, get_protocol
+from polydistill_agents.environments.protocols import AnyProtocol, Protocol, get_protocol
 from polydistill_agents.environments.references import Reference, reference
+from polydistill_agents.environments.seeded import SeededVecEnv
 
 # what a protocol says about the games themselves
 RULES = ("noop_max", "fire_on_reset", "fire_on_life_loss", "repeat_action_probability", "max_frames")
@@ -25,17 +27,19 @@ RULES = ("noop_max", "fire_on_reset", "fire_on_life_loss", "repeat_action_probab
 class Task(ABC):
     """What an agent sees and does, how it is scored, and what its scores are compared with.
 
-    Asking opens no environment; only :meth:`make_env` does.
+    Asking opens no environment that plays; only :meth:`make_env` does.
 
     Attributes:
         name: as it stands in configs and summaries.
+        default_protocol: the name of the one that agents are scored under where nothing else is asked for.
     """
 
     name: str
+    default_protocol: ClassVar[str]
 
     @property
     @abstractmethod
-    def observation_space(self) -> spaces.Box:
+    def observation_space(self) -> spaces.Space[Any]:
         """What an agent sees of one game."""
 
     @property
@@ -49,7 +53,7 @@ class Task(ABC):
         """Scores that others are measured against, where they are known."""
 
     @abstractmethod
-    def protocol(self, name: str) -> Protocol:
+    def protocol(self, name: str) -> AnyProtocol:
         """How agents are scored under that name.
 
         Raises:
@@ -64,8 +68,8 @@ class Task(ABC):
         seed: int,
         n_threads: int = 0,
         n_actions: int | None = None,
-        protocol: Protocol | None = None,
-    ) -> AtariVecEnv:
+        protocol: AnyProtocol | None = None,
+    ) -> SeededVecEnv:
         """``n_envs`` games at once.
 
         Args:
@@ -100,7 +104,7 @@ class Task(ABC):
         row = self.reference
         return None if row is None else (score - row.random) / (row.human - row.random)
 
-    def teacher_normalized(self, student: float, teacher: float) -> float | None:
+    def teacher_normalized(self, student: float, teacher: float, random: float | None = None) -> float | None:
         r"""The student's score between random play (0) and its teacher (1).
 
         .. math:: (s - r) / (t - r)
@@ -111,14 +115,16 @@ class Task(ABC):
         Args:
             student: mean unclipped score of full games, in points.
             teacher: likewise.
+            random: likewise, as it was measured; None: that of the reference scores.
 
         Returns:
-            Without unit; None without reference scores, and for a teacher that is not better than random play.
+            Without unit; None without a score of random play, and for a teacher that is not better than that.
         """
-        row = self.reference
-        if row is None or teacher <= row.random:
+        if random is None and self.reference is not None:
+            random = self.reference.random
+        if random is None or teacher <= random:
             return None
-        return (student - row.random) / (teacher - row.random)
+        return (student - random) / (teacher - random)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ class AtariTask(Task):
     """
 
     name: str
+
+    default_protocol = "rusu"
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -157,7 +165,7 @@ class AtariTask(Task):
         seed: int,
         n_threads: int = 0,
         n_actions: int | None = None,
-        protocol: Protocol | None = None,
+        protocol: AnyProtocol | None = None,
     ) -> AtariVecEnv:
         """Games of the emulator; those to learn from begin as :class:`AtariVecEnv` has it."""
         full = n_actions == JOYSTICK != self.action_counts[0]
@@ -165,8 +173,8 @@ class AtariTask(Task):
         return AtariVecEnv(self.name, n_envs, seed=seed, n_threads=n_threads, full_action_space=full, **rules)
 
 
-def open_task(name: str) -> Task:
-    """The task that goes by that name; nothing is loaded yet.
+def open_task(name: str) -> AtariTask:
+    """The game that goes by that name; nothing is loaded yet.
 
     Args:
         name: a game that :func:`~polydistill_agents.environments.games.check_game` knows.

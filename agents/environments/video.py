@@ -19,7 +19,7 @@ from polydistill.disk import disk_errors
 from polydistill_agents.environments.atari import FRAME_SKIP
 from polydistill_agents.environments.evaluation import choose_actions
 from polydistill_agents.environments.protocols import Protocol
-from polydistill_agents.environments.task import Task
+from polydistill_agents.environments.task import AtariTask
 from polydistill_agents.networks.kinds import ScoreFunction
 
 SCREEN = (210, 160)  # height, width in pixels
@@ -29,7 +29,7 @@ MILLISECONDS = round(1000 * FRAME_SKIP / 60)  # one agent step
 
 def record_game(
     agent: ScoreFunction,
-    task: Task,
+    task: AtariTask,
     protocol: Protocol,
     *,
     seed: int = 0,

@@ -17,7 +17,7 @@ from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES, check_options, get_objective
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill_agents.environments.protocols import Play, get_protocol
-from polydistill_agents.environments.task import Task, open_task
+from polydistill_agents.environments.task import AtariTask, open_task
 from polydistill_agents.networks.nature import SIZES, multiply_adds
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
@@ -194,7 +194,7 @@ class AtariConfig:
             )
 
     @property
-    def task(self) -> Task:
+    def task(self) -> AtariTask:
         """What teacher and students play."""
         return open_task(self.game)
 
@@ -268,6 +268,6 @@ class AgentEvaluationConfig:
         require_at_most(MOST_THREADS, self, "threads")
 
     @property
-    def task(self) -> Task:
+    def task(self) -> AtariTask:
         """What the agent plays."""
         return open_task(self.game)

@@ -46,7 +46,7 @@ from polydistill.runs.space import require_room
 from polydistill.streams import derive_seed
 from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.environments.evaluation import evaluate
-from polydistill_agents.environments.task import Task, open_task
+from polydistill_agents.environments.task import AtariTask, open_task
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.nature import SIZES, compute_scores, multiply_adds
 from polydistill_agents.teachers import as_teacher
@@ -123,7 +123,7 @@ class TeacherTrainingConfig:
             )
 
     @property
-    def task(self) -> Task:
+    def task(self) -> AtariTask:
         """What the teacher learns."""
         return open_task(self.game)
 

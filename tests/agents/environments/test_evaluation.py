@@ -62,7 +62,7 @@ class FakeGames:
 class FakeTask(Task):
     """Games of our own instead of Atari's, with a protocol of our own."""
 
-    name, reference = "any", None
+    name, reference, default_protocol = "any", None, "any"
     observation_space, action_counts = spaces.Box(0, 255, (1, 2, 2), np.uint8), (3,)
 
     def __init__(self, lengths: list[list[int]], rules: Protocol = SHORT, cap: int = 1000) -> None:

@@ -1,0 +1,157 @@
+"""Games of any gymnasium environment as a Stable-Baselines3 ``VecEnv`` that repeats itself from its seeds.
+
+Contract: every full reset gives each game a fresh seed; the resets between are continuations without a seed, so that
+seeds and actions decide everything where the environment itself repeats. Images come with their channels first.
+``info["episode"]`` holds the unchanged score of whole games. An environment that fails, or shows numbers that are
+not finite, is one line that names it, its game and the step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecTransposeImage
+
+from polydistill.errors import UserError
+from polydistill_agents.environments.gym_names import describe
+from polydistill_agents.environments.gym_wrappers import NamedWrapper
+from polydistill_agents.environments.seeded import SeededVecEnv
+from polydistill_agents.networks.observations import Arrays, leaves
+
+
+class GameError(UserError):
+    """An environment failed while it was played."""
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """The outermost wrapper of one game: its failures say where, and each game that ends is scored.
+
+    A wrapper may cut a game that goes on inside; the :class:`Monitor` within, which is reset then, has not scored it.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], monitor: Monitor, where: str) -> None:
+        super().__init__(env)
+        self.monitor, self.where, self.n_steps = monitor, where, 0
+        self._info: dict[str, Any] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        rewards, ended = self.monitor.rewards, len(self.monitor.episode_returns)
+        goes_on = bool(rewards) and not self.monitor.needs_reset
+        try:
+            first: tuple[Any, dict[str, Any]] = self.env.reset(seed=seed, options=options)
+        except Exception as error:  # it may be any code
+            raise GameError(f"{self.where} fails in reset, after step {self.n_steps:,}: {describe(error)}") from error
+        if goes_on and self.monitor.rewards is not rewards:  # else a wrapper only pretends: the game is not over
+            self._score(self.monitor.episode_returns[ended:] or [sum(rewards)], len(rewards))
+        self._info = {}
+        return first
+
+    def _score(self, returns: list[float], length: int) -> None:
+        """Of a game that ended or was cut within a reset, into what was said of the step before."""
+        seconds = round(time.time() - self.monitor.t_start, 6)
+        self._info["episode"] = {"r": round(returns[0], 6), "l": length, "t": seconds}
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        try:
+            stepped = self.env.step(action)
+        except Exception as error:
+            raise GameError(f"{self.where} fails in step {self.n_steps:,}: {describe(error)}") from error
+        self._info = stepped[-1]
+        return stepped
+
+
+class GymVecEnv(VecEnvWrapper, SeededVecEnv):
+    """``n_envs`` games of one environment, one after the other in this process.
+
+    Args:
+        name: of the environment, for messages.
+        make: the environment of one game.
+        n_envs: >= 1.
+        seed: root of all seeds; each game and each full reset gets its own from ``numpy.random.SeedSequence``. None:
+            from the operating system.
+        wrappers: the innermost first; those of all games last.
+        recipe: what else decides the observations, in plain values.
+
+    Raises:
+        UserError: the environment cannot be made; while it is played, it fails or is not finite (:class:`GameError`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], gym.Env[Any, Any]],
+        n_envs: int,
+        *,
+        seed: int | None = None,
+        wrappers: Sequence[NamedWrapper] = (),
+        recipe: dict[str, Any] | None = None,
+    ) -> None:
+        if n_envs < 1:
+            raise ValueError(f"out of range: {n_envs=}")
+        self.name, self._recipe, self._n_steps = name, dict(recipe or {}), 0
+        of_one = [wrapper for wrapper in wrappers if not wrapper.of_all_games]
+
+        def make_game(index: int) -> gym.Env[Any, Any]:
+            env = monitor = Monitor(make())
+            for wrapper in of_one:
+                env = wrapper.apply(env)
+            return _Watched(env, monitor, f"{name}: game {index}")
+
+        try:
+            games = DummyVecEnv([lambda index=index: make_game(index) for index in range(n_envs)])  # type: ignore[misc]
+        except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
+            raise UserError(f"{name} cannot be played many games at once: {describe(error)}") from error
+        outer: VecEnv = games
+        for wrapper in wrappers[len(of_one) :]:
+            outer = wrapper.apply(outer)
+        super().__init__(VecTransposeImage(outer) if _has_channels_last(outer.observation_space) else outer)
+        self._games = games
+        self.start_seeds(seed)
+
+    def recipe(self) -> dict[str, Any]:
+        """What, with the seeds of a reset and the actions since, decides every observation; plain values."""
+        return {**self._recipe, "n_envs": self.num_envs}
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Restart the random streams from ``seed``; takes effect at the next :meth:`reset`."""
+        return SeededVecEnv.seed(self, seed)
+
+    def reset(self) -> Arrays:
+        """Start new games, every one with a fresh seed."""
+        self._games._seeds = self.draw_seeds().tolist()  # seed() would give neighbours s, s + 1, ...
+        observations: Arrays = self.venv.reset()  # type: ignore[assignment]
+        self._check_finite(observations)
+        return observations
+
+    def step_wait(self) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Observations, rewards, dones and infos of the actions that were sent."""
+        self._n_steps += 1
+        observations: Any
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self._check_finite(observations, rewards)
+        return observations, rewards, dones, infos
+
+    def _check_finite(self, observations: Arrays, rewards: NDArray[np.float32] | None = None) -> None:
+        shown = [] if rewards is None else [("a reward", rewards)]
+        shown += [("an observation", values) for values in leaves(observations)]
+        for what, values in shown:
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                wrong = ~np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
+                game = int(np.flatnonzero(wrong)[0])
+                where = f"step {self._n_steps:,}" if rewards is not None else f"reset, after step {self._n_steps:,}"
+                raise GameError(f"{self.name}: game {game} gives {what} that is not finite (NaN or inf) in {where}")
+
+
+def _has_channels_last(space: spaces.Space[Any]) -> bool:
+    """Whether there are images that Stable-Baselines3 would transpose."""
+    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
+    return any(is_image_space(part) and not is_image_space_channels_first(part) for part in parts)  # type: ignore[arg-type]

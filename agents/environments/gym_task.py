@@ -1,0 +1,180 @@
+"""A task from any environment of gymnasium with discrete actions, found by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from polydistill.errors import UserError, suggest
+from polydistill_agents.environments.gym_env import GymVecEnv
+from polydistill_agents.environments.gym_names import describe, find_id, missing_package
+from polydistill_agents.environments.gym_spaces import check_actions, check_observations
+from polydistill_agents.environments.gym_wrappers import NamedWrapper, find_wrappers
+from polydistill_agents.environments.protocols import AnyProtocol, OwnProtocol
+from polydistill_agents.environments.task import Task
+
+LONGEST = 10_000  # steps of a game where neither the environment nor the user says when it ends
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class GymTask(Task):
+    """An environment of gymnasium; :func:`open_environment` checks the names.
+
+    One environment is opened when the spaces are first asked for.
+
+    Args:
+        name: a registered id.
+        package: the module that registered it, if the user named one.
+        wrappers: by name, see :func:`~polydistill_agents.environments.gym_wrappers.find_wrappers`.
+        env_kwargs: of the environment.
+        max_steps: games are cut after so many steps; None: the environment's own limit, else ``LONGEST``.
+    """
+
+    name: str
+    package: str = ""
+    wrappers: tuple[str, ...] = ()
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    max_steps: int | None = None
+
+    default_protocol = OWN
+
+    @cached_property
+    def _wrappers(self) -> tuple[NamedWrapper, ...]:
+        return find_wrappers(self.wrappers)
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
+        game = self._make_one()
+        for wrapper in self._wrappers:
+            game = game if wrapper.of_all_games else wrapper.apply(game)
+        actions = check_actions(self.name, game.action_space)
+        check_observations(self.name, game.observation_space)
+        game.close()
+        games = self._open(1, seed=0)
+        games.close()
+        check_observations(self.name, games.observation_space)
+        return games.observation_space, actions
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """Of one game, wrapped; images have their channels first."""
+        return self._spaces[0]
+
+    @property
+    def action_counts(self) -> tuple[int, ...]:
+        """The environment's own."""
+        return (int(self._spaces[1].n),)
+
+    @property
+    def reference(self) -> None:
+        """No table holds scores of it: random play is measured."""
+
+    @property
+    def longest(self) -> int:
+        """Games are cut after so many steps."""
+        return self.max_steps or gym.registry[self.name].max_episode_steps or LONGEST
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user must be told: the cap of games without a limit of their own."""
+        if self.max_steps or gym.registry[self.name].max_episode_steps:
+            return []
+        return [f"{self.name} has no limit of steps: games are cut after {LONGEST:,} (env_max_steps)"]
+
+    def protocol(self, name: str) -> OwnProtocol:
+        """``"own"``: the environment as it is."""
+        if name != OWN:
+            hint = suggest(name, [OWN])
+            raise UserError(f"{self.name} is played under the protocol {OWN!r} alone, not {name!r}{hint}")
+        return OwnProtocol(self.longest)
+
+    def make_env(
+        self,
+        n_envs: int,
+        *,
+        seed: int,
+        n_threads: int = 0,
+        n_actions: int | None = None,
+        protocol: AnyProtocol | None = None,
+    ) -> GymVecEnv:
+        """``n_envs`` games, played in turn on one thread, alike for learning and for scores."""
+        if n_actions not in (None, *self.action_counts):
+            raise UserError(f"{self.name} has {self.action_counts[0]} actions, not {n_actions}")
+        return self._open(n_envs, seed=seed)
+
+    def _open(self, n_envs: int, *, seed: int) -> GymVecEnv:
+        return GymVecEnv(self.name, self._make_one, n_envs, seed=seed, wrappers=self._wrappers, recipe=self._recipe)
+
+    def _make_one(self) -> gym.Env[Any, Any]:
+        try:
+            return gym.make(self.name, max_episode_steps=self.longest, disable_env_checker=True, **self.env_kwargs)
+        except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+            raise missing_package(self.name, error) from error
+        except Exception as error:  # it may be any code
+            options = f" with {dict(self.env_kwargs)}" if self.env_kwargs else ""
+            raise UserError(f"{self.name} cannot be made{options}: {describe(error)}") from error
+
+    @cached_property
+    def _recipe(self) -> dict[str, Any]:
+        return {
+            "environment": self.name,
+            **_versions(gym.registry[self.name]),
+            "package": self.package,
+            "wrappers": list(self.wrappers),
+            "env_kwargs": dict(self.env_kwargs),
+            "max_steps": self.longest,
+        }
+
+
+def _versions(spec: gym.envs.registration.EnvSpec) -> dict[str, str]:
+    """Of gymnasium, and of the distributions that the environment comes from."""
+    entry = spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
+    module = str(entry).partition(":")[0]
+    names = {"gymnasium", *packages_distributions().get(module.partition(".")[0], ())}
+    if ".box2d." in f"{module}.":
+        names |= {"box2d", "box2d-py"}
+    found = {}
+    for name in sorted(names):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def open_environment(
+    name: str,
+    *,
+    package: str = "",
+    wrappers: Sequence[str] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+) -> GymTask:
+    """The task of a gymnasium environment; nothing is made of it yet, but its package is imported.
+
+    Args:
+        name: its id. An older version becomes the newest, with a notice on standard error.
+        package: a module that registers it.
+        wrappers: the innermost first: ``"FlattenObservation"``, ``"VecFrameStack:4"``, ``"module:function"``.
+        env_kwargs: of the environment.
+        max_steps: cut games after so many steps; None: the environment's own limit, else ``LONGEST``.
+
+    Raises:
+        UserError: an unknown name of environment or wrapper, or a package that is missing.
+        ValueError: ``max_steps`` below 1.
+
+    Example:
+        >>> open_environment("CartPole-v1").action_counts
+        (2,)
+    """
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    found = find_id(name, package)
+    find_wrappers(wrappers)
+    return GymTask(found, package, tuple(wrappers), dict(env_kwargs or {}), max_steps)
