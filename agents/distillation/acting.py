@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polydistill_agents.environments.evaluation import choose_actions
+from polydistill_agents.networks.observations import Tensors
 
-# from observations ``(n_envs, stack, height, width)`` uint8 and the teacher's scores of them, ``(n_envs, n_actions)``,
-# which are there anyway, to actions ``(n_envs,)``
-Actor = Callable[[Tensor, Tensor], NDArray[np.int64]]
+# from observations of ``n_envs`` games and the teacher's scores of them, ``(n_envs, n_actions)``, which are there
+# anyway, to actions ``(n_envs,)``
+Actor = Callable[[Tensors, Tensor], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -33,5 +34,5 @@ class TeacherActs:
     temperature: float | None
     generator: np.random.Generator
 
-    def __call__(self, observations: Tensor, scores: Tensor) -> NDArray[np.int64]:
+    def __call__(self, observations: Tensors, scores: Tensor) -> NDArray[np.int64]:
         return choose_actions(scores, self.exploration_rate, self.generator, self.temperature)

@@ -1,4 +1,4 @@
-"""An agent of Stable-Baselines3 whose network is a Nature-CNN: it plays, is saved, opened, and set on other games.
+"""An agent of Stable-Baselines3 with a Q-network of its own: it plays, is saved, opened, and set on other games.
 
 Contract: its file is an ordinary DQN zip, with the kind of its scores beside; nothing is unpickled to open one.
 """
@@ -11,38 +11,43 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_system_info
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from polydistill.device import few_rows
-from polydistill_agents.distillation.replay import FrameReplay
-from polydistill_agents.distillation.settings import check_environment, check_same_game
-from polydistill_agents.distillation.student_policy import as_in_file, make_policy_kwargs, open_student
+from polydistill_agents.distillation.replay import Replay
+from polydistill_agents.distillation.settings import check_environment, check_not_normalized, check_same_game
+from polydistill_agents.distillation.student_policy import POLICIES, as_in_file, make_policy_kwargs, open_student
 from polydistill_agents.files.places import Place, target_of
 from polydistill_agents.files.sb3_zip import write_dqn_zip
-from polydistill_agents.networks.nature import Size, compute_scores
+from polydistill_agents.networks.architecture import Architecture, architecture_of
+from polydistill_agents.networks.nature import Size
+from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.scaling import folded, scaled_parts
+from polydistill_agents.networks.scoring import scoring_of
 
 
-class NatureAgent(BaseAlgorithm):
+class StudentAgent(BaseAlgorithm):
     """What an agent does when it does not learn; a subclass teaches it.
 
     Attributes:
-        size: widths of the network, a name of ``SIZES`` or a ``Size``.
+        size: widths of a Nature-CNN, a name of ``SIZES`` or a ``Size``; None for any other network.
         exploration_rate: epsilon of :meth:`predict`.
         explore: random stream of :meth:`predict`.
         replay: of the games that it plays; None where there is none.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": CnnPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: DQNPolicy
     size: str | Size | None
     exploration_rate: float
     explore: np.random.Generator
-    replay: FrameReplay | None = None
+    replay: Replay | None = None
     _in_file: tuple[str, int] | None = None  # kind of the scores in the file that was opened, and its updates
 
     @property
@@ -62,9 +67,9 @@ class NatureAgent(BaseAlgorithm):
     def _learned_kind(self) -> str:
         """Kind of the scores after an update."""
 
-    def _build_policy(self, size: Size, seed: int) -> None:
-        """A network of ``size`` in channels-last memory, and its optimiser."""
-        kwargs = make_policy_kwargs(self.policy_kwargs, size)
+    def _build_policy(self, architecture: Architecture, seed: int) -> None:
+        """A network of ``architecture`` in channels-last memory, and its optimiser."""
+        kwargs = make_policy_kwargs(self.policy_kwargs, architecture)
         # layers draw from the global generator of the CPU, given back after; learning begins with better weights
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -74,10 +79,10 @@ class NatureAgent(BaseAlgorithm):
         for target, online in zip(self.policy.q_net_target.parameters(), self.student.parameters(), strict=True):
             target.data = online.data  # nothing bootstraps here: no second copy
 
-    def student_scores(self, observations: torch.Tensor) -> torch.Tensor:
-        """The student's scores in float32, without a graph, for evaluation; see :func:`compute_scores`."""
+    def student_scores(self, observations: Tensors) -> torch.Tensor:
+        """The student's scores in float32, without a graph, for evaluation."""
         with torch.no_grad():
-            return compute_scores(self.student, observations)
+            return scoring_of(self.student)(self.student, observations)
 
     def predict(
         self,
@@ -87,8 +92,7 @@ class NatureAgent(BaseAlgorithm):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Greedy actions, or epsilon-greedy ones with a coin for each row where ``deterministic`` is False."""
-        many = getattr(observation, "ndim", 0) > len(self.observation_space.shape or ())
-        with few_rows(len(observation) if many else 1):
+        with few_rows(self._count(observation)):
             actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
             explore = self.explore.random(np.shape(actions)) < self.exploration_rate
@@ -96,10 +100,19 @@ class NatureAgent(BaseAlgorithm):
             actions = np.where(explore, randoms, actions)
         return actions, state
 
+    def _count(self, observation: Any) -> int:
+        """How many observations these are."""
+        space = self.observation_space
+        part = next(iter(space.values())) if isinstance(space, spaces.Dict) else space
+        first = np.asarray(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        return len(first) if first.ndim > len(part.shape or ()) else 1
+
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         check_environment(env)
-        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        wrapped = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_not_normalized(wrapped)
+        return wrapped
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Play in ``env`` from now on, as in Stable-Baselines3; with another number of games, from an empty replay.
@@ -121,7 +134,8 @@ class NatureAgent(BaseAlgorithm):
         if isinstance(path, (str, os.PathLike)):
             target_of(path).parent.mkdir(parents=True, exist_ok=True)
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
-        write_dqn_zip(path, self.student, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
+        network = self.student if self.size is not None else folded(self.student)
+        write_dqn_zip(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -141,22 +155,25 @@ class NatureAgent(BaseAlgorithm):
         games always start from the beginning.
 
         Raises:
-            UserError: the file is missing, damaged, or no Nature-CNN.
+            UserError: the file is missing, damaged, or of a form that no student has.
             ValueError: it is of another game than ``env``, or another network than ``kwargs`` ask for.
         """
         if print_system_info:
             get_system_info()
         agent, network = open_student(path)
-        model = cls("CnnPolicy", env, device=device, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        own = architecture_of(network)
+        policy = "CnnPolicy" if own is None else own.policy
+        model = cls(policy, env, device=device, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         if model.env is not None:
             check_same_game(agent.where, (network.observation_space, network.action_space), model.env)
         else:
             model.observation_space, model.action_space = network.observation_space, network.action_space
             model.n_envs = 1
-        model.size, model.policy_kwargs = as_in_file(network, model.size, model.policy_kwargs)
+        in_file, model.policy_kwargs = as_in_file(network, model.size, model.policy_kwargs)
+        model.size = in_file.size
         model._n_updates, model._episode_num = (agent.counter(name) for name in ("_n_updates", "_episode_num"))
         model._setup_model()
-        model.student.load_state_dict(network.state_dict())
+        model.student.load_state_dict(network.state_dict(), strict=not list(scaled_parts(model.student)))
         model.num_timesteps = agent.steps or 0
         model._in_file = agent.score_kind, model._n_updates
         return model

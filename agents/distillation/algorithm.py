@@ -35,7 +35,7 @@ from polydistill_agents.distillation.settings import (
     whole_number,
 )
 from polydistill_agents.distillation.state import load_records, read_attributes, read_records
-from polydistill_agents.distillation.student_policy import check_policy, choose_size
+from polydistill_agents.distillation.student_policy import choose_architecture, policy_name
 from polydistill_agents.distillation.watching import WatchingAgent, no_teacher
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import as_teacher
@@ -56,13 +56,15 @@ class PolicyDistillation(WatchingAgent):
     """Teach a student the policy of a frozen teacher.
 
     Args:
-        policy: "CnnPolicy", the DQN policy of Stable-Baselines3 with a Nature-CNN.
-        env: a ``VecEnv`` (or environment) of frames ``(planes, height, width)`` uint8, usually a stack of grey ones in
-            :class:`polydistill_agents.environments.atari.AtariVecEnv`; colours do too.
-        teacher: path of a DQN zip, Stable-Baselines3 model, or callable from frames to scores. It may be missing
-            as long as nothing is learned.
+        policy: the student's, as in Stable-Baselines3's DQN: "CnnPolicy", a Nature-CNN of frames ``(planes, height,
+            width)`` uint8 of at least 36 x 36; "MlpPolicy", of numbers; "MultiInputPolicy", of a ``Dict`` of both.
+        env: a ``VecEnv``, environment, or id of gymnasium with discrete actions. For Atari see
+            :class:`polydistill_agents.environments.atari.AtariVecEnv`.
+        teacher: whatever :func:`polydistill_agents.as_teacher` takes: a file, a Stable-Baselines3 model, or a callable
+            from observations to scores. It may be missing as long as nothing is learned.
         learning_rate: of Adam; a number or a schedule of the remaining progress; None: from 1e-3 linearly to zero.
-        buffer_size: samples kept in the replay: 7 KiB each of a stack that slides, else 7 KiB for each of its planes.
+        buffer_size: samples kept in the replay: of Atari 7 KiB each of a stack that slides, else 7 KiB for each of its
+            planes.
         learning_starts: samples in the replay before the first update. The updates of the warm-up are made after it.
         batch_size: samples per update.
         samples_per_step: samples learned from per step of play, so that ``samples_per_step / batch_size`` updates
@@ -74,11 +76,12 @@ class PolicyDistillation(WatchingAgent):
         exploration_rate: epsilon of the acting teacher.
         play: its other actions: "greedy", or "sample": drawn from its policy, logits at T = 1, Q-values at
             ``temperature``.
-        size: widths of the student, a name of ``SIZES`` or a ``Size``; None: the teacher's.
-        precision: of the student's convolutions and hidden layer.
+        size: widths of a "CnnPolicy", a name of ``SIZES`` or a ``Size``; None: the teacher's.
+        precision: of a Nature-CNN's convolutions and hidden layer.
         generation: number of the student in its lineage; part of every random stream.
-        policy_kwargs: Stable-Baselines3's, as far as the saved file can hold them: ``net_arch``, ``activation_fn``,
-            ``normalize_images``, the widths of a ``NatureCNN``, and any optimiser.
+        policy_kwargs: Stable-Baselines3's, as far as the saved file can hold them: ``net_arch``, ``activation_fn``
+            (where they are missing: the teacher's), ``normalize_images``, the widths of a ``NatureCNN``, and any
+            optimiser.
         seed: root of the random streams, and of the environment's if it has none of its own (see
             :meth:`set_random_seed`); None draws one. No global generator is touched.
 
@@ -114,7 +117,7 @@ class PolicyDistillation(WatchingAgent):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        check_policy(policy)
+        self.policy_name = policy_name(policy)
         check_choices(precision, exploration_rate, seed, device)
         require_choice("play", play, ("greedy", "sample"))
         check_log_folder(tensorboard_log)
@@ -162,11 +165,12 @@ class PolicyDistillation(WatchingAgent):
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
-        check_spaces(self.observation_space, self.action_space)
+        check_spaces(self.policy_name, self.observation_space, self.action_space)
         if self.teacher is not None:
             self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
-        self.size = choose_size(self.size, self.teacher, self.policy_kwargs)
-        self._build_policy(self.size, derive_seed(self.root_seed, "built weights", self.generation))
+        architecture = choose_architecture(self.policy_name, self.size, self.teacher, self.policy_kwargs)
+        self.size = architecture.size
+        self._build_policy(architecture, derive_seed(self.root_seed, "built weights", self.generation))
         self.learner = Learner(
             self.student,
             self.policy.optimizer,

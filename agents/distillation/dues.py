@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.distillation.replay import Replay
 
 
 class Dues(NamedTuple):
@@ -26,7 +26,7 @@ class Dues(NamedTuple):
 
     played: int
     made: int
-    replay: FrameReplay
+    replay: Replay
     learning_starts: int
     samples_per_step: float
     batch_size: int

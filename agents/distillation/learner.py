@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from stable_baselines3.dqn.policies import QNetwork
+from torch import Tensor
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError, rewind
@@ -21,15 +21,17 @@ from polydistill.learning.update import Update
 from polydistill.losses import gradient_shares
 from polydistill.streams import torch_stream
 from polydistill_agents.distillation.state import copied
-from polydistill_agents.networks.nature import compute_scores, initialize_from_data
+from polydistill_agents.networks.beginning import begin
+from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.scoring import scoring_of
 
-INITIAL_STATES = 1024  # states of play from which the scale of the initial weights is taken
+INITIAL_STATES = 1024  # states of play from which the scale of the inputs and of the initial weights is taken
 
 
 class Source(Protocol):
-    """Labelled play, like a :class:`~polydistill_agents.distillation.replay.FrameReplay`."""
+    """Labelled play, like a :class:`~polydistill_agents.distillation.replay.Replay`."""
 
-    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Any, Tensor]]:
         """Observations and teacher scores of batches that ``generator`` draws."""
 
 
@@ -51,27 +53,30 @@ class Learner:
     """Student, optimiser, lesson, order of the data, precision.
 
     Args:
-        student: a network that :func:`~polydistill_agents.networks.nature.begins_as_nature`, on its device. As long as
-            nobody has set its weights, it begins with others, of the scale that the first states of play ask for.
+        student: a Q-network of Stable-Baselines3's extractors, on its device. As long as nobody has set its weights, it
+            begins with others, of the scale that the first states of play ask for.
         optimizer: of its parameters.
         lesson: what it learns; its teacher scores observations.
         seed: root of the random streams: the order of the data, and the initial weights.
         generation: of the student.
-        precision: of its convolutions and hidden layer, "float32" or "bfloat16".
+        precision: of a Nature-CNN's convolutions and hidden layer, "float32" or "bfloat16".
+        scaled: whether the scale of its inputs is there already.
     """
 
     def __init__(
         self,
-        student: nn.Module,
+        student: QNetwork,
         optimizer: torch.optim.Optimizer,
         lesson: Lesson,
         *,
         seed: int,
         generation: int = 1,
         precision: str = "float32",
+        scaled: bool = False,
     ) -> None:
         self.student, self.optimizer, self.lesson, self.generation = student, optimizer, lesson, generation
-        self._update = Update(student, lesson, optimizer, score=partial(compute_scores, precision=precision))
+        self._update = Update(student, lesson, optimizer, score=scoring_of(student, precision))
+        self._scaled = scaled
         self._built_versions = self._weight_versions()
         self.start_streams(seed)
 
@@ -88,8 +93,8 @@ class Learner:
         """Changes whenever a weight of the student is written or replaced."""
         return [(id(weight), weight._version) for weight in self.student.parameters()]
 
-    def label(self, observations: Tensor) -> Tensor:
-        """The teacher's ``(batch, n_actions)`` scores of ``(batch, stack, height, width)`` uint8.
+    def label(self, observations: Tensors) -> Tensor:
+        """The teacher's ``(batch, n_actions)`` scores.
 
         Raises:
             NonFiniteError: the best of a row is not finite. (-inf masks an action, but not all of them.)
@@ -101,8 +106,8 @@ class Learner:
             raise NonFiniteError("the teacher's scores are not finite", batch)
         return scores
 
-    def update(self, observations: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """One update from ``(batch, stack, height, width)`` uint8 and the teacher's ``(batch, n_actions)`` scores.
+    def update(self, observations: Tensors, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from observations and the teacher's ``(batch, n_actions)`` scores of them.
 
         Returns:
             The mean loss and the student's scores, both before the update and without a graph.
@@ -138,7 +143,7 @@ class Learner:
     def _begin(self, source: Source) -> None:
         generator = torch_stream(self.seed, "initial weights", self.generation)
         seen, _ = next(source.batches(1, INITIAL_STATES, generator))
-        initialize_from_data(cast(Any, self.student), seen, generator)
+        begin(self.student, seen, generator, scaled=self._scaled)
         self._built_versions = []
 
     def _all_finite(self) -> Tensor:
@@ -150,7 +155,7 @@ class Learner:
     ) -> NonFiniteError:
         """Go back to just before the first update that went wrong, see :func:`~polydistill.learning.rewind.rewind`."""
 
-        def draw_again() -> Iterator[tuple[Tensor, Tensor]]:
+        def draw_again() -> Iterator[tuple[Any, Tensor]]:
             return source.batches(len(losses), batch_size, torch.Generator().set_state(good["order"]))
 
         batches = draw_again()

@@ -1,68 +1,42 @@
-"""Replay of a teacher's play: every frame stored once, the teacher's scores beside it.
+"""What was observed in play, and the teacher's scores beside it: of it a student's batches are drawn.
 
-A stack of four frames shares three with the stack before it, so a replay of stacks stores each frame four
-times. Here a ring holds single frames, and each sample names the four that form its stack. Whether an observation is
-the one before moved on by a frame is looked at in each step; where it is not (the first of a game, colours, the newest
-frame first) the sample brings all its frames. So what is drawn is what was observed, whatever was observed.
+Contract: what is drawn is what was observed; equal steps put into an empty replay bring it to the same place again.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-MIN_KEPT = 7 / 8  # of the capacity; where frames of their own crowd out more samples, the ring of frames grows
-GROWTH = 1 / 4  # of the ring, each time
-COPIED_AT_ONCE = 4096  # frames
+from polydistill_agents.networks.observations import Arrays, Tensors, each, example, leaves, to_tensors
 
 
-class FrameReplay:
-    """The last ``capacity`` samples (stack of frames, teacher's scores), gathered on ``device``.
-
-    540,000 samples of 84 x 84 with 18 scores take 3.9 GB where stacks slide, and up to ``stack`` times as much where
-    they do not.
+class Replay(ABC):
+    """The last ``capacity`` samples (observation, teacher's scores), gathered on ``device``.
 
     Args:
-        capacity: samples kept (where many games start, 7/8 of them); a multiple of ``n_envs`` (whole steps leave
-            together).
+        capacity: samples kept; a multiple of ``n_envs`` (whole steps leave together).
         n_envs: games played at once.
-        stack: frames per observation.
-        frame_shape: ``(height, width)`` in pixels.
         n_scores: scores per sample (actions).
-        device: where the frames lie and batches are gathered.
+        device: where the samples lie and batches are gathered.
 
     Raises:
         ValueError: a capacity of no whole step, or one below ``n_envs``.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        n_envs: int,
-        stack: int,
-        frame_shape: tuple[int, int],
-        n_scores: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, capacity: int, n_envs: int, n_scores: int, device: torch.device | str = "cpu") -> None:
         if capacity < n_envs or capacity % n_envs:
             raise ValueError(f"the capacity must be a positive multiple of {n_envs} games, got {capacity}")
-        self.n_envs, self.stack, self.frame_shape = n_envs, stack, frame_shape
+        self.n_envs = n_envs
         self.n_rows = capacity // n_envs  # one row per step of all games
-        # room for the extra frames of game starts, and for the stacks that reach behind the oldest sample: those of
-        # ``stack`` steps, even if all games but one start again in each of them
-        self.n_frames = capacity + capacity // 64 + stack * stack * n_envs
-        self.frames = torch.empty((self.n_frames, *frame_shape), dtype=torch.uint8, device=device)
         self.scores = torch.empty((self.n_rows, n_envs, n_scores), dtype=torch.float32, device=device)
-        # frame numbers count from the beginning of time; modulo n_frames they are places in the ring
-        self.stacks = torch.empty((self.n_rows, n_envs, stack), dtype=torch.int64, device=device)
-        self._row_oldest = np.zeros(self.n_rows, dtype=np.int64)
-        self._newest_stacks: NDArray[np.int64] = np.zeros((n_envs, stack), dtype=np.int64)
-        self._newest: NDArray[np.uint8] | None = None  # the observations of the newest row
-        self._frames_added = 0
         self._rows_added = 0
         self._first_row = 0
 
@@ -76,84 +50,25 @@ class FrameReplay:
         return self._first_row > 0
 
     @property
+    @abstractmethod
     def n_bytes(self) -> int:
-        """Memory that the replay takes when full, in bytes, if the ring of frames need not grow."""
-        return sum(t.numel() * t.element_size() for t in (self.frames, self.scores, self.stacks))
+        """Memory that it takes when full, in bytes."""
 
+    @abstractmethod
     def position(self) -> dict[str, int]:
         """How far it is: the same steps put into an empty replay bring it there again, bit for bit."""
-        return {"rows_added": self._rows_added, "frames_added": self._frames_added, "first_row": self._first_row}
 
-    def add(self, observations: NDArray[np.uint8], scores: Tensor, starts: NDArray[np.bool_]) -> None:
+    @abstractmethod
+    def add(self, observations: Any, scores: Tensor, starts: NDArray[np.bool_]) -> None:
         """Append one step of all games.
 
         Args:
-            observations: ``(n_envs, stack, height, width)`` uint8.
+            observations: of ``n_envs`` games.
             scores: ``(n_envs, n_scores)`` teacher scores of these observations.
-            starts: ``(n_envs,)`` True where the observation is the first of a game, so that it shares no frame
-                with the one before.
+            starts: ``(n_envs,)`` True where the observation is the first of a game.
         """
-        going = self._slides(observations) & ~starts
-        ids = np.empty_like(self._newest_stacks)
-        next_frame = self._frames_added
-        n_going, n_whole = int(going.sum()), int((~going).sum())
-        ids[going, :-1] = self._newest_stacks[going, 1:]
-        ids[going, -1] = next_frame + np.arange(n_going)
-        fresh = next_frame + n_going + np.arange(n_whole * self.stack)
-        ids[~going] = fresh.reshape(n_whole, self.stack)
-        new_frames = observations[going, -1]
-        if n_whole:
-            new_frames = np.concatenate([new_frames, observations[~going].reshape(-1, *self.frame_shape)])
-        row = self._rows_added % self.n_rows
-        self._row_oldest[row] = ids.min()
-        self._rows_added += 1
-        self._frames_added += len(new_frames)
-        while self._crowded():
-            self._grow(next_frame)
-        self._first_row = self._first_kept()
-        places = torch.arange(next_frame, self._frames_added) % self.n_frames
-        device = self.frames.device
-        self.frames[places.to(device)] = torch.from_numpy(np.ascontiguousarray(new_frames)).to(device)
-        self.scores[row] = scores
-        self.stacks[row] = torch.from_numpy(ids).to(device)
-        self._newest_stacks, self._newest = ids, observations.copy()
 
-    def _slides(self, observations: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Of which games all frames but the newest are those that were seen last; ``(n_envs,)``."""
-        if self._newest is None:
-            return np.zeros(self.n_envs, dtype=bool)
-        same = observations[:, :-1] == self._newest[:, 1:]
-        return same.reshape(self.n_envs, -1).all(axis=1)  # type: ignore[no-any-return]
-
-    def _crowded(self) -> bool:
-        """Whether too few rows are left because frames that are still named would be overwritten."""
-        first = self._first_kept()
-        return first > self._first_by_rows() and self._rows_added - first < MIN_KEPT * self.n_rows
-
-    def _first_by_rows(self) -> int:
-        """The oldest row that is there, and not overwritten."""
-        return max(self._first_row, self._rows_added - self.n_rows)
-
-    def _first_kept(self) -> int:
-        """The oldest row that is neither overwritten nor names an overwritten frame.
-
-        A game's stacks only move forward, so the oldest frame of a row never precedes that of the row before.
-        """
-        first, oldest_frame = self._first_by_rows(), self._frames_added - self.n_frames
-        while self._row_oldest[first % self.n_rows] < oldest_frame:
-            first += 1
-        return first
-
-    def _grow(self, n_written: int) -> None:
-        """Make room for a quarter more frames; the ``n_written`` of all times so far keep their numbers."""
-        old, n_old = self.frames, self.n_frames
-        self.n_frames += max(int(GROWTH * n_old), 1)
-        self.frames = torch.empty((self.n_frames, *self.frame_shape), dtype=old.dtype, device=old.device)
-        for begin in range(max(n_written - n_old, 0), n_written, COPIED_AT_ONCE):
-            numbers = torch.arange(begin, min(begin + COPIED_AT_ONCE, n_written), device=old.device)
-            self.frames[numbers % self.n_frames] = old[numbers % n_old]
-
-    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Any, Tensor]]:
         """Draw batches uniformly, with replacement; all numbers at once, so that a GPU waits for one transfer only.
 
         Args:
@@ -162,20 +77,66 @@ class FrameReplay:
             generator: random numbers, on the CPU.
 
         Yields:
-            Observations ``(batch, stack, height, width)`` uint8 and teacher scores ``(batch, n_scores)`` float32.
+            Observations of ``batch_size`` samples, as they were observed, and teacher scores ``(batch, n_scores)``
+            float32.
 
         Raises:
             ValueError: the replay is empty.
         """
         if len(self) == 0:
             raise ValueError("the replay is empty: nothing can be drawn")
-        drawn = torch.randint(len(self), (n_batches, batch_size), generator=generator).to(self.frames.device)
+        drawn = torch.randint(len(self), (n_batches, batch_size), generator=generator).to(self.scores.device)
         yield from map(self.gather, drawn)
 
-    def gather(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+    @abstractmethod
+    def gather(self, samples: Tensor) -> tuple[Tensors, Tensor]:
         """The samples of the given numbers, 0 the oldest; results as in :meth:`batches`."""
-        rows = (samples // self.n_envs + self._first_row) % self.n_rows
-        envs = samples % self.n_envs
-        places = self.stacks[rows, envs].flatten() % self.n_frames
-        observations = self.frames.index_select(0, places).view(-1, self.stack, *self.frame_shape)
-        return observations, self.scores[rows, envs]
+
+
+class PlainReplay(Replay):
+    """A replay of observations of any kind, each stored whole.
+
+    Args:
+        space: of one observation.
+        capacity, n_envs, n_scores, device: see :class:`Replay`.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        capacity: int,
+        n_envs: int,
+        n_scores: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(capacity, n_envs, n_scores, device)
+
+        def room(one: Tensor) -> Tensor:
+            return torch.empty((self.n_rows, n_envs, *one.shape[1:]), dtype=one.dtype, device=device)
+
+        self.observations: Tensors = each(room, to_tensors(example(space, 1), "cpu"))
+
+    @property
+    def n_bytes(self) -> int:
+        """See :attr:`Replay.n_bytes`."""
+        return sum(t.numel() * t.element_size() for t in (self.scores, *leaves(self.observations)))
+
+    def position(self) -> dict[str, int]:
+        """See :meth:`Replay.position`."""
+        return {"rows_added": self._rows_added, "first_row": self._first_row}
+
+    def add(self, observations: Arrays, scores: Tensor, starts: NDArray[np.bool_]) -> None:
+        """See :meth:`Replay.add`."""
+        row = self._rows_added % self.n_rows
+        fresh = leaves(to_tensors(observations, self.scores.device))
+        for kept, values in zip(leaves(self.observations), fresh, strict=True):
+            kept[row] = values
+        self.scores[row] = scores
+        self._rows_added += 1
+        self._first_row = max(self._rows_added - self.n_rows, 0)
+
+    def gather(self, samples: Tensor) -> tuple[Tensors, Tensor]:
+        """See :meth:`Replay.gather`."""
+        places = (samples + self._first_row * self.n_envs) % (self.n_rows * self.n_envs)
+        observations = each(lambda kept: kept.flatten(0, 1).index_select(0, places), self.observations)
+        return observations, self.scores.flatten(0, 1).index_select(0, places)

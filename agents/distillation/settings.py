@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from polydistill.errors import require_choice
 from polydistill.losses import Objective, check_options
 
 PRECISIONS = ("float32", "bfloat16")
+PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # observations, or parts of them
+LEAST_SIDE = 36  # of frames, in pixels: what a Nature-CNN's convolutions leave one pixel of
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -113,13 +115,41 @@ def check_objective(objective: Objective, options: Mapping[str, Any], temperatur
         raise ValueError(str(error)) from None
 
 
-def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    """Frames of pixels from 0 to 255, and actions that count from 0: nothing else is divided by 255, or saved."""
-    if not is_image_space(observation_space) or min(observation_space.shape or (0,)) < 1:
-        shown = " ".join(str(observation_space).split())[:100]
-        raise ValueError(f"observations must be frames (planes, height, width) of uint8 from 0 to 255, not {shown}")
+def check_spaces(policy: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Observations that ``policy`` takes, and actions that count from 0: nothing else is saved.
+
+    Args:
+        policy: "CnnPolicy", "MlpPolicy" or "MultiInputPolicy".
+        observation_space: of the environment.
+        action_space: likewise.
+    """
+    shown = " ".join(str(observation_space).split())[:100]
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for name, part in parts.items():
+        if not isinstance(part, PLAIN) or min(part.shape or (1,)) < 1:
+            where = f"{name} of the observations" if name else "observations"
+            raise ValueError(f"{where} must be Box, Discrete, MultiDiscrete or MultiBinary, not {shown}")
+    fitting = fitting_policy(observation_space)
+    if (policy == "MultiInputPolicy") != isinstance(observation_space, spaces.Dict):
+        raise ValueError(f"policy must be {fitting!r} for observations {shown}, got {policy!r}")
+    if policy == "CnnPolicy" and not is_image_space(observation_space):
+        frames = "frames (planes, height, width) of uint8 from 0 to 255"
+        raise ValueError(f"observations of a {policy} must be {frames}, not {shown}: choose {fitting!r} for them")
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-        raise ValueError(f"actions must be discrete and count from 0, not {action_space}")
+        raise ValueError(f"actions must be discrete and count from 0, as a DQN's do, not {action_space}")
+
+
+def fitting_policy(space: spaces.Space[Any]) -> str:
+    """The policy of Stable-Baselines3 for such observations.
+
+    Example:
+        >>> fitting_policy(spaces.Box(0, 255, (3, 64, 64), np.uint8)), fitting_policy(spaces.Discrete(9))
+        ('CnnPolicy', 'MlpPolicy')
+    """
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    pixels = is_image_space(space) and min(space.shape[1:]) >= LEAST_SIDE  # type: ignore[index]
+    return "CnnPolicy" if pixels else "MlpPolicy"
 
 
 def check_environment(env: Any) -> None:
@@ -127,6 +157,18 @@ def check_environment(env: Any) -> None:
     plays = not isinstance(env, type) and callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None))
     if not plays:
         raise ValueError(f"env must be a gymnasium.Env or a VecEnv, like AtariVecEnv('pong'), got {env!r:.80}")
+
+
+def check_not_normalized(env: VecEnv) -> None:
+    """No running statistics: the student sees raw observations, and a teacher brings its own."""
+    inner: Any = env
+    while isinstance(inner, VecEnvWrapper):
+        if isinstance(inner, VecNormalize) and inner.norm_obs:
+            raise ValueError(
+                "env is wrapped in VecNormalize: give the environment inside, env.venv. The student sees raw "
+                "observations, and the teacher looks through its own statistics"
+            )
+        inner = inner.venv
 
 
 def check_same_game(where: str, known: tuple[spaces.Space[Any], spaces.Space[Any]], env: VecEnv) -> None:
@@ -137,12 +179,29 @@ def check_same_game(where: str, known: tuple[spaces.Space[Any], spaces.Space[Any
         known: its observations and actions.
         env: of the game.
     """
-    if (known[0].shape, _n_actions(known[1])) != (env.observation_space.shape, _n_actions(env.action_space)):
+    if not (_same_form(known[0], env.observation_space) and _same_form(known[1], env.action_space)):
         ours, theirs = (
-            f"observations {observations.shape} and {_n_actions(actions)} actions"
+            f"observations {_shown(observations)} and {_n_actions(actions)} actions"
             for observations, actions in (known, (env.observation_space, env.action_space))
         )
         raise ValueError(f"another game: {where} is for {ours}, the environment has {theirs}")
+
+
+def _same_form(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Whether arrays of one are arrays of the other, bounds aside."""
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
+        return list(one) == list(other) and all(_same_form(one[name], other[name]) for name in one)
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape == other.shape
+    return one == other
+
+
+def _shown(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Box):
+        return str(space.shape)
+    if isinstance(space, spaces.Dict):
+        return "{" + ", ".join(f"{name}: {_shown(part)}" for name, part in space.items()) + "}"
+    return str(space)
 
 
 def _n_actions(space: spaces.Space[Any]) -> int | None:

@@ -23,12 +23,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.acting import Actor, TeacherActs
-from polydistill_agents.distillation.agent import NatureAgent
+from polydistill_agents.distillation.agent import StudentAgent
 from polydistill_agents.distillation.dues import Dues
+from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.distillation.learner import Learner
-from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.settings import whole_number
 from polydistill_agents.environments.steps import Step
+from polydistill_agents.networks.observations import Arrays, to_tensors
 from polydistill_agents.teachers import Teacher
 
 MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
@@ -39,7 +41,7 @@ def no_teacher(observations: Any = None) -> torch.Tensor:
     raise ValueError("there is no teacher: pass one to PolicyDistillation(..., teacher=...) or to load")
 
 
-class WatchingAgent(NatureAgent):
+class WatchingAgent(StudentAgent):
     """Play, replay and updates; a subclass says with which settings, and what begins them.
 
     Attributes:
@@ -157,7 +159,7 @@ class WatchingAgent(NatureAgent):
         sampled = self.lesson.temperature if self.play == "sample" else None
         return TeacherActs(self.exploration_rate, sampled, generator)
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: FrameReplay) -> bool:
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: Replay) -> bool:
         """Play the steps of a round, or up to the total; False if a callback asks to stop.
 
         Callbacks find the step in ``model.last_step``, and its parts among their ``locals``.
@@ -178,17 +180,17 @@ class WatchingAgent(NatureAgent):
         callback.on_rollout_end()
         return True
 
-    def _play(self, env: VecEnv, replay: FrameReplay) -> Step:
+    def _play(self, env: VecEnv, replay: Replay) -> Step:
         """One step of all games, labelled by the teacher."""
         observations, starts = self._last_obs, self._starts
-        assert isinstance(observations, np.ndarray)
-        frames = torch.from_numpy(observations).to(self.device)
+        assert observations is not None
+        seen = to_tensors(observations, self.device)
         try:
-            scores = self.learner.label(frames)
+            scores = self.learner.label(seen)
         except NonFiniteError as error:
             raise self._located(error) from None
         replay.add(observations, scores, starts)
-        actions = self.actor(self.explore)(frames, scores)
+        actions = self.actor(self.explore)(seen, scores)
         step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
         self._last_obs, self._starts = step.new_obs, step.dones
         return step
@@ -218,7 +220,7 @@ class WatchingAgent(NatureAgent):
         where = f"generation {self.generation} at step {self.num_timesteps:,}{more}"
         return NonFiniteError(f"{error}: {where}", error.batch)
 
-    def continue_play(self, first: NDArray[np.uint8], steps: Iterable[Step]) -> None:
+    def continue_play(self, first: Arrays, steps: Iterable[Step]) -> None:
         """Fill an empty replay with what is played again, and stand where the games then stand.
 
         Args:
@@ -231,11 +233,10 @@ class WatchingAgent(NatureAgent):
             self.replay.add(step.observations, step.scores, step.starts)
             self._last_obs, self._starts = step.new_obs, step.dones
 
-    def _make_replay(self) -> FrameReplay:
-        stack, height, width = self.observation_space.shape  # type: ignore[misc]
+    def _make_replay(self) -> Replay:
         capacity = max(self.buffer_size // self.n_envs, 1) * self.n_envs
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-        return FrameReplay(capacity, self.n_envs, stack, (height, width), n_actions, self.device)
+        return open_replay(self.observation_space, capacity, self.n_envs, n_actions, self.device)
 
     def dump_logs(self) -> None:
         """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""

@@ -14,7 +14,7 @@ from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
-from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import RECORDINGS, make_env, make_student
@@ -102,10 +102,9 @@ def format_plan(config: AtariConfig, teacher: Teacher, out: Path, *, measure: bo
         generations + 1
     ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
     speed = _measured(config, teacher) if measure else _remembered(config)
-    stack, height, width = config.task.observation_space.shape
     n_actions = teacher.count_actions(config.task)
     capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
-    replay = FrameReplay(capacity, config.play.n_envs, stack, (height, width), n_actions, "meta")
+    replay = open_replay(config.task.observation_space, capacity, config.play.n_envs, n_actions, "meta")
     lines = [
         dump_yaml(to_mapping(config)),
         f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "

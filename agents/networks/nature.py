@@ -160,43 +160,6 @@ def compute_scores(network: QNetwork, observations: Tensor, *, precision: str = 
         return network.q_net(x.float())  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
-def initialize_from_data(network: QNetwork, observations: Tensor, generator: torch.Generator) -> None:
-    """Draw initial weights such that every unit's input has mean 0 and deviation 1 over ``observations``.
-
-    Data-dependent initialisation (Krähenbühl et al. 2016, arXiv 1511.06856; Salimans and Kingma 2016, arXiv
-    1602.07868): orthogonal weights, then layer by layer a scale and a bias for each channel. On Atari the background
-    drowns the few pixels that move, and with torch's own initial weights a student stays for hundreds of thousands of
-    samples where it gives the same policy in every state. The last layer starts near zero: a uniform policy.
-
-    Args:
-        network: one that :func:`begins_as_nature`, on any device. Changed in place.
-        observations: ``(batch, stack, 84, 84)`` uint8, on the network's device; some hundreds of states of play.
-        generator: on the CPU, of the orthogonal weights.
-    """
-    extractor, behind = cast(Any, network.features_extractor), cast(Any, network.q_net)
-    layers = [(layer, F.relu) for layer in (extractor.cnn[0], extractor.cnn[2], extractor.cnn[4], extractor.linear[0])]
-    layers += zip(behind[:-1:2], behind[1::2], strict=True)
-    x = observations.float() / (255.0 if network.normalize_images else 1.0)
-    for layer, activation in layers:
-        _draw_orthogonal(layer, 1.0, generator)
-        x = x if isinstance(layer, nn.Conv2d) else x.flatten(1)
-        inputs = layer(x)
-        axes = [axis for axis in range(inputs.dim()) if axis != 1]
-        mean, deviation = inputs.mean(axes), inputs.std(axes).clamp(min=1e-3)  # a dead unit stays as it is
-        layer.weight.div_(deviation.view(-1, *[1] * (layer.weight.dim() - 1)))
-        layer.bias.copy_(-mean / deviation)
-        x = activation(layer(x))
-    _draw_orthogonal(behind[-1], 0.01, generator)
-
-
-def _draw_orthogonal(layer: Any, gain: float, generator: torch.Generator) -> None:
-    weight = torch.empty(layer.weight.shape)
-    nn.init.orthogonal_(weight, gain, generator)
-    layer.weight.copy_(weight)
-    layer.bias.zero_()
-
-
 def _channels_last(frames: Tensor, dtype: torch.dtype) -> Tensor:
     """``frames.to(dtype, memory_format=torch.channels_last)``; a processor does it in a third of the time plane by
     plane."""

@@ -252,7 +252,7 @@ def test_learning_begins_with_weights_from_play_unless_others_were_set(monkeypat
     import polydistill_agents.distillation.learner as module
 
     begun: list[PolicyDistillation] = []
-    monkeypatch.setattr(module, "initialize_from_data", lambda network, *_: begun.append(network))
+    monkeypatch.setattr(module, "begin", lambda network, *_, scaled: begun.append(network))
     fresh = make()
     fresh.learn(128)
     fresh.learn(128)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill_agents.distillation.replay import FrameReplay
+from polydistill_agents.distillation.frame_replay import FrameReplay
 
 
 class FakeGames:

@@ -10,6 +10,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.dqn.policies import QNetwork
 
+from polydistill_agents.networks.beginning import initialize_from_data
 from polydistill_agents.networks.nature import (
     SIZES,
     _channels_last,
@@ -18,7 +19,6 @@ from polydistill_agents.networks.nature import (
     build_network,
     compute_scores,
     count_parameters,
-    initialize_from_data,
     is_nature,
     size_of,
 )
