@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import gymnasium
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
@@ -26,10 +27,12 @@ from polydistill_agents.files.sb3_zip import how_to_go_on, open_members, read_ag
 from polydistill_agents.files.sources import find, read_network, read_stored_network
 from polydistill_agents.files.usual_pickles import examine_pickle
 from polydistill_agents.networks.corner import cut_padding
+from polydistill_agents.networks.fitting import channels_first, space_fits, tell_space
 from polydistill_agents.networks.kinds import ScoreNetwork
-from polydistill_agents.networks.nature import count_parameters, size_of
+from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.networks.normalized import Normalized
 from polydistill_agents.networks.quantiles import QuantileNetwork
+from polydistill_agents.networks.recurrent import RecurrentNetwork
 
 MAX_TEXT_BYTES = 2**16
 MAX_PICKLES = 200  # that are told and looked into; Stable-Baselines3 writes twenty
@@ -94,9 +97,11 @@ def inspect_agent(source: str) -> list[tuple[str, str]]:
     told += [("format", "a zip of Stable-Baselines3"), ("algorithm", full_name(data))]
     told += [(name.replace("_", " "), _tell_space(data.get(name))) for name in ("observation_space", "action_space")]
     try:
-        stored, kind = read_stored_network(source)
+        stored, kind, masks = read_stored_network(source)
         network = cut_padding(stored)
         told += _tell_network(network, kind)
+        if masks:
+            told.append(("masks", "it learned with the environment's masks of actions, which are not in the file"))
         if network is not stored:
             told.append(("stored as", f"{describe_network(stored)}, with channels of zeros"))
     except UserError as error:
@@ -126,6 +131,8 @@ def convert_agent(source: Place, target: str | os.PathLike[str], env_id: str = "
     (network, kind), lines = _noting(lambda: read_network(source))
     if isinstance(network, Normalized):
         raise UserError(f"{source} cannot be a DQN alone: it sees through the statistics of a VecNormalize")
+    if isinstance(network, RecurrentNetwork):
+        raise UserError(f"{source} cannot be a DQN: it has a memory of its game (LSTM), and a DQN sees one observation")
     plain = network.averaged() if isinstance(network, QuantileNetwork) else network
     found, steps = find(source), None
     if found.form == "zip":
@@ -152,20 +159,21 @@ def _noting(read: Callable[[], Read]) -> tuple[Read, list[str]]:
         return read(), [str(note.message) for note in notes]
 
 
-def _space_of(env_id: str, network: QNetwork) -> spaces.Box:
-    """The observations of an environment, if they and its actions are those of the network."""
+def _space_of(env_id: str, network: QNetwork) -> spaces.Space[Any]:
+    """The observations of an environment as Stable-Baselines3 shows them, if they and its actions are the network's."""
     try:
         env = gymnasium.make(env_id)
     except Exception as error:  # of gymnasium, or of the environment's own code
         raise UserError(f"--env {env_id}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
     env.close()
-    mine, theirs = (f"{space.dtype} {space.shape}" for space in (network.observation_space, env.observation_space))
-    if not isinstance(env.observation_space, spaces.Box) or mine != theirs:
-        raise UserError(f"--env {env_id}: the agent sees {mine}, the environment shows {theirs}")
+    mine, theirs = network.observation_space, channels_first(env.observation_space)
+    if not space_fits(mine, theirs) or (isinstance(mine, spaces.Box) and mine.dtype != theirs.dtype):
+        told = [tell_space(space) for space in (mine, theirs)]
+        raise UserError(f"--env {env_id}: the agent sees {told[0]}, the environment shows {told[1]}")
     n_actions = getattr(env.action_space, "n", None)
     if n_actions != int(cast(Any, network.action_space).n):
         raise UserError(f"--env {env_id}: the agent has {network.action_space}, the environment {env.action_space}")
-    return env.observation_space
+    return theirs
 
 
 def describe_network(network: nn.Module) -> str:
@@ -173,18 +181,32 @@ def describe_network(network: nn.Module) -> str:
     if isinstance(network, Normalized):
         return f"{describe_network(network.network)}; behind the statistics of a VecNormalize"
     quantiles = f", the mean of {network.n_quantiles} quantiles" if isinstance(network, QuantileNetwork) else ""
-    inner = network.quantile_net if isinstance(network, QuantileNetwork) else network
-    assert isinstance(inner, QNetwork)
-    outputs = int(inner.action_space.n) // (network.n_quantiles if isinstance(network, QuantileNetwork) else 1)
-    layers = list(inner.net_arch)
-    if "features_extractor.cnn.0.weight" in inner.state_dict():
-        size = size_of(inner)
-        first = f"Nature-CNN {'-'.join(map(str, size.channels))}, {size.hidden}"
-    else:
-        first = f"vectors of {inner.features_dim}"
-    between = f" ({inner.activation_fn.__name__})" if layers else ""
-    path = " > ".join(map(str, [first, *layers, f"{outputs} actions"]))
-    return f"{path}{between}{quantiles}; {count_parameters(network):,} parameters"
+    inner: Any = network.quantile_net if isinstance(network, QuantileNetwork) else network
+    widths = [layer.out_features for layer in inner.q_net if isinstance(layer, nn.Linear)]
+    widths[-1] //= network.n_quantiles if isinstance(network, QuantileNetwork) else 1
+    memory = (
+        [f"LSTM {' > '.join([str(inner.lstm.hidden_size)] * inner.lstm.num_layers)}"] if hasattr(inner, "lstm") else []
+    )
+    activations = [type(layer).__name__ for layer in inner.q_net if not isinstance(layer, nn.Linear)]
+    between = f" ({activations[0]})" if activations else ""
+    parts = [_describe_features(inner.features_extractor), *memory, *widths[:-1], f"{widths[-1]} actions"]
+    return f"{' > '.join(map(str, parts))}{between}{quantiles}; {count_parameters(network):,} parameters"
+
+
+def _describe_features(extractor: nn.Module) -> str:
+    """What comes first in a network, in a few words."""
+    if isinstance(extractor, CombinedExtractor):
+        parts = [
+            f"{shown(name)[1:-1]}: {_describe_features(part) if hasattr(part, 'cnn') else 'values'}"
+            for name, part in extractor.extractors.items()
+        ]
+        return f"{', '.join(parts)} ({extractor.features_dim} in all)"
+    if hasattr(extractor, "cnn"):
+        channels = "-".join(
+            str(layer.out_channels) for layer in cast(Any, extractor.cnn) if isinstance(layer, nn.Conv2d)
+        )
+        return f"Nature-CNN {channels}, {cast(Any, extractor.linear)[0].out_features}"
+    return f"vectors of {extractor.features_dim}"
 
 
 def _tell_network(network: ScoreNetwork, kind: str) -> list[tuple[str, str]]:
@@ -196,7 +218,9 @@ def _tell_space(space: Any) -> str:
         return "unknown"
     kind = str(space.get(":type:", "unknown")).removeprefix("<class '").removesuffix("'>")
     details = [
-        f"{name.strip('_')} {str(space[name])[:60]}" for name in ("n", "_shape", "shape", "dtype") if space.get(name)
+        f"{name.strip('_')} {str(space[name])[:60]}"
+        for name in ("n", "nvec", "_shape", "shape", "dtype", "spaces")
+        if space.get(name)
     ]
     return ", ".join([shown(kind).strip("'"), *details])
 

@@ -25,6 +25,7 @@ from polydistill.errors import UserError
 from polydistill_agents.files.archive import refusing
 from polydistill_agents.files.pickle_values import Built, array_of, number_of, read_values
 from polydistill_agents.files.places import opened
+from polydistill_agents.networks.building import describe_space
 from polydistill_agents.networks.normalized import Normalized, Statistics
 
 MAX_STATISTICS_BYTES = 64 * 2**20  # of stacked frames: a megabyte, and the last observation of each game
@@ -132,10 +133,10 @@ def normalized(network: nn.Module, statistics: Statistics, where: str) -> Normal
     Raises:
         UserError: they are of other observations.
     """
-    space = cast(spaces.Box, network.observation_space)
-    if statistics.mean.shape != space.shape:
+    space: Any = network.observation_space
+    if not isinstance(space, spaces.Box) or statistics.mean.shape != space.shape:
         raise UserError(
-            f"{where}: it sees observations {space.shape}, the VecNormalize beside it {statistics.mean.shape}: is that "
+            f"{where}: it sees {describe_space(space)}, the VecNormalize beside it {statistics.mean.shape}: is that "
             "another agent's?"
         )
     clipped = bool(

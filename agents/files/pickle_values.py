@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polydistill_agents.files.tensor_pickle import Machine, Name, NotTensors
+from polydistill_agents.files.tensor_pickle import ORDERED_DICT, Machine, Name, NotTensors
 
 MAX_OPCODES = 20_000  # a space has a hundred
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # NumPy 1 and 2
@@ -83,7 +83,7 @@ class _ValueMachine(Machine):
 
     def call(self, function: Any, arguments: Any) -> Any:
         self.calls.append(Built(function, arguments))
-        return self.calls[-1]
+        return {} if (function, arguments) == (ORDERED_DICT, ()) else self.calls[-1]
 
     def build(self, state: Any) -> None:
         if isinstance(self.stack[-1], Built):
@@ -133,7 +133,7 @@ def array_of(value: Any) -> NDArray[Any] | None:
     if not parts:
         return None
     shape, kind, order, raw = parts
-    dtype = _dtype_of(kind)
+    dtype = dtype_of(kind)
     if dtype is None or type(shape) is not tuple or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         return None
     if not isinstance(raw, bytes) or math.prod(shape) * dtype.itemsize != len(raw):
@@ -152,13 +152,13 @@ def number_of(value: Any) -> float | None:
         return None
     if value.function not in [Name(module, "scalar") for module in MULTIARRAY]:
         return None
-    dtype, raw = _dtype_of(value.arguments[0]), value.arguments[1]
+    dtype, raw = dtype_of(value.arguments[0]), value.arguments[1]
     fits = dtype is not None and isinstance(raw, bytes) and len(raw) == dtype.itemsize
     return float(np.frombuffer(raw, dtype)[0]) if fits else None
 
 
-def _dtype_of(value: Any) -> np.dtype[Any] | None:
-    """A type of plain numbers, little-endian or of one byte."""
+def dtype_of(value: Any) -> np.dtype[Any] | None:
+    """A type of plain numbers that is described so, little-endian or of one byte; None for anything else."""
     if not isinstance(value, Built) or value.function != Name("numpy", "dtype") or type(value.arguments) is not tuple:
         return None
     code, state = value.arguments[:1], value.state

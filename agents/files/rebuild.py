@@ -1,9 +1,9 @@
 """Networks from tables of tensors: the shapes give the widths, a description gives the rest.
 
-Whatever the algorithm, an agent's greedy actions come from frames or vectors -> features -> linear layers -> scores.
-That is Stable-Baselines3's ``QNetwork``; a QR-DQN's has an output for each quantile, and their mean behind it. So
-:func:`rebuild` brings the tensors under the names of a ``QNetwork``, and drops what plays no part (target networks,
-critics) after a look at its names.
+Whatever the algorithm, an agent's greedy actions come from observations -> features -> linear layers -> scores. That is
+Stable-Baselines3's ``QNetwork``; a QR-DQN's has an output for each quantile, and their mean behind it; a RecurrentPPO's
+has an LSTM behind its features. So :func:`rebuild` brings the tensors under the names of a ``QNetwork``, and drops what
+plays no part (target networks, critics) after a look at its names.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from polydistill.errors import UserError
 from polydistill_agents.files.archive import shown
-from polydistill_agents.files.sb3_data import Description
+from polydistill_agents.files.sb3_data import VALUES, Description
 from polydistill_agents.networks.building import build, linear_layers, space_of
 from polydistill_agents.networks.quantiles import QuantileNetwork
+from polydistill_agents.networks.recurrent import RecurrentNetwork, build_recurrent
 
 
-def rebuild(weights: Mapping[str, Tensor], description: Description, where: str) -> QNetwork | QuantileNetwork:
+def rebuild(
+    weights: Mapping[str, Tensor], description: Description, where: str
+) -> QNetwork | QuantileNetwork | RecurrentNetwork:
     """The network that scores the actions, in float32, in eval mode, with memory of its own.
 
     Args:
@@ -43,18 +46,19 @@ def rebuild(weights: Mapping[str, Tensor], description: Description, where: str)
                 f" and {description.n_quantiles} quantiles" if algorithm == "QR-DQN" else ""
             )
             raise ValueError(f"{outputs} outputs are not those of {counted}")
-        space = description.space or space_of(own)
-        network = build(own_memory(own), space, description.activation, description.normalize_images)
-        if algorithm != "actor-critic":
+        space = space_of(own) if description.space is None else description.space
+        builder = build_recurrent if algorithm == "RecurrentPPO" else build
+        network = builder(own_memory(own), space, description.activation, description.normalize_images)
+        if algorithm in VALUES:
             _check_target(weights, "q_net" if algorithm == "DQN" else "quantile_net")
     except KeyError as error:
         raise UserError(f"{where}: its weights do not form a {algorithm} with a {kind} ({error} is missing)") from None
     except (RuntimeError, ValueError) as error:
         reason = " ".join(" ".join(str(error).splitlines()[:2]).split())[:300]
         raise UserError(f"{where}: its weights do not form a {algorithm} with a {kind} ({reason})") from None
-    if algorithm != "QR-DQN":
-        return network
-    return QuantileNetwork(network, description.n_quantiles).eval()
+    if algorithm == "QR-DQN" and isinstance(network, QNetwork):
+        return QuantileNetwork(network, description.n_quantiles).eval()
+    return network
 
 
 def own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,13 +71,15 @@ def own_names(weights: Mapping[str, Tensor], algorithm: str) -> dict[str, Tensor
 
     Args:
         weights: under the names of Stable-Baselines3's policies.
-        algorithm: "DQN", "QR-DQN" or "actor-critic".
+        algorithm: a value of :data:`~polydistill_agents.files.sb3_data.MODULES`.
 
     Raises:
         KeyError: a tensor is missing.
         ValueError: one is no part of such a policy.
     """
-    return _of_actor(weights) if algorithm == "actor-critic" else _of_values(weights, algorithm)
+    if algorithm in VALUES:
+        return _of_values(weights, algorithm)
+    return _of_actor(weights, remembers=algorithm == "RecurrentPPO")
 
 
 def _of_values(weights: Mapping[str, Tensor], algorithm: str) -> dict[str, Tensor]:
@@ -92,13 +98,15 @@ def _check_target(weights: Mapping[str, Tensor], prefix: str) -> None:
         raise ValueError("online and target network differ in shape")
 
 
-def _of_actor(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_actor(weights: Mapping[str, Tensor], remembers: bool) -> dict[str, Tensor]:
     """The actor of an actor-critic, under the names of a ``QNetwork``; with features of its own, or the critic's."""
     critic = ("vf_features_extractor.", "mlp_extractor.value_net.", "value_net.")
     actor = ("features_extractor.", "pi_features_extractor.", "mlp_extractor.shared_net.", "mlp_extractor.policy_net.")
-    _refuse_others(weights, (*critic, *actor, "action_net."))
+    recurrent = ("lstm_actor.", "lstm_critic.", "critic.") if remembers else ()
+    _refuse_others(weights, (*critic, *actor, *recurrent, "action_net."))
     features = _below(weights, "pi_features_extractor.") or _below(weights, "features_extractor.")
     own = {f"features_extractor.{name}": value for name, value in features.items()}
+    own |= {f"lstm.{name}": value for name, value in _below(weights, "lstm_actor.").items()}
     index = 0
     for part in ("mlp_extractor.shared_net.", "mlp_extractor.policy_net."):
         layers = _below(weights, part)

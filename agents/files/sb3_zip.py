@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import QNetwork
-from torch import Tensor, nn
+from torch import Tensor
 
 from polydistill.errors import UserError
 from polydistill_agents.files.archive import open_zip, read_member, refusing
 from polydistill_agents.files.normalization import find_statistics, normalized, read_statistics
 from polydistill_agents.files.places import UNZIPPED, Place, is_unzipped, name_of, opened, settle, write_place
+from polydistill_agents.files.policies import fresh_space, policy_of
 from polydistill_agents.files.rebuild import rebuild
-from polydistill_agents.files.sb3_data import describe
+from polydistill_agents.files.sb3_data import VALUES, describe
 from polydistill_agents.files.tensors import MAX_WEIGHT_BYTES, read_torch
 from polydistill_agents.networks.corner import embed
 from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreNetwork
-from polydistill_agents.networks.nature import SIZES, is_nature, size_of
+from polydistill_agents.networks.nature import is_nature
 
 MAX_DATA_BYTES = 16 * 2**20  # as Python objects, brackets take twenty times as much
 MAX_STEPS = 10**15
@@ -176,7 +176,7 @@ def rebuild_scores(agent: AgentFile) -> ScoreNetwork:
     with refusing(agent.where, "agent of Stable-Baselines3"):
         description = describe(agent.data, agent.where)
         network = rebuild(agent.weights, description, agent.where)
-    is_actor = description.algorithm == "actor-critic"  # only their zips tell what they have seen
+    is_actor = description.algorithm not in VALUES  # only their zips tell what they have seen
     saw_original = is_actor and agent.data.get("_last_original_obs", ...) is None and bool(agent.steps)
     path = None if agent.path is None or saw_original else find_statistics(agent.path)
     if path is not None:
@@ -218,22 +218,21 @@ def write_dqn_zip(
     Args:
         target: the file to write, replaced if it exists (``.zip`` is added to a name without an ending); or one
             opened for writing bytes.
-        network: a Nature-CNN of at most 32, 64, 64 channels, or linear layers alone; with any linear layers behind.
+        network: of the observations of any space that Stable-Baselines3 knows; a Nature-CNN of at most 32, 64, 64
+            channels, a ``CombinedExtractor``, or linear layers alone; with any linear layers behind.
         score_kind: "q_values" or "logits", stored as plain JSON under ``polydistill``.
         steps: agent steps that the network has learned from; stored as ``num_timesteps``.
         counters: further ones of Stable-Baselines3, as ``_n_updates``.
 
     Raises:
-        ValueError: an unknown kind of scores, or a network too wide for ``NatureCNN``.
+        ValueError: an unknown kind of scores, or a network that Stable-Baselines3 cannot build.
     """
     if score_kind not in SCORE_KINDS:
         raise ValueError(f"score_kind must be one of {SCORE_KINDS}, got {score_kind!r}")
-    space = cast(spaces.Box, network.observation_space)
-    policy_kwargs, linear = _policy_kwargs(network)
-    policy = "MlpPolicy" if linear else "CnnPolicy"
-    settings = GOES_ON | {"policy_kwargs": policy_kwargs, "device": "cpu", "_init_setup_model": False}
-    model = DQN(policy, cast(Any, None), buffer_size=1, **settings)
-    model.observation_space = _copy_of(space)
+    policy = policy_of(network)
+    settings = GOES_ON | {"policy_kwargs": policy.kwargs, "device": "cpu", "_init_setup_model": False}
+    model = DQN(policy.name, cast(Any, None), buffer_size=1, **settings)
+    model.observation_space = fresh_space(network.observation_space)
     model.action_space = spaces.Discrete(int(network.action_space.n))
     model.n_envs = 1
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that nobody keeps
@@ -241,7 +240,7 @@ def write_dqn_zip(
     embed(network, model.q_net)
     for old, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
         old.data = online.data
-    model.observation_space = _copy_of(space)  # the first one was sampled
+    model.observation_space = fresh_space(network.observation_space)  # the first one was sampled
     model.replay_buffer = None
     model.buffer_size = BUFFER_SIZE
     model.exploration_rate = 0.05
@@ -269,27 +268,3 @@ def how_to_go_on(path: str | os.PathLike[str], score_kind: str) -> str:
         load = f"DQN.load({name!r}, env=env, buffer_size=100_000)"
         return f"to continue training in Stable-Baselines3: {load}.learn(1_000_000)"
     return f"{name} gives logits, not Q-values: play it with DQN.load, and do not call DQN.learn"
-
-
-def _policy_kwargs(network: QNetwork) -> tuple[dict[str, Any], bool]:
-    """What Stable-Baselines3 must be told to build it, and whether it is of linear layers alone."""
-    kwargs: dict[str, Any] = {} if network.normalize_images else {"normalize_images": False}
-    if network.activation_fn is not nn.ReLU:
-        kwargs["activation_fn"] = network.activation_fn
-    if isinstance(network.features_extractor, FlattenExtractor):
-        return kwargs | {"net_arch": list(network.net_arch)}, True
-    size = size_of(network)
-    if any(have > room for have, room in zip(size.channels, SIZES["nature"].channels, strict=True)):
-        raise ValueError(
-            f"channels {size.channels} do not fit Stable-Baselines3's NatureCNN {SIZES['nature'].channels}"
-        )
-    if size.hidden != SIZES["nature"].hidden:
-        kwargs["features_extractor_kwargs"] = {"features_dim": size.hidden}
-    if network.net_arch:
-        kwargs["net_arch"] = list(network.net_arch)
-    return kwargs, False
-
-
-def _copy_of(space: spaces.Box) -> spaces.Box:
-    """The space without a random state."""
-    return spaces.Box(space.low, space.high, space.shape, space.dtype)

@@ -21,6 +21,7 @@ from polydistill_agents.files.architectures import KIND_OF, rebuild_table
 from polydistill_agents.files.archive import open_zip, refusing, shown
 from polydistill_agents.files.downloads import fetch
 from polydistill_agents.files.places import Place, is_unzipped, name_of, opened, settle
+from polydistill_agents.files.sb3_data import algorithm_of
 from polydistill_agents.files.sb3_zip import read_agent, rebuild_scores
 from polydistill_agents.files.tensors import MAX_HEADER_BYTES, MAX_WEIGHT_BYTES, read_safetensors, read_torch
 from polydistill_agents.networks.corner import cut_padding
@@ -80,6 +81,26 @@ def _form_of(stream: BinaryIO, where: str) -> str:
     return "torch" if ending in WEIGHT_FILES else "zip"
 
 
+class Scorer(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        network: in eval mode.
+        kind: of its scores.
+        masks: whether it learned with the environment's masks of actions (MaskablePPO), which it does not apply itself.
+    """
+
+    network: ScoreNetwork
+    kind: str
+    masks: bool = False
+
+
+def read_scorer(source: Place) -> Scorer:
+    """:func:`read_network`, and whether it needs masks."""
+    stored = read_stored_network(source)
+    return stored._replace(network=cut_padding(stored.network))
+
+
 def read_network(source: Place) -> tuple[ScoreNetwork, str]:
     """The network in a file, in eval mode, and the kind of its scores.
 
@@ -92,18 +113,18 @@ def read_network(source: Place) -> tuple[ScoreNetwork, str]:
     Raises:
         UserError: the file is missing, damaged, too large, or does not hold a network that is known.
     """
-    network, score_kind = read_stored_network(source)
-    return cut_padding(network), score_kind
+    network, score_kind, _ = read_scorer(source)
+    return network, score_kind
 
 
-def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
-    """:func:`read_network`, in the widths that are stored."""
+def read_stored_network(source: Place) -> Scorer:
+    """:func:`read_scorer`, in the widths that are stored."""
     found = find(source)
     if found.form == "zip":
         if found.architecture:
             raise UserError(f"{found.where}: only tables of weights need an architecture; a zip says its own")
         agent = read_agent(found.place)
-        return rebuild_scores(agent), agent.score_kind
+        return Scorer(rebuild_scores(agent), agent.score_kind, algorithm_of(agent.data, agent.where) == "MaskablePPO")
     with refusing(found.where, "file of weights"):
         with opened(found.place, MAX_WEIGHT_BYTES + MAX_HEADER_BYTES) as stream:
             content = stream.read()
@@ -117,4 +138,4 @@ def read_stored_network(source: Place) -> tuple[ScoreNetwork, str]:
             raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(KIND_OF)})")
         if score_kind and score_kind not in SCORE_KINDS:
             raise UserError(f"{found.where}: its scores are {shown(score_kind)}, neither {' nor '.join(SCORE_KINDS)}")
-        return rebuild_table(weights, found.where, name, score_kind)
+        return Scorer(*rebuild_table(weights, found.where, name, score_kind))

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
 from polydistill_agents.networks.nature import KERNELS, SizedNatureCNN
 
 MAX_SIDE, MAX_STACK = 512, 64  # of frames
+MIN_SIDE = 36  # of frames: what three convolutions make one pixel of
 CONVOLUTIONS = tuple(f"features_extractor.cnn.{i}.weight" for i in (0, 2, 4))
 HIDDEN = "features_extractor.linear.0.weight"
 FRAME = (84, 84)  # where nothing names the observations
@@ -22,11 +24,14 @@ FRAME = (84, 84)  # where nothing names the observations
 
 def build(
     weights: Mapping[str, Tensor],
-    space: spaces.Box,
+    space: spaces.Space[Any],
     activation: type[nn.Module] = nn.ReLU,
     normalize_images: bool = True,
 ) -> QNetwork:
     """A ``QNetwork`` that holds exactly these tensors, in eval mode.
+
+    Its features are those of Stable-Baselines3: a Nature-CNN where there are convolutions, a ``CombinedExtractor`` of a
+    Dict, else the observation itself, flat (of counts: one-hot).
 
     Raises:
         KeyError: a tensor is missing.
@@ -34,16 +39,11 @@ def build(
     """
     layers = linear_layers(weights)
     widths = [layer.shape[0] for layer in layers]
-    extractor: Any
     with torch.device("meta"):  # no memory is taken, and no random number drawn, for weights that nobody keeps
-        if CONVOLUTIONS[0] in weights:
-            channels, hidden = _nature_sizes(weights, space)
-            extractor = SizedNatureCNN(space, hidden, channels)
-        else:
-            extractor = FlattenExtractor(space)
+        extractor = build_extractor(weights, space)
         if layers[0].shape[1] != extractor.features_dim:
             raise ValueError(
-                f"observations {space.shape} give {extractor.features_dim} features, "
+                f"{describe_space(space)} give {extractor.features_dim} features, "
                 f"the first linear layer has {layers[0].shape[1]} inputs"
             )
         network = QNetwork(
@@ -57,6 +57,28 @@ def build(
         )
     network.load_state_dict(dict(weights), assign=True)
     return network.eval()
+
+
+def build_extractor(weights: Mapping[str, Tensor], space: spaces.Space[Any]) -> BaseFeaturesExtractor:
+    """The extractor whose weights stand below ``features_extractor.``, with weights of its own; build it on "meta".
+
+    Raises:
+        KeyError: a tensor is missing.
+        ValueError: the tensors do not fit the space.
+    """
+    if isinstance(space, spaces.Dict):
+        return _combined(weights, space)
+    if CONVOLUTIONS[0] not in weights:
+        return FlattenExtractor(space)
+    channels, hidden = _nature_sizes(weights, space)
+    return SizedNatureCNN(space, hidden, channels)  # type: ignore[arg-type]  # a Box: its sizes fit
+
+
+def describe_space(space: spaces.Space[Any]) -> str:
+    """For messages: "observations (4,)", or of a Dict its names."""
+    if isinstance(space, spaces.Dict):
+        return f"observations named {', '.join(space)}"
+    return f"observations {space.shape if space.shape else space}"
 
 
 def space_of(weights: Mapping[str, Tensor]) -> spaces.Box:
@@ -91,13 +113,29 @@ def linear_layers(weights: Mapping[str, Tensor]) -> list[Tensor]:
     return layers
 
 
-def _nature_sizes(weights: Mapping[str, Tensor], space: spaces.Box) -> tuple[tuple[int, int, int], int]:
+def _combined(weights: Mapping[str, Tensor], space: spaces.Dict) -> CombinedExtractor:
+    """Of each image the features of a Nature-CNN, all of one width; of the others themselves; side by side."""
+    widths = {}
+    for name, part in space.items():
+        hidden = weights.get(f"features_extractor.extractors.{name}.linear.0.weight")
+        if hidden is None:
+            continue
+        if not isinstance(part, spaces.Box) or len(part.shape) != 3 or min(part.shape[1:]) < MIN_SIDE:
+            raise ValueError(f"{name}: {describe_space(part)} are no frames for convolutions")
+        widths[name] = hidden.shape[0]
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"its Nature-CNNs are of several widths {sorted(set(widths.values()))}")
+    normalized_image = any(not is_image_space(space[name]) for name in widths)
+    return CombinedExtractor(space, next(iter(widths.values()), 1), normalized_image)
+
+
+def _nature_sizes(weights: Mapping[str, Tensor], space: spaces.Space[Any]) -> tuple[tuple[int, int, int], int]:
     """Channels and hidden units; the frames must be those that the hidden layer has inputs for."""
     convolutions, hidden = [weights[name] for name in CONVOLUTIONS], weights[HIDDEN]
     if [value.dim() for value in (*convolutions, hidden)] != [4, 4, 4, 2]:
         raise ValueError("its layers are not three convolutions and linear ones")
-    if len(space.shape) != 3 or max(space.shape) > MAX_SIDE:
-        raise ValueError(f"observations {space.shape} are no frames for convolutions")
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3 or max(space.shape) > MAX_SIDE:
+        raise ValueError(f"{describe_space(space)} are no frames for convolutions")
     first, second, third = (value.shape[0] for value in convolutions)
     side: Any = space.shape[1:]
     for size, stride in KERNELS:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from polydistill_agents.networks.normalized import Normalized
 from polydistill_agents.networks.quantiles import QuantileNetwork
+from polydistill_agents.networks.recurrent import RecurrentNetwork
 
 SCORE_KINDS = ("q_values", "logits")
-ScoreFunction = Callable[[Any], Tensor]  # observations as they are stored to ``(batch, actions)``
-ScoreNetwork = QNetwork | QuantileNetwork | Normalized  # what a file holds
+ScoreFunction = Callable[[Any], Tensor]  # observations as they are stored (``Tensors``) to ``(batch, actions)``
+ScoreNetwork = QNetwork | QuantileNetwork | RecurrentNetwork | Normalized  # what a file holds

@@ -46,7 +46,17 @@ class Normalized(nn.Module):
         self.register_buffer("mean", torch.tensor(statistics.mean, dtype=torch.float64))
         self.register_buffer("variance", torch.tensor(statistics.variance, dtype=torch.float64))
 
+    @property
+    def statistics(self) -> Statistics:
+        """As given."""
+        mean, variance = (value.double().cpu().numpy() for value in (self.mean, self.variance))
+        return Statistics(mean, variance, self.clip, self.epsilon)
+
+    def scale(self, observations: Tensor) -> Tensor:
+        """What the network sees of observations ``(batch, ...)`` of any type, float32."""
+        scaled = (observations - self.mean) / torch.sqrt(self.variance + self.epsilon)
+        return scaled.clamp(-self.clip, self.clip).float()
+
     def forward(self, observations: Tensor) -> Tensor:
         """Observations ``(batch, ...)`` of any type to scores ``(batch, actions)``."""
-        scaled = (observations - self.mean) / torch.sqrt(self.variance + self.epsilon)
-        return cast(Tensor, self.network(scaled.clamp(-self.clip, self.clip).float()))
+        return cast(Tensor, self.network(self.scale(observations)))

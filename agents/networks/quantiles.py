@@ -24,7 +24,7 @@ class QuantileNetwork(nn.Module):
         super().__init__()
         self.quantile_net, self.n_quantiles = quantile_net, n_quantiles
         self.n_actions = int(quantile_net.action_space.n) // n_quantiles
-        self.observation_space = cast(spaces.Box, quantile_net.observation_space)
+        self.observation_space: spaces.Space[Any] = quantile_net.observation_space
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations to ``(batch, n_actions)`` Q-values."""

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from safetensors.torch import save as save_safetensors
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from polydistill_agents.networks.nature import Size, build_network
@@ -74,6 +75,11 @@ def make_seeds() -> dict[str, bytes]:
         }
 
 
+def described(space: spaces.Space[Any]) -> Any:
+    """A space as Stable-Baselines3 writes it."""
+    return json.loads(data_to_json({"space": space}))["space"]
+
+
 def _saved(model: Any) -> Members:
     buffer = io.BytesIO()
     model.save(buffer)
@@ -87,7 +93,7 @@ def _nature(dqn: Members) -> Members:
     network = build_network(spaces.Box(0, 255, (1, 36, 36), np.uint8), 3, Size((1, 1, 1), 2))
     weights = network.state_dict()
     data = json.loads(dqn["data"])
-    data["observation_space"] |= {"_shape": [1, 36, 36], "dtype": "uint8", "low": "[[[0 ... 0]]]", "high": "[[[255]]]"}
+    data["observation_space"] = described(spaces.Box(0, 255, (1, 36, 36), np.uint8))
     both = {f"{prefix}.{name}": value for prefix in ("q_net", "q_net_target") for name, value in weights.items()}
     return dqn | {"data": json.dumps(data).encode(), "policy.pth": torch_bytes(both)}
 

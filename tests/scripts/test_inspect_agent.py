@@ -74,7 +74,7 @@ def test_it_tells_what_it_can_of_a_network_that_is_not_read(inspect: Inspect, tm
     (tmp_path / "agent.zip").write_bytes(pack(members | {"data": json.dumps(data).encode()}))
     done = inspect("agent.zip")
     assert done.returncode == 0
-    assert told(done)["network"].startswith("not read: only policies of DQN, QR-DQN, PPO and A2C")
+    assert told(done)["network"].startswith("not read: only policies of DQN, QR-DQN, PPO, A2C, TRPO, ")
     converted = inspect("agent.zip", "--convert", "clean.zip")
     assert converted.returncode == 2
     assert converted.stderr.startswith("error: ")

@@ -395,7 +395,7 @@ def test_a_round_of_updates_waits_for_the_device_once(objective: str, monkeypatc
 def test_a_teacher_of_other_actions_is_refused() -> None:
     from polydistill.errors import UserError
 
-    with pytest.raises(UserError, match="scores 5 actions, the game has 3"):
+    with pytest.raises(UserError, match="scores 5 actions, the environment has 3"):
         make(lambda frames: torch.zeros(len(frames), 5))
 
 

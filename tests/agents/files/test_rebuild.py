@@ -347,7 +347,7 @@ def test_bounds_that_are_not_told_come_from_an_environment_by_name(tmp_path, tex
     ("env_id", "message"),
     [
         ("CartPool-v1", "--env CartPool-v1: Environment `CartPool` doesn't exist. Did you mean: `CartPole`?"),
-        ("MountainCar-v0", "the agent sees float32 (4,), the environment shows float32 (2,)"),
+        ("MountainCar-v0", "the agent sees (4,) float32, the environment shows (2,) float32"),
         ("FrozenLake-v1", "--env FrozenLake-v1: "),
         ("no.such.module:Env-v0", "--env no.such.module:Env-v0: "),
     ],
@@ -412,7 +412,7 @@ def test_quantiles_that_are_not_those_of_the_outputs_are_refused(quantiles, tmp_
         ("action_space", {":type:": "<class 'gymnasium.spaces.box.Box'>"}, "discrete actions"),
         ("action_space", {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "n": 4}, "3 outputs"),
         ("action_space", {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "n": "-3"}, "no count"),
-        ("observation_space", {":type:": "<class 'gymnasium.spaces.dict.Dict'>"}, "only observations of numbers"),
+        ("observation_space", {":type:": "<class 'gymnasium.spaces.dict.Dict'>"}, "(Dict) is not described"),
         ("observation_space", {":type:": "<class 'gymnasium.spaces.box.Box'>", "_shape": [7], "dtype": "float32"}, "7"),
         (
             "observation_space",
@@ -439,11 +439,13 @@ def test_what_data_says_otherwise_than_the_tensors_is_refused(tmp_path, field, v
     assert message in refusal(scores_of, changed(tmp_path / "a.zip", tmp_path / "bad.zip", **{field: value}))
 
 
-def test_frames_that_are_no_pixels_are_refused(tmp_path):
+def test_frames_of_which_nothing_tells_whether_they_are_pixels_are_refused(tmp_path):
     make_model("DQN", FRAMES, **NARROW).save(tmp_path / "a.zip")
-    space = json.loads(members_of(tmp_path / "a.zip")["data"])["observation_space"]
+    space = json.loads(members_of(tmp_path / "a.zip")["data"])["observation_space"] | {":serialized:": ""}
+    good = changed(tmp_path / "a.zip", tmp_path / "good.zip", observation_space=space)
+    assert scores_of(good).observation_space == FRAMES
     bad = changed(tmp_path / "a.zip", tmp_path / "bad.zip", observation_space=space | {"high": "[[[1 1 ... 1]]]"})
-    assert "not pixels" in refusal(scores_of, bad)
+    assert "it is not told whether its frames are pixels" in refusal(scores_of, bad)
     tall = changed(tmp_path / "a.zip", tmp_path / "bad.zip", observation_space=space | {"_shape": [2, 36, 44]})
     assert "its frames are not 2 x 36 x 44" in refusal(scores_of, tall)
 

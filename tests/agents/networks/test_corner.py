@@ -33,7 +33,7 @@ def test_a_student_comes_out_of_its_zip_as_it_went_in(tmp_path: Path, size: str)
     network = make_network(size)
     write_dqn_zip(tmp_path / "a.zip", network)
     found, _ = read_network(tmp_path / "a.zip")
-    stored, _ = read_stored_network(tmp_path / "a.zip")
+    stored = read_stored_network(tmp_path / "a.zip").network
     assert isinstance(found, QNetwork)
     assert isinstance(stored, QNetwork)
     assert_equal(found, network)

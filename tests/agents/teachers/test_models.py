@@ -195,10 +195,11 @@ def test_a_module_that_keeps_what_it_computed_is_copied():
 def test_what_is_no_teacher_is_one_line():
     with pytest.raises(UserError, match="this DQN has no networks yet: build it with an environment first"):
         as_teacher(DQN("MlpPolicy", Room(), _init_setup_model=False))
-    if importlib.util.find_spec("sb3_contrib") is not None:
-        recurrent = importlib.import_module("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Room(), n_steps=8)
-        with pytest.raises(UserError, match="RecurrentPPO is no known kind of teacher"):
-            as_teacher(recurrent)
+    room = Room()
+    room.action_space = spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
+    model = PPO("MlpPolicy", room, n_steps=8, batch_size=8)
+    with pytest.raises(UserError, match="a teacher needs discrete actions, this PPO has Box"):
+        as_teacher(model)
 
 
 # ------------------------------------------------------------------ VecNormalize
