@@ -1,7 +1,8 @@
 """Policy distillation (Rusu et al. 2016) as a Stable-Baselines3 algorithm.
 
-The teacher plays, epsilon-greedily; its frames and scores fill a replay; the student learns from batches of it to
-give the same policy. Symbols: z student scores, Q or t teacher scores, T temperature (on the teacher's side only).
+The teacher plays, epsilon-greedily, or the student in its place; the frames and the teacher's scores of them fill a
+replay; the student learns from batches of it to give the same policy. Symbols: z student scores, Q or t teacher
+scores, T temperature (on the teacher's side only).
 
 The contract: constructor, ``learn``, ``predict``, ``save``, ``load``, callbacks and TensorBoard tags are those of
 Stable-Baselines3; the saved file is an ordinary DQN zip.
@@ -22,6 +23,7 @@ from polydistill.errors import require_choice
 from polydistill.learning.lesson import Lesson
 from polydistill.losses import get_objective
 from polydistill.streams import derive_seed, numpy_stream
+from polydistill_agents.distillation.acting import Beta, beta_ends, beta_schedule
 from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.distillation.settings import (
     check_choices,
@@ -44,7 +46,7 @@ Precision = Literal["float32", "bfloat16"]
 # of the constructor; with others the same state would go on to something else
 SETTINGS = (
     "buffer_size", "learning_starts", "batch_size", "samples_per_step", "train_freq", "objective", "objective_kwargs",
-    "temperature", "exploration_rate", "play", "precision", "generation", "root_seed", "n_envs",
+    "temperature", "exploration_rate", "play", "beta_ends", "precision", "generation", "root_seed", "n_envs",
 )  # fmt: skip
 COUNTERS = (
     "num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds", "_played",
@@ -73,9 +75,12 @@ class PolicyDistillation(WatchingAgent):
         objective: name in ``polydistill.losses.OBJECTIVES``.
         objective_kwargs: its further options.
         temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
-        exploration_rate: epsilon of the acting teacher.
-        play: its other actions: "greedy", or "sample": drawn from its policy, logits at T = 1, Q-values at
-            ``temperature``.
+        exploration_rate: epsilon of whoever acts.
+        play: the other actions: "greedy", or "sample": drawn from the policy of whoever acts, logits at T = 1, Q-values
+            at ``temperature``.
+        beta: probability that the teacher acts, for each game and step; else the student does, once it has begun to
+            learn. 1: always the teacher (the paper); 0: the student; a pair: linearly from the first to the second
+            (DAgger); or a function of the remaining progress.
         size: widths of a "CnnPolicy", a name of ``SIZES`` or a ``Size``; None: the teacher's.
         precision: of a Nature-CNN's convolutions and hidden layer.
         generation: number of the student in its lineage; part of every random stream.
@@ -106,6 +111,7 @@ class PolicyDistillation(WatchingAgent):
         temperature: float = 0.01,
         exploration_rate: float = 0.05,
         play: Literal["greedy", "sample"] = "greedy",
+        beta: Beta = 1.0,
         size: str | Size | None = None,
         precision: Precision = "float32",
         generation: int = 1,
@@ -120,6 +126,7 @@ class PolicyDistillation(WatchingAgent):
         self.policy_name = policy_name(policy)
         check_choices(precision, exploration_rate, seed, device)
         require_choice("play", play, ("greedy", "sample"))
+        self._beta, self.beta_ends = beta_schedule(beta), beta_ends(beta)
         check_log_folder(tensorboard_log)
         if learning_rate is not None:
             check_learning_rate(learning_rate)
@@ -188,6 +195,7 @@ class PolicyDistillation(WatchingAgent):
     def _start_streams(self, seed: int) -> None:
         self.root_seed = seed
         self.explore = numpy_stream(seed, "exploration", self.generation)
+        self.coins = numpy_stream(seed, "who acts", self.generation)
         self.learner.start_streams(seed)
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -216,6 +224,7 @@ class PolicyDistillation(WatchingAgent):
             "counters": read_attributes(self, COUNTERS),
             **self.learner.state("cpu"),
             "explore": self.explore.bit_generator.state,
+            "coins": self.coins.bit_generator.state,
             "starts": self._starts.tolist(),
             "replay": None if self.replay is None else self.replay.position(),
             **read_records(self),
@@ -243,5 +252,6 @@ class PolicyDistillation(WatchingAgent):
             setattr(self, name, value)
         self._resumed_round_steps = self._round_steps  # of the call of learn that it was in, if it was
         self.explore.bit_generator.state = state["explore"]
+        self.coins.bit_generator.state = state.get("coins", self.coins.bit_generator.state)  # earlier ones toss none
         self._starts = np.array(state["starts"], dtype=bool)
         load_records(self, state)

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from polydistill.learning.lesson import Lesson
+from polydistill.learning.lesson import Lesson, policy_temperature
 from polydistill.learning.rewind import NonFiniteError
-from polydistill_agents.distillation.acting import Actor, TeacherActs
+from polydistill_agents.distillation.acting import Actor, StudentActs, TeacherActs
 from polydistill_agents.distillation.agent import StudentAgent
 from polydistill_agents.distillation.dues import Dues
 from polydistill_agents.distillation.frame_replay import open_replay
@@ -30,7 +30,7 @@ from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.settings import whole_number
 from polydistill_agents.environments.steps import Step
-from polydistill_agents.networks.observations import Arrays, to_tensors
+from polydistill_agents.networks.observations import Arrays, Tensors, to_tensors
 from polydistill_agents.teachers import Teacher
 
 MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
@@ -53,12 +53,16 @@ class WatchingAgent(StudentAgent):
     learner: Learner
     last_step: Step
     play: str
+    beta_ends: list[float] | None
+    coins: np.random.Generator  # of who acts, and of the student that acts
+    temperature: float
     generation: int
     buffer_size: int
     learning_starts: int
     batch_size: int
     train_freq: int
     samples_per_step: float
+    _beta: Schedule
     _starts: NDArray[np.bool_]  # where the observations of the games are the first
     _rounds: int  # of play and updates in this run, over all calls of learn
     _played = _updates_at_zero = 0  # steps, and updates before them, since the counters were set
@@ -82,7 +86,7 @@ class WatchingAgent(StudentAgent):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Let the teacher play ``total_timesteps`` steps and teach the student from them.
+        """Play ``total_timesteps`` steps, which the teacher labels, and teach the student from them.
 
         Updates are owed for the steps that were played since the counters were set, by ``reset_num_timesteps`` or by
         :meth:`load`; they are made once the replay holds ``learning_starts`` samples.
@@ -114,6 +118,7 @@ class WatchingAgent(StudentAgent):
         assert isinstance(self.env, VecEnv)
         in_a_round = min(self.train_freq, (total_timesteps - self.num_timesteps) // (self.n_envs * MIN_ROUNDS))
         self._round_steps, self._resumed_round_steps = self._resumed_round_steps or max(int(in_a_round), 1), 0
+        self.student.eval()
         updates_before, stopped = self._n_updates, False
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
@@ -155,9 +160,21 @@ class WatchingAgent(StudentAgent):
         return Dues(self._played, made, self.replay, self.learning_starts, self.samples_per_step, self.batch_size)
 
     def actor(self, generator: np.random.Generator) -> Actor:
-        """Who acts: the teacher, with random numbers from ``generator``."""
+        """The teacher that acts, with random numbers from ``generator``."""
         sampled = self.lesson.temperature if self.play == "sample" else None
         return TeacherActs(self.exploration_rate, sampled, generator)
+
+    def _act(self, observations: Tensors, scores: torch.Tensor) -> NDArray[np.int64]:
+        """Actions of the teacher or, where beta asks for it, of a student that has begun to learn."""
+        actions = self.actor(self.explore)(observations, scores)
+        if self.beta_ends == [1.0, 1.0]:
+            return actions
+        beta = 1.0 if self.learner.untouched else self._beta(self._current_progress_remaining)
+        sampled = policy_temperature(self.score_kind, self.temperature) if self.play == "sample" else None
+        student = StudentActs(self.student_scores, self.exploration_rate, sampled, self.coins)
+        actions, by_teacher = student.replace(actions, observations, beta)
+        self.logger.record_mean("distill/teacher_action_share", float(by_teacher.mean()))
+        return actions
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, replay: Replay) -> bool:
         """Play the steps of a round, or up to the total; False if a callback asks to stop.
@@ -165,6 +182,7 @@ class WatchingAgent(StudentAgent):
         Callbacks find the step in ``model.last_step``, and its parts among their ``locals``.
         """
         callback.on_rollout_start()
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         for _ in range(self._round_steps):
             self.last_step = step = self._play(env, replay)
             self.num_timesteps += env.num_envs
@@ -190,7 +208,7 @@ class WatchingAgent(StudentAgent):
         except NonFiniteError as error:
             raise self._located(error) from None
         replay.add(observations, scores, starts)
-        actions = self.actor(self.explore)(seen, scores)
+        actions = self._act(seen, scores)
         step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
         self._last_obs, self._starts = step.new_obs, step.dones
         return step

@@ -32,8 +32,8 @@ class TeacherConfig:
     Args:
         path: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://;
             empty: the project's own teacher of the game.
-        epsilon: probability of a random action while the teacher plays.
-        play: its other actions: greedy, or sample: drawn from its policy, logits at T = 1, Q-values at
+        epsilon: probability of a random action while the teacher plays, or the student in its place.
+        play: the other actions: greedy, or sample: drawn from the policy of whoever acts, logits at T = 1, Q-values at
             student.temperature.
     """
 
@@ -94,7 +94,7 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """The teacher's play from which a student learns.
+    """The play from which a student learns; its teacher says in each state what to do.
 
     Args:
         steps: agent steps per generation (1 step = 4 frames).
@@ -102,6 +102,9 @@ class PlayConfig:
         warmup_steps: steps before the first update.
         n_envs: games at once.
         train_freq: steps of all games between two rounds of updates.
+        beta: probability that the teacher acts, for each game and step; else the student does, once it has begun to
+            learn.
+        beta_end: beta at the end, to which it moves linearly; null: it is constant.
     """
 
     steps: int = 64_000
@@ -109,10 +112,15 @@ class PlayConfig:
     warmup_steps: int = 8_000
     n_envs: int = 16
     train_freq: int = 64
+    beta: float = 1.0
+    beta_end: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_at_least(1, self, "n_envs", "train_freq")
+        for name, beta in (("beta", self.beta), ("beta_end", self.beta_end)):
+            if beta is not None and not 0 <= beta <= 1:
+                raise ValueError(f"{name} is a probability, got {beta}")
         for name in ("steps", "replay_steps"):
             if getattr(self, name) < self.n_envs:
                 raise ValueError(f"{name} must be at least n_envs = {self.n_envs}, got {getattr(self, name)}")

@@ -71,6 +71,7 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
         temperature=config.student.temperature,
         exploration_rate=config.teacher.epsilon,
         play=config.teacher.play,
+        beta=config.play.beta if config.play.beta_end is None else (config.play.beta, config.play.beta_end),
         size=None if config.student.size == SAME_SIZE else config.student.size,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         generation=generation,

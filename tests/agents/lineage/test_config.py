@@ -46,6 +46,8 @@ NAN, INF = float("nan"), float("inf")
         (StudentConfig, {"objective": "jsd", "beta": 1.5}, "beta"),
         (PlayConfig, {"steps": 64, "warmup_steps": 65}, "warmup_steps must lie between 0 and steps = 64"),
         (PlayConfig, {"n_envs": 6, "replay_steps": 16, "warmup_steps": 16}, "warmup_steps = 16 do not fit .* 12 steps"),
+        (PlayConfig, {"beta": -0.5}, "beta is a probability, got -0.5"),
+        (PlayConfig, {"beta_end": 1.5}, "beta_end is a probability, got 1.5"),
         (PlayConfig, {"n_envs": True}, "n_envs must be a whole number"),
         (EvaluationConfig, {"episodes": 0}, "episodes must be at least 1"),
         (EvaluationConfig, {"curve_every_steps": -1}, "curve_every_steps must not be negative"),
@@ -151,3 +153,10 @@ def test_a_teacher_may_sample_while_it_plays_for_the_student() -> None:
         model.learn(64)
         taken[name] = actions
     assert taken == {"sample": {0, 1, 5}, "greedy": {0}}
+
+
+@pytest.mark.parametrize(("beta", "beta_end", "ends"), [(0.5, None, [0.5, 0.5]), (1.0, 0.0, [1.0, 0.0])])
+def test_the_beta_of_a_config_reaches_the_student(beta: float, beta_end: float | None, ends: list[float]) -> None:
+    config = dataclasses.replace(SMALL, play=dataclasses.replace(SMALL.play, beta=beta, beta_end=beta_end))
+    teacher = Teacher(lambda frames: torch.zeros(len(frames), 6))
+    assert make_student(config, teacher, make_env(config, teacher, 1), 1).beta_ends == ends

@@ -175,8 +175,13 @@ def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     assert_same_outcome(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("changes", [{"threads": 2}, {"precision": "bfloat16"}])
-def test_on_two_threads_and_in_bfloat16_a_stop_changes_nothing_either(tmp_path: Path, changes: dict[str, Any]) -> None:
+DAGGER = {"play": dataclasses.replace(CONFIG.play, beta=1.0, beta_end=0.0)}
+
+
+@pytest.mark.parametrize("changes", [{"threads": 2}, {"precision": "bfloat16"}, DAGGER])
+def test_on_two_threads_in_bfloat16_or_where_students_act_a_stop_changes_nothing_either(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     config = dataclasses.replace(CONFIG, **changes)
     distill(tmp_path / "whole", config=config)
     for at in (18, 30):
