@@ -26,6 +26,7 @@ from polydistill.streams import derive_seed, numpy_stream
 from polydistill_agents.distillation.acting import Beta, beta_ends, beta_schedule
 from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.distillation.settings import (
+    check_averaging,
     check_choices,
     check_learning_rate,
     check_log_folder,
@@ -46,7 +47,8 @@ Precision = Literal["float32", "bfloat16"]
 # of the constructor; with others the same state would go on to something else
 SETTINGS = (
     "buffer_size", "learning_starts", "batch_size", "samples_per_step", "train_freq", "objective", "objective_kwargs",
-    "temperature", "exploration_rate", "play", "beta_ends", "precision", "generation", "root_seed", "n_envs",
+    "temperature", "exploration_rate", "play", "beta_ends", "averaging", "precision", "generation", "root_seed",
+    "n_envs",
 )  # fmt: skip
 COUNTERS = (
     "num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_rounds", "_played",
@@ -81,6 +83,8 @@ class PolicyDistillation(WatchingAgent):
         beta: probability that the teacher acts, for each game and step; else the student does, once it has begun to
             learn. 1: always the teacher (the paper); 0: the student; a pair: linearly from the first to the second
             (DAgger); or a function of the remaining progress.
+        averaging: share of the updates so far over which the student's weights are averaged, below 1; 0: they are those
+            of the last update. The mean is what is saved, scored and shown in play; what learns lies aside.
         size: widths of a "CnnPolicy", a name of ``SIZES`` or a ``Size``; None: the teacher's.
         precision: of a Nature-CNN's convolutions and hidden layer.
         generation: number of the student in its lineage; part of every random stream.
@@ -112,6 +116,7 @@ class PolicyDistillation(WatchingAgent):
         exploration_rate: float = 0.05,
         play: Literal["greedy", "sample"] = "greedy",
         beta: Beta = 1.0,
+        averaging: float = 0.0,
         size: str | Size | None = None,
         precision: Precision = "float32",
         generation: int = 1,
@@ -125,6 +130,7 @@ class PolicyDistillation(WatchingAgent):
     ) -> None:
         self.policy_name = policy_name(policy)
         check_choices(precision, exploration_rate, seed, device)
+        check_averaging(averaging)
         require_choice("play", play, ("greedy", "sample"))
         self._beta, self.beta_ends = beta_schedule(beta), beta_ends(beta)
         check_log_folder(tensorboard_log)
@@ -165,7 +171,7 @@ class PolicyDistillation(WatchingAgent):
             options=self.objective_kwargs,
         )
         self.exploration_rate, self.size, self.precision = exploration_rate, size, precision
-        self.play = play
+        self.play, self.averaging = play, float(averaging)
         self.root_seed = int(np.random.SeedSequence().generate_state(1)[0]) if self.seed is None else self.seed
         if _init_setup_model:
             self._setup_model()
@@ -185,6 +191,7 @@ class PolicyDistillation(WatchingAgent):
             seed=self.root_seed,
             generation=self.generation,
             precision=self.precision,
+            averaging=self.averaging,
         )
         self._starts = np.ones(self.n_envs, dtype=bool)
         self._rounds = 0

@@ -15,6 +15,7 @@ import torch
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
+from polydistill.learning.average import WeightAverage
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.learning.update import Update
@@ -61,6 +62,9 @@ class Learner:
         generation: of the student.
         precision: of a Nature-CNN's convolutions and hidden layer, "float32" or "bfloat16".
         scaled: whether the scale of its inputs is there already.
+        averaging: share of the updates so far over which its weights are averaged, see
+            :class:`~polydistill.learning.average.WeightAverage`; 0: they are not. Between two rounds the student has
+            the mean, in a round what learns.
     """
 
     def __init__(
@@ -73,10 +77,12 @@ class Learner:
         generation: int = 1,
         precision: str = "float32",
         scaled: bool = False,
+        averaging: float = 0.0,
     ) -> None:
         self.student, self.optimizer, self.lesson, self.generation = student, optimizer, lesson, generation
         self._update = Update(student, lesson, optimizer, score=scoring_of(student, precision))
         self._scaled = scaled
+        self._average = WeightAverage(student, averaging) if averaging else None
         self._built_versions = self._weight_versions()
         self.start_streams(seed)
 
@@ -124,11 +130,13 @@ class Learner:
         """
         if self.untouched:
             self._begin(source)
+        if self._average is not None:
+            self._average.hide()
         self.student.train()
         good = self.state()
         losses, agreed = torch.zeros((2, n_updates), device=self._update.device)
         for i, (observations, targets) in enumerate(source.batches(n_updates, batch_size, self.order)):
-            losses[i], scores = self.update(observations, targets)
+            losses[i], scores = self._update_in_round(observations, targets)
             agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         share, learns_logits = losses.new_zeros(()), self.lesson.score_kind == "logits"
         if learns_logits:
@@ -137,8 +145,19 @@ class Learner:
         loss, agreement, label_share, finite = numbers.tolist()  # the only wait for the device
         if not (math.isfinite(loss) and finite):
             raise self._back_to_the_bad_update(good, losses.tolist(), source, batch_size)
-        self.student.eval()
+        self._end_round()
         return Round(loss, agreement, label_share if learns_logits else None)
+
+    def _update_in_round(self, observations: Tensors, targets: Tensor) -> tuple[Tensor, Tensor]:
+        done = self.update(observations, targets)
+        if self._average is not None:
+            self._average.add()
+        return done
+
+    def _end_round(self) -> None:
+        if self._average is not None and self._average.updates:
+            self._average.show()
+        self.student.eval()
 
     def _begin(self, source: Source) -> None:
         generator = torch_stream(self.seed, "initial weights", self.generation)
@@ -159,8 +178,10 @@ class Learner:
             return source.batches(len(losses), batch_size, torch.Generator().set_state(good["order"]))
 
         batches = draw_again()
-        index = rewind(self, good, losses, lambda _: self.update(*next(batches)), lambda: bool(self._all_finite()))
-        self.student.eval()
+        index = rewind(
+            self, good, losses, lambda _: self._update_in_round(*next(batches)), lambda: bool(self._all_finite())
+        )
+        self._end_round()
         observations, targets = next(islice(draw_again(), index, None))
         loss = losses[index]
         what = f"is {loss}" if not math.isfinite(loss) else "leads to infinite weights"
@@ -169,11 +190,13 @@ class Learner:
 
     def state(self, device: str | None = None) -> dict[str, Any]:
         """All that updates read and write, as tensors and plain values. A copy, on ``device`` if given."""
+        averaged = {} if self._average is None else {"average": copied(self._average.state(), device)}
         return {
             "untouched": self.untouched,
             "weights": copied(self.student.state_dict(), device),
             "optimizer": copied(self.optimizer.state_dict(), device),
             "order": self.order.get_state(),
+            **averaged,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -181,5 +204,7 @@ class Learner:
         self.student.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(copied(state["optimizer"]))  # torch would keep the tensors it is given
         self.order.set_state(state["order"])
+        if self._average is not None:
+            self._average.load_state(state.get("average", {"updates": 0, "aside": []}))  # earlier ones have none
         if state["untouched"]:
             self._built_versions = self._weight_versions()  # learning still begins with data-dependent weights

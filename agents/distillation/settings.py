@@ -80,6 +80,12 @@ def check_learning_rate(learning_rate: Any) -> None:
             raise ValueError(f"learning_rate must give rates of 0 or more, it gives {rate!r} at {remaining} remaining")
 
 
+def check_averaging(averaging: Any) -> None:
+    """A share of the updates, not all of them."""
+    if not _is_number(averaging) or not 0 <= averaging < 1:
+        raise ValueError(f"averaging is a share of the updates, from 0 to below 1, got {averaging!r}")
+
+
 def check_choices(precision: str, exploration_rate: Any, seed: Any, device: Any) -> None:
     """A known precision and device, a probability, and a seed or none."""
     require_choice("precision", precision, PRECISIONS)

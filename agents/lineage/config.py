@@ -60,6 +60,8 @@ class StudentConfig:
         learning_rate: of Adam at the start; it falls linearly to zero.
         batch_size: samples per update.
         samples_per_step: samples learned from per step of play.
+        averaging: share of the updates so far over which the weights are averaged; the mean is what is scored and
+            saved. 0: the weights of the last update.
     """
 
     size: str = SAME_SIZE
@@ -70,6 +72,7 @@ class StudentConfig:
     learning_rate: float = 1e-3
     batch_size: int = 128
     samples_per_step: float = 12.0
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -82,6 +85,8 @@ class StudentConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         require_at_least(1, self, "batch_size")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is a share of the updates, from 0 to below 1, got {self.averaging}")
         check_options(self.objective, **self.options())
         if objective.tempered:
             check_options(self.objective, temperature=self.temperature)

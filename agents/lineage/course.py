@@ -65,6 +65,7 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
         learning_starts=config.play.warmup_steps,
         batch_size=config.student.batch_size,
         samples_per_step=config.student.samples_per_step,
+        averaging=config.student.averaging,
         train_freq=config.play.train_freq,
         objective=config.student.objective,
         objective_kwargs=config.student.options(),

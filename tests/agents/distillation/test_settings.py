@@ -29,6 +29,7 @@ OF_CLASSIFIERS = [name for name, one in OBJECTIVES.items() if one.needs_labels o
         ({"learning_rate": lambda left: NAN}, "learning_rate must give rates of 0 or more, it gives nan at 1.0"),
         ({"learning_rate": lambda left: left - 0.5}, "learning_rate must give .* -0.5 at 0.0 remaining"),
         *(({"exploration_rate": value}, "exploration_rate is a probability") for value in (1.5, -0.1, NAN, "0")),
+        *(({"averaging": value}, "averaging is a share of the updates") for value in (1.0, -0.1, NAN, None)),
         *(({name: 0}, f"{name} must be a whole number of at least 1, got {name}=0") for name in COUNTS),
         *(({"buffer_size": value}, "buffer_size must be a whole number") for value in (1e5, "100", NAN, -5, True)),
         ({"train_freq": (4, "step")}, "train_freq must be a whole number"),

@@ -39,6 +39,7 @@ NAN, INF = float("nan"), float("inf")
         (StudentConfig, {"learning_rate": NAN}, "learning_rate must be a finite number"),
         (StudentConfig, {"learning_rate": -1e-3}, "learning_rate must be positive"),
         (StudentConfig, {"samples_per_step": INF}, "samples_per_step must be a finite number"),
+        (StudentConfig, {"averaging": 1.0}, "averaging is a share of the updates, from 0 to below 1, got 1.0"),
         (StudentConfig, {"batch_size": 1.5}, "batch_size must be a whole number"),
         (StudentConfig, {"delta": 1.0}, "policy_kl has no option delta"),
         (StudentConfig, {"objective": "policy_huber", "delta": 0.0}, "delta"),

@@ -175,11 +175,14 @@ def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     assert_same_outcome(tmp_path / "run", expected)
 
 
-DAGGER = {"play": dataclasses.replace(CONFIG.play, beta=1.0, beta_end=0.0)}
+DAGGER = {
+    "play": dataclasses.replace(CONFIG.play, beta=1.0, beta_end=0.0),
+    "student": dataclasses.replace(CONFIG.student, averaging=0.1),
+}
 
 
 @pytest.mark.parametrize("changes", [{"threads": 2}, {"precision": "bfloat16"}, DAGGER])
-def test_on_two_threads_in_bfloat16_or_where_students_act_a_stop_changes_nothing_either(
+def test_on_two_threads_in_bfloat16_or_where_mean_students_act_a_stop_changes_nothing_either(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = dataclasses.replace(CONFIG, **changes)
