@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from gymnasium.envs.registration import get_env_id, parse_env_id
 from polydistill.errors import UserError, suggest
 from polydistill_agents.environments.games import check_game
 
-MINIGRID = ("MiniGrid-", "BabyAI-")
+MINIGRID = ("MiniGrid-", "BabyAI-")  # ids that the package registers when it is imported
 EXTRAS = {"box2d": "box2d", "minigrid": "minigrid"}  # a word of what is missing, and the extra that has it
 
 
@@ -66,6 +67,9 @@ def find_id(name: str, package: str = "") -> str:
     module, _, env_id = name.strip().rpartition(":")
     for users in filter(None, (package, module)):
         import_users(users, "env_package")
+    if env_id.startswith(MINIGRID) and env_id not in gym.registry and find_spec("minigrid"):
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # else it greets on standard output
+        importlib.import_module("minigrid")
     known = gym.registry.get(env_id)
     if known is not None:
         if "ale_py" in str(known.entry_point):
@@ -95,7 +99,7 @@ def _newest(env_id: str) -> str | None:
 
 
 def _unknown(env_id: str) -> UserError:
-    if env_id.startswith(MINIGRID):
+    if env_id.startswith(MINIGRID) and not find_spec("minigrid"):
         return UserError(f'{env_id} needs the package minigrid: pip install "polydistill[minigrid]"')
     hint = suggest(env_id, gym.registry)
     if not hint:

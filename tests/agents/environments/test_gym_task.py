@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
 
 from polydistill.errors import UserError
-from polydistill_agents.environments import gym_task
+from polydistill_agents.environments import gym_names, gym_task
 from polydistill_agents.environments.gym_task import GymTask, open_environment
 
 TOYS = "tests.agents.environments.toys"
@@ -121,6 +123,7 @@ def test_a_game_of_atari_is_sent_to_its_script(name):
 
 
 def test_an_environment_whose_package_is_missing_says_which(monkeypatch):
+    monkeypatch.setattr(gym_names, "find_spec", lambda name: None)
     assert 'pip install "polydistill[minigrid]"' in refusal(open_environment, "MiniGrid-Empty-5x5-v9")
 
     def no_box(*args, **options):
@@ -315,3 +318,23 @@ def test_the_protocol_is_the_environments_own():
     assert (rules.max_steps, rules.epsilon, rules.games_differ) == (500, 0.0, True)
     assert "under the protocol 'own' alone, not 'rusu'" in refusal(task.protocol, "rusu")
     assert "CartPole-v1 has 2 actions, not 3" in refusal(task.make_env, 1, seed=0, n_actions=3)
+
+
+# ------------------------------------------------------------------ packages of others
+
+
+def test_minigrid_is_registered_without_being_asked_and_its_words_need_a_wrapper():
+    pytest.importorskip("minigrid")
+    line = refusal(lambda: open_environment("MiniGrid-Empty-5x5-v0").observation_space)
+    assert "its 'mission' is MissionSpace" in line
+    assert "try --wrappers minigrid.wrappers:ImgObsWrapper, or minigrid.wrappers:FlatObsWrapper" in line
+    seen = open_environment("MiniGrid-Empty-5x5-v0", wrappers=["minigrid.wrappers:ImgObsWrapper"])
+    assert seen.observation_space.shape == (3, 7, 7)
+    assert "did you mean MiniGrid-Empty-5x5-v0?" in refusal(open_environment, "MiniGrid-Empty-5x5-v9")
+
+
+def test_lunar_lander_is_played():
+    pytest.importorskip("Box2D")
+    env = open_environment("LunarLander-v3").make_env(2, seed=0)
+    assert env.reset().shape == (2, 8)
+    assert env.recipe()["box2d"] == version("box2d")
