@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
@@ -29,7 +28,7 @@ def scoring_of(network: QNetwork, precision: str = "float32") -> Scoring:
             in float32.
     """
     space = network.observation_space
-    if begins_as_nature(network) and space.dtype == np.uint8:
+    if begins_as_nature(network) and is_image_space(space):
         return partial(compute_scores, precision=precision)
     flat = isinstance(network.features_extractor, FlattenExtractor)
     numbers = isinstance(space, spaces.Box) and not is_image_space(space)

@@ -22,11 +22,22 @@ from polydistill_agents.networks.nature import Size, build_network
 Members = dict[str, bytes]
 
 
-class Room(gym.Env[Any, Any]):
-    """A space of vectors and three actions; nobody plays in it."""
+TABLE = spaces.Dict(
+    buttons=spaces.MultiBinary(2),
+    camera=spaces.Box(0, 255, (1, 36, 36), np.uint8),
+    gears=spaces.MultiDiscrete([2, 3]),
+    key=spaces.Discrete(3),
+    where=spaces.Box(-1, 1, (3,), np.float32),
+)
 
-    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+
+class Room(gym.Env[Any, Any]):
+    """A space of vectors, or another one, and three actions; nobody plays in it."""
+
     action_space = spaces.Discrete(3)
+
+    def __init__(self, observation_space: spaces.Space[Any] | None = None) -> None:
+        self.observation_space = observation_space or spaces.Box(-1, 1, (3,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return np.zeros(3, np.float32), {}
@@ -63,11 +74,19 @@ def make_seeds() -> dict[str, bytes]:
         torch.manual_seed(0)
         narrow = {"policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
         dqn = _saved(DQN("MlpPolicy", Room(), buffer_size=1, **narrow))
+        ppo = _saved(PPO("MlpPolicy", Room(), n_steps=2, batch_size=2, **narrow))
+        combined = {"net_arch": [4], "features_extractor_kwargs": {"cnn_output_dim": 2}}
         return {
             "dqn.zip": pack(dqn),
             "dqn-cnn.zip": pack(_nature(dqn)),
             "qrdqn.zip": pack(_quantiles(dqn)),
-            "ppo.zip": pack(_saved(PPO("MlpPolicy", Room(), n_steps=2, batch_size=2, **narrow))),
+            "ppo.zip": pack(ppo),
+            "ppo-table.zip": pack(
+                _saved(PPO("MultiInputPolicy", Room(TABLE), 1e-3, 2, 2, policy_kwargs=combined, device="cpu"))
+            ),
+            "a2c-counts.zip": pack(_saved(A2C("MlpPolicy", Room(spaces.MultiDiscrete([2, 3])), **narrow))),
+            "maskable.zip": pack(_renamed(ppo, "sb3_contrib.common.maskable.policies")),
+            "recurrent.zip": pack(_recurrent(ppo)),
             "a2c.zip": pack(_saved(A2C("MlpPolicy", Room(), **narrow))),
             "acktr.pth": torch_bytes(_table()),
             "acktr.safetensors": save_safetensors(_table(), {"architecture": "acktr"}),
@@ -109,6 +128,21 @@ def _quantiles(dqn: Members) -> Members:
         if "quantile_net.2." in name:
             renamed[name] = torch.cat([renamed[name], renamed[name] + 1.0])
     return dqn | {"data": json.dumps(data).encode(), "policy.pth": torch_bytes(renamed)}
+
+
+def _renamed(agent: Members, module: str) -> Members:
+    """The agent with a policy of another module."""
+    data = json.loads(agent["data"])
+    data["policy_class"]["__module__"] = module
+    return agent | {"data": json.dumps(data).encode()}
+
+
+def _recurrent(ppo: Members) -> Members:
+    """The PPO as sb3-contrib would save one with a memory of three units behind its observations."""
+    weights = torch.load(io.BytesIO(ppo["policy.pth"]), weights_only=True)
+    for name in ("lstm_actor", "lstm_critic"):
+        weights |= {f"{name}.{key}": value for key, value in torch.nn.LSTM(3, 3).state_dict().items()}
+    return _renamed(ppo, "sb3_contrib.common.recurrent.policies") | {"policy.pth": torch_bytes(dict(weights))}
 
 
 def _table() -> dict[str, torch.Tensor]:

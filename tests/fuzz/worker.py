@@ -20,6 +20,7 @@ import torch
 from polydistill.errors import UserError
 from polydistill_agents.files.inspection import inspect_agent
 from polydistill_agents.files.normalization import read_statistics
+from polydistill_agents.networks.observations import example, to_tensors
 from polydistill_agents.teachers import as_teacher
 
 GROWTH_BYTES = 2**30
@@ -60,9 +61,11 @@ def read(path: str) -> str:
     network = teacher.network
     assert network is not None
     space: Any = network.observation_space
-    scores = teacher(torch.zeros((2, *space.shape), dtype=torch.uint8 if space.dtype == "uint8" else torch.float32))
-    assert scores.dim() == 2
-    assert len(scores) == 2
+    seen = to_tensors(example(space, 2), "cpu")
+    teacher.begin(2)
+    for scores in (teacher(seen), teacher.label(seen, [True, False])):
+        assert scores.dim() == 2
+        assert len(scores) == 2
     return "network"
 
 
