@@ -7,10 +7,11 @@
     python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, which give logits
     python scripts/inspect_agent.py hf://sb3/dqn-PongNoFrameskip-v4        from the Hugging Face Hub (extra hub)
 
-FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN), of any year, or a table of weights
-(torch.save of a state dict, .safetensors), whose layers are recognised by their shapes; the prefix acktr: says that a
-single head gives logits, nature: that it gives Q-values. Pickled fields are disassembled, never loaded; "unusual
-globals" names what stock DQN.load would import and execute.
+FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN, TRPO, MaskablePPO, RecurrentPPO), of any
+year and any observations, or a table of weights (torch.save of a state dict, .safetensors), whose layers are recognised
+by their shapes; the prefix acktr: says that a single head gives logits, nature: that it gives Q-values. What has a
+memory (RecurrentPPO) cannot be converted. Pickled fields are disassembled, never loaded; "unusual globals" names what
+stock DQN.load would import and execute.
 """
 
 import pathlib

@@ -312,6 +312,13 @@ def test_spaces_that_no_network_sees_are_one_line(space, message):
     assert message in describe_line(described(space))
 
 
+def test_one_large_part_that_stands_in_a_table_many_times_is_refused_before_it_takes_memory():
+    large = spaces.Box(-1, 1, (2**18,), np.float32)
+    given = described(spaces.Dict({str(number): large for number in range(200)}))
+    assert len(given[":serialized:"]) < 2**22, "it stands there once"
+    assert "its table of observations (Dict) is larger than what is read" in describe_line(given)
+
+
 def changed(source: Path, target: Path, weights: Any = None, **fields: Any) -> Path:
     """``source`` with other fields or weights."""
     members = members_of(source)
