@@ -32,18 +32,17 @@ class Asked:
         self._before: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> Self:
-        for agent in filter(_has_memory, self.agents):
-            memory: Any = agent
-            self._before.append((memory, memory.memory()))
-            memory.begin(self.n_games)
+        remembering: dict[int, Any] = {id(agent): agent for agent in self.agents if _has_memory(agent)}
+        self._before = [(agent, agent.memory()) for agent in remembering.values()]
+        for agent in remembering.values():
+            agent.begin(self.n_games)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for agent, state in self._before:
-            if state is not None:
-                agent.remember(state)
+            agent.remember(state)
 
     def __call__(self, observations: Arrays, starts: NDArray[np.bool_], rows: NDArray[np.integer[Any]]) -> list[Tensor]:
         """Scores ``(rows, actions)`` of each agent.
@@ -75,7 +74,11 @@ def _scores(
 ) -> list[Tensor]:
     seen = to_tensors(observations, device)
     with few_rows(count_rows(observations)):
-        asked = [ask(agent, seen) for agent in agents]
+        told: dict[int, Tensor] = {}
+        for agent in agents:  # one that plays and is asked, too, remembers the step once
+            if id(agent) not in told:
+                told[id(agent)] = ask(agent, seen)
+    asked = [told[id(agent)] for agent in agents]
     for index, scores in enumerate(asked):
         if not bool(scores.amax(dim=1).isfinite().all()):
             whose = "the teacher that is asked" if index else "the agent that plays"

@@ -7,6 +7,7 @@ short ones. How many games run at once follows from the number of games alone, n
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor
 from polydistill.errors import UserError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 from polydistill_agents.environments.asking import Asked, ask_once
+from polydistill_agents.environments.gym_task import open_environment
 from polydistill_agents.environments.masks import read_masks
 from polydistill_agents.environments.protocols import AnyProtocol, sampling_temperature
 from polydistill_agents.environments.task import Task, open_task
@@ -26,6 +28,7 @@ from polydistill_agents.networks.kinds import ScoreFunction
 from polydistill_agents.networks.observations import example, take
 
 GAMES_AT_ONCE = 32  # at most
+VERSION = re.compile(r"-v\d+$")  # of an id of gymnasium
 
 
 class Evaluation(NamedTuple):
@@ -114,7 +117,7 @@ def evaluate(
         agent: from observations of the task on ``device``, as ``(games, 4, 84, 84)`` uint8 or a dict of such arrays, to
             ``(games, actions)`` scores. In a game of Atari it may know the game's own actions or all 18 of the
             joystick. An agent with a memory is asked game by game, from an empty memory.
-        game: the task, or the name of a game that :func:`~polydistill_agents.environments.task.open_task` knows.
+        game: the task, or the name of a game of Atari, or an id of gymnasium.
         protocol: a name of one of the task's, or a protocol; None: the task's first, "rusu" for Atari.
         episodes: games to play, >= 1.
         seed: >= 0; of the games, of the epsilon-greedy coin and of sampled actions.
@@ -137,7 +140,7 @@ def evaluate(
             ``scores``, and whether these are the reference's, ``of_reference``.
         ValueError: an argument out of range, or no source of randomness at all (every game would be the same).
     """
-    task = open_task(game) if isinstance(game, str) else game
+    task = _open(game) if isinstance(game, str) else game
     protocol = task.default_protocol if protocol is None else protocol
     rules = task.protocol(protocol) if isinstance(protocol, str) else protocol
     _check_numbers(episodes, seed, n_envs, n_threads, temperature)
@@ -185,6 +188,16 @@ def evaluate(
         game_actions=task.action_counts[0],
         invalid_share=tally.invalid / compared if has_masks else None,
     )
+
+
+def _open(name: str) -> Task:
+    """The game of that name, or the environment of that id; whose error is told hangs on how the name ends."""
+    try:
+        return open_task(name)
+    except UserError:
+        if VERSION.search(name) is None:
+            raise
+    return open_environment(name)
 
 
 class _Tally:

@@ -24,6 +24,7 @@ from polydistill.errors import UserError
 from polydistill_agents.environments.gym_names import describe
 from polydistill_agents.environments.gym_wrappers import NamedWrapper
 from polydistill_agents.environments.seeded import SeededVecEnv
+from polydistill_agents.environments.views import Shown, TwoViews
 from polydistill_agents.networks.observations import Arrays, leaves
 
 
@@ -69,6 +70,16 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
         return stepped
 
 
+def wrap_game(
+    game: gym.Env[Any, Any], wrappers: Sequence[NamedWrapper], teacher_wrappers: Sequence[NamedWrapper] = ()
+) -> gym.Env[Any, Any]:
+    """One game with its own wrappers; with those of a teacher, it shows two views."""
+    shown = game = Shown(game, teacher_wrappers) if teacher_wrappers else game
+    for wrapper in wrappers:
+        game = game if wrapper.of_all_games else wrapper.apply(game)
+    return TwoViews(game, shown) if isinstance(shown, Shown) else game
+
+
 class GymVecEnv(VecEnvWrapper, SeededVecEnv):
     """``n_envs`` games of one environment, one after the other in this process.
 
@@ -79,6 +90,8 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         seed: root of all seeds; each game and each full reset gets its own from ``numpy.random.SeedSequence``. None:
             from the operating system.
         wrappers: the innermost first; those of all games last.
+        teacher_wrappers: of the teacher's view, where it sees another, see
+            :mod:`~polydistill_agents.environments.views`.
         recipe: what else decides the observations, in plain values.
 
     Raises:
@@ -93,26 +106,25 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         *,
         seed: int | None = None,
         wrappers: Sequence[NamedWrapper] = (),
+        teacher_wrappers: Sequence[NamedWrapper] = (),
         recipe: dict[str, Any] | None = None,
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"out of range: {n_envs=}")
         self.name, self._recipe, self._n_steps = name, dict(recipe or {}), 0
-        of_one = [wrapper for wrapper in wrappers if not wrapper.of_all_games]
 
         def make_game(index: int) -> gym.Env[Any, Any]:
-            env = monitor = Monitor(make())
-            for wrapper in of_one:
-                env = wrapper.apply(env)
-            return _Watched(env, monitor, f"{name}: game {index}")
+            monitor = Monitor(make())
+            game = wrap_game(monitor, wrappers, teacher_wrappers)
+            return _Watched(game, monitor, f"{name}: game {index}")
 
         try:
             games = DummyVecEnv([lambda index=index: make_game(index) for index in range(n_envs)])  # type: ignore[misc]
         except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
             raise UserError(f"{name} cannot be played many games at once: {describe(error)}") from error
         outer: VecEnv = games
-        for wrapper in wrappers[len(of_one) :]:
-            outer = wrapper.apply(outer)
+        for wrapper in wrappers:
+            outer = wrapper.apply(outer) if wrapper.of_all_games else outer
         super().__init__(VecTransposeImage(outer) if _has_channels_last(outer.observation_space) else outer)
         self._games = games
         self.start_seeds(seed)
@@ -144,7 +156,7 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         shown = [] if rewards is None else [("a reward", rewards)]
         shown += [("an observation", values) for values in leaves(observations)]
         for what, values in shown:
-            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
                 wrong = ~np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
                 game = int(np.flatnonzero(wrong)[0])
                 where = f"step {self._n_steps:,}" if rewards is not None else f"reset, after step {self._n_steps:,}"

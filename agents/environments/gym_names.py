@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from importlib.util import find_spec
 from types import ModuleType
 
 import gymnasium as gym
-from gymnasium.envs.registration import get_env_id, parse_env_id
+from gymnasium.envs.registration import EnvSpec, get_env_id, parse_env_id
 
 from polydistill.errors import UserError, suggest
 from polydistill_agents.environments.games import check_game
@@ -72,12 +73,14 @@ def find_id(name: str, package: str = "") -> str:
         importlib.import_module("minigrid")
     known = gym.registry.get(env_id)
     if known is not None:
-        if "ale_py" in str(known.entry_point):
+        if _is_atari(known):
             raise _atari(env_id, known.kwargs.get("game", env_id))
         return env_id
     newest = _newest(env_id)
     if newest is None:
         raise _unknown(env_id)
+    if _is_atari(gym.registry[newest]):
+        raise _atari(env_id, gym.registry[newest].kwargs.get("game", env_id))
     print(f"notice: {env_id} is not registered: {newest} is taken", file=sys.stderr)
     return newest
 
@@ -101,14 +104,17 @@ def _newest(env_id: str) -> str | None:
 def _unknown(env_id: str) -> UserError:
     if env_id.startswith(MINIGRID) and not find_spec("minigrid"):
         return UserError(f'{env_id} needs the package minigrid: pip install "polydistill[minigrid]"')
-    hint = suggest(env_id, gym.registry)
+    hint = suggest(env_id, [name for name, spec in gym.registry.items() if not _is_atari(spec)])
     if not hint:
         try:
             return _atari(env_id, check_game(env_id))
-        except UserError:
-            pass
-    more = "an id of gymnasium, or of the package that env_package names"
-    return UserError(f"unknown environment {env_id!r}{hint} (it is {more})")
+        except UserError as error:
+            hint = "".join(re.findall(r"; did you mean \w+\?", str(error)))
+    return UserError(f"unknown environment {env_id!r}{hint} (it is an id of gymnasium, or of the package env_package)")
+
+
+def _is_atari(spec: EnvSpec) -> bool:
+    return str(spec.entry_point).startswith("ale_py")
 
 
 def _atari(env_id: str, game: str) -> UserError:

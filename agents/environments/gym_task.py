@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from polydistill.errors import UserError, suggest
-from polydistill_agents.environments.gym_env import GymVecEnv
+from polydistill_agents.environments.gym_env import GymVecEnv, wrap_game
 from polydistill_agents.environments.gym_names import describe, find_id, missing_package
 from polydistill_agents.environments.gym_spaces import check_actions, check_observations
 from polydistill_agents.environments.gym_wrappers import NamedWrapper, find_wrappers
@@ -36,6 +36,8 @@ class GymTask(Task):
         wrappers: by name, see :func:`~polydistill_agents.environments.gym_wrappers.find_wrappers`.
         env_kwargs: of the environment.
         max_steps: games are cut after so many steps; None: the environment's own limit, else ``LONGEST``.
+        teacher_wrappers: where the teacher sees another view than the student, through these; ``wrappers`` are the
+            student's then, and an observation holds both views, see :mod:`~polydistill_agents.environments.views`.
     """
 
     name: str
@@ -43,18 +45,23 @@ class GymTask(Task):
     wrappers: tuple[str, ...] = ()
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     max_steps: int | None = None
+    teacher_wrappers: tuple[str, ...] = ()
 
     default_protocol = OWN
 
     @cached_property
-    def _wrappers(self) -> tuple[NamedWrapper, ...]:
-        return find_wrappers(self.wrappers)
+    def _wrappers(self) -> tuple[tuple[NamedWrapper, ...], tuple[NamedWrapper, ...]]:
+        """The student's, and the teacher's own."""
+        return _find_both(self.wrappers, self.teacher_wrappers)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether an observation holds a view of the teacher's and one of the student's."""
+        return bool(self.teacher_wrappers)
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
-        game = self._make_one()
-        for wrapper in self._wrappers:
-            game = game if wrapper.of_all_games else wrapper.apply(game)
+        game = wrap_game(self._make_one(), *self._wrappers)
         actions = check_actions(self.name, game.action_space)
         check_observations(self.name, game.observation_space)
         game.close()
@@ -111,7 +118,16 @@ class GymTask(Task):
         return self._open(n_envs, seed=seed)
 
     def _open(self, n_envs: int, *, seed: int) -> GymVecEnv:
-        return GymVecEnv(self.name, self._make_one, n_envs, seed=seed, wrappers=self._wrappers, recipe=self._recipe)
+        students, teachers = self._wrappers
+        return GymVecEnv(
+            self.name,
+            self._make_one,
+            n_envs,
+            seed=seed,
+            wrappers=students,
+            teacher_wrappers=teachers,
+            recipe=self._recipe,
+        )
 
     def _make_one(self) -> gym.Env[Any, Any]:
         try:
@@ -131,7 +147,18 @@ class GymTask(Task):
             "wrappers": list(self.wrappers),
             "env_kwargs": dict(self.env_kwargs),
             "max_steps": self.longest,
+            **({"teacher_wrappers": list(self.teacher_wrappers)} if self.teacher_wrappers else {}),
         }
+
+
+def _find_both(
+    wrappers: Sequence[str], teacher_wrappers: Sequence[str]
+) -> tuple[tuple[NamedWrapper, ...], tuple[NamedWrapper, ...]]:
+    students, teachers = find_wrappers(wrappers), find_wrappers(teacher_wrappers)
+    of_all = next((wrapper.text for wrapper in (*students, *teachers) if wrapper.of_all_games), None)
+    if teachers and of_all is not None:
+        raise UserError(f"wrappers: {of_all} wraps both views alike: give each its own, as FrameStackObservation:4")
+    return students, teachers
 
 
 def _versions(spec: gym.envs.registration.EnvSpec) -> dict[str, str]:
@@ -155,6 +182,7 @@ def open_environment(
     wrappers: Sequence[str] = (),
     env_kwargs: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
+    teacher_wrappers: Sequence[str] = (),
 ) -> GymTask:
     """The task of a gymnasium environment; nothing is made of it yet, but its package is imported.
 
@@ -164,6 +192,7 @@ def open_environment(
         wrappers: the innermost first: ``"FlattenObservation"``, ``"VecFrameStack:4"``, ``"module:function"``.
         env_kwargs: of the environment.
         max_steps: cut games after so many steps; None: the environment's own limit, else ``LONGEST``.
+        teacher_wrappers: of the teacher's own view, where it sees another than the student.
 
     Raises:
         UserError: an unknown name of environment or wrapper, or a package that is missing.
@@ -176,5 +205,5 @@ def open_environment(
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     found = find_id(name, package)
-    find_wrappers(wrappers)
-    return GymTask(found, package, tuple(wrappers), dict(env_kwargs or {}), max_steps)
+    _find_both(wrappers, teacher_wrappers)
+    return GymTask(found, package, tuple(wrappers), dict(env_kwargs or {}), max_steps, tuple(teacher_wrappers))

@@ -52,6 +52,11 @@ class Task(ABC):
     def reference(self) -> Reference | None:
         """Scores that others are measured against, where they are known."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user must be told before games are played, a line each."""
+        return []
+
     @abstractmethod
     def protocol(self, name: str) -> AnyProtocol:
         """How agents are scored under that name.

@@ -58,7 +58,7 @@ def test_scores_are_those_of_stable_baselines_on_the_same_seeds():
 
 
 def test_a_greedy_agent_needs_no_epsilon_where_games_differ_by_their_seeds():
-    result = evaluate(always(1, 2), open_environment("CartPole-v1"), episodes=5)
+    result = evaluate(always(1, 2), "CartPole-v1", episodes=5)
     assert 8 <= result.lengths.min() <= result.lengths.max() <= 11, "one who always pushes right falls soon"
     assert (result.truncated, result.n_actions, result.game_actions, result.invalid_share) == (0, 2, 2, None)
 
@@ -81,6 +81,14 @@ def test_games_that_were_cut_are_counted_and_another_protocol_is_refused():
     assert evaluate(always(0), toy("Toy", max_steps=3), episodes=4).truncated == 4
     with pytest.raises(UserError, match="under the protocol 'own' alone"):
         evaluate(always(0), toy("Toy"), protocol="zoo")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("CartPol-v1", "CartPole-v1"), ("pongg", "pong"), ("PonggNoFrameskip-v4", "pong")]
+)
+def test_an_unknown_name_has_the_nearest_game_or_environment(name, near):
+    with pytest.raises(UserError, match=f"did you mean {near}\\?"):
+        evaluate(always(1), name)
 
 
 def test_an_agent_of_other_actions_is_refused():
@@ -128,6 +136,13 @@ def test_an_agent_with_a_memory_is_told_where_games_begin_and_which_play():
 def test_an_agent_with_a_memory_has_it_back_after_it_was_asked():
     counter = Counter()
     assert evaluate(always(1), toy("Toy"), episodes=2, reference=counter).agreement == pytest.approx(3 / 7)
+    assert counter.steps.tolist() == [7.0]
+
+
+def test_an_agent_with_a_memory_that_is_its_own_reference_remembers_each_step_once():
+    counter = Counter()
+    result = evaluate(counter, toy("Toy"), episodes=2, reference=counter)
+    assert (result.scores.tolist(), result.agreement) == ([3.0, 3.0], 1.0)
     assert counter.steps.tolist() == [7.0]
 
 
