@@ -57,7 +57,7 @@ class StudentConfig:
         temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit.
         beta: of jsd: the teacher's share of the mixture; null: its default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
-        learning_rate: of Adam at the start; it falls linearly to zero.
+        learning_rate: of Adam, from start to end: the average of the weights does what a falling rate would.
         batch_size: samples per update.
         samples_per_step: samples learned from per step of play.
         averaging: share of the updates so far over which the weights are averaged; the mean is what is scored and
@@ -71,8 +71,8 @@ class StudentConfig:
     delta: float | None = None
     learning_rate: float = 1e-3
     batch_size: int = 128
-    samples_per_step: float = 12.0
-    averaging: float = 0.0
+    samples_per_step: float = 8.0
+    averaging: float = 0.05
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -112,9 +112,9 @@ class PlayConfig:
         beta_end: beta at the end, to which it moves linearly; null: it is constant.
     """
 
-    steps: int = 64_000
-    replay_steps: int = 64_000
-    warmup_steps: int = 8_000
+    steps: int = 30_000
+    replay_steps: int = 30_000
+    warmup_steps: int = 4_000
     n_envs: int = 16
     train_freq: int = 64
     beta: float = 1.0
@@ -151,8 +151,8 @@ class EvaluationConfig:
 
     protocol: str = "rusu"
     episodes: int = 30
-    curve_every_steps: int = 16_000
-    curve_episodes: int = 8
+    curve_every_steps: int = 15_000
+    curve_episodes: int = 4
     play: Play = "protocol"
 
     def __post_init__(self) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.utils import LinearSchedule
 
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
@@ -60,7 +59,7 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
         "CnnPolicy",
         env,
         teacher,
-        learning_rate=LinearSchedule(config.student.learning_rate, 0.0, 1.0),
+        learning_rate=config.student.learning_rate,
         buffer_size=config.play.replay_steps,
         learning_starts=config.play.warmup_steps,
         batch_size=config.student.batch_size,
