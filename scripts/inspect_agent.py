@@ -4,6 +4,7 @@
     python scripts/inspect_agent.py old.zip --convert clean.zip            a current zip, for stock DQN.load
     python scripts/inspect_agent.py ppo.zip --convert a.zip --env CartPole-v1   with the bounds of that environment
     python scripts/inspect_agent.py ppo-pong.zip --evaluate pong           ten full games, protocol rusu
+    python scripts/inspect_agent.py ppo.zip --evaluate CartPole-v1         of any environment of gymnasium
     python scripts/inspect_agent.py acktr:pong.pt --convert pong.zip       a plain table of weights, which give logits
     python scripts/inspect_agent.py hf://sb3/dqn-PongNoFrameskip-v4        from the Hugging Face Hub (extra hub)
 
@@ -26,6 +27,7 @@ from polydistill.config.parsing import parse
 from polydistill.errors import UserError, run_script
 from polydistill.runs import Progress, format_interval
 from polydistill_agents.environments.evaluation import evaluate
+from polydistill_agents.environments.task import AtariTask
 from polydistill_agents.files.inspection import AgentInspectionConfig, convert_agent, inspect_agent
 from polydistill_agents.files.places import target_of
 from polydistill_agents.lineage.report import GamesPlayed, count_games, format_notes, notes
@@ -52,22 +54,25 @@ def main(argv: list[str] | None = None) -> None:
         lines = convert_agent(config.file, config.convert, config.env)
         print("\n".join([f"\nsaved: {target_of(config.convert)} (stable_baselines3.DQN.load opens it)", *lines]))
     if config.evaluate:
-        agent = as_teacher(config.file)
+        agent, task = as_teacher(config.file), config.task
+        agent.count_actions(task)
         with Progress(f"{config.file} plays", config.episodes, "games") as bar:
             result = evaluate(
                 agent,
-                config.evaluate,
+                task,
                 episodes=config.episodes,
                 seed=config.seed,
                 on_step=lambda games: bar.advance(games - bar.done),
+                masked=agent.masks,
             )
         print(
-            f"\n{config.evaluate}, {count_games(config.episodes)}, protocol rusu: "
+            f"\n{config.evaluate}, {count_games(config.episodes)}, protocol {task.default_protocol}: "
             f"mean {result.mean:.2f} (95% over games: {format_interval(result.interval(config.seed))})"
         )
-        played = GamesPlayed(config.file, config.episodes, result.truncated, result.n_actions, result.game_actions)
-        for line in format_notes(notes(config.evaluate, "rusu", [played])):
-            print(line)
+        if isinstance(task, AtariTask):
+            played = GamesPlayed(config.file, config.episodes, result.truncated, result.n_actions, result.game_actions)
+            for line in format_notes(notes(config.evaluate, task.default_protocol, [played])):
+                print(line)
 
 
 if __name__ == "__main__":

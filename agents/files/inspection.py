@@ -6,19 +6,20 @@ import base64
 import binascii
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import gymnasium
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from polydistill.errors import UserError, require_at_least
-from polydistill_agents.environments.games import check_game
+from polydistill_agents.environments.gym_task import open_environment
+from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.files.archive import printable, refusing, shown
 from polydistill_agents.files.pickle_globals import MAX_OPCODES
 from polydistill_agents.files.places import Place, opened, target_of
@@ -27,7 +28,7 @@ from polydistill_agents.files.sb3_zip import how_to_go_on, open_members, read_ag
 from polydistill_agents.files.sources import find, read_network, read_stored_network
 from polydistill_agents.files.usual_pickles import examine_pickle
 from polydistill_agents.networks.corner import cut_padding
-from polydistill_agents.networks.fitting import channels_first, space_fits, tell_space
+from polydistill_agents.networks.fitting import space_fits, tell_space
 from polydistill_agents.networks.kinds import ScoreNetwork
 from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.networks.normalized import Normalized
@@ -48,7 +49,7 @@ class AgentInspectionConfig:
         file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
         convert: zip to write, which stock DQN.load opens.
         env: gymnasium id of the environment, like CartPole-v1, whose bounds are written; empty: those in the file.
-        evaluate: ROM id of a game that the agent then plays, like pong.
+        evaluate: what the agent then plays: the ROM id of a game, like pong, or a gymnasium id, like CartPole-v1.
         episodes: full games to play.
         seed: of the games and of the random actions.
     """
@@ -64,11 +65,25 @@ class AgentInspectionConfig:
         require_at_least(1, self, "episodes")
         require_at_least(0, self, "seed")
         if self.evaluate:
-            object.__setattr__(self, "evaluate", check_game(self.evaluate))
+            object.__setattr__(self, "evaluate", self.task.name)
         if self.env and not self.convert:
             raise ValueError("env is for convert: add --convert FILE.zip, or leave --env out")
         if self.convert and target_of(self.convert).suffix.lower() != ".zip":
             raise ValueError(f"convert must end in .zip, got {self.convert}")
+
+    @property
+    def task(self) -> Task:
+        """What is played.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        try:
+            return open_task(self.evaluate)
+        except UserError:
+            if not re.search(r"-v\d+$|[:/]", self.evaluate):
+                raise
+        return open_environment(self.evaluate)
 
 
 def inspect_agent(source: str) -> list[tuple[str, str]]:
@@ -161,18 +176,17 @@ def _noting(read: Callable[[], Read]) -> tuple[Read, list[str]]:
 
 def _space_of(env_id: str, network: QNetwork) -> spaces.Space[Any]:
     """The observations of an environment as Stable-Baselines3 shows them, if they and its actions are the network's."""
+    mine = network.observation_space
     try:
-        env = gymnasium.make(env_id)
-    except Exception as error:  # of gymnasium, or of the environment's own code
-        raise UserError(f"--env {env_id}: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
-    env.close()
-    mine, theirs = network.observation_space, channels_first(env.observation_space)
+        task = open_environment(env_id)
+        theirs, (n_actions,) = task.observation_space, task.action_counts
+    except UserError as error:
+        raise UserError(f"--env {env_id}: {error}") from None
     if not space_fits(mine, theirs) or (isinstance(mine, spaces.Box) and mine.dtype != theirs.dtype):
         told = [tell_space(space) for space in (mine, theirs)]
         raise UserError(f"--env {env_id}: the agent sees {told[0]}, the environment shows {told[1]}")
-    n_actions = getattr(env.action_space, "n", None)
     if n_actions != int(cast(Any, network.action_space).n):
-        raise UserError(f"--env {env_id}: the agent has {network.action_space}, the environment {env.action_space}")
+        raise UserError(f"--env {env_id}: the agent has {network.action_space}, the environment Discrete({n_actions})")
     return theirs
 
 

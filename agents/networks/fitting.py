@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.vec_env import VecTransposeImage
 
 
 def tell_space(space: spaces.Space[Any]) -> str:
@@ -20,15 +18,6 @@ def tell_space(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Dict):
         return "{" + ", ".join(f"{name}: {tell_space(part)}" for name, part in space.items()) + "}"
     return f"{space.shape} {space.dtype}" if isinstance(space, spaces.Box) else str(space)
-
-
-def channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space as an agent of Stable-Baselines3 sees it: channels of images first."""
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict([(name, channels_first(part)) for name, part in space.items()])
-    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
-        return VecTransposeImage.transpose_space(space)
-    return space
 
 
 def space_fits(taught: spaces.Space[Any], seen: spaces.Space[Any]) -> bool:

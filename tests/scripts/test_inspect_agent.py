@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO
 
 from polydistill_agents.files.pickle_globals import find_globals
 from polydistill_agents.files.sb3_zip import write_dqn_zip
@@ -92,6 +92,16 @@ def test_it_plays_in_a_process_of_its_own(root: Path, run_python: Inspect, tmp_p
     assert "note: a.zip: all 18 actions of the joystick, where pong uses 6" in done.stdout
 
 
+def test_it_plays_an_environment_of_gymnasium(inspect: Inspect, tmp_path: Path) -> None:
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu", seed=0).save(tmp_path / "a.zip")
+    done = inspect("a.zip", "--evaluate", "CartPole-v1", "--episodes", "3")
+    assert done.returncode == 0, done.stderr
+    assert "\nCartPole-v1, 3 full games, protocol own: mean " in done.stdout
+    other = inspect("a.zip", "--evaluate", "Acrobot-v1")
+    assert other.returncode == 2
+    assert other.stderr == "error: the teacher sees (4,) float32, the environment shows (6,) float32\n"
+
+
 def test_what_cannot_be_a_dqn_is_one_line(inspect: Inspect, tmp_path: Path) -> None:
     network = build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, Size((64, 64, 64), 64))
     layers = dict(zip(list(OrderedDict.fromkeys(n.rpartition(".")[0] for n in network.state_dict())),
@@ -116,6 +126,7 @@ def test_what_cannot_be_a_dqn_is_one_line(inspect: Inspect, tmp_path: Path) -> N
         (["a.zip", "--convert", "no/such/a.zip"], "no folder no/such"),
         (["a.zip", "--env", "CartPole-v1"], "env is for convert"),
         (["a.zip", "--evaluate", "pongg"], "did you mean pong"),
+        (["a.zip", "--evaluate", "CartPool-v1"], "did you mean CartPole-v1"),
     ],
 )
 def test_a_wrong_word_is_one_line(inspect: Inspect, words: list[str], message: str) -> None:

@@ -346,9 +346,10 @@ def test_bounds_that_are_not_told_come_from_an_environment_by_name(tmp_path, tex
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        ("CartPool-v1", "--env CartPool-v1: Environment `CartPool` doesn't exist. Did you mean: `CartPole`?"),
+        ("CartPool-v1", "--env CartPool-v1: unknown environment 'CartPool-v1'; did you mean CartPole-v1"),
         ("MountainCar-v0", "the agent sees (4,) float32, the environment shows (2,) float32"),
         ("FrozenLake-v1", "--env FrozenLake-v1: "),
+        ("Pendulum-v1", "--env Pendulum-v1: the actions of Pendulum-v1 are Box(1,) float32"),
         ("no.such.module:Env-v0", "--env no.such.module:Env-v0: "),
     ],
 )
