@@ -39,7 +39,7 @@ from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import make_env, make_student
-from polydistill_agents.lineage.domain import open_teacher
+from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
 
 

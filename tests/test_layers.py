@@ -27,6 +27,7 @@ ROOMS = {
         ["teachers"],
         ["distillation"],
         ["lineage"],
+        ["commands"],
     ],
     "polydistill": [["config"], ["kernels"], ["losses"], ["learning", "runs"], ["lineage"], ["vision"]],
 }

@@ -26,7 +26,7 @@ from polydistill_agents.distillation.student_policy import POLICIES, as_in_file,
 from polydistill_agents.files.places import Place, target_of
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.architecture import Architecture, architecture_of
-from polydistill_agents.networks.nature import Size
+from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.networks.observations import Tensors
 from polydistill_agents.networks.scaling import folded, scaled_parts
 from polydistill_agents.networks.scoring import scoring_of
@@ -54,6 +54,11 @@ class StudentAgent(BaseAlgorithm):
     def student(self) -> QNetwork:
         """The network that learns."""
         return self.policy.q_net
+
+    @property
+    def widths(self) -> Size | None:
+        """Those of a Nature-CNN; None of any other network."""
+        return size_of(self.student) if self.size is not None else None
 
     @property
     def score_kind(self) -> str:

@@ -40,9 +40,12 @@ from polydistill_agents.distillation.settings import (
 from polydistill_agents.distillation.state import load_records, read_attributes, read_records
 from polydistill_agents.distillation.student_policy import choose_architecture, policy_name
 from polydistill_agents.distillation.watching import WatchingAgent, no_teacher
+from polydistill_agents.environments.atari import SHAPE
 from polydistill_agents.networks.nature import Size
+from polydistill_agents.networks.scaling import take_statistics
 from polydistill_agents.teachers import as_teacher
 
+ATARI_TEMPERATURE = 0.01  # of Rusu et al. (2016), for clipped rewards
 Precision = Literal["float32", "bfloat16"]
 # of the constructor; with others the same state would go on to something else
 SETTINGS = (
@@ -77,6 +80,8 @@ class PolicyDistillation(WatchingAgent):
         objective: name in ``polydistill.losses.OBJECTIVES``.
         objective_kwargs: its further options.
         temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
+            None: 0.01 (Rusu et al. 2016) for frames of Atari; else half of the median gap between the teacher's best
+            two actions in the first states of play (:mod:`polydistill_agents.teachers.temperature`).
         exploration_rate: epsilon of whoever acts.
         play: the other actions: "greedy", or "sample": drawn from the policy of whoever acts, logits at T = 1, Q-values
             at ``temperature``.
@@ -112,7 +117,7 @@ class PolicyDistillation(WatchingAgent):
         train_freq: int = 64,
         objective: str = "policy_kl",
         objective_kwargs: dict[str, Any] | None = None,
-        temperature: float = 0.01,
+        temperature: float | None = None,
         exploration_rate: float = 0.05,
         play: Literal["greedy", "sample"] = "greedy",
         beta: Beta = 1.0,
@@ -158,15 +163,15 @@ class PolicyDistillation(WatchingAgent):
         whole_number("stats_window_size", stats_window_size, 1)
         self.generation = whole_number("generation", generation, 0)
         self.samples_per_step = positive_number("samples_per_step", samples_per_step)
-        self.temperature = positive_number("temperature", temperature)
+        self.temperature = None if temperature is None else positive_number("temperature", temperature)
         self.objective, self.objective_kwargs = objective, keyword_arguments("objective_kwargs", objective_kwargs)
-        check_objective(get_objective(objective), self.objective_kwargs, self.temperature)
+        check_objective(get_objective(objective), self.objective_kwargs, self.temperature or 1.0)
         source = None if teacher is None else as_teacher(teacher)
         self.lesson = Lesson(
             objective,
             source or no_teacher,
             teacher_kind="q_values" if source is None else source.kind,
-            temperature=self.temperature,
+            temperature=self.temperature or 1.0,
             generation=self.generation,
             options=self.objective_kwargs,
         )
@@ -179,11 +184,13 @@ class PolicyDistillation(WatchingAgent):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         check_spaces(self.policy_name, self.observation_space, self.action_space)
+        self._choose_temperature()
         if self.teacher is not None:
             self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
         architecture = choose_architecture(self.policy_name, self.size, self.teacher, self.policy_kwargs)
         self.size = architecture.size
         self._build_policy(architecture, derive_seed(self.root_seed, "built weights", self.generation))
+        statistics = None if self.teacher is None else self.teacher.input_statistics
         self.learner = Learner(
             self.student,
             self.policy.optimizer,
@@ -192,12 +199,25 @@ class PolicyDistillation(WatchingAgent):
             generation=self.generation,
             precision=self.precision,
             averaging=self.averaging,
+            scaled=statistics is not None and take_statistics(self.student, statistics),
         )
         self._starts = np.ones(self.n_envs, dtype=bool)
         self._rounds = 0
         self._clear_dues()
         self._start_streams(self.root_seed)
         self.set_random_seed(self.seed)
+
+    def _choose_temperature(self) -> None:
+        """Where none is given and none need be measured."""
+        if self.temperature is not None:
+            return
+        if self.observation_space.shape == SHAPE and self.observation_space.dtype == np.uint8:
+            self.temperature = ATARI_TEMPERATURE
+        elif self.teacher is not None and self.teacher.kind == "logits":
+            self.temperature = 1.0
+        elif self.play == "sample":
+            raise ValueError("temperature is needed: Q-values are sampled at it (play='sample')")
+        self.lesson.temper(self.temperature or 1.0)
 
     def _start_streams(self, seed: int) -> None:
         self.root_seed = seed
@@ -230,6 +250,7 @@ class PolicyDistillation(WatchingAgent):
             "settings": read_attributes(self, SETTINGS),
             "counters": read_attributes(self, COUNTERS),
             **self.learner.state("cpu"),
+            **self._remembered(),
             "explore": self.explore.bit_generator.state,
             "coins": self.coins.bit_generator.state,
             "starts": self._starts.tolist(),
@@ -237,22 +258,36 @@ class PolicyDistillation(WatchingAgent):
             **read_records(self),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def _remembered(self) -> dict[str, Any]:
+        """What the teacher remembers of the games."""
+        has_memory = self.teacher is not None and self.teacher.has_memory
+        return {"teacher_memory": self.teacher.memory()} if has_memory else {}  # type: ignore[union-attr]
+
+    def load_state(self, state: Mapping[str, Any], *, new_games: bool = False) -> None:
         """Go on from :meth:`state`: ``learn(steps, reset_num_timesteps=False)`` then does what it would have done.
 
         The replay, and the observations of the games, must be there before; see :meth:`continue_play`.
 
+        Args:
+            state: of a student with the same settings.
+            new_games: go on without them: the replay is filled again, and what was played before owes nothing.
+
         Raises:
             ValueError: the state is that of a student with other settings, or of another replay.
         """
+        if self.temperature is None:
+            self.temperature = state["settings"]["temperature"]
+            self.lesson.temper(self.temperature or 1.0)
         for name, value in state["settings"].items():
             if getattr(self, name) != value:
                 raise ValueError(f"the state is of a student with {name} {value}, this one has {getattr(self, name)}")
         position = None if self.replay is None else self.replay.position()
-        if position != state["replay"]:
+        if position != state["replay"] and not new_games:
             expected = state["replay"]
             raise ValueError(f"the replay must be filled before: it stands at {position}, the state at {expected}")
         self.learner.load_state(state)
+        if self.teacher is not None:
+            self.teacher.remember(state.get("teacher_memory"))
         counters = state["counters"]  # those of earlier versions lack the two that are given here
         earlier = {"_played": counters["num_timesteps"], "_round_steps": self.train_freq}
         for name, value in (earlier | counters).items():
@@ -262,3 +297,5 @@ class PolicyDistillation(WatchingAgent):
         self.coins.bit_generator.state = state.get("coins", self.coins.bit_generator.state)  # earlier ones toss none
         self._starts = np.array(state["starts"], dtype=bool)
         load_records(self, state)
+        if new_games:
+            self._clear_dues()

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
@@ -99,14 +101,20 @@ class Learner:
         """Changes whenever a weight of the student is written or replaced."""
         return [(id(weight), weight._version) for weight in self.student.parameters()]
 
-    def label(self, observations: Tensors) -> Tensor:
+    def label(self, observations: Tensors, starts: NDArray[np.bool_] | None = None) -> Tensor:
         """The teacher's ``(batch, n_actions)`` scores.
+
+        Args:
+            observations: to be scored.
+            starts: ``(batch,)`` where a new game begins, if these are the next step of all games: a teacher with a
+                memory then moves on.
 
         Raises:
             NonFiniteError: the best of a row is not finite. (-inf masks an action, but not all of them.)
         """
         assert self.lesson.teacher is not None
-        scores = self.lesson.teacher(observations)
+        teacher: Any = self.lesson.teacher
+        scores: Tensor = teacher(observations) if starts is None else teacher.label(observations, starts)
         if not bool(scores.amax(dim=1).isfinite().all()):
             batch = {"observations": observations, "targets": scores}
             raise NonFiniteError("the teacher's scores are not finite", batch)

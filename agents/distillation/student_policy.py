@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -27,7 +28,7 @@ from polydistill_agents.files.sb3_data import ACTIVATIONS
 from polydistill_agents.files.sb3_zip import AgentFile, read_agent, rebuild_scores
 from polydistill_agents.networks.architecture import DEFAULT_WIDTHS, Architecture, architecture_of
 from polydistill_agents.networks.corner import cut_padding
-from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN
+from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN, count_parameters
 from polydistill_agents.networks.scaling import ScaledCombined, ScaledFlatten
 
 POLICY_KWARGS = (
@@ -228,6 +229,18 @@ def make_policy_kwargs(policy_kwargs: Mapping[str, Any], architecture: Architect
         "normalize_images": normalize,
         **_optimizer(policy_kwargs),
     }
+
+
+def count_weights(space: spaces.Space[Any], n_actions: int, architecture: Architecture) -> int:
+    """Parameters of a student; no memory is taken."""
+    kwargs = make_policy_kwargs({}, architecture)
+    for name in ("optimizer_class", "optimizer_kwargs"):
+        del kwargs[name]
+    extractor = kwargs.pop("features_extractor_class"), kwargs.pop("features_extractor_kwargs")
+    with torch.device("meta"):
+        features = extractor[0](space, **extractor[1])
+        network = QNetwork(space, spaces.Discrete(n_actions), features, features.features_dim, **kwargs)
+    return count_parameters(network)
 
 
 def as_in_file(

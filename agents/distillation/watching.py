@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from polydistill.learning.lesson import Lesson, policy_temperature
 from polydistill.learning.rewind import NonFiniteError
+from polydistill.streams import torch_stream
 from polydistill_agents.distillation.acting import Actor, StudentActs, TeacherActs
 from polydistill_agents.distillation.agent import StudentAgent
 from polydistill_agents.distillation.dues import Dues
@@ -29,10 +30,13 @@ from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.settings import whole_number
+from polydistill_agents.environments.masks import read_masks
 from polydistill_agents.environments.steps import Step
 from polydistill_agents.networks.observations import Arrays, Tensors, to_tensors
-from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers import Teacher, mask_scores
+from polydistill_agents.teachers.temperature import choose_temperature
 
+MEASURED_STATES = 2048  # from which a temperature is chosen
 MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
 
 
@@ -55,7 +59,8 @@ class WatchingAgent(StudentAgent):
     play: str
     beta_ends: list[float] | None
     coins: np.random.Generator  # of who acts, and of the student that acts
-    temperature: float
+    root_seed: int
+    temperature: float | None  # None: it is measured before the first update
     generation: int
     buffer_size: int
     learning_starts: int
@@ -110,6 +115,8 @@ class WatchingAgent(StudentAgent):
             self._clear_dues()
         if reset_num_timesteps or self._last_obs is None:  # new games start
             self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
+            assert self.teacher is not None
+            self.teacher.begin(self.n_envs)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -170,7 +177,7 @@ class WatchingAgent(StudentAgent):
         if self.beta_ends == [1.0, 1.0]:
             return actions
         beta = 1.0 if self.learner.untouched else self._beta(self._current_progress_remaining)
-        sampled = policy_temperature(self.score_kind, self.temperature) if self.play == "sample" else None
+        sampled = policy_temperature(self.score_kind, self.temperature or 1.0) if self.play == "sample" else None
         student = StudentActs(self.student_scores, self.exploration_rate, sampled, self.coins)
         actions, by_teacher = student.replace(actions, observations, beta)
         self.logger.record_mean("distill/teacher_action_share", float(by_teacher.mean()))
@@ -204,9 +211,11 @@ class WatchingAgent(StudentAgent):
         assert observations is not None
         seen = to_tensors(observations, self.device)
         try:
-            scores = self.learner.label(seen)
+            scores = self.learner.label(seen, starts)
         except NonFiniteError as error:
             raise self._located(error) from None
+        if self.teacher is not None and self.teacher.masks and (masks := read_masks(env)) is not None:
+            scores = mask_scores(scores, masks)
         replay.add(observations, scores, starts)
         actions = self._act(seen, scores)
         step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
@@ -220,6 +229,8 @@ class WatchingAgent(StudentAgent):
             NonFiniteError: the loss is not finite; the student is as it was before that update.
         """
         assert self.replay is not None
+        if self.temperature is None:
+            self._measure_temperature(self.replay)
         self._update_learning_rate(self.policy.optimizer)
         try:
             done = self.learner.round(self.replay, gradient_steps, batch_size)
@@ -233,6 +244,15 @@ class WatchingAgent(StudentAgent):
         self.logger.record("distill/replay_agreement", done.agreement)
         if done.label_share is not None:
             self.logger.record("distill/label_share", done.label_share)
+
+    def _measure_temperature(self, replay: Replay) -> None:
+        """Choose the temperature of the lesson from the first states of play."""
+        _, scores = next(replay.batches(1, MEASURED_STATES, torch_stream(self.root_seed, "temperature")))
+        chosen = choose_temperature(scores)
+        self.temperature = chosen.temperature
+        self.lesson.temper(self.temperature)
+        if self.verbose:
+            print(chosen)
 
     def _located(self, error: NonFiniteError, more: str = "") -> NonFiniteError:
         where = f"generation {self.generation} at step {self.num_timesteps:,}{more}"

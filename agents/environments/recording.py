@@ -33,6 +33,10 @@ from polydistill_agents.environments.task import Task
 from polydistill_agents.networks.observations import leaves
 
 
+class DoesNotRepeat(UserError):
+    """An environment shows something else from the same seeds and actions."""
+
+
 class Recording:
     """What has been played in ``env`` since its last full reset.
 
@@ -102,6 +106,10 @@ class Recording:
             "segments": [segment._asdict() for segment in self.segments],
         }
 
+    def count(self, state: Mapping[str, Any]) -> int:
+        """Steps of play that :meth:`play_again` would play."""
+        return self.env.num_envs * int(sum(segment["n_rows"] for segment in state["segments"]))
+
     def play_again(self, state: Mapping[str, Any]) -> tuple[Any, Iterator[Step]]:
         """Reset the environment and play again what was recorded; segments that ``state`` does not name are removed.
 
@@ -113,7 +121,8 @@ class Recording:
             the last.
 
         Raises:
-            UserError: the games are of another version, or (also in the midst of the steps) do not repeat themselves.
+            UserError: the games are of another version.
+            DoesNotRepeat: while the steps are played: they show something else.
             DamagedSegment: while the steps are played: a segment is missing or damaged.
         """
         self._check_recipe(state["environment"])
@@ -133,17 +142,16 @@ class Recording:
                 yield step
                 observations, starts = step.new_obs, step.dones
             if self._digest() != segment.seen:
-                raise UserError(f"{self.folder}: {self._why_different()}")
+                raise self._different()
             self._clear_pending()
         remove_segments(self.folder, [segment.file for segment in self.segments])
 
-    def _why_different(self) -> str:
+    def _different(self) -> UserError:
         if isinstance(self.env, AtariVecEnv):
-            return "the games do not show again what they showed: this is another emulator"
+            shown = "the games do not show again what they showed: this is another emulator"
+            return UserError(f"{self.folder}: {shown}")
         name = self.env.recipe().get("environment", "the environment")
-        return (
-            f"{name} does not show again what it showed from the same seeds and actions: it cannot be continued exactly"
-        )
+        return DoesNotRepeat(f"{name} does not show again what it showed from the same seeds and actions")
 
     def _check_recipe(self, recorded: Mapping[str, Any]) -> None:
         here = self.env.recipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from polydistill.lineage import Generation
 from polydistill.losses import Finding, doctor
 from polydistill.losses.examination.doctor import Report
 from polydistill.streams import numpy_stream
+from polydistill_agents.environments.random_play import no_better_than_random
 from polydistill_agents.environments.references import Reference
-from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import make_env, make_student
+from polydistill_agents.lineage.course import AnyConfig, make_env, make_student
+from polydistill_agents.networks.observations import Arrays, count_rows, join, take, to_tensors
 from polydistill_agents.teachers import Teacher
 
 STATES = 512
@@ -55,28 +57,39 @@ class _Scores(nn.Module):
         return self.function(frames)
 
 
-def examine(config: AtariConfig, generation: Generation[Teacher]) -> Report:
+def examine(config: AnyConfig, generation: Generation[Teacher]) -> Report:
     """The doctor's report on what ``generation`` would teach, from its scores and play, and a new student."""
-    played = judge_play(generation.metrics["scores"], config.task.reference)
+    metrics = generation.metrics
+    played = list(judge_play(metrics["scores"], config.task.reference))
+    if "random_scores" in metrics:
+        why = no_better_than_random(metrics["scores"], metrics["random_scores"])
+        better = f"the teacher scores {metrics['score_mean']:.4g}, random play {metrics['random_mean']:.4g}"
+        played.append(Finding("fine", better) if why is None else Finding("cannot tell", why))
     report = examine_lesson(config, generation.member, generation.generation + 1)
     return report._replace(findings=(*played, *report.findings))
 
 
-def examine_lesson(config: AtariConfig, teacher: Teacher, generation: int) -> Report:
+def examine_lesson(config: AnyConfig, teacher: Teacher, generation: int) -> Report:
     """The doctor's report on the lesson of ``generation``, from states that the teacher plays, and a new student."""
     env = make_env(config, teacher, generation)
     model = make_student(config, teacher, env, generation)
     model.policy.set_training_mode(True)
-    states, frames = [], np.asarray(env.reset())
-    act = model.actor(numpy_stream(config.seed, "examination", generation))
+    act, states = model.actor(numpy_stream(config.seed, "examination", generation)), []
+    shown: Arrays = env.reset()
     for _ in range(-(-STATES // env.num_envs)):
-        states.append(torch.from_numpy(frames).to(config.device))
-        frames = np.asarray(env.step(act(states[-1], teacher(states[-1])))[0])
+        states.append(to_tensors(shown, config.device))
+        shown = env.step(act(states[-1], teacher(states[-1])))[0]
     env.close()
+    seen = join(states)
+    rows = seen if isinstance(seen, torch.Tensor) else torch.arange(count_rows(seen))  # the doctor passes one tensor on
+
+    def of_rows(function: Callable[[Any], Tensor]) -> Callable[[Tensor], Tensor]:
+        return function if rows is seen else lambda chosen: function(take(seen, chosen))
+
     return doctor(
-        _Scores(model.student, model.student, training=True),
-        _Scores(teacher.network, teacher, training=False),
+        _Scores(model.student, of_rows(model.student), training=True),
+        _Scores(teacher.network, of_rows(teacher), training=False),
         model.lesson.objective,
-        torch.cat(states),
+        rows,
         **model.lesson.options(),
     )

@@ -48,13 +48,13 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
-class StudentConfig:
-    """Who learns, and how.
+class LessonConfig:
+    """How a student learns.
 
     Args:
-        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016), or teacher: the same as its own.
         objective: policy_kl, policy_nll, policy_mse or policy_huber; or reverse_kl, jsd, ban, which need no labels.
-        temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit.
+        temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit. null:
+            half of the median gap between its best two actions.
         beta: of jsd: the teacher's share of the mixture; null: its default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         learning_rate: of Adam, from start to end: the average of the weights does what a falling rate would.
@@ -64,9 +64,8 @@ class StudentConfig:
             saved. 0: the weights of the last update.
     """
 
-    size: str = SAME_SIZE
     objective: str = "policy_kl"
-    temperature: float = 0.01
+    temperature: float | None = 0.01
     beta: float | None = None
     delta: float | None = None
     learning_rate: float = 1e-3
@@ -76,19 +75,19 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require_choice("size", self.size, [*SIZES, SAME_SIZE])
         require_choice("objective", self.objective, OBJECTIVES)
         objective = get_objective(self.objective)
         if objective.needs_labels or objective.needs_permutation:
             raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
         for name in ("temperature", "learning_rate", "samples_per_step"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         require_at_least(1, self, "batch_size")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging is a share of the updates, from 0 to below 1, got {self.averaging}")
         check_options(self.objective, **self.options())
-        if objective.tempered:
+        if objective.tempered and self.temperature is not None:
             check_options(self.objective, temperature=self.temperature)
 
     def options(self) -> dict[str, float]:
@@ -98,12 +97,27 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
+class StudentConfig(LessonConfig):
+    """Who learns, and how.
+
+    Args:
+        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016), or teacher: the same as its own.
+    """
+
+    size: str = SAME_SIZE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("size", self.size, [*SIZES, SAME_SIZE])
+
+
+@dataclass(frozen=True)
 class PlayConfig:
     """The play from which a student learns; its teacher says in each state what to do.
 
     Args:
-        steps: agent steps per generation (1 step = 4 frames).
-        replay_steps: steps that the replay holds, 7 KiB each.
+        steps: agent steps per generation (1 step = 4 frames of Atari).
+        replay_steps: steps that the replay holds (of Atari 7 KiB each).
         warmup_steps: steps before the first update.
         n_envs: games at once.
         train_freq: steps of all games between two rounds of updates.

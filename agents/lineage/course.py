@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -27,10 +28,13 @@ from polydistill.learning.rewind import NonFiniteError
 from polydistill.runs import Progress, Run
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.distillation.settings import fitting_policy
 from polydistill_agents.environments.recording import Recording
+from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.steps import Step
+from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
+from polydistill_agents.networks.observations import take, to_tensors
 from polydistill_agents.teachers import Teacher
 
 REHEARSED = 256  # samples of a rehearsal at most
@@ -38,6 +42,7 @@ REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
 
 RECORDINGS = "recordings"  # folder of the play, within that of the run
 
+AnyConfig = AtariConfig | AgentConfig
 ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
 
 
@@ -46,17 +51,26 @@ def role_of(generation: int) -> str:
     return f"generation_{generation}"
 
 
-def make_env(config: AtariConfig, teacher: Teacher, generation: int) -> AtariVecEnv:
-    """The games that ``teacher`` plays for the student of ``generation``, with its actions: the game's, or all 18."""
+def make_env(config: AnyConfig, teacher: Teacher, generation: int) -> SeededVecEnv:
+    """The games that ``teacher`` plays for the student of ``generation``, with its actions."""
     seed = derive_seed(config.seed, "environments of play", generation)
     n_actions = teacher.count_actions(config.task)
     return config.task.make_env(config.play.n_envs, seed=seed, n_threads=config.threads, n_actions=n_actions)
 
 
-def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, generation: int) -> PolicyDistillation:
+def student_network(config: AnyConfig, space: spaces.Space[Any]) -> tuple[str, dict[str, Any]]:
+    """The student's policy for observations of ``space``, and what a ``PolicyDistillation`` is told of its network."""
+    if isinstance(config, AtariConfig):
+        return "CnnPolicy", {"size": None if config.student.size == SAME_SIZE else config.student.size}
+    net_arch = config.student.net_arch
+    return fitting_policy(space), {} if net_arch is None else {"policy_kwargs": {"net_arch": list(net_arch)}}
+
+
+def make_student(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generation: int) -> PolicyDistillation:
     """The untrained student of ``generation``, watching ``env``."""
+    policy, network = student_network(config, env.observation_space)
     return PolicyDistillation(
-        "CnnPolicy",
+        policy,
         env,
         teacher,
         learning_rate=config.student.learning_rate,
@@ -68,11 +82,11 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
         train_freq=config.play.train_freq,
         objective=config.student.objective,
         objective_kwargs=config.student.options(),
-        temperature=config.student.temperature,
+        temperature=config.student.temperature or 1.0,
         exploration_rate=config.teacher.epsilon,
         play=config.teacher.play,
         beta=config.play.beta if config.play.beta_end is None else (config.play.beta, config.play.beta_end),
-        size=None if config.student.size == SAME_SIZE else config.student.size,
+        **network,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         generation=generation,
         seed=config.seed,
@@ -80,7 +94,7 @@ def make_student(config: AtariConfig, teacher: Teacher, env: AtariVecEnv, genera
     )
 
 
-def rehearse(config: AtariConfig, teacher: Teacher) -> None:
+def rehearse(config: AnyConfig, teacher: Teacher) -> None:
     """One update of a throw-away student from the first states of play: what only a batch shows, shown before hours.
 
     Raises:
@@ -90,7 +104,7 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
     config = dataclasses.replace(config, play=few)
     env = make_env(config, teacher, generation=1)
     model = make_student(config, teacher, env, generation=1)
-    observations = torch.from_numpy(env.reset()).to(config.device)
+    observations = to_tensors(env.reset(), config.device)
     env.close()
     try:
         targets = model.learner.label(observations)
@@ -98,7 +112,7 @@ def rehearse(config: AtariConfig, teacher: Teacher) -> None:
         raise UserError("the teacher's scores of the first states are not finite: it cannot teach") from None
     rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)
     for _ in range(2):  # the second shows what the first has made of the student
-        loss, scores = model.learner.update(observations[rows], targets[rows])
+        loss, scores = model.learner.update(take(observations, rows), targets[rows])
     if not bool(loss.isfinite() & scores.isfinite().all()):
         raise UserError(
             f"the first update of a student is not finite with student.objective = {config.student.objective} and "
@@ -129,9 +143,7 @@ class Course:
         curve_seconds: those of the curve alone.
     """
 
-    def __init__(
-        self, config: AtariConfig, teacher: Teacher, generation: int, run: Run, score_curve: ScoreCurve
-    ) -> None:
+    def __init__(self, config: AnyConfig, teacher: Teacher, generation: int, run: Run, score_curve: ScoreCurve) -> None:
         self.config, self.generation, self.run, self.score_curve = config, generation, run, score_curve
         self.role = role_of(generation)
         self.env = make_env(config, teacher, generation)
@@ -185,14 +197,22 @@ class Course:
 
         Raises:
             UserError: the emulator is another one.
-            DamagedSegment: the recording is damaged. Then this course must not be used.
+            DamagedSegment, DoesNotRepeat: the recording is damaged, or the environment does not repeat itself. Then
+                this course must not be used.
         """
-        self.began, self.next_curve = state["began"], state["next_curve"]
-        played = state["model"]["counters"]["num_timesteps"]
+        played = self.recording.count(state["recording"])
         with self.run.progress(f"generation {self.generation} plays its games again", played, "steps") as bar:
             first, steps = self.recording.play_again(state["recording"])
             self.model.continue_play(first, self._counted(steps, bar, on_step))
-        self.model.load_state(state["model"])
+        self._go_on(state, new_games=False)
+
+    def load_into_new_games(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state` with what was learned, in new games and from an empty replay."""
+        self._go_on(state, new_games=True)
+
+    def _go_on(self, state: Mapping[str, Any], *, new_games: bool) -> None:
+        self.began, self.next_curve = state["began"], state["next_curve"]
+        self.model.load_state(state["model"], new_games=new_games)
         self.curve_seconds = state["curve_seconds"]
         self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.lineage.keeper import in_todays_form
@@ -15,12 +14,13 @@ from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.distillation.frame_replay import open_replay
+from polydistill_agents.distillation.student_policy import choose_architecture, count_weights
 from polydistill_agents.environments.recording import recorded_bytes
+from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import RECORDINGS, make_env, make_student
-from polydistill_agents.lineage.domain import require_same_teacher
+from polydistill_agents.lineage.course import RECORDINGS, AnyConfig, make_env, make_student, student_network
+from polydistill_agents.lineage.opening import require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
-from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher
 
 PRODUCTS = ("student.zip", "generation_*.zip", RECORDINGS)  # that a run writes into its folder
@@ -31,15 +31,22 @@ ZEN = (Rates(environment=4_880, labels=4_957, training=3_815), "two cores of an 
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
 
 
-def count_student(config: AtariConfig, teacher: Teacher) -> int:
+def count_student(config: AnyConfig, teacher: Teacher) -> int:
     """Parameters of a student of ``teacher``; no game is opened, and no memory taken."""
-    size = SIZES.get(config.student.size, teacher.size) or SIZES["nature"]  # as PolicyDistillation chooses
-    n_actions = teacher.count_actions(config.task)
-    with torch.device("meta"):
-        return count_parameters(build_network(config.task.observation_space, n_actions, size))
+    space = config.task.observation_space
+    policy, network = student_network(config, space)
+    with warnings.catch_warnings():  # the run itself says that a teacher's architecture is unknown
+        warnings.simplefilter("ignore")
+        architecture = choose_architecture(policy, network.get("size"), teacher, network.get("policy_kwargs", {}))
+    return count_weights(space, teacher.count_actions(config.task), architecture)
 
 
-def disk_bytes(config: AtariConfig, teacher: Teacher) -> int:
+def kind_of(config: AnyConfig) -> str:
+    """The name of its world, which its checkpoints carry."""
+    return "agent" if isinstance(config, AgentConfig) else "atari"
+
+
+def disk_bytes(config: AnyConfig, teacher: Teacher) -> int:
     """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
     written, each of weights and two moments of Adam), curves.
     """
@@ -49,7 +56,7 @@ def disk_bytes(config: AtariConfig, teacher: Teacher) -> int:
     return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
 
 
-def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+def require_disk(config: AnyConfig, teacher: Teacher, out: Path) -> None:
     """Say what the run takes in its folder ``out``.
 
     Raises:
@@ -58,7 +65,7 @@ def require_disk(config: AtariConfig, teacher: Teacher, out: Path) -> None:
     require_room(out, disk_bytes(config, teacher))
 
 
-def check_run(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+def check_run(config: AnyConfig, teacher: Teacher, out: Path) -> None:
     """Refuse what the run would refuse before its first step; writes nothing.
 
     Args:
@@ -74,19 +81,19 @@ def check_run(config: AtariConfig, teacher: Teacher, out: Path) -> None:
     require_same_start(config, teacher, out)
 
 
-def require_same_start(config: AtariConfig, teacher: Teacher, out: Path) -> None:
+def require_same_start(config: AnyConfig, teacher: Teacher, out: Path) -> None:
     """Look whether ``teacher`` is the one that the run in ``out`` began with, if there is one; writes nothing.
 
     Raises:
         UserError: it is another one, or no checkpoint is good.
     """
-    saved = Checkpoints(out / "checkpoints", kind="atari").latest(tidy=False)
+    saved = Checkpoints(out / "checkpoints", kind=kind_of(config)).latest(tidy=False)
     done = [] if saved is None else in_todays_form(saved["state"])["generations"]
     if done:
         require_same_teacher(config, teacher, done[0]["sha256"])
 
 
-def format_plan(config: AtariConfig, teacher: Teacher, out: Path, *, measure: bool = False) -> str:
+def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool = False) -> str:
     """The config, then what it costs. Writes nothing.
 
     Args:
@@ -101,7 +108,7 @@ def format_plan(config: AtariConfig, teacher: Teacher, out: Path, *, measure: bo
     games = (
         generations + 1
     ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
-    speed = _measured(config, teacher) if measure else _remembered(config)
+    speed = (None if measure else _remembered(config)) or _measured(config, teacher)
     n_actions = teacher.count_actions(config.task)
     capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
     replay = open_replay(config.task.observation_space, capacity, config.play.n_envs, n_actions, "meta")
@@ -128,7 +135,7 @@ class _Speed(NamedTuple):
     note: str = ""
 
 
-def _from_rates(config: AtariConfig, rates: Rates, where: str) -> _Speed:
+def _from_rates(config: AnyConfig, rates: Rates, where: str) -> _Speed:
     per_step = 1 / rates.environment + 2 / rates.labels
     return _Speed(
         samples=rates.loop_bound(1 / config.student.samples_per_step),
@@ -139,38 +146,48 @@ def _from_rates(config: AtariConfig, rates: Rates, where: str) -> _Speed:
     )
 
 
-def _measured(config: AtariConfig, teacher: Teacher) -> _Speed:
+def _measured(config: AnyConfig, teacher: Teacher) -> _Speed:
     env = make_env(config, teacher, generation=1)
     rates = measure_rates(make_student(config, teacher, env, generation=1), env, seconds=2.0)
     env.close()
     return _from_rates(config, rates, "measured here")
 
 
-def _remembered(config: AtariConfig) -> _Speed:
-    """That of the last such run here, or of one elsewhere."""
+def _remembered(config: AnyConfig) -> _Speed | None:
+    """That of the last such run here; of one elsewhere, where that is known."""
     samples, games = recall(_learning(config)), recall(_games(config))
     if samples is not None and games is not None:
         whose = f"an earlier run here: {samples:,.0f} samples/s with their play, {games * 60:.1f} games per minute"
         return _Speed(samples, games, whose)
+    if isinstance(config, AgentConfig):  # measured in a second or two: environments are nothing alike
+        return None
     rates, machine = ZEN
     return _from_rates(config, rates, f"on {machine}, the largest network (--dry_run_measure measures this machine)")
 
 
-def _learning(config: AtariConfig) -> dict[str, Any]:
+def _learning(config: AnyConfig) -> dict[str, Any]:
     """What the speed of learning depends on."""
     machine = {name: getattr(config, name) for name in ("device", "threads", "precision")}
-    names = ("size", "objective", "batch_size", "samples_per_step")
-    student = {name: getattr(config.student, name) for name in names}
-    return {"kind": "atari", "n_envs": config.play.n_envs, **machine, **student}
+    own = ["size"] if isinstance(config, AtariConfig) else ["net_arch"]
+    student = {name: getattr(config.student, name) for name in (*own, "objective", "batch_size", "samples_per_step")}
+    return {**_played(config), "n_envs": config.play.n_envs, **machine, **student}
 
 
-def _games(config: AtariConfig) -> dict[str, Any]:
+def _games(config: AnyConfig) -> dict[str, Any]:
     """What the length of games that are scored depends on."""
-    machine = {name: getattr(config, name) for name in ("device", "threads", "game")}
-    return {"kind": "atari games", "protocol": config.evaluation.protocol, **machine}
+    machine = {name: getattr(config, name) for name in ("device", "threads")}
+    played = _played(config) if isinstance(config, AgentConfig) else {"game": config.game}
+    return {**played, "kind": f"{kind_of(config)} games", "protocol": config.evaluation.protocol, **machine}
 
 
-def remember_speed(config: AtariConfig, summary: Mapping[str, Any]) -> None:
+def _played(config: AnyConfig) -> dict[str, Any]:
+    """What is played, as far as speed depends on it: games of Atari are much alike."""
+    if isinstance(config, AtariConfig):
+        return {"kind": "atari"}
+    return {"kind": "agent", "env": config.env, "wrappers": list(config.wrappers)}
+
+
+def remember_speed(config: AnyConfig, summary: Mapping[str, Any]) -> None:
     """Note the speed of a finished run, for the plans of later ones."""
     learning = summary["throughput"].get("generation_1_train_samples_per_second")
     scoring = summary["seconds"][0]  # the teacher does nothing but play its games

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.seeded import SeededVecEnv
+from polydistill_agents.networks.observations import to_tensors
 from polydistill_agents.teachers import Teacher
 
 ROUNDS = 5
@@ -59,7 +60,7 @@ def measure_rate(work: Callable[[], int], seconds: float, device: torch.device |
     return statistics.median(rates)
 
 
-def measure_environment(env: AtariVecEnv, seconds: float = 1.0) -> float:
+def measure_environment(env: SeededVecEnv, seconds: float = 1.0) -> float:
     """Agent steps per second of all games together, at random play."""
     generator = np.random.default_rng(0)
     env.reset()
@@ -71,12 +72,12 @@ def measure_environment(env: AtariVecEnv, seconds: float = 1.0) -> float:
     return measure_rate(work, seconds)
 
 
-def measure_labels(teacher: Teacher, env: AtariVecEnv, device: torch.device | str, seconds: float = 1.0) -> float:
+def measure_labels(teacher: Teacher, env: SeededVecEnv, device: torch.device | str, seconds: float = 1.0) -> float:
     """Observations per second that ``teacher`` scores, in batches of one step of all games, ending in actions."""
     observations = env.reset()
 
     def work() -> int:
-        teacher(torch.from_numpy(observations).to(device)).argmax(dim=1).cpu()
+        teacher(to_tensors(observations, device)).argmax(dim=1).cpu()
         return env.num_envs
 
     return measure_rate(work, seconds, device)
@@ -96,7 +97,7 @@ def measure_training(model: PolicyDistillation, seconds: float = 2.0, updates: i
     return measure_rate(work, seconds, model.device)
 
 
-def measure_rates(model: PolicyDistillation, env: AtariVecEnv, seconds: float = 4.0) -> Rates:
+def measure_rates(model: PolicyDistillation, env: SeededVecEnv, seconds: float = 4.0) -> Rates:
     """All three, of a student and the environment that it watches; a quarter, a quarter and half of the time."""
     assert model.teacher is not None
     return Rates(

@@ -3,62 +3,98 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from polydistill.runs import NARROW, format_interval, format_narrow_table, format_table
 from polydistill.statistics import FEWEST, ROUGH
+from polydistill_agents.environments.random_play import no_better_than_random
 from polydistill_agents.environments.task import open_task
 
 HEADERS = (
-    "who", "score", "95% over games", "of human", "of teacher", "of teacher, 95% over games", "agreement", "parameters",
-    "seconds",
+    "who", "score", "95% over games", "of human", "of teacher", "of teacher, 95% over games", "agreement", "invalid",
+    "masked score", "parameters", "seconds",
 )  # fmt: skip
 IMPORTANCE = (
-    "who", "score", "95% over games", "of teacher", "agreement", "parameters", "of human", "seconds",
-    "of teacher, 95% over games",
+    "who", "score", "95% over games", "of teacher", "agreement", "parameters", "invalid", "masked score", "of human",
+    "seconds", "of teacher, 95% over games",
 )  # fmt: skip
+OPTIONAL = ("of human", "invalid", "masked score")  # columns that most tables would leave empty
+Row = dict[str, str | float | None]
 
 
 def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
-    """Teacher and students, best read top to bottom, below random play and a human player of the score table.
+    """Teacher and students, best read top to bottom, below random play and a human player where their scores are known.
 
     Args:
         summary: what summary.json holds.
         wide: all columns; else those that matter most, in 80 characters.
     """
-    game = summary["config"]["game"]
-    row = open_task(game).reference
-    rows: list[list[str | float | None]] = []
-    if row is not None:
-        for name, score, of_human in (("random", row.random, 0.0), ("human", row.human, 1.0)):
-            rows.append([name, format_points(score), None, f"{of_human:.2f}", *[None] * 5])
+    config, first = summary["config"], summary["generations"][0]["metrics"]
+    rows = [*_baselines(config, first)]
     records = []
     for generation, seconds in zip(summary["generations"], summary["seconds"], strict=True):
         metrics = generation["metrics"]
         who = "teacher" if generation["generation"] == 0 else f"student {generation['generation']}"
         records.append(GamesPlayed.of_metrics(who, metrics))
-        rows.append(
-            [
-                who,
-                format_points(metrics["score_mean"]),
-                format_points_interval(metrics["score_ci95"]),
-                _number(metrics["human_normalized"]),
-                _number(metrics["teacher_normalized"], 3),
-                format_interval(metrics["teacher_normalized_ci95"], 3),
-                _number(metrics["agreement"], 3),
-                generation["parameters"],
-                f"{seconds:.0f}",
-            ]
-        )
-    first = summary["generations"][0]["metrics"]
+        rows.append(_member(who, metrics) | {"parameters": generation["parameters"], "seconds": f"{seconds:.0f}"})
+    told = [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
+    table = [[row.get(name) for name in told] for row in rows]
+    name = config.get("game") or config["env"]
+    found = notes(config.get("game"), first["protocol"], _without_own_limit(config, records))
     lines = [
-        f"{game}, {count_games(first['episodes'])} each, protocol {first['protocol']}, seed {summary['seed']}",
+        f"{name}, {count_games(first['episodes'])} each, protocol {first['protocol']}, seed {summary['seed']}",
         "",
-        format_table(HEADERS, rows) if wide else format_narrow_table(HEADERS, rows, IMPORTANCE),
-        *format_notes(notes(game, first["protocol"], records)),
+        format_table(told, table)
+        if wide
+        else format_narrow_table(told, table, [name for name in IMPORTANCE if name in told]),
+        *format_notes([*found, *_no_scale(first)]),
     ]
     return "\n".join(lines)
+
+
+def _baselines(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Iterator[Row]:
+    """Random play and a human, from the table of a game, or random play as it was measured."""
+    if "random_mean" in teacher:
+        yield {
+            "who": "random",
+            "score": format_points(teacher["random_mean"]),
+            "95% over games": format_points_interval(teacher["random_ci95"]),
+        }
+        return
+    row = open_task(config["game"]).reference
+    if row is not None:
+        for name, score, of_human in (("random", row.random, 0.0), ("human", row.human, 1.0)):
+            yield {"who": name, "score": format_points(score), "of human": f"{of_human:.2f}"}
+
+
+def _member(who: str, metrics: Mapping[str, Any]) -> Row:
+    invalid, masked = metrics.get("invalid_share"), metrics.get("masked_score_mean")
+    return {
+        "who": who,
+        "score": format_points(metrics["score_mean"]),
+        "95% over games": format_points_interval(metrics["score_ci95"]),
+        "of human": _number(metrics["human_normalized"]),
+        "of teacher": _number(metrics["teacher_normalized"], 3),
+        "of teacher, 95% over games": format_interval(metrics["teacher_normalized_ci95"], 3),
+        "agreement": _number(metrics["agreement"], 3),
+        "invalid": None if invalid is None else f"{100 * invalid:.1f}%",
+        "masked score": None if masked is None else format_points(masked),
+    }
+
+
+def _without_own_limit(config: Mapping[str, Any], played: Sequence[GamesPlayed]) -> list[GamesPlayed]:
+    """Where games end at the environment's own limit of steps, none was cut."""
+    cut = "game" in config or config["env_max_steps"]
+    return list(played) if cut else [one._replace(truncated=0) for one in played]
+
+
+def _no_scale(teacher: Mapping[str, Any]) -> list[str]:
+    """Why no score of a student is given between random play and the teacher."""
+    if "random_scores" not in teacher:
+        return []
+    why = no_better_than_random(teacher["scores"], teacher["random_scores"])
+    return [] if why is None else [why]
 
 
 class GamesPlayed(NamedTuple):
@@ -80,9 +116,16 @@ class GamesPlayed(NamedTuple):
         return cls(who, metrics["episodes"], *counts)
 
 
-def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
-    """What a reader of the scores must know, one line each; usually nothing."""
-    rules, found = open_task(game).protocol(protocol), []
+def notes(game: str | None, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
+    """What a reader of the scores must know, one line each; usually nothing.
+
+    Args:
+        game: of Atari; None where an environment of gymnasium was played.
+        protocol: name of the protocol.
+        played: by whom.
+    """
+    found = []
+    rules = None if game is None else open_task(game).protocol(protocol)
     fewest = min((one.episodes for one in played), default=ROUGH)
     if fewest < FEWEST:
         found.append(f"fewer than {FEWEST} games have no interval")
@@ -90,8 +133,9 @@ def notes(game: str, protocol: str, played: Sequence[GamesPlayed]) -> list[str]:
         found.append(f"fewer than {ROUGH} games: the interval is rough")
     for one in played:
         if one.truncated:
-            found.append(f"{one.who}: {one.truncated} of {one.episodes} games were cut at {rules.max_steps:,} steps")
-    if any(one.truncated for one in played) and not rules.fire_on_reset:
+            limit = "the limit of steps" if rules is None else f"{rules.max_steps:,} steps"
+            found.append(f"{one.who}: {one.truncated} of {one.episodes} games were cut at {limit}")
+    if rules is not None and any(one.truncated for one in played) and not rules.fire_on_reset:
         found.append(f"{protocol} presses no FIRE: an agent that learned with FIRE may wait forever")
     everything = [one for one in played if one.n_actions > one.game_actions > 0]
     if everything:

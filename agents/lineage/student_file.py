@@ -25,12 +25,18 @@ def is_student(source: Place) -> bool:
     return found.form == "zip" and "polydistill" in read_agent(found.place).data
 
 
-def read_student(path: Path, size: Size) -> Teacher:
-    """The student of widths ``size`` that was written to ``path``, as a teacher on the CPU.
+def read_student(path: Path, size: Size | None) -> Teacher:
+    """The student that was written to ``path``, as a teacher on the CPU.
+
+    Args:
+        path: of its zip.
+        size: its widths, of a Nature-CNN; None for any other network.
 
     Raises:
         UserError: the file is missing or damaged, or holds something else than a Nature-CNN of at least that size.
     """
+    if size is None:
+        return as_teacher(path)
     agent = read_agent(path)
     wide = rebuild_network(agent)
     try:

@@ -5,8 +5,8 @@ What is done to them is done to each array: :func:`each`. Tensors likewise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,14 @@ def count_rows(observations: Arrays | Tensors) -> int:
 def take(observations: Any, rows: Any) -> Any:
     """The given rows: an index, a mask or a slice."""
     return each(lambda value: value[rows], observations)
+
+
+def join(parts: Sequence[Tensors]) -> Tensors:
+    """The rows of several, one after another."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: torch.cat([cast(Any, part)[name] for part in parts]) for name in first}
+    return torch.cat(cast(Any, parts))
 
 
 def to_tensors(observations: Arrays, device: torch.device | str) -> Tensors:

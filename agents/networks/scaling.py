@@ -135,15 +135,17 @@ def take_statistics(network: QNetwork, statistics: Statistics) -> bool:
 
 @torch.no_grad()
 def folded(network: QNetwork) -> QNetwork:
-    """A copy of the same function whose inputs have no scale: it is part of the first linear layer."""
+    """A copy of the same function whose first linear layer holds the scale: with a stock extractor."""
     plain = copy.deepcopy(network)
-    first = cast(Any, plain.q_net)[0]
+    first, extractor = cast(Any, plain.q_net)[0], cast(Any, plain.features_extractor)
     weight, bias = first.weight.double(), first.bias.double()
     for part in scaled_parts(plain):
         weight[:, part.columns] *= part.inputs.scale.double()
         bias -= weight[:, part.columns] @ part.inputs.shift.double()
-        part.inputs.shift.zero_()
-        part.inputs.scale.fill_(1.0)
+        if part.name is None:
+            plain.features_extractor = FlattenExtractor(part.space)
+        else:
+            extractor.extractors[part.name] = nn.Flatten()
     first.weight.copy_(weight)
     first.bias.copy_(bias)
     return plain

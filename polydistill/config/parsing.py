@@ -157,7 +157,10 @@ def parse(
 
 def _plain_fields(config_class: type, prefix: str = "", instance: Any = None) -> Iterator[tuple[str, Field]]:
     """``(dotted name, field)`` of every plain field, groups opened."""
-    hints, helps = typing.get_type_hints(config_class), _argument_helps(config_class.__doc__ or "")
+    hints = typing.get_type_hints(config_class)
+    helps: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):  # a subclass tells what is new or other with it
+        helps |= _argument_helps(base.__doc__ or "")
     for field in dataclasses.fields(config_class):
         annotation, name = hints[field.name], prefix + field.name
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

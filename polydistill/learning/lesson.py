@@ -86,17 +86,23 @@ class Lesson:
             check_options(self.objective, options or {})
         if self._function.needs_permutation and classes is None:
             raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
-        self.temperature = policy_temperature(teacher_kind, temperature)
         self.score_kind = learned_kind(self._function, teacher_kind)
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
-        if self._function.tempered:
-            self._options.setdefault("temperature", self.temperature)
+        self._teacher_kind = teacher_kind
+        self._tempers = self._function.tempered and "temperature" not in self._options
+        self.temper(temperature)
         self._ignore_index = ignore_index
         if ignore_index is not None:
             self._options["ignore_index"] = ignore_index
         if isinstance(teacher, nn.Module):
             freeze(teacher)
+
+    def temper(self, temperature: float) -> None:
+        """Take another temperature of Q-values, where the options name none; see :attr:`temperature`."""
+        self.temperature = policy_temperature(self._teacher_kind, temperature)
+        if self._tempers:
+            self._options["temperature"] = self.temperature
 
     def __call__(
         self, scores: Tensor, teacher: Tensor | None, labels: Tensor | None, permutation: Tensor | None

@@ -20,7 +20,7 @@ from polydistill_agents.environments.references import reference
 from polydistill_agents.lineage.checkup import examine as examine_agents
 from polydistill_agents.lineage.checkup import judge_play
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.domain import open_teacher
+from polydistill_agents.lineage.opening import open_teacher
 
 
 def smoke_cifar(root: Path) -> CifarConfig:

@@ -21,7 +21,7 @@ from polydistill_agents.lineage.config import (
     TeacherConfig,
 )
 from polydistill_agents.lineage.course import make_env, make_student, rehearse
-from polydistill_agents.lineage.domain import choose_play, open_teacher
+from polydistill_agents.lineage.opening import choose_play, open_teacher
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_network
 
@@ -117,7 +117,7 @@ def test_a_first_update_that_is_not_finite_is_refused_with_what_to_change() -> N
 def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dqn_zip(tmp_path / "a.zip", as_teacher(make_network()).network)
     asked = []
-    monkeypatch.setattr("polydistill_agents.lineage.domain.rehearse", lambda config, teacher: asked.append(config))
+    monkeypatch.setattr("polydistill_agents.lineage.opening.rehearse", lambda config, teacher: asked.append(config))
     config = dataclasses.replace(SMALL, teacher=TeacherConfig(path=str(tmp_path / "a.zip")))
     open_teacher(config)
     assert asked == [config]

@@ -41,7 +41,8 @@ from polydistill_agents.environments.protocols import PROTOCOLS
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from polydistill_agents.lineage.course import Course
-from polydistill_agents.lineage.domain import CHARTS, SCORE, AtariDomain, open_teacher
+from polydistill_agents.lineage.domain import CHARTS, SCORE, AgentDomain
+from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, require_disk, require_same_start
 from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
@@ -124,7 +125,7 @@ def distill(out: Path, stop: StopSignals | None = None, config: AtariConfig = CO
     """What the script does."""
     allowed = {"products": PRODUCTS, "may_grow": ("lineage.generations",)}
     with Run.open(out, config, kind="atari", command="-", **allowed) as run:
-        run_lineage(AtariDomain(config, teacher or make_teacher()), config, run, stop=stop or StopSignals())
+        run_lineage(AgentDomain(config, teacher or make_teacher()), config, run, stop=stop or StopSignals())
 
 
 def outcome(out: Path) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Distil an agent of any environment with discrete actions into its twin, or into a smaller one.
+
+    python scripts/distill_agent.py --teacher.path dqn.zip --env CartPole-v1                          its twin
+    python scripts/distill_agent.py --teacher.path dqn.zip --env CartPole-v1 --student.net_arch "[16]"
+    python scripts/distill_agent.py --teacher.path ppo.zip --env my_envs/Maze-v0 --env_package my_envs
+    python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers "[FlattenObservation]"
+    python scripts/distill_agent.py --teacher.path a.zip --teacher.more "[b.zip]" --env ID    two teachers
+
+The teacher is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN, TRPO, MaskablePPO, RecurrentPPO);
+nothing in it is executed. VecNormalize's statistics are found beside it. The student is a DQN for Stable-Baselines3.
+
+The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. If the
+run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same where the
+environment repeats itself from a seed.
+"""
+
+from __future__ import annotations
+
+from polydistill.config.parsing import parse
+from polydistill.errors import run_script
+from polydistill_agents.commands.distil import distil
+from polydistill_agents.lineage.agent_config import AgentConfig
+
+PROGRAM = "distill_agent.py"
+
+
+@run_script
+def main(argv: list[str] | None = None) -> None:
+    """Do what the words ask for; None: those of this process."""
+    description = __doc__
+    parsed = parse(AgentConfig, argv, program=PROGRAM, description=description, default_name="agent", distils=True)
+    distil(parsed, argv, PROGRAM)

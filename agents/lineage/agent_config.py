@@ -1,0 +1,180 @@
+"""What decides a distillation in any environment of gymnasium: frozen dataclasses and their ranges.
+
+Nothing but the teacher and the environment must be named: what is left open is found in the teacher's file or measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from polydistill.config.fields import check_fields
+from polydistill.config.plain_yaml import parse_value
+from polydistill.device import MOST_THREADS, Device, resolve_machine
+from polydistill.errors import require_at_least, require_at_most
+from polydistill.lineage import LineageConfig
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill_agents.environments.gym_task import OWN, GymTask, open_environment
+from polydistill_agents.lineage.config import LessonConfig, PlayConfig, TeacherConfig
+
+LARGEST_LAYER = 1e5  # multiply-adds of a forward pass that are assumed for a plan: a perceptron of two wide layers
+
+
+@dataclass(frozen=True)
+class AgentTeacherConfig(TeacherConfig):
+    """Who teaches generation 1.
+
+    Args:
+        path: a zip of Stable-Baselines3 or sb3-contrib (.zip may be left out), or a table of weights; a path, hf:// or
+            https://.
+        more: further teachers; the student learns the mean of all policies.
+        expected_score: mean score that the teacher is known for; the run stops before it trains where the teacher's
+            games say otherwise. null: none.
+    """
+
+    more: tuple[str, ...] = ()
+    expected_score: float | None = None
+
+
+@dataclass(frozen=True)
+class AgentStudentConfig(LessonConfig):
+    """Who learns, and how.
+
+    Args:
+        net_arch: widths of the hidden layers, like [32, 32]; null: the teacher's own.
+    """
+
+    temperature: float | None = None
+    samples_per_step: float = 16.0
+    net_arch: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.net_arch is not None and any(width < 1 for width in self.net_arch):
+            raise ValueError(f"net_arch must hold widths of at least 1, got {list(self.net_arch)}")
+
+
+@dataclass(frozen=True)
+class AgentScoringConfig:
+    """How teacher and students are scored: full games in the environment as it is.
+
+    Args:
+        episodes: games for the table.
+        curve_every_steps: steps between two points of the student's curve; 0: no curve.
+        curve_episodes: games per point of the curve; its last point is the table's.
+        play: how all act: greedy, or sample: from their policies.
+    """
+
+    episodes: int = 100
+    curve_every_steps: int = 5_000
+    curve_episodes: int = 10
+    play: Literal["greedy", "sample"] = "greedy"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_at_least(1, self, "episodes", "curve_episodes")
+        require_at_least(0, self, "curve_every_steps")
+
+    @property
+    def protocol(self) -> str:
+        """The environment's own."""
+        return OWN
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Distil an agent of any environment with discrete actions into generations of students.
+
+    Args:
+        env: id of gymnasium, like CartPole-v1.
+        env_package: module to import first, which registers the id.
+        env_kwargs: options of the environment, like [gravity=9.8].
+        env_max_steps: games are cut after so many steps; 0: the environment's own limit.
+        wrappers: around it, the innermost first: a name of gymnasium.wrappers, VecFrameStack:4, or module:function.
+        teacher_wrappers: those through which the teacher looks where it sees another view than the student.
+        seed: root of every random stream.
+        device: auto, cpu or cuda.
+        threads: processor threads of torch; 0: as many as it may use and its work is worth.
+        teacher: who teaches.
+        student: who learns.
+        play: the play from which a student learns.
+        evaluation: how all are scored.
+        lineage: how many generations.
+        checkpoint: how often the run is saved.
+    """
+
+    env: str
+    env_package: str = ""
+    env_kwargs: tuple[str, ...] = ()
+    env_max_steps: int = 0
+    wrappers: tuple[str, ...] = ()
+    teacher_wrappers: tuple[str, ...] = ()
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    teacher: AgentTeacherConfig = field(default_factory=AgentTeacherConfig)
+    student: AgentStudentConfig = field(default_factory=AgentStudentConfig)
+    play: PlayConfig = field(
+        default_factory=lambda: PlayConfig(steps=20_000, replay_steps=20_000, warmup_steps=2_000, n_envs=8)
+    )
+    evaluation: AgentScoringConfig = field(default_factory=AgentScoringConfig)
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_at_least(0, self, "seed", "threads", "env_max_steps")
+        require_at_most(MOST_THREADS, self, "threads")
+        if not self.teacher.path:
+            raise ValueError("teacher.path is needed: the file of the agent that teaches")
+        object.__setattr__(self, "env", self.task.name)
+        if self.student.batch_size > self.play.replay_steps:
+            samples, room = self.student.batch_size, self.play.replay_steps
+            raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
+        if self.play.steps * self.student.samples_per_step < self.student.batch_size:
+            raise ValueError(
+                f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
+                f"make one update of student.batch_size = {self.student.batch_size}"
+            )
+
+    @cached_property
+    def task(self) -> GymTask:
+        """What teacher and students play."""
+        return open_environment(
+            self.env,
+            package=self.env_package,
+            wrappers=self.wrappers,
+            env_kwargs=dict(_option(text) for text in self.env_kwargs),
+            max_steps=self.env_max_steps or None,
+        )
+
+    @property
+    def precision(self) -> str:
+        """Of what a student computes."""
+        return "float32"
+
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> AgentConfig:
+        """The config with device and threads of this machine in the place of auto and 0.
+
+        Args:
+            stored: the config of the run that is continued, whose words are kept.
+
+        Raises:
+            UserError: the device is not there.
+        """
+        update = self.student.batch_size * 3 * LARGEST_LAYER
+        updates = self.play.steps * self.student.samples_per_step / self.student.batch_size
+        machine = resolve_machine(
+            self.device, self.threads, "float32", stored=stored, step=update, run=update * updates
+        )
+        return dataclasses.replace(self, device=machine["device"], threads=machine["threads"])
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"env_kwargs holds options like gravity=9.8, got {text!r}")
+    return name, parse_value(value)

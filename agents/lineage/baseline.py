@@ -1,0 +1,96 @@
+"""What students' scores are compared with: those of random play and of the first teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polydistill.errors import UserError
+from polydistill.statistics import Interval, bootstrap_interval, bootstrap_normalized_interval
+from polydistill.streams import derive_seed
+from polydistill_agents.environments.evaluation import Evaluation
+from polydistill_agents.environments.random_play import measure_random, no_better_than_random
+from polydistill_agents.lineage.agent_config import AgentConfig
+from polydistill_agents.lineage.course import AnyConfig
+
+TOLERANCE = 0.1  # of an expected score, beside what the games leave open
+
+
+class Baseline(NamedTuple):
+    """Scores of random play and of the teacher.
+
+    Attributes:
+        teacher: of its games.
+        random: mean of random play; None where it is not known.
+        measured: the games of random play, where no table has its score.
+        apart: whether both differ, so that there is something between them.
+    """
+
+    teacher: NDArray[np.float64]
+    random: float | None
+    measured: NDArray[np.float64] | None
+    apart: bool
+
+    @classmethod
+    def of_task(cls, config: AnyConfig, teacher: NDArray[np.float64]) -> Baseline:
+        """From the table of reference scores, or measured in as many games as the teacher has played."""
+        row = config.task.reference
+        if row is not None:
+            return cls(teacher, row.random, None, float(teacher.mean()) > row.random)
+        seed = derive_seed(config.seed, "random play")
+        measured = measure_random(config.task, len(teacher), seed, n_threads=config.threads)
+        return cls(teacher, float(measured.mean()), measured, no_better_than_random(teacher, measured) is None)
+
+    @classmethod
+    def of_metrics(cls, config: AnyConfig, metrics: Mapping[str, Any]) -> Baseline:
+        """From what the teacher's generation has in summary.json."""
+        teacher, row = np.array(metrics["scores"]), config.task.reference
+        if row is not None:
+            return cls(teacher, row.random, None, float(teacher.mean()) > row.random)
+        measured = np.array(metrics["random_scores"])
+        return cls(teacher, float(measured.mean()), measured, no_better_than_random(teacher, measured) is None)
+
+    def metrics(self) -> dict[str, Any]:
+        """What was measured, for summary.json."""
+        if self.measured is None:
+            return {}
+        return {
+            "random_mean": self.random,
+            "random_ci95": bootstrap_interval(self.measured, generator=np.random.default_rng(0)),
+            "random_scores": self.measured.tolist(),
+        }
+
+    def normalize(self, scores: NDArray[np.float64], seed: int) -> tuple[float | None, Interval | None]:
+        """Scores between random play (0) and the teacher (1), and the interval over games; None where both are one.
+
+        Args:
+            scores: of a student's games.
+            seed: of the resamples.
+        """
+        if self.random is None or not self.apart:
+            return None, None
+        mean = (float(scores.mean()) - self.random) / (float(self.teacher.mean()) - self.random)
+        generator = np.random.default_rng(seed)
+        return mean, bootstrap_normalized_interval(scores, self.teacher, self.random, generator=generator)
+
+    def check_expected(self, config: AnyConfig, played: Evaluation) -> None:
+        """Compare the teacher's games with the score that it is known for.
+
+        Raises:
+            UserError: it plays otherwise here.
+        """
+        expected = config.teacher.expected_score if isinstance(config, AgentConfig) else None
+        if expected is None:
+            return
+        interval = played.interval(config.seed)
+        half = 0.0 if interval is None else (interval.high - interval.low) / 2
+        allowed = TOLERANCE * max(abs(expected), abs(expected - (self.random or 0.0))) + half
+        if abs(played.mean - expected) > allowed:
+            raise UserError(
+                f"the teacher scores {played.mean:.4g} in {len(played.scores)} games, teacher.expected_score is "
+                f"{expected:.4g}: does it see and play what it was trained on (wrappers, frame stack, sticky actions, "
+                "scale of the observations, version of the environment)?"
+            )

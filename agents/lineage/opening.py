@@ -1,0 +1,115 @@
+"""What is found and measured before a lineage of agents begins: its teacher, how all act, the temperature."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from polydistill.errors import UserError
+from polydistill.provenance import weights_sha256
+from polydistill.streams import derive_seed, numpy_stream
+from polydistill_agents.distillation.acting import TeacherActs
+from polydistill_agents.environments.protocols import sampling_temperature
+from polydistill_agents.environments.recording import first_difference
+from polydistill_agents.lineage.agent_config import AgentConfig
+from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.course import AnyConfig, rehearse
+from polydistill_agents.lineage.student_file import is_student
+from polydistill_agents.networks.observations import Arrays, to_tensors
+from polydistill_agents.teachers import Teacher, as_teacher
+from polydistill_agents.teachers.temperature import Tempered, choose_temperature
+from polydistill_agents.teachers.zoo import find_teacher
+
+STATES = 2048  # of a teacher's play, from which a temperature is chosen
+
+
+def open_teacher(config: AnyConfig) -> Teacher:
+    """The configured teacher, or the project's own, on the configured device.
+
+    Raises:
+        UserError: there is none, the file is damaged, it does not fit the environment, or no student could learn from
+            it.
+    """
+    if isinstance(config, AtariConfig):
+        teacher = as_teacher(config.teacher.path or find_teacher(config.game))
+    else:
+        teacher = _open_all(config)
+    teacher.to(config.device).count_actions(config.task)
+    rehearse(config, teacher)
+    return teacher
+
+
+def _open_all(config: AgentConfig) -> Teacher:
+    """The teacher, or the mean of several, each of Q-values at its own temperature."""
+    members = [as_teacher(path).to(config.device) for path in (config.teacher.path, *config.teacher.more)]
+    if len(members) == 1:
+        return members[0]
+    temperatures = []
+    for member in members:
+        member.count_actions(config.task)
+        temperatures.append(1.0 if member.kind == "logits" else temperature_of(config, member))
+    return as_teacher(members, temperatures=temperatures)
+
+
+def temperature_of(config: AnyConfig, teacher: Teacher) -> float:
+    """The configured temperature, or the one that :func:`measure_temperature` finds."""
+    return config.student.temperature or measure_temperature(config, teacher).temperature
+
+
+def measure_temperature(config: AnyConfig, teacher: Teacher) -> Tempered:
+    """The temperature for a teacher of Q-values, from states of its own play."""
+    env = config.task.make_env(config.play.n_envs, seed=derive_seed(config.seed, "temperature"))
+    act = TeacherActs(config.teacher.epsilon, None, numpy_stream(config.seed, "temperature, exploration", 0))
+    observations: Arrays = env.reset()
+    teacher.begin(env.num_envs)
+    starts, seen = np.ones(env.num_envs, dtype=bool), []
+    for _ in range(-(-STATES // env.num_envs)):
+        states = to_tensors(observations, config.device)
+        seen.append(teacher.label(states, starts))
+        observations, _, starts, _ = env.step(act(states, seen[-1]))
+    env.close()
+    return choose_temperature(torch.cat(seen))
+
+
+def tempered(config: AnyConfig, temperature: float) -> AnyConfig:
+    """The config with a temperature."""
+    student: Any = dataclasses.replace(config.student, temperature=temperature)
+    return dataclasses.replace(config, student=student)
+
+
+def say_what_to_expect(config: AgentConfig) -> None:
+    """One line on standard error for each thing that a user must know beforehand."""
+    found = list(config.task.notes)
+    step = first_difference(config.task, seed=derive_seed(config.seed, "repeats"))
+    if step is not None:
+        found.append(
+            f"{config.env} does not repeat itself from a seed (step {step}): a run that is stopped goes on with new "
+            "games, so its result is not that of an undisturbed one"
+        )
+    for line in found:
+        print(line, file=sys.stderr)
+
+
+def choose_play(config: AnyConfig, teacher: Teacher) -> str:
+    """How all agents of a lineage act while they are scored, "greedy" or "sample": as the protocol has it for the first
+    teacher, so that its students, which are DQNs in their files, compare with it.
+    """
+    settings, path = config.evaluation, config.teacher.path
+    play = "greedy" if settings.play == "protocol" and path and is_student(path) else settings.play
+    sampled = sampling_temperature(play, config.task.protocol(settings.protocol), teacher.kind, 1.0)
+    return "greedy" if sampled is None else "sample"
+
+
+def require_same_teacher(config: AnyConfig, teacher: Teacher, sha256: str | None) -> None:
+    """Compare the teacher's weights with the sha256 of generation 0: where it lies does not matter.
+
+    Raises:
+        UserError: they are not those that the run began with.
+    """
+    if teacher.network is not None and weights_sha256(teacher.network.state_dict()) != sha256:
+        where = f"teacher.path {config.teacher.path} holds" if config.teacher.path else "the project's teacher has"
+        raise UserError(f"{where} other weights than those that this run began with; give --out another folder")

@@ -1,0 +1,195 @@
+"""Runs in environments of gymnasium: from a zip to a table, stopped and gone on with, exactly where that can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+
+from polydistill.errors import Interrupted, UserError
+from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.runs import Run
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.runs.interruption import StopSignals
+from polydistill_agents.files.sb3_zip import read_agent
+from polydistill_agents.lineage.agent_config import (
+    AgentConfig,
+    AgentScoringConfig,
+    AgentStudentConfig,
+    AgentTeacherConfig,
+)
+from polydistill_agents.lineage.config import PlayConfig
+from polydistill_agents.lineage.domain import AgentDomain
+from polydistill_agents.lineage.opening import open_teacher
+from polydistill_agents.lineage.plan import PRODUCTS, kind_of
+from polydistill_agents.lineage.report import format_summary
+
+PLAY = PlayConfig(steps=640, replay_steps=640, warmup_steps=64, n_envs=4, train_freq=8)
+
+
+class Walk(gym.Env[Any, Any]):
+    """Episodes of 10 steps along a line: 1 point for each step to the right; a table of where and how it stands."""
+
+    repeats = True
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict(
+            {"place": spaces.Box(-20.0, 20.0, (1,), np.float32), "wind": spaces.Discrete(3)}
+        )
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place, self.age = 0.0, 0
+        return self._look(), {}
+
+    def _look(self) -> dict[str, Any]:
+        chance = self.np_random if self.repeats else np.random.default_rng()
+        return {"place": np.array([self.place], np.float32), "wind": np.int64(chance.integers(3))}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place += 1.0 if action else -1.0
+        self.age += 1
+        return self._look(), float(action), self.age == 10, False, {}
+
+
+class Gusts(Walk):
+    """One that does not repeat itself."""
+
+    repeats = False
+
+
+gym.register("polydistill-test/Walk-v0", Walk)
+gym.register("polydistill-test/Gusts-v0", Gusts)
+
+
+@pytest.fixture
+def zipped(tmp_path: Path) -> Any:
+    """A function that saves an untrained agent of an environment."""
+
+    def save(env: str, kind: Any = DQN, **options: Any) -> str:
+        policy = "MultiInputPolicy" if isinstance(gym.make(env).observation_space, spaces.Dict) else "MlpPolicy"
+        model = kind(policy, env, policy_kwargs={"net_arch": [8]}, seed=3, device="cpu", **options)
+        model.save(tmp_path / f"{kind.__name__}.zip")
+        return str(tmp_path / f"{kind.__name__}.zip")
+
+    return save
+
+
+def config_of(path: str, env: str, **changes: Any) -> AgentConfig:
+    config = AgentConfig(
+        env=env,
+        device="cpu",
+        threads=1,
+        teacher=AgentTeacherConfig(path=path),
+        student=AgentStudentConfig(batch_size=16, samples_per_step=2),
+        play=PLAY,
+        evaluation=AgentScoringConfig(episodes=5, curve_every_steps=320, curve_episodes=3),
+        checkpoint=CheckpointConfig(every_seconds=1e9, every_steps=160),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+class StopAt(StopSignals):
+    """Asked for the ``at``-th time whether a signal came: yes."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "received":
+            return super().__getattribute__(name)
+        self.left -= 1
+        return signal.SIGTERM if self.left <= 0 else None
+
+
+def distil(out: Path, config: AgentConfig, stop: StopSignals | None = None) -> dict[str, Any]:
+    with Run.open(out, config, kind=kind_of(config), command="-", products=PRODUCTS) as run:
+        return run_lineage(AgentDomain(config, open_teacher(config)), config, run, stop=stop or StopSignals())
+
+
+def outcome(out: Path) -> Any:
+    summary = json.loads((out / "summary.json").read_text())
+    weights = read_agent(out / "student.zip").weights
+    told = {k: v for k, v in summary.items() if k not in {"wall_seconds", "seconds", "throughput", "command"}}
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return told, lines, {name: value.numpy().tobytes() for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "polydistill-test/Walk-v0"])
+def test_a_run_that_was_stopped_ends_like_one_that_never_was(tmp_path: Path, zipped: Any, env: str) -> None:
+    config = config_of(zipped(env), env)
+    distil(tmp_path / "whole", config)
+    for at in (12, 40, 70):
+        with pytest.raises(Interrupted):
+            distil(tmp_path / "run", config, StopAt(at))
+    distil(tmp_path / "run", config)
+    for found, expected in zip(outcome(tmp_path / "run"), outcome(tmp_path / "whole"), strict=True):
+        assert found == expected
+
+
+def test_where_an_environment_does_not_repeat_itself_the_run_goes_on_in_new_games(
+    tmp_path: Path, zipped: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(zipped("polydistill-test/Gusts-v0"), "polydistill-test/Gusts-v0")
+    with pytest.raises(Interrupted):
+        distil(tmp_path / "run", config, StopAt(60))
+    capsys.readouterr()
+    summary = distil(tmp_path / "run", config)
+    assert "generation 1 goes on in new games" in capsys.readouterr().err
+    assert len(summary["generations"]) == 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 640
+
+
+def test_the_table_has_random_play_teacher_and_student(tmp_path: Path, zipped: Any) -> None:
+    env = "polydistill-test/Walk-v0"
+    summary = distil(tmp_path / "run", config_of(zipped(env), env))
+    text = format_summary(json.loads((tmp_path / "run/summary.json").read_text()))
+    words = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert words == ["who", "---------", "random", "teacher", "student 1"]
+    assert max(map(len, text.splitlines())) <= 80
+    first = summary["generations"][0]["metrics"]
+    assert 3.0 < first["random_mean"] < 7.0  # half of ten steps
+    assert DQN.load(tmp_path / "run/student.zip", env=gym.make(env), device="cpu").predict(
+        {"place": np.zeros(1, np.float32), "wind": np.int64(1)}
+    )
+
+
+def test_a_teacher_that_plays_otherwise_than_it_should_stops_the_run_before_it_trains(
+    tmp_path: Path, zipped: Any
+) -> None:
+    config = config_of(zipped("CartPole-v1"), "CartPole-v1")
+    config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, expected_score=475.0))
+    with pytest.raises(UserError, match=r"the teacher scores .* in 5 games, teacher\.expected_score is 475") as refused:
+        distil(tmp_path / "run", config)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "student.zip").exists()
+
+
+def test_an_actor_critic_needs_no_temperature_and_a_dqn_gets_its_own(
+    tmp_path: Path, zipped: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distil(tmp_path / "ppo", config_of(zipped("CartPole-v1", PPO, n_steps=8, batch_size=8), "CartPole-v1"))
+    assert "temperature" not in capsys.readouterr().out
+    distil(tmp_path / "dqn", config_of(zipped("CartPole-v1"), "CartPole-v1"))
+    assert "temperature" in capsys.readouterr().out
+
+
+def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> None:
+    more = (zipped("CartPole-v1", PPO, n_steps=8, batch_size=8),)
+    teacher = AgentTeacherConfig(path=zipped("CartPole-v1"), more=more)
+    config = config_of(teacher.path, "CartPole-v1", teacher=teacher, lineage=LineageConfig(generations=2))
+    config = dataclasses.replace(config, student=dataclasses.replace(config.student, net_arch=(6,)))
+    summary = distil(tmp_path / "run", config)
+    assert [one["parameters"] for one in summary["generations"][1:]] == [4 * 6 + 6 + 6 * 2 + 2] * 2
