@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +161,7 @@ def evaluate(
     has_masks = read_masks(env) is not None
     if masked and not has_masks:
         raise UserError(f"{task.name} has no action masks: it cannot be played with invalid actions left out")
-    with Asked(agents, tally.n_envs, device) as ask:
+    with closing(env), Asked(agents, tally.n_envs, device) as ask:
         while (playing := tally.playing).any():
             values, *others = ask(take(observations, playing), starts[playing], np.flatnonzero(playing))
             for other in others:
@@ -177,7 +178,6 @@ def evaluate(
             tally.add(starts & playing, infos)
             if on_step is not None:
                 on_step(int(tally.played.sum()))
-    env.close()
     return Evaluation(
         scores=tally.scores[tally.finished],
         lengths=tally.lengths[tally.finished],

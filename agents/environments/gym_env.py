@@ -125,7 +125,7 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         outer: VecEnv = games
         for wrapper in wrappers:
             outer = wrapper.apply(outer) if wrapper.of_all_games else outer
-        super().__init__(VecTransposeImage(outer) if _has_channels_last(outer.observation_space) else outer)
+        super().__init__(_ChannelsFirst(outer) if _has_channels_last(outer.observation_space) else outer)
         self._games = games
         self.start_seeds(seed)
 
@@ -163,7 +163,22 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
                 raise GameError(f"{self.name}: game {game} gives {what} that is not finite (NaN or inf) in {where}")
 
 
+class _ChannelsFirst(VecTransposeImage):
+    """As Stable-Baselines3's, but a table may hold images of both kinds."""
+
+    def __init__(self, games: VecEnv) -> None:
+        space = games.observation_space
+        if not isinstance(space, spaces.Dict):
+            super().__init__(games)
+            return
+        self.skip = False
+        self.image_space_keys = [name for name, part in space.items() if _has_channels_last(part)]
+        turned = {name: self.transpose_space(space[name], name) for name in self.image_space_keys}  # type: ignore[arg-type]
+        VecEnvWrapper.__init__(self, games, observation_space=spaces.Dict({**space.spaces, **turned}))
+
+
 def _has_channels_last(space: spaces.Space[Any]) -> bool:
-    """Whether there are images that Stable-Baselines3 would transpose."""
-    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
-    return any(is_image_space(part) and not is_image_space_channels_first(part) for part in parts)  # type: ignore[arg-type]
+    """Whether it is an image that Stable-Baselines3 would transpose, or a table with one."""
+    if isinstance(space, spaces.Dict):
+        return any(map(_has_channels_last, space.values()))
+    return is_image_space(space) and not is_image_space_channels_first(space)  # type: ignore[arg-type]

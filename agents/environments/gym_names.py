@@ -127,6 +127,6 @@ def missing_package(env_id: str, error: Exception) -> UserError:
     extra = next((extra for word, extra in EXTRAS.items() if word in text.lower()), None)
     if extra is not None:
         return UserError(f'{env_id} needs a package that is not installed: pip install "polydistill[{extra}]"')
-    missing = getattr(error, "name", None)
-    how = f"pip install {missing}" if missing else describe(error).partition(": ")[2]
-    return UserError(f"{env_id} needs a package that is not installed: {how}")
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(f"{env_id} needs the module {error.name}, which is not installed")
+    return UserError(f"{env_id} needs a package that is not installed: {describe(error).partition(': ')[2]}")

@@ -25,10 +25,9 @@ def check_actions(name: str, space: spaces.Space[Any]) -> spaces.Discrete:
         UserError: it cannot.
     """
     if not isinstance(space, spaces.Discrete):
-        why = "a DQN takes Discrete actions alone"
-        raise UserError(
-            f"the actions of {name} are {_line(space)}: {why}; a wrapper may list those of use (--wrappers)"
-        )
+        ours = "--wrappers DiscretizeAction:5" if isinstance(space, spaces.Box) else "--wrappers module:function"
+        why = "a DQN takes Discrete actions alone; a wrapper may list some of them"
+        raise UserError(f"the actions of {name} are {_line(space)}: {why} ({ours})")
     if space.start != 0:
         raise UserError(
             f"the actions of {name} start at {space.start}: Stable-Baselines3 counts from 0; shift them by a wrapper "
@@ -83,8 +82,4 @@ def _line(space: spaces.Space[Any]) -> str:
             return f"MultiDiscrete{space.nvec.shape}"
         case spaces.MultiBinary():
             return f"MultiBinary{space.shape}"
-    return (
-        type(space).__name__.removesuffix("Space")
-        if type(space).__module__.startswith("gymnasium")
-        else type(space).__name__
-    )
+    return type(space).__name__

@@ -94,7 +94,7 @@ class GymTask(Task):
         """What a user must be told: the cap of games without a limit of their own."""
         if self.max_steps or gym.registry[self.name].max_episode_steps:
             return []
-        return [f"{self.name} has no limit of steps: games are cut after {LONGEST:,} (env_max_steps)"]
+        return [f"{self.name} is registered without a limit of steps: games are cut after {LONGEST:,} (env_max_steps)"]
 
     def protocol(self, name: str) -> OwnProtocol:
         """``"own"``: the environment as it is."""

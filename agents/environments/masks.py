@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from polydistill.errors import UserError
+from polydistill_agents.environments.gym_names import describe
 
 
 def read_masks(env: VecEnv) -> NDArray[np.bool_] | None:
@@ -16,13 +17,16 @@ def read_masks(env: VecEnv) -> NDArray[np.bool_] | None:
         env: games with a method or an attribute ``action_masks``, after a reset.
 
     Raises:
-        UserError: the masks have another shape.
+        UserError: the environment fails, or the masks have another shape.
     """
     try:
         told = env.get_attr("action_masks")
     except AttributeError:
         return None
-    masks = [np.asarray(mask() if callable(mask) else mask, dtype=bool) for mask in told]
+    try:
+        masks = [np.asarray(mask() if callable(mask) else mask, dtype=bool) for mask in told]
+    except Exception as error:  # it may be any code
+        raise UserError(f"action_masks of the environment fails: {describe(error)}") from error
     expected = (int(env.action_space.n),)  # type: ignore[attr-defined]
     if any(mask.shape != expected for mask in masks):
         raise UserError(f"action_masks of the environment must have the shape {expected}, it has {masks[0].shape}")

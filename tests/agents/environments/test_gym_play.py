@@ -165,6 +165,20 @@ def test_masked_play_without_masks_is_one_line():
         evaluate(always(1, 6), "pong", episodes=1, masked=True)
 
 
+@pytest.mark.parametrize(
+    ("told", "words"), [(lambda self: 1 / 0, "fails: ZeroDivisionError"), (np.ones(4), r"must have the shape \(3,\)")]
+)
+def test_masks_that_cannot_be_used_are_one_line(told, words, monkeypatch):
+    monkeypatch.setattr(toys.Masked, "action_masks", told)
+    with pytest.raises(UserError, match=f"action_masks of the environment {words}"):
+        evaluate(always(1), toy("Masked"), episodes=1)
+
+
+def test_masks_may_be_an_attribute(monkeypatch):
+    monkeypatch.setattr(toys.Masked, "action_masks", np.array([True, False, True]))
+    assert evaluate(always(1), toy("Masked"), episodes=1).invalid_share == 1.0
+
+
 # ------------------------------------------------------------------ random play
 
 

@@ -47,6 +47,11 @@ Table = seen(
         }
     )
 )
+Eyes = seen(
+    observation_space=spaces.Dict(
+        {"first": spaces.Box(0, 255, (3, 40, 40), np.uint8), "last": spaces.Box(0, 255, (40, 40, 3), np.uint8)}
+    )
+)
 Count = seen(observation_space=spaces.Discrete(6))
 Large = seen(observation_space=spaces.Box(0, 255, (40, 40, 3), np.uint8))
 First = seen(observation_space=spaces.Box(0, 255, (3, 40, 40), np.uint8))
