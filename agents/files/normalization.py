@@ -25,7 +25,7 @@ from polydistill.errors import UserError
 from polydistill_agents.files.archive import refusing
 from polydistill_agents.files.pickle_values import Built, array_of, number_of, read_values
 from polydistill_agents.files.places import opened
-from polydistill_agents.networks.building import describe_space
+from polydistill_agents.networks.fitting import tell_space
 from polydistill_agents.networks.normalized import Normalized, Statistics
 
 MAX_STATISTICS_BYTES = 64 * 2**20  # of stacked frames: a megabyte, and the last observation of each game
@@ -136,8 +136,8 @@ def normalized(network: nn.Module, statistics: Statistics, where: str) -> Normal
     space: Any = network.observation_space
     if not isinstance(space, spaces.Box) or statistics.mean.shape != space.shape:
         raise UserError(
-            f"{where}: it sees {describe_space(space)}, the VecNormalize beside it {statistics.mean.shape}: is that "
-            "another agent's?"
+            f"{where}: it sees observations {tell_space(space)}, the VecNormalize beside it "
+            f"{statistics.mean.shape}: is that another agent's?"
         )
     clipped = bool(
         (space.low == -np.float32(statistics.clip)).all() and (space.high == np.float32(statistics.clip)).all()

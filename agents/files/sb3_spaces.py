@@ -186,8 +186,8 @@ def _sizes(told: Told, where: str) -> tuple[int, ...]:
         UserError: it is none, or too large.
     """
     shape = told.get("_shape", "shape")
-    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-    if not sizes or any(type(n) is not int or n < 1 for n in sizes) or len(sizes) > 3:
+    sizes = tuple(n if type(n) is int else _whole(n) for n in shape) if isinstance(shape, list | tuple) else ()
+    if not sizes or min(sizes) < 1 or len(sizes) > 3:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} are not read")
     if (max(sizes) > MAX_SIDE or min(sizes) > MAX_STACK) if len(sizes) == 3 else math.prod(sizes) > MAX_FEATURES:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} are larger than what is read")

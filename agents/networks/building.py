@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
+from polydistill_agents.networks.fitting import tell_space
 from polydistill_agents.networks.nature import KERNELS, SizedNatureCNN
 
 MAX_SIDE, MAX_STACK = 512, 64  # of frames
@@ -43,7 +44,7 @@ def build(
         extractor = build_extractor(weights, space)
         if layers[0].shape[1] != extractor.features_dim:
             raise ValueError(
-                f"{describe_space(space)} give {extractor.features_dim} features, "
+                f"observations {tell_space(space)} give {extractor.features_dim} features, "
                 f"the first linear layer has {layers[0].shape[1]} inputs"
             )
         network = QNetwork(
@@ -72,13 +73,6 @@ def build_extractor(weights: Mapping[str, Tensor], space: spaces.Space[Any]) -> 
         return FlattenExtractor(space)
     channels, hidden = _nature_sizes(weights, space)
     return SizedNatureCNN(space, hidden, channels)  # type: ignore[arg-type]  # a Box: its sizes fit
-
-
-def describe_space(space: spaces.Space[Any]) -> str:
-    """For messages: "observations (4,)", or of a Dict its names."""
-    if isinstance(space, spaces.Dict):
-        return f"observations named {', '.join(space)}"
-    return f"observations {space.shape if space.shape else space}"
 
 
 def space_of(weights: Mapping[str, Tensor]) -> spaces.Box:
@@ -121,7 +115,7 @@ def _combined(weights: Mapping[str, Tensor], space: spaces.Dict) -> CombinedExtr
         if hidden is None:
             continue
         if not isinstance(part, spaces.Box) or len(part.shape) != 3 or min(part.shape[1:]) < MIN_SIDE:
-            raise ValueError(f"{name}: {describe_space(part)} are no frames for convolutions")
+            raise ValueError(f"{name}: observations {tell_space(part)} are no frames for convolutions")
         widths[name] = hidden.shape[0]
     if len(set(widths.values())) > 1:
         raise ValueError(f"its Nature-CNNs are of several widths {sorted(set(widths.values()))}")
@@ -135,7 +129,7 @@ def _nature_sizes(weights: Mapping[str, Tensor], space: spaces.Space[Any]) -> tu
     if [value.dim() for value in (*convolutions, hidden)] != [4, 4, 4, 2]:
         raise ValueError("its layers are not three convolutions and linear ones")
     if not isinstance(space, spaces.Box) or len(space.shape) != 3 or max(space.shape) > MAX_SIDE:
-        raise ValueError(f"{describe_space(space)} are no frames for convolutions")
+        raise ValueError(f"observations {tell_space(space)} are no frames for convolutions")
     first, second, third = (value.shape[0] for value in convolutions)
     side: Any = space.shape[1:]
     for size, stride in KERNELS:

@@ -260,6 +260,14 @@ def by_hand(thing: Any) -> bytes:
     return b"\x80\x03" + body(thing) + b"."
 
 
+def test_a_shape_of_numpys_numbers_is_a_shape():
+    """As in ``Box(-1, 1, (np.prod(other.shape),))`` with gym."""
+    thing = OldSpace("gym.spaces.box", "Box", _shape=(np.int64(3),), low=VECTOR.low, high=VECTOR.high, dtype=None)
+    given = {":type:": "<class 'gym.spaces.box.Box'>", "_shape": "(3,)"}
+    found = describe_space(given | {":serialized:": base64.b64encode(by_hand(thing)).decode()}, "old.zip")
+    assert found == (VECTOR, True)
+
+
 @pytest.mark.parametrize("space", [TABLE, SMALL, spaces.Discrete(6), spaces.MultiDiscrete([3, 9]), COLOURS, VECTOR,
                                    spaces.MultiBinary(4)], ids=str)  # fmt: skip
 def test_spaces_of_gym_are_read_where_gym_is_not_installed(space):
@@ -337,8 +345,8 @@ def changed(source: Path, target: Path, weights: Any = None, **fields: Any) -> P
     ("other", "message"),
     [
         (spaces.Dict(goal=VECTOR, room=spaces.Discrete(7)), "give 10 features, the first linear layer has 7 inputs"),
-        (VECTOR, "observations (3,) give 3 features, the first linear layer has 7 inputs"),
-        (spaces.Dict(goal=VECTOR), "observations named goal give 3 features"),
+        (VECTOR, "observations (3,) float32 give 3 features, the first linear layer has 7 inputs"),
+        (spaces.Dict(goal=VECTOR), "observations {goal: (3,) float32} give 3 features"),
     ],
 )
 def test_weights_of_another_space_are_one_line(tmp_path, other, message):
@@ -359,7 +367,7 @@ def test_cameras_that_are_not_of_their_space_are_one_line(tmp_path):
     assert "Nature-CNNs are of several widths [8, 16]" in line
     vectors = described(spaces.Dict(left=COLOURS, right=VECTOR))
     line = refusal(as_teacher, changed(tmp_path / "a.zip", tmp_path / "flat.zip", observation_space=vectors))
-    assert "right: observations (3,) are no frames for convolutions" in line
+    assert "right: observations (3,) float32 are no frames for convolutions" in line
 
 
 def test_an_extractor_of_ones_own_is_named(tmp_path):
