@@ -9,8 +9,9 @@ not finite, is one line that names it, its game and the step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -127,6 +128,7 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
             outer = wrapper.apply(outer) if wrapper.of_all_games else outer
         super().__init__(_ChannelsFirst(outer) if _has_channels_last(outer.observation_space) else outer)
         self._games = games
+        self._faults = [_fault_of(part) for part in leaves(_parts(self.observation_space))]
         self.start_seeds(seed)
 
     def recipe(self) -> dict[str, Any]:
@@ -140,27 +142,70 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
     def reset(self) -> Arrays:
         """Start new games, every one with a fresh seed."""
         self._games._seeds = self.draw_seeds().tolist()  # seed() would give neighbours s, s + 1, ...
-        observations: Arrays = self.venv.reset()  # type: ignore[assignment]
-        self._check_finite(observations)
+        where = f"reset, after step {self._n_steps:,}"
+        with self._said(where):
+            observations: Arrays = self.venv.reset()  # type: ignore[assignment]
+        self._check(observations, None, where)
         return observations
 
     def step_wait(self) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations, rewards, dones and infos of the actions that were sent."""
         self._n_steps += 1
+        where = f"step {self._n_steps:,}"
         observations: Any
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self._check_finite(observations, rewards)
+        with self._said(where):
+            observations, rewards, dones, infos = self.venv.step_wait()
+        self._check(observations, rewards, where)
         return observations, rewards, dones, infos
 
-    def _check_finite(self, observations: Arrays, rewards: NDArray[np.float32] | None = None) -> None:
-        shown = [] if rewards is None else [("a reward", rewards)]
-        shown += [("an observation", values) for values in leaves(observations)]
-        for what, values in shown:
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                wrong = ~np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
-                game = int(np.flatnonzero(wrong)[0])
-                where = f"step {self._n_steps:,}" if rewards is not None else f"reset, after step {self._n_steps:,}"
-                raise GameError(f"{self.name}: game {game} gives {what} that is not finite (NaN or inf) in {where}")
+    @contextmanager
+    def _said(self, where: str) -> Iterator[None]:
+        """What fails around the games is said in one line, too, such as an observation of another shape."""
+        try:
+            yield
+        except GameError:
+            raise
+        except Exception as error:
+            raise GameError(
+                f"{self.name}: what it gives in {where} is not what it announced: {describe(error)}"
+            ) from error
+
+    def _check(self, observations: Arrays, rewards: NDArray[np.float32] | None, where: str) -> None:
+        shown = [] if rewards is None else [(rewards, NOT_FINITE, "a reward")]
+        shown += [
+            (values, fault, "an observation")
+            for values, fault in zip(leaves(observations), self._faults, strict=True)
+            if fault is not None
+        ]
+        for values, fault, what in shown:
+            faulty = fault.find(values)
+            if faulty.any():
+                game = np.flatnonzero(faulty.reshape(self.num_envs, -1).any(axis=1))[0]
+                raise GameError(f"{self.name}: game {game} gives {what} that {fault.words} in {where}")
+
+
+class _Fault(NamedTuple):
+    """What values must not be: where they are, and in words."""
+
+    find: Callable[[NDArray[Any]], NDArray[np.bool_]]
+    words: str
+
+
+NOT_FINITE = _Fault(lambda values: ~np.isfinite(values), "is not finite (NaN or inf)")
+
+
+def _fault_of(space: spaces.Space[Any]) -> _Fault | None:
+    """What one array of that space must not be; None: it can hold nothing wrong that a network would trip over."""
+    match space:
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            return NOT_FINITE
+        case spaces.Discrete(n=most) | spaces.MultiDiscrete(nvec=most):
+            return _Fault(lambda values: (values < 0) | (values >= most), "its space does not hold")
+    return None
+
+
+def _parts(space: spaces.Space[Any]) -> Any:
+    return space.spaces if isinstance(space, spaces.Dict) else space
 
 
 class _ChannelsFirst(VecTransposeImage):

@@ -62,6 +62,8 @@ def _refusal(space: spaces.Space[Any]) -> str | None:
     match space:
         case spaces.Box() if space.shape == ():
             return f"{_line(space)}, without an axis"
+        case spaces.Box() if 0 in space.shape:
+            return f"{_line(space)}, which holds nothing"
         case spaces.Discrete() if space.start != 0:
             return f"{_line(space)}, which does not count from 0"
         case spaces.MultiDiscrete() if space.nvec.ndim != 1 or (space.start != 0).any():

@@ -187,7 +187,8 @@ def open_environment(
     """The task of a gymnasium environment; nothing is made of it yet, but its package is imported.
 
     Args:
-        name: its id. An older version becomes the newest, with a notice on standard error.
+        name: its id; "module:id" has its package before it. An older version becomes the newest, with a notice on
+            standard error.
         package: a module that registers it.
         wrappers: the innermost first: ``"FlattenObservation"``, ``"VecFrameStack:4"``, ``"module:function"``.
         env_kwargs: of the environment.
@@ -205,5 +206,6 @@ def open_environment(
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     found = find_id(name, package)
+    package = package or name.strip().rpartition(":")[0]
     _find_both(wrappers, teacher_wrappers)
     return GymTask(found, package, tuple(wrappers), dict(env_kwargs or {}), max_steps, tuple(teacher_wrappers))

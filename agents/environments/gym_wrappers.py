@@ -17,6 +17,13 @@ OF_ALL_GAMES: dict[str, Callable[..., VecEnv]] = {
 }
 OF_ONE_GAME = tuple(name for name in gym.wrappers.__all__ if name[0].isupper())
 
+REFUSED = {
+    "VecNormalize": "its statistics are read beside the teacher's zip",
+    "NormalizeObservation": "it learns another scale in each game, which no file holds",
+    "RecordEpisodeStatistics": "games are scored without it",
+    "Autoreset": "games begin anew without it",
+}
+
 
 class NamedWrapper(NamedTuple):
     """A wrapper as it is named in a config.
@@ -70,8 +77,8 @@ def find_wrappers(names: Sequence[str]) -> tuple[NamedWrapper, ...]:
 
 def _find(text: str) -> NamedWrapper:
     name, colon, rest = text.strip().partition(":")
-    if name == "VecNormalize":
-        raise UserError("wrappers: leave VecNormalize out: its statistics are read beside the teacher's zip")
+    if name in REFUSED:
+        raise UserError(f"wrappers: leave {name} out: {REFUSED[name]}")
     arguments = (_value(rest),) if colon else ()
     if name in OF_ALL_GAMES:
         return NamedWrapper(text, OF_ALL_GAMES[name], arguments, True)

@@ -100,6 +100,8 @@ def test_a_dict_may_hold_images_of_both_kinds():
         ("Nested", "its 'a' is a Dict in a Dict"),
         ("Words", "its 'mission' is Text"),
         ("Two", "they are Tuple"),
+        ("Nothing", "they are Box(3, 0) float32, which holds nothing"),
+        ("Scalar", "they are Box() float32, without an axis"),
     ],
 )
 def test_a_space_that_cannot_be_used_is_one_line_that_says_why(name, words):
@@ -157,7 +159,8 @@ def test_a_users_package_is_found_in_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "my_bad_envs.py").write_text("import json\n\n1 / 0")
     monkeypatch.chdir(tmp_path)
     assert open_environment("Mine-v0", package="my_own_envs").action_counts == (3,)
-    assert open_environment("my_own_envs:Mine-v0").name == "Mine-v0"
+    named = open_environment("my_own_envs:Mine-v0")
+    assert (named.name, named.package) == ("Mine-v0", "my_own_envs")
     line = refusal(open_environment, "Mine-v0", package="my_bad_envs")
     assert line == "env_package: my_bad_envs fails when imported: ZeroDivisionError: division by zero"
     assert "there is no module 'my_other_envs'" in refusal(open_environment, "Mine-v0", package="my_other_envs")
@@ -253,10 +256,19 @@ def test_max_steps_below_one_is_refused():
         ("NotFinite", {}, "NotFinite-v3: game 0 gives an observation that is not finite (NaN or inf) in step 3"),
         ("NotFinite", {"env_kwargs": {"what": "reward"}},
          "NotFinite-v3: game 0 gives a reward that is not finite (NaN or inf) in step 3"),
+        ("Beyond", {}, "Beyond-v3: game 0 gives an observation that its space does not hold in step 2"),
+        ("Misshapen", {"env_kwargs": {"what": "shape"}},
+         "Misshapen-v3: what it gives in step 2 is not what it announced: ValueError: could not broadcast input array "
+         "from shape (4,) into shape (3,)"),
     ],
 )  # fmt: skip
 def test_an_environment_that_fails_in_the_middle_names_itself_the_game_and_the_step(name, options, line):
     assert refusal(play, toy(name, **options), 20) == line
+
+
+@pytest.mark.parametrize("what", ["none", "words"])
+def test_what_is_no_observation_is_one_line(what):
+    assert refusal(play, toy("Misshapen", env_kwargs={"what": what}), 3).startswith("Misshapen-v3: ")
 
 
 def test_the_game_that_fails_is_named():
@@ -297,7 +309,8 @@ def test_a_stack_of_images_is_that_of_stable_baselines():
         ("FlatenObservation", "did you mean FlattenObservation?"),
         (f"{TOYS}:cut_shrt", "did you mean cut_short?"),
         ("no_such_wrappers:Foo", "there is no module 'no_such_wrappers'"),
-        ("VecNormalize", "leave VecNormalize out"),
+        ("VecNormalize", "leave VecNormalize out: its statistics"),
+        ("NormalizeObservation", "leave NormalizeObservation out: it learns"),
     ],
 )
 def test_an_unknown_wrapper_is_one_line_before_anything_is_made(wrapper, words):

@@ -63,6 +63,8 @@ Continuous = seen(action_space=spaces.Box(-1.0, 1.0, (2,), np.float32))
 Many = seen(action_space=spaces.MultiDiscrete([2, 3]))
 Switches = seen(action_space=spaces.MultiBinary(3))
 Shifted = seen(action_space=spaces.Discrete(3, start=1))
+Nothing = seen(observation_space=spaces.Box(0, 1, (3, 0), np.float32))
+Scalar = seen(observation_space=spaces.Box(0, 1, (), np.float32))
 Endless = seen(length=10**9)
 
 
@@ -104,6 +106,26 @@ class NotFinite(Toy):
         if self.clock == 3 and self.what == "observation":
             shown[1] = np.nan
         return shown, float("inf") if self.clock == 3 and self.what == "reward" else reward, *rest
+
+
+class Misshapen(Toy):
+    """Shows something else than its space says, in its second step."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        wrong = {"shape": np.zeros(4, np.float32), "none": None, "words": "words"}[self.what]
+        return wrong if self.clock == 2 else self.show(), *rest
+
+
+class Beyond(Count):
+    """Its space ends at 5, and it shows a 6 in its second step."""
+
+    def step(self, action):
+        shown, *rest = super().step(action)
+        return 6 if self.clock == 2 else shown, *rest
 
 
 class Restless(Toy):
