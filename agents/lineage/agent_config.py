@@ -130,6 +130,7 @@ class AgentConfig:
         require_at_most(MOST_THREADS, self, "threads")
         if not self.teacher.path:
             raise ValueError("teacher.path is needed: the file of the agent that teaches")
+        object.__setattr__(self, "env_package", self.task.package)
         object.__setattr__(self, "env", self.task.name)
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps

@@ -12,6 +12,7 @@ import torch
 
 from polydistill.errors import UserError
 from polydistill_agents.files.sb3_zip import write_dqn_zip
+from polydistill_agents.lineage.agent_config import AgentConfig, AgentTeacherConfig
 from polydistill_agents.lineage.config import (
     AgentEvaluationConfig,
     AtariConfig,
@@ -161,3 +162,8 @@ def test_the_beta_of_a_config_reaches_the_student(beta: float, beta_end: float |
     config = dataclasses.replace(SMALL, play=dataclasses.replace(SMALL.play, beta=beta, beta_end=beta_end))
     teacher = Teacher(lambda frames: torch.zeros(len(frames), 6))
     assert make_student(config, teacher, make_env(config, teacher, 1), 1).beta_ends == ends
+
+
+def test_an_environment_named_with_its_package_stands_in_two_fields_so_that_a_stored_config_finds_it():
+    config = AgentConfig(env="tests.agents.environments.toys:Toy-v3", teacher=AgentTeacherConfig(path="a.zip"))
+    assert (config.env, config.env_package) == ("Toy-v3", "tests.agents.environments.toys")
