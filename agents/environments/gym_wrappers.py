@@ -15,7 +15,8 @@ OF_ALL_GAMES: dict[str, Callable[..., VecEnv]] = {
     "VecFrameStack": VecFrameStack,
     "VecExtractDictObs": VecExtractDictObs,
 }
-OF_ONE_GAME = tuple(name for name in gym.wrappers.__all__ if name[0].isupper())
+TENSORS = ("ArrayConversion", "JaxToNumpy", "JaxToTorch", "NumpyToTorch")  # games here give arrays
+OF_ONE_GAME = tuple(name for name in gym.wrappers.__all__ if name[0].isupper() and name not in TENSORS)
 
 REFUSED = {
     "VecNormalize": "its statistics are read beside the teacher's zip",
@@ -76,7 +77,8 @@ def find_wrappers(names: Sequence[str]) -> tuple[NamedWrapper, ...]:
 
 
 def _find(text: str) -> NamedWrapper:
-    name, colon, rest = text.strip().partition(":")
+    text = " ".join(text.split())
+    name, colon, rest = text.partition(":")
     if name in REFUSED:
         raise UserError(f"wrappers: leave {name} out: {REFUSED[name]}")
     arguments = (_value(rest),) if colon else ()

@@ -230,6 +230,11 @@ def test_a_game_that_a_wrapper_cuts_is_scored_and_a_life_is_not():
     assert lives[5][3][0]["episode"]["l"] == 7, "one step was made in the reset"
 
 
+def test_a_game_that_ends_within_a_wrappers_reset_is_scored():
+    steps = play(toy("Toy", wrappers=[f"{TOYS}:last_life"]), 12)
+    assert [step[3][0].get("episode", {}).get("r") for step in steps] == [*[None] * 5, 7.0] * 2
+
+
 def test_games_without_an_end_are_cut_and_it_is_said(monkeypatch):
     monkeypatch.setattr(gym_task, "LONGEST", 12)
     task = toy("Endless")
@@ -309,6 +314,8 @@ def test_a_stack_of_images_is_that_of_stable_baselines():
         ("FlatenObservation", "did you mean FlattenObservation?"),
         (f"{TOYS}:cut_shrt", "did you mean cut_short?"),
         ("no_such_wrappers:Foo", "there is no module 'no_such_wrappers'"),
+        ("NumpyToTorch", "unknown wrapper 'NumpyToTorch'"),
+        ("two\nlines:here", "the wrapper two lines:here: there is no module 'two lines'"),
         ("VecNormalize", "leave VecNormalize out: its statistics"),
         ("NormalizeObservation", "leave NormalizeObservation out: it learns"),
     ],
