@@ -29,7 +29,10 @@ MODULES = {
 VALUES = ("DQN", "QR-DQN")  # the others are actors
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     f"<class 'torch.nn.modules.activation.{kind.__name__}'>": kind
-    for kind in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid)
+    for kind in (
+        *(nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.SELU, nn.CELU, nn.Mish, nn.ReLU6),
+        *(nn.Softplus, nn.Softsign, nn.Hardswish, nn.Hardtanh),
+    )
 }
 EXTRACTORS = {
     f"<class 'stable_baselines3.common.torch_layers.{name}'>"

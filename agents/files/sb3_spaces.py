@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from polydistill.errors import UserError
 from polydistill_agents.files.archive import shown
 from polydistill_agents.files.pickle_values import Built, array_of, dtype_of, number_of, read_values
-from polydistill_agents.files.tensor_pickle import Name
+from polydistill_agents.files.tensor_pickle import MAX_AXES, Name
 from polydistill_agents.networks.building import MAX_SIDE, MAX_STACK
 
 MAX_SPACE_CHARACTERS = 2**24  # of a pickled space
@@ -187,9 +187,10 @@ def _sizes(told: Told, where: str) -> tuple[int, ...]:
     """
     shape = told.get("_shape", "shape")
     sizes = tuple(n if type(n) is int else _whole(n) for n in shape) if isinstance(shape, list | tuple) else ()
-    if not sizes or min(sizes) < 1 or len(sizes) > 3:
+    if not sizes or min(sizes) < 1 or len(sizes) > MAX_AXES:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} are not read")
-    if (max(sizes) > MAX_SIDE or min(sizes) > MAX_STACK) if len(sizes) == 3 else math.prod(sizes) > MAX_FEATURES:
+    frames = len(sizes) == 3 and max(sizes) <= MAX_SIDE and min(sizes) <= MAX_STACK
+    if not frames and math.prod(sizes) > MAX_FEATURES:
         raise UserError(f"{where}: observations of shape {shown(str(shape))} are larger than what is read")
     return sizes
 

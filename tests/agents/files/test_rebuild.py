@@ -94,6 +94,8 @@ CASES = [
     ("DQN", VECTORS, {}),
     ("DQN", VECTORS, {"activation_fn": nn.Tanh}),
     ("DQN", VECTORS, {"activation_fn": nn.LeakyReLU, "net_arch": [5, 7, 9]}),
+    ("DQN", VECTORS, {"activation_fn": nn.Mish}),
+    ("DQN", VECTORS, {"activation_fn": nn.Softplus}),
     ("DQN", VECTORS, {"net_arch": []}),
     ("DQN", BYTES, {}),
     ("DQN", FRAMES, NARROW),

@@ -68,6 +68,8 @@ SPACES = {
         "CnnPolicy",
         {"normalize_images": False, "features_extractor_kwargs": {"features_dim": 8, "normalized_image": True}},
     ),
+    "four axes": (spaces.Box(-1, 1, (2, 2, 2, 3), np.float32), "MlpPolicy", {}),
+    "long rows": (spaces.Box(-1, 1, (600, 2, 2), np.float32), "MlpPolicy", {"net_arch": [4]}),
     "float64": (spaces.Box(-3, 3, (4,), np.float64), "MlpPolicy", {}),
     "table": (TABLE, "MultiInputPolicy", {**NARROW, "net_arch": [9]}),
     "table without images": (SMALL, "MultiInputPolicy", {"activation_fn": nn.ELU}),
