@@ -1,4 +1,4 @@
-"""Distillation of Atari agents, an extension of Stable-Baselines3; the losses come from ``polydistill``.
+"""Distillation of agents with discrete actions, an extension of Stable-Baselines3; the losses are ``polydistill``'s.
 
 The folder is ``agents/``, the package ``polydistill_agents``. Importing it loads no emulator and no Stable-Baselines3:
 each of its names is loaded when it is first asked for. It needs the extra atari, and says so where that is missing.
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polydistill_agents.distillation.algorithm import PolicyDistillation
     from polydistill_agents.environments.atari import AtariVecEnv
     from polydistill_agents.environments.evaluation import Evaluation, evaluate
+    from polydistill_agents.environments.gym_task import open_environment
     from polydistill_agents.teachers import Teacher, as_teacher
     from polydistill_agents.teachers.zoo import find_teacher
 
@@ -26,8 +27,18 @@ _HOMES = {
     "as_teacher": "teachers",
     "evaluate": "environments.evaluation",
     "find_teacher": "teachers.zoo",
+    "open_environment": "environments.gym_task",
 }
-__all__ = ["AtariVecEnv", "Evaluation", "PolicyDistillation", "Teacher", "as_teacher", "evaluate", "find_teacher"]
+__all__ = [
+    "AtariVecEnv",
+    "Evaluation",
+    "PolicyDistillation",
+    "Teacher",
+    "as_teacher",
+    "evaluate",
+    "find_teacher",
+    "open_environment",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,20 @@ def test_readme_is_short_after_its_first_screen(root: Path) -> None:
     prose = re.sub(r"```.*?```|<!--.*?-->", "", text, flags=re.DOTALL)
     long = [part for part in re.split(r"\n\n|\n- ", prose) if len(part.split()) > 80 and not part.startswith("|")]
     assert long == []
+
+
+def test_readmes_example_of_an_agent_runs_and_is_ten_lines(root: Path, tmp_path: Path, run_python: Any) -> None:
+    """With fewer steps: it is the calls that are tried here."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(from stable_baselines3.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(example.strip().splitlines()) <= 11
+    for steps, fewer in (("n_steps=256", "n_steps=32"), ("80_000", "256"), ("20_000", "4_800")):
+        assert steps in example
+        example = example.replace(steps, fewer)
+    student = tmp_path / "student.zip"
+    done = run_python("-c", example.replace('"student.zip"', repr(str(student))))
+    assert done.returncode == 0, done.stderr
+    assert student.is_file()
 
 
 def test_links_of_the_documents_lead_somewhere(root: Path) -> None:
