@@ -31,12 +31,9 @@ class AgentTeacherConfig(TeacherConfig):
         path: a zip of Stable-Baselines3 or sb3-contrib (.zip may be left out), or a table of weights; a path, hf:// or
             https://.
         more: further teachers; the student learns the mean of all policies.
-        expected_score: mean score that the teacher is known for; the run stops before it trains where the teacher's
-            games say otherwise. null: none.
     """
 
     more: tuple[str, ...] = ()
-    expected_score: float | None = None
 
 
 @dataclass(frozen=True)

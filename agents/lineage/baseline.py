@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polydistill.errors import UserError
-from polydistill.statistics import Interval, bootstrap_interval, bootstrap_normalized_interval
+from polydistill.provenance import weights_sha256
+from polydistill.statistics import ROUGH, Interval, bootstrap_interval, bootstrap_normalized_interval
 from polydistill.streams import derive_seed
 from polydistill_agents.environments.evaluation import Evaluation
 from polydistill_agents.environments.random_play import measure_random, no_better_than_random
-from polydistill_agents.lineage.agent_config import AgentConfig
+from polydistill_agents.files.card import card_score
+from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers.zoo import find_teacher
 
 TOLERANCE = 0.1  # of an expected score, beside what the games leave open
+TOLERANCE_ROUGH = 0.5  # where so few were played that they leave open almost everything
 
 
 class Baseline(NamedTuple):
@@ -76,21 +82,37 @@ class Baseline(NamedTuple):
         generator = np.random.default_rng(seed)
         return mean, bootstrap_normalized_interval(scores, self.teacher, self.random, generator=generator)
 
-    def check_expected(self, config: AnyConfig, played: Evaluation) -> None:
+    def check_expected(self, expected: float | None, played: Evaluation) -> None:
         """Compare the teacher's games with the score that it is known for.
+
+        Args:
+            expected: that score; None: none is known.
+            played: its games.
 
         Raises:
             UserError: it plays otherwise here.
         """
-        expected = config.teacher.expected_score if isinstance(config, AgentConfig) else None
         if expected is None:
             return
-        interval = played.interval(config.seed)
+        interval = played.interval()
         half = 0.0 if interval is None else (interval.high - interval.low) / 2
-        allowed = TOLERANCE * max(abs(expected), abs(expected - (self.random or 0.0))) + half
+        share = TOLERANCE if len(played.scores) >= ROUGH else TOLERANCE_ROUGH
+        allowed = share * max(abs(expected), abs(expected - (self.random or 0.0))) + half
         if abs(played.mean - expected) > allowed:
             raise UserError(
-                f"the teacher scores {played.mean:.4g} in {len(played.scores)} games, teacher.expected_score is "
-                f"{expected:.4g}: does it see and play what it was trained on (wrappers, frame stack, sticky actions, "
-                "scale of the observations, version of the environment)?"
+                f"the teacher scores {played.mean:.4g} in {len(played.scores)} games, and is known for {expected:.4g}: "
+                "does it see and play what it was trained on (wrappers, frame stack, sticky actions, scale of the "
+                "observations, version of the environment)? teacher.expected_score names another score"
             )
+
+
+def expected_score(config: AnyConfig, teacher: Teacher) -> float | None:
+    """What the first teacher is known for: by the config, else by the card beside its file."""
+    if config.teacher.expected_score is not None or teacher.network is None:
+        return config.teacher.expected_score
+    path = Path(config.teacher.path) if config.teacher.path else None
+    if path is None and isinstance(config, AtariConfig):
+        path = find_teacher(config.game)
+    if path is None or config.evaluation.play not in ("greedy", "protocol"):
+        return None
+    return card_score(path, weights_sha256(teacher.network.state_dict()), config.evaluation.protocol)

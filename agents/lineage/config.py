@@ -35,11 +35,14 @@ class TeacherConfig:
         epsilon: probability of a random action while the teacher plays, or the student in its place.
         play: the other actions: greedy, or sample: drawn from the policy of whoever acts, logits at T = 1, Q-values at
             student.temperature.
+        expected_score: mean score that the teacher is known for; the run stops before it trains where the teacher's
+            games say otherwise. null: that of the card beside its file, if there is one.
     """
 
     path: str = ""
     epsilon: float = 0.05
     play: Literal["greedy", "sample"] = "greedy"
+    expected_score: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

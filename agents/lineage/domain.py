@@ -20,7 +20,7 @@ from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.recording import DoesNotRepeat
 from polydistill_agents.environments.segments import DamagedSegment
-from polydistill_agents.lineage.baseline import Baseline
+from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.student_file import read_student
@@ -134,7 +134,7 @@ class AgentDomain:
         )  # fmt: skip
         if generation == 0:
             baseline = Baseline.of_task(self.config, result.scores)
-            baseline.check_expected(self.config, result)
+            baseline.check_expected(expected_score(self.config, member), result)
             self._draw_level_lines(result.mean, baseline.random, run)
             return self._metrics(result, masked, baseline) | baseline.metrics()
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve

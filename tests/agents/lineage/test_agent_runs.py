@@ -16,6 +16,7 @@ from stable_baselines3 import DQN, PPO
 
 from polydistill.errors import Interrupted, UserError
 from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
@@ -31,6 +32,7 @@ from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
 from polydistill_agents.lineage.report import format_summary
+from polydistill_agents.teachers import as_teacher
 
 PLAY = PlayConfig(steps=640, replay_steps=640, warmup_steps=64, n_envs=4, train_freq=8)
 
@@ -171,10 +173,22 @@ def test_a_teacher_that_plays_otherwise_than_it_should_stops_the_run_before_it_t
 ) -> None:
     config = config_of(zipped("CartPole-v1"), "CartPole-v1")
     config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, expected_score=475.0))
-    with pytest.raises(UserError, match=r"the teacher scores .* in 5 games, teacher\.expected_score is 475") as refused:
+    with pytest.raises(UserError, match=r"the teacher scores .* in 5 games, and is known for 475") as refused:
         distil(tmp_path / "run", config)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "student.zip").exists()
+
+
+def test_a_card_beside_the_teachers_file_is_believed_where_it_is_its_own(tmp_path: Path, zipped: Any) -> None:
+    path = zipped("CartPole-v1")
+    network = as_teacher(path).network
+    assert network is not None
+    card = {"sha256": weights_sha256(network.state_dict()), "evaluation": {"protocol": "own", "score_mean": 475.0}}
+    Path(path).with_suffix(".json").write_text(json.dumps(card | {"sha256": "another"}))
+    distil(tmp_path / "other", config_of(path, "CartPole-v1"))
+    Path(path).with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="is known for 475"):
+        distil(tmp_path / "own", config_of(path, "CartPole-v1"))
 
 
 def test_an_actor_critic_needs_no_temperature_and_a_dqn_gets_its_own(
