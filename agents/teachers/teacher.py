@@ -61,8 +61,10 @@ class Teacher:
             raise ValueError(f"kind must be one of {SCORE_KINDS}, got {kind!r}")
         self._function, self.kind, self.network, self.masks = function, kind, network, masks
         self._device = torch.device("cpu")
+        self._modules: list[nn.Module] = []
         if network is not None:
             network.eval().requires_grad_(False)
+            self._modules = list(network.modules())
             self._device = next((parameter.device for parameter in network.parameters()), self._device)
         inner = network.quantile_net if isinstance(network, QuantileNetwork) else network
         self.size: Size | None = size_of(inner) if isinstance(inner, QNetwork) and sees_pixels(inner) else None
@@ -81,9 +83,10 @@ class Teacher:
     @contextlib.contextmanager
     def _asking(self, observations: Tensors) -> Iterator[None]:
         """Eval mode, without autocast."""
-        if self.network is not None and any(module.training for module in self.network.modules()):
+        if self.network is not None and any(module.training for module in self._modules):
             self.network.eval()  # someone put it into train mode
-        with torch.autocast(leaves(observations)[0].device.type, enabled=False):
+        device = leaves(observations)[0].device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
             yield
 
     def to(self, device: torch.device | str) -> Teacher:
