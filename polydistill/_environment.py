@@ -1,12 +1,14 @@
 """The packages that each part of the project needs, and a one-line error where one is missing.
 
 The base installation is torch and numpy: the losses, the doctor, lineages of one's own modules. The rest comes as
-extras. Contract: nothing heavy is imported here, and every Python since 3.8 can run this file: scripts ask it first.
+extras. Contract: nothing heavy is imported here, and every Python since 3.8 can run this file: scripts and console
+commands ask it first.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +24,22 @@ EXTRAS = {
     "atari": (*_RUNS, "stable_baselines3", "gymnasium", "ale_py", "tqdm", "PIL", "safetensors"),
     "vision": (*_RUNS, "pooch", "tqdm", "safetensors"),
     "hub": ("huggingface_hub",),
+}
+# the console commands of pyproject.toml: the extra that each needs, and the module whose main it calls
+COMMANDS = {
+    "polydistill-agent": ("atari", "polydistill_agents.commands.distill_agent"),
+    "polydistill-atari": ("atari", "polydistill_agents.commands.distill_atari"),
+    "polydistill-cifar": ("vision", "polydistill.vision.commands.distill_cifar"),
+    "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
+    "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
+    "polydistill-show": ("runs", "polydistill.runs.show"),
+    "polydistill-train-teacher": ("atari", "polydistill_agents.commands.train_teacher"),
+}
+# the kinds of runs, and the module whose format_summary prints one
+REPORTS = {
+    "agent": "polydistill_agents.lineage.report",
+    "atari": "polydistill_agents.lineage.report",
+    "cifar": "polydistill.vision.report",
 }
 
 
@@ -67,6 +85,20 @@ def require_environment(extra: str, *modules: str) -> None:
     if extra == "atari":
         _require_agents()
     limit_spinning()  # torch is not imported yet
+
+
+def run_command() -> None:
+    """What every console command calls: its main, or one line and code 2 where its extra is missing."""
+    name = Path(sys.argv[0]).stem  # under Windows it ends in .exe
+    if name not in COMMANDS:
+        exit_with(f"there is no command {name}: there are {', '.join(COMMANDS)}")
+    extra, module = COMMANDS[name]
+    try:
+        require_extra(extra)
+    except MissingExtra as error:
+        exit_with(f"{name}: {error}")
+    limit_spinning()  # torch is not imported yet
+    import_module(module).main(called=name)
 
 
 def _require_agents() -> None:

@@ -214,7 +214,9 @@ def format_result(found: dict[str, list[float]], samples_per_step: float) -> str
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    config = parse(BenchConfig, argv, program="bench_atari.py", description=__doc__, default_name=None).config
+    config = parse(
+        BenchConfig, argv, program="python scripts/bench_atari.py", description=__doc__, default_name=None
+    ).config
     defaults = AtariConfig(game=config.game, device=config.device, threads=config.threads)  # type: ignore[arg-type]
     atari = defaults.resolve()
     if config.teacher:

@@ -342,7 +342,9 @@ def format_result(network: str, rates: dict[str, list[float]], peak: float | Non
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    config = parse(BenchConfig, argv, program="bench_cifar.py", description=__doc__, default_name=None).config
+    config = parse(
+        BenchConfig, argv, program="python scripts/bench_cifar.py", description=__doc__, default_name=None
+    ).config
     kind = resolve_device(config.device)
     precision, threads = resolve_precision(config.precision, kind), resolve_threads(config.threads)
     device = prepare(kind, threads)

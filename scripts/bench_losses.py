@@ -395,7 +395,9 @@ def write_csv(path: Path, kept: list[dict], found: list[dict]) -> None:
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    config = parse(BenchConfig, argv, program="bench_losses.py", description=__doc__, default_name=None).config
+    config = parse(
+        BenchConfig, argv, program="python scripts/bench_losses.py", description=__doc__, default_name=None
+    ).config
     kind, threads = resolve_device(config.device), resolve_threads(config.threads)
     device = prepare(kind, threads)
     known = {"device": kind, "threads": threads, **hardware(), **versions("liger_kernel"), **git_state_of(git_state())}

@@ -1,15 +1,4 @@
-"""Train generations of classifiers on CIFAR-10 or CIFAR-100, each taught by the one before.
-
-    python scripts/distill_cifar.py                                                   the smoke config: seconds
-    python scripts/distill_cifar.py --config configs/cifar/wrn28_1_ban.yaml           downloads CIFAR-100 once
-    python scripts/distill_cifar.py --config ... --data.root DIR                      data that you have already
-    python scripts/distill_cifar.py --config ... --doctor                             examines each lesson first
-    torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
-
-If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same; a
-larger --lineage.generations continues a finished one. The run folder gets summary.json, TensorBoard curves, and
-generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
-"""
+"""See polydistill/vision/commands/distill_cifar.py, or --help."""
 
 import pathlib
 import sys
@@ -19,92 +8,7 @@ from polydistill._environment import require_environment
 
 require_environment("vision")
 
-import dataclasses
-import functools
-import os
-import shlex
-from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
-
-from polydistill.config.parsing import parse
-from polydistill.config.plain_yaml import to_mapping
-from polydistill.cores import as_before, say_if_loaded
-from polydistill.errors import run_script
-from polydistill.learning.processes import open_processes
-from polydistill.lineage import run_lineage
-from polydistill.runs import Run, examine_folder, read_summary, stored_config
-from polydistill.runs.space import require_room
-from polydistill.vision.checkup import examine
-from polydistill.vision.config import CifarConfig
-from polydistill.vision.domain import CifarDomain
-from polydistill.vision.images.data import load_images
-from polydistill.vision.plan import PRODUCTS, check_run, disk_bytes, format_plan, remember_speed, require_same_start
-from polydistill.vision.report import format_summary
-from polydistill.vision.sources import open_teacher, require_same_sources
-
-SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke" / "cifar.yaml"
-MAY_GROW = ("lineage.generations",)  # of a run that is there
-
-
-@run_script
-def main(argv: list[str] | None = None) -> None:
-    parsed = parse(
-        CifarConfig,
-        argv,
-        program="distill_cifar.py",
-        description=__doc__,
-        default_name="cifar",
-        default_config=str(SMOKE),
-        distils=True,
-    )
-    stored = stored_config(parsed.out)
-    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
-    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
-    standing = examine_folder(parsed.out, to_mapping(config), **allowed)
-    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
-        summary = read_summary(parsed.out)
-        require_same_sources(config, summary, standing.moved)
-        show(summary, parsed.out, parsed.wide)
-        return
-    config = parsed.config.resolve(stored)
-    if parsed.dry_run:
-        if standing.state != "finished":
-            check_run(config, parsed.out, standing.moved)
-        print(f"{format_plan(config, parsed.out, measure=parsed.measure)}\n{parsed.out}: {standing.describe()}")
-        return
-    words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "scripts/distill_cifar.py", *words])
-    with ExitStack() as stack:
-        processes = stack.enter_context(open_processes(config.device))
-        config.check_processes(processes.size)
-        images = processes.in_turn(lambda: load_images(config.data, config.device))
-        if config.teacher.path and standing.state in {"new", "begun"}:
-            open_teacher(config, images, "cpu")
-        if processes.rank == 0 and (standing.moved or standing.grown):
-            require_same_start(config, images, parsed.out, standing.moved)
-        run = None  # and no folder before everything that it needs was found
-        if processes.rank == 0:
-            opened = Run.open(parsed.out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
-            run = stack.enter_context(opened)
-            if run.summary is None:
-                require_room(run.out, disk_bytes(config, len(images.train)))
-                say_if_loaded()
-        domain = CifarDomain(config, images, processes)
-        doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
-        summary = run_lineage(domain, config, run, processes, examine=doctor)
-        if run is not None:
-            remember_speed(config, summary)
-            show(summary, run.out, parsed.wide)
-
-
-def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
-    """Print the table, once for all processes."""
-    if os.environ.get("RANK", "0") == "0":
-        print(format_summary(summary, wide=wide))
-        print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
-
+from polydistill.vision.commands.distill_cifar import main
 
 if __name__ == "__main__":
     main()

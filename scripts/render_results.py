@@ -347,7 +347,9 @@ def render(text: str) -> str:
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    config = parse(RenderConfig, argv, program="render_results.py", description=__doc__, default_name=None).config
+    config = parse(
+        RenderConfig, argv, program="python scripts/render_results.py", description=__doc__, default_name=None
+    ).config
     for path in (ROOT / "README.md", ROOT / "RESULTS.md", *sorted(MEASUREMENTS.glob("*.md"))):
         old = path.read_text(encoding="utf-8")
         new = render(old)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import polydistill
+from polydistill import _environment
 
 FOLDERS = {"polydistill": "polydistill", "agents": "polydistill_agents"}  # folders, and what is imported
 DATA_SUFFIXES = {".typed", ".csv", ".json", ".zip"}
@@ -245,6 +246,66 @@ def test_wheel_is_used_where_the_clone_is_not(installed: Path, tmp_path: Path) -
     used = last_json_line(process)
     assert all(Path(place).is_relative_to(installed) for place in used["places"])
     assert used["loss"] == pytest.approx(0.6931472, abs=1e-6)  # a sure teacher, a student that knows nothing: ln 2
+
+
+COMMANDS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def run_command(installed: Path, folder: Path, name: str, *words: str, before: str = "") -> Any:
+    """An installed console command, without the clone, as pip's script calls it; ``before``: code that runs first."""
+    site = str(Path(pytest.__file__).parent.parent)
+    code = (
+        f"import sys; sys.path[:0] = [{str(installed)!r}, {site!r}]; sys.argv = sys.argv[1:]; {before}\n"
+        "from importlib.metadata import entry_points\n"
+        "(command,) = entry_points(group='console_scripts', name=sys.argv[0].rpartition('/')[2])\n"
+        "command.load()()"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, f"/somewhere/bin/{name}", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_console_command_prints_its_help_where_the_clone_is_not(installed: Path, tmp_path: Path, name: str) -> None:
+    done = run_command(installed, tmp_path, name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {name} ")
+    assert f"    {name} " in done.stdout, "an example"
+    assert "python scripts/" not in done.stdout
+
+
+def test_the_console_commands_are_those_of_the_table() -> None:
+    assert list(COMMANDS) == list(_environment.COMMANDS)
+    for _, module in _environment.COMMANDS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"),
+    [
+        ("polydistill-agent", "ale_py", "atari"),
+        ("polydistill-cifar", "pooch", "vision"),
+        ("polydistill-show", "rich", "runs"),
+    ],
+)
+def test_a_console_command_without_its_extra_is_one_line_and_code_2(
+    installed: Path, tmp_path: Path, name: str, missing: str, extra: str
+) -> None:
+    done = run_command(installed, tmp_path, name, "--help", before=f"sys.modules[{missing!r}] = None")
+    assert (done.returncode, done.stdout) == (2, "")
+    told = f"this needs the extra {extra} ({missing} not found): pip install 'polydistill[{extra}]'"
+    assert done.stderr == f"error: {name}: {told}\n"
+
+
+def test_a_console_command_runs_without_the_clone_and_says_in_its_summary_how_it_was_called(
+    installed: Path, tmp_path: Path
+) -> None:
+    words = ["--threads", "1", "--device", "cpu", "--training.epochs", "1", "--lineage.generations", "1"]
+    done = run_command(installed, tmp_path, "polydistill-cifar", *words, before="import os; os.environ.clear()")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs" / "cifar" / "summary.json").read_text())
+    assert summary["command"] == " ".join(["polydistill-cifar", *words])
+    shown = run_command(installed, tmp_path, "polydistill-show", "runs/cifar")
+    assert shown.stdout.strip() in done.stdout
 
 
 def test_every_third_party_import_of_the_library_is_a_declared_dependency(root: Path) -> None:

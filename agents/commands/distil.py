@@ -37,13 +37,13 @@ from polydistill_agents.lineage.report import format_summary
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
-def distil(parsed: Parsed[Any], argv: list[str] | None, script: str) -> None:
+def distil(parsed: Parsed[Any], argv: list[str] | None, called: str) -> None:
     """Make the run that a command line asks for, or go on with it, and print its table.
 
     Args:
         parsed: what is asked for, a config of agents.
         argv: the words; None: those of this process.
-        script: its name, for summary.json.
+        called: how it is called, for summary.json.
 
     Raises:
         UserError: the folder, the teacher or the machine does not allow it.
@@ -71,7 +71,7 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, script: str) -> None:
         return
     if standing.moved or standing.grown:  # before the folder is changed
         require_same_start(config, teacher, parsed.out)
-    command = shlex.join(["python", f"scripts/{script}", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
     whose = {"products": PRODUCTS, "packages": PACKAGES}
     with Run.open(parsed.out, config, kind=kind_of(config), command=command, **whose, **allowed) as run:
         if run.summary is None:

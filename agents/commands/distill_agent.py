@@ -21,12 +21,12 @@ from polydistill.errors import run_script
 from polydistill_agents.commands.distil import distil
 from polydistill_agents.lineage.agent_config import AgentConfig
 
-PROGRAM = "distill_agent.py"
+SCRIPT = "python scripts/distill_agent.py"
 
 
 @run_script
-def main(argv: list[str] | None = None) -> None:
-    """Do what the words ask for; None: those of this process."""
-    description = __doc__
-    parsed = parse(AgentConfig, argv, program=PROGRAM, description=description, default_name="agent", distils=True)
-    distil(parsed, argv, PROGRAM)
+def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
+    """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
+    description = (__doc__ or "").replace(SCRIPT, called)
+    parsed = parse(AgentConfig, argv, program=called, description=description, default_name="agent", distils=True)
+    distil(parsed, argv, called)

@@ -17,12 +17,12 @@ from polydistill.errors import run_script
 from polydistill_agents.commands.distil import distil
 from polydistill_agents.lineage.config import AtariConfig
 
-PROGRAM = "distill_atari.py"
+SCRIPT = "python scripts/distill_atari.py"
 
 
 @run_script
-def main(argv: list[str] | None = None) -> None:
-    """Do what the words ask for; None: those of this process."""
-    description = __doc__
-    parsed = parse(AtariConfig, argv, program=PROGRAM, description=description, default_name="pong", distils=True)
-    distil(parsed, argv, PROGRAM)
+def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
+    """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
+    description = (__doc__ or "").replace(SCRIPT, called)
+    parsed = parse(AtariConfig, argv, program=called, description=description, default_name="pong", distils=True)
+    distil(parsed, argv, called)

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 from polydistill.config.fields import check_fields
-from polydistill.config.plain_yaml import parse_value
 from polydistill.device import MOST_THREADS, Device, resolve_machine
 from polydistill.errors import require_at_least, require_at_most
 from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
-from polydistill_agents.environments.gym_task import OWN, GymTask, open_environment
+from polydistill_agents.environments.gym_config import EnvironmentConfig
+from polydistill_agents.environments.gym_task import OWN, GymTask
 from polydistill_agents.lineage.config import LessonConfig, PlayConfig, TeacherConfig
 
 LARGEST_LAYER = 1e5  # multiply-adds of a forward pass that are assumed for a plan: a perceptron of two wide layers
@@ -82,15 +82,10 @@ class AgentScoringConfig:
 
 
 @dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(EnvironmentConfig):
     """Distil an agent of any environment with discrete actions into generations of students.
 
     Args:
-        env: id of gymnasium, like CartPole-v1.
-        env_package: module to import first, which registers the id.
-        env_kwargs: options of the environment, like [gravity=9.8].
-        env_max_steps: games are cut after so many steps; 0: the environment's own limit.
-        wrappers: around it, the innermost first: a name of gymnasium.wrappers, VecFrameStack:4, or module:function.
         teacher_wrappers: those through which the teacher looks where it sees another view than the student.
         seed: root of every random stream.
         device: auto, cpu or cuda.
@@ -103,11 +98,6 @@ class AgentConfig:
         checkpoint: how often the run is saved.
     """
 
-    env: str
-    env_package: str = ""
-    env_kwargs: tuple[str, ...] = ()
-    env_max_steps: int = 0
-    wrappers: tuple[str, ...] = ()
     teacher_wrappers: tuple[str, ...] = ()
     seed: int = 0
     device: Device = "auto"
@@ -123,12 +113,11 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require_at_least(0, self, "seed", "threads", "env_max_steps")
+        require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         if not self.teacher.path:
             raise ValueError("teacher.path is needed: the file of the agent that teaches")
-        object.__setattr__(self, "env_package", self.task.package)
-        object.__setattr__(self, "env", self.task.name)
+        self.store_names(self.task)
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps
             raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
@@ -141,13 +130,7 @@ class AgentConfig:
     @cached_property
     def task(self) -> GymTask:
         """What teacher and students play."""
-        return open_environment(
-            self.env,
-            package=self.env_package,
-            wrappers=self.wrappers,
-            env_kwargs=dict(_option(text) for text in self.env_kwargs),
-            max_steps=self.env_max_steps or None,
-        )
+        return self.open_environment()
 
     @property
     def precision(self) -> str:
@@ -169,10 +152,3 @@ class AgentConfig:
             self.device, self.threads, "float32", stored=stored, step=update, run=update * updates
         )
         return dataclasses.replace(self, device=machine["device"], threads=machine["threads"])
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"env_kwargs holds options like gravity=9.8, got {text!r}")
-    return name, parse_value(value)

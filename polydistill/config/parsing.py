@@ -82,7 +82,7 @@ def parse(
     program: str,
     description: str,
     default_name: str | None,
-    default_config: str | None = None,
+    default_config: Config | None = None,
     first_word: str | None = None,
     distils: bool = False,
 ) -> Parsed[Config]:
@@ -91,11 +91,11 @@ def parse(
     Args:
         config_class: frozen dataclass; ranges are checked in its ``__post_init__``, which raises ValueError.
         argv: the words after the script's name; None: those of this process.
-        program: the script's name, for ``--help``.
+        program: how it is called, like ``python scripts/demo.py``, for ``--help``.
         description: what the script does, for ``--help``.
         default_name: name of the run folder under ``runs/`` where there is no ``--config``; None: the script writes
             no run folder, and has neither ``--out`` nor ``--dry_run``.
-        default_config: path of the YAML file to read where there is no ``--config``; None: defaults only.
+        default_config: what holds where there is no ``--config``; None: the defaults of ``config_class``.
         first_word: field that takes the first word if it has no flag, as in ``inspect.py FILE --wide``.
         distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
 
@@ -110,7 +110,7 @@ def parse(
         >>> @dataclasses.dataclass(frozen=True)
         ... class Demo:
         ...     steps: int = 10
-        >>> parse(Demo, ["--steps", "1e5"], program="demo.py", description="A demo.", default_name="demo").config
+        >>> parse(Demo, ["--steps", "1e5"], program="demo", description="A demo.", default_name="demo").config
         Demo(steps=100000)
     """
     fields = dict(_plain_fields(config_class))
@@ -127,13 +127,13 @@ def parse(
         flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "")
         default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
-        file = flags.pop("config", default_config)
+        file = flags.pop("config", None)
         texts = {name: text.format(default_out) for name, text in own_flags.items()}
         parser = _make_parser(fields, program, description, texts, own_switches)
         if "help" in switches:  # before the file is read: help is wanted most where that fails
             parser.print_help()
             raise SystemExit(0)
-        values = {} if file is None else _read_values(file, fields, parser)
+        values = _values_of(default_config) if file is None else _read_values(file, fields, parser)
         values |= {key: _checked(parser, key, fields[key].annotation, text, "--") for key, text in flags.items()}
         config = _build(config_class, fields, values)
     except UserError as error:
@@ -173,6 +173,13 @@ def _plain_fields(config_class: type, prefix: str = "", instance: Any = None) ->
             raise TypeError(f"{config_class.__name__}.{field.name}: {annotation} cannot be a field of a config")
         else:
             yield name, Field(annotation, default, helps.get(field.name, ""))
+
+
+def _values_of(config: Any) -> dict[str, Any]:
+    """``dotted name: value`` of every plain field; of None, nothing."""
+    if config is None:
+        return {}
+    return {name: field.default for name, field in _plain_fields(type(config), instance=config)}
 
 
 def _is_plain(annotation: Any) -> bool:
@@ -273,7 +280,7 @@ def _make_parser(
 
     parser = ArgumentParser(
         prog=program,
-        usage=f"python scripts/{program} [--flag value ...]",
+        usage=f"{program} [--flag value ...]",
         description=description,
         formatter_class=Formatter,
         exit_on_error=False,

@@ -42,7 +42,11 @@ def test_where_there_is_room_commands_stay_in_columns() -> None:
     )
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+PROGRAMS = [path for pattern in ("scripts/*.py", "**/commands/*.py", "polydistill/runs/show.py")
+            for path in sorted(ROOT.glob(pattern))]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", PROGRAMS, ids=lambda path: path.name)
 def test_help_of_every_script_fits_80_columns_and_loses_no_word(script: Path) -> None:
     description = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")), clean=False)
     folded = fold_description(description, 78)  # as argparse has it at 80

@@ -55,7 +55,7 @@ class Demo:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
-def read(*argv: str, config_class: type = Demo, default_config: str | None = None) -> Parsed[Any]:
+def read(*argv: str, config_class: type = Demo, default_config: Any = None) -> Parsed[Any]:
     return parse(
         config_class,
         list(argv),
@@ -126,11 +126,11 @@ def test_a_script_without_a_run_folder_has_neither_out_nor_dry_run(
     assert word not in capsys.readouterr().out
 
 
-def test_the_default_file_is_read_where_there_is_no_other(tmp_path: Path) -> None:
-    default, other = write(tmp_path, "steps: 5"), write(tmp_path, "rate: 2", "other.yaml")
-    assert read("--rate", "3", default_config=default)[:2] == (Demo(steps=5, rate=3.0), Path("runs/demo"))
+def test_a_default_config_holds_where_there_is_no_file(tmp_path: Path) -> None:
+    default, other = Demo(Teacher("a.zip", 0.1), steps=5), write(tmp_path, "rate: 2", "other.yaml")
+    found, out, *_ = read("--rate", "3", default_config=default)
+    assert (found, out) == (Demo(Teacher("a.zip", 0.1), steps=5, rate=3.0), Path("runs/demo"))
     assert read("--config", other, default_config=default)[:2] == (Demo(rate=2.0), Path("runs/other"))
-    assert read("--config", default, default_config=default).out == Path("runs/pong")
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:

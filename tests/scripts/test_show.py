@@ -72,7 +72,7 @@ def test_one_run_or_many_are_shown_from_their_summaries_alone(
         (["damaged"], "summary.json is damaged"),
         (["foreign"], "is no summary of a run"),
         (["empty"], "is no summary of a run"),
-        (["later"], "summary.json is of kind 'text', this version shows atari and cifar"),
+        (["later"], "summary.json is of kind 'text', this version shows agent, atari, cifar"),
         (["run", "--wid"], "unknown flag --wid; did you mean --wide?"),
     ],
 )

@@ -13,8 +13,11 @@ import pytest
 import torch
 import yaml
 
+from polydistill.config.parsing import parse
 from polydistill.runs.lock import FolderLock
 from polydistill.vision.classifier import load_classifier
+from polydistill.vision.commands.distill_cifar import SMOKE
+from polydistill.vision.config import CifarConfig
 from polydistill.vision.images.data import write_made_up
 from tests.curves_and_tables import columns, explained, written_tags
 
@@ -64,6 +67,12 @@ def refused(done: Done) -> str:
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_default_is_the_smoke_config(root: Path) -> None:
+    words = ["--config", str(root / "configs" / "smoke" / "cifar.yaml")]
+    parsed = parse(CifarConfig, words, program="x", description="", default_name=None)
+    assert parsed.config == SMOKE
 
 
 def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(

@@ -9,10 +9,11 @@ from ale_py import roms
 from ale_py.registration import rom_id_to_name
 
 from polydistill.errors import UserError
+from polydistill_agents.commands.evaluate_agent import AgentEvaluationConfig
 from polydistill_agents.environments.games import check_game
 from polydistill_agents.environments.task import open_task
 from polydistill_agents.files.inspection import AgentInspectionConfig
-from polydistill_agents.lineage.config import AgentEvaluationConfig, AtariConfig
+from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.teachers.training import TeacherTrainingConfig
 from polydistill_agents.teachers.zoo import find_teacher
 

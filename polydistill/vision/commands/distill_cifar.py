@@ -1,0 +1,110 @@
+"""Train generations of classifiers on CIFAR-10 or CIFAR-100, each taught by the one before.
+
+    python scripts/distill_cifar.py                                                   the smoke config: seconds
+    python scripts/distill_cifar.py --config configs/cifar/wrn28_1_ban.yaml           downloads CIFAR-100 once
+    python scripts/distill_cifar.py --config ... --data.root DIR                      data that you have already
+    python scripts/distill_cifar.py --config ... --doctor                             examines each lesson first
+    torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
+
+If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same; a
+larger --lineage.generations continues a finished one. The run folder gets summary.json, TensorBoard curves, and
+generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from polydistill.config.parsing import parse
+from polydistill.config.plain_yaml import to_mapping
+from polydistill.cores import as_before, say_if_loaded
+from polydistill.errors import run_script
+from polydistill.learning.processes import open_processes
+from polydistill.learning.schedules import TrainingConfig
+from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.runs import Run, examine_folder, read_summary, stored_config
+from polydistill.runs.space import require_room
+from polydistill.vision.checkup import examine
+from polydistill.vision.config import CifarConfig, StudentConfig, TeacherConfig
+from polydistill.vision.domain import CifarDomain
+from polydistill.vision.images.data import DataConfig, load_images
+from polydistill.vision.plan import PRODUCTS, check_run, disk_bytes, format_plan, remember_speed, require_same_start
+from polydistill.vision.report import format_summary
+from polydistill.vision.sources import open_teacher, require_same_sources
+
+SCRIPT = "python scripts/distill_cifar.py"
+SMOKE = CifarConfig(  # as configs/smoke/cifar.yaml, which an installation does not hold
+    data=DataConfig(made_up=600, train_images=600, test_images=300, validation_images=100),
+    teacher=TeacherConfig(network="resnet-8"),
+    student=StudentConfig(objective="ban_l"),
+    training=TrainingConfig(epochs=8, batch_size=25, learning_rate=0.1, schedule="one_cycle", log_every_steps=10),
+    lineage=LineageConfig(generations=2),
+)
+MAY_GROW = ("lineage.generations",)  # of a run that is there
+
+
+@run_script
+def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
+    """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
+    parsed = parse(
+        CifarConfig,
+        argv,
+        program=called,
+        description=(__doc__ or "").replace(SCRIPT, called),
+        default_name="cifar",
+        default_config=SMOKE,
+        distils=True,
+    )
+    stored = stored_config(parsed.out)
+    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
+    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
+    standing = examine_folder(parsed.out, to_mapping(config), **allowed)
+    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
+        summary = read_summary(parsed.out)
+        require_same_sources(config, summary, standing.moved)
+        show(summary, parsed.out, parsed.wide)
+        return
+    config = parsed.config.resolve(stored)
+    if parsed.dry_run:
+        if standing.state != "finished":
+            check_run(config, parsed.out, standing.moved)
+        print(f"{format_plan(config, parsed.out, measure=parsed.measure)}\n{parsed.out}: {standing.describe()}")
+        return
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join([*called.split(), *words])
+    with ExitStack() as stack:
+        processes = stack.enter_context(open_processes(config.device))
+        config.check_processes(processes.size)
+        images = processes.in_turn(lambda: load_images(config.data, config.device))
+        if config.teacher.path and standing.state in {"new", "begun"}:
+            open_teacher(config, images, "cpu")
+        if processes.rank == 0 and (standing.moved or standing.grown):
+            require_same_start(config, images, parsed.out, standing.moved)
+        run = None  # and no folder before everything that it needs was found
+        if processes.rank == 0:
+            opened = Run.open(parsed.out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
+            run = stack.enter_context(opened)
+            if run.summary is None:
+                require_room(run.out, disk_bytes(config, len(images.train)))
+                say_if_loaded()
+        domain = CifarDomain(config, images, processes)
+        doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
+        summary = run_lineage(domain, config, run, processes, examine=doctor)
+        if run is not None:
+            remember_speed(config, summary)
+            show(summary, run.out, parsed.wide)
+
+
+def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
+    """Print the table, once for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(format_summary(summary, wide=wide))
+        print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
