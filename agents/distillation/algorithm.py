@@ -185,12 +185,13 @@ class PolicyDistillation(WatchingAgent):
         self._setup_lr_schedule()
         check_spaces(self.policy_name, self.observation_space, self.action_space)
         self._choose_temperature()
+        teachers_space = getattr(self.env, "teacher_space", None)  # where it sees another view than the student
         if self.teacher is not None:
-            self.teacher.to(self.device).check_fits(self.observation_space, self.action_space)
+            self.teacher.to(self.device).check_fits(teachers_space or self.observation_space, self.action_space)
         architecture = choose_architecture(self.policy_name, self.size, self.teacher, self.policy_kwargs)
         self.size = architecture.size
         self._build_policy(architecture, derive_seed(self.root_seed, "built weights", self.generation))
-        statistics = None if self.teacher is None else self.teacher.input_statistics
+        statistics = None if self.teacher is None or teachers_space else self.teacher.input_statistics
         self.learner = Learner(
             self.student,
             self.policy.optimizer,

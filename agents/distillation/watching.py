@@ -205,13 +205,18 @@ class WatchingAgent(StudentAgent):
         callback.on_rollout_end()
         return True
 
+    def teachers_view(self, env: VecEnv, seen: Tensors) -> Tensors:
+        """What the teacher sees of these states; where it has no view of its own, what the student sees."""
+        view = getattr(env, "teacher_view", None)
+        return seen if view is None else to_tensors(view, self.device)
+
     def _play(self, env: VecEnv, replay: Replay) -> Step:
         """One step of all games, labelled by the teacher."""
         observations, starts = self._last_obs, self._starts
         assert observations is not None
         seen = to_tensors(observations, self.device)
         try:
-            scores = self.learner.label(seen, starts)
+            scores = self.learner.label(self.teachers_view(env, seen), starts)
         except NonFiniteError as error:
             raise self._located(error) from None
         if self.teacher is not None and self.teacher.masks and (masks := read_masks(env)) is not None:

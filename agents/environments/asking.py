@@ -44,11 +44,13 @@ class Asked:
         for agent, state in self._before:
             agent.remember(state)
 
-    def __call__(self, observations: Arrays, starts: NDArray[np.bool_], rows: NDArray[np.integer[Any]]) -> list[Tensor]:
+    def __call__(
+        self, views: Sequence[Arrays], starts: NDArray[np.bool_], rows: NDArray[np.integer[Any]]
+    ) -> list[Tensor]:
         """Scores ``(rows, actions)`` of each agent.
 
         Args:
-            observations: of the games ``rows``.
+            views: observations of the games ``rows``, as each of the agents sees them.
             starts: ``(rows,)`` where they are the first of a game.
             rows: which of the ``n_games`` they are of.
 
@@ -60,29 +62,30 @@ class Asked:
             scores: Tensor = agent.label(seen, starts, rows) if _has_memory(agent) else agent(seen)
             return scores
 
-        return _scores(self.agents, observations, self.device, ask)
+        return _scores(self.agents, views, self.device, ask)
 
 
-def ask_once(agents: Sequence[ScoreFunction], observations: Arrays, device: torch.device | str) -> list[Tensor]:
+def ask_once(agents: Sequence[ScoreFunction], views: Sequence[Arrays], device: torch.device | str) -> list[Tensor]:
     """Scores of each agent as at the beginning of a game; no memory changes."""
-    return _scores(agents, observations, device, lambda agent, seen: agent(seen))
+    return _scores(agents, views, device, lambda agent, seen: agent(seen))
 
 
 @torch.no_grad()
 def _scores(
-    agents: Sequence[ScoreFunction], observations: Arrays, device: torch.device | str, ask: Any
+    agents: Sequence[ScoreFunction], views: Sequence[Arrays], device: torch.device | str, ask: Any
 ) -> list[Tensor]:
-    seen = to_tensors(observations, device)
-    with few_rows(count_rows(observations)):
+    tensors = {id(view): to_tensors(view, device) for view in views}
+    seen = [tensors[id(view)] for view in views]
+    with few_rows(count_rows(views[0])):
         told: dict[int, Tensor] = {}
-        for agent in agents:  # one that plays and is asked, too, remembers the step once
+        for agent, view in zip(agents, seen, strict=True):  # one that plays and is asked, too, remembers the step once
             if id(agent) not in told:
-                told[id(agent)] = ask(agent, seen)
+                told[id(agent)] = ask(agent, view)
     asked = [told[id(agent)] for agent in agents]
     for index, scores in enumerate(asked):
         if not bool(scores.amax(dim=1).isfinite().all()):
             whose = "the teacher that is asked" if index else "the agent that plays"
-            batch = {"observations": seen, "scores": scores, "of_reference": index > 0}
+            batch = {"observations": seen[index], "scores": scores, "of_reference": index > 0}
             raise NonFiniteError(f"the scores of {whose} are not finite", batch)
     return asked
 

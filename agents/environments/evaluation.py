@@ -26,7 +26,7 @@ from polydistill_agents.environments.masks import read_masks
 from polydistill_agents.environments.protocols import AnyProtocol, sampling_temperature
 from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.networks.kinds import ScoreFunction
-from polydistill_agents.networks.observations import example, take
+from polydistill_agents.networks.observations import Arrays, example, take
 
 GAMES_AT_ONCE = 32  # at most
 VERSION = re.compile(r"-v\d+$")  # of an id of gymnasium
@@ -126,7 +126,8 @@ def evaluate(
             k % n_envs, whoever ends first.
         n_threads: emulator threads.
         device: where the agent computes.
-        reference: another agent that is asked in every played state, for the agreement.
+        reference: another agent that is asked in every played state, for the agreement; where the task has another view
+            for teachers, it sees that.
         on_step: called after each step of all games with the number of games that have ended.
         play: how the agent's scores become actions, see
             :func:`~polydistill_agents.environments.protocols.sampling_temperature`. A bare function is one of Q-values.
@@ -163,7 +164,9 @@ def evaluate(
         raise UserError(f"{task.name} has no action masks: it cannot be played with invalid actions left out")
     with closing(env), Asked(agents, tally.n_envs, device) as ask:
         while (playing := tally.playing).any():
-            values, *others = ask(take(observations, playing), starts[playing], np.flatnonzero(playing))
+            parts = [take(view, playing) for view in _views(env, observations)]
+            views = [parts[min(index, len(parts) - 1)] for index in range(len(agents))]
+            values, *others = ask(views, starts[playing], np.flatnonzero(playing))
             for other in others:
                 agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
             compared += len(values)
@@ -188,6 +191,12 @@ def evaluate(
         game_actions=task.action_counts[0],
         invalid_share=tally.invalid / compared if has_masks else None,
     )
+
+
+def _views(env: Any, observations: Arrays) -> list[Arrays]:
+    """What the agent that plays sees, and what its teacher sees where that is something else."""
+    teachers = getattr(env, "teacher_view", None)
+    return [observations] if teachers is None else [observations, teachers]
 
 
 def _open(name: str) -> Task:
@@ -240,7 +249,8 @@ def _check_numbers(episodes: int, seed: int, n_envs: int | None, n_threads: int,
 
 def _count_actions(agents: Sequence[ScoreFunction], task: Task, device: torch.device | str) -> int:
     """Those of the agents, which are asked once. With others than the task has they would press wrong buttons."""
-    scored = sorted({scores.shape[-1] for scores in ask_once(agents, example(task.observation_space, 1), device)})
+    seen = [task.observation_space, task.for_teacher().observation_space][: len(agents)]
+    scored = sorted({scores.shape[-1] for scores in ask_once(agents, [example(space, 1) for space in seen], device)})
     own, *more = task.action_counts
     if len(scored) > 1 or scored[0] not in task.action_counts:
         there_are = f"{own}{''.join(f' (or all {count})' for count in more)}"

@@ -25,7 +25,7 @@ from polydistill.errors import UserError
 from polydistill_agents.environments.gym_names import describe
 from polydistill_agents.environments.gym_wrappers import NamedWrapper
 from polydistill_agents.environments.seeded import SeededVecEnv
-from polydistill_agents.environments.views import Shown, TwoViews
+from polydistill_agents.environments.views import Shown, TwoViews, view_of
 from polydistill_agents.networks.observations import Arrays, leaves
 
 
@@ -84,6 +84,10 @@ def wrap_game(
 class GymVecEnv(VecEnvWrapper, SeededVecEnv):
     """``n_envs`` games of one environment, one after the other in this process.
 
+    Attributes:
+        teacher_view: what the teacher sees of the same state, where that is another view; else None.
+        teacher_space: its space, likewise.
+
     Args:
         name: of the environment, for messages.
         make: the environment of one game.
@@ -98,6 +102,9 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
     Raises:
         UserError: the environment cannot be made; while it is played, it fails or is not finite (:class:`GameError`).
     """
+
+    teacher_view: Arrays | None = None
+    teacher_space: spaces.Space[Any] | None = None
 
     def __init__(
         self,
@@ -129,6 +136,9 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         super().__init__(_ChannelsFirst(outer) if _has_channels_last(outer.observation_space) else outer)
         self._games = games
         self._faults = [_fault_of(part) for part in leaves(_parts(self.observation_space))]
+        if teacher_wrappers:
+            both = self.observation_space
+            self.observation_space, self.teacher_space = view_of(both, "student"), view_of(both, "teacher")
         self.start_seeds(seed)
 
     def recipe(self) -> dict[str, Any]:
@@ -146,7 +156,7 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         with self._said(where):
             observations: Arrays = self.venv.reset()  # type: ignore[assignment]
         self._check(observations, None, where)
-        return observations
+        return self._part(observations)
 
     def step_wait(self) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations, rewards, dones and infos of the actions that were sent."""
@@ -156,7 +166,18 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         with self._said(where):
             observations, rewards, dones, infos = self.venv.step_wait()
         self._check(observations, rewards, where)
-        return observations, rewards, dones, infos
+        for info in infos if self.teacher_space is not None else ():
+            if "terminal_observation" in info:
+                info["terminal_observation"] = view_of(info["terminal_observation"], "student")
+        return self._part(observations), rewards, dones, infos
+
+    def _part(self, observations: Arrays) -> Arrays:
+        """What the student sees of it; what its teacher sees is put aside."""
+        if self.teacher_space is None:
+            return observations
+        self.teacher_view = view_of(observations, "teacher")
+        part: Arrays = view_of(observations, "student")
+        return part
 
     @contextmanager
     def _said(self, where: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -37,7 +37,7 @@ class GymTask(Task):
         env_kwargs: of the environment.
         max_steps: games are cut after so many steps; None: the environment's own limit, else ``LONGEST``.
         teacher_wrappers: where the teacher sees another view than the student, through these; ``wrappers`` are the
-            student's then, and an observation holds both views, see :mod:`~polydistill_agents.environments.views`.
+            student's then, and so is the observation; the games have the teacher's as ``teacher_view``.
     """
 
     name: str
@@ -54,10 +54,13 @@ class GymTask(Task):
         """The student's, and the teacher's own."""
         return _find_both(self.wrappers, self.teacher_wrappers)
 
-    @property
-    def has_views(self) -> bool:
-        """Whether an observation holds a view of the teacher's and one of the student's."""
-        return bool(self.teacher_wrappers)
+    @cached_property
+    def _as_teacher(self) -> GymTask:
+        return replace(self, wrappers=self.teacher_wrappers or self.wrappers, teacher_wrappers=())
+
+    def for_teacher(self) -> GymTask:
+        """The environment through the teacher's wrappers, where it has its own."""
+        return self._as_teacher if self.teacher_wrappers else self
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:
@@ -72,7 +75,7 @@ class GymTask(Task):
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
-        """Of one game, wrapped; images have their channels first."""
+        """Of one game, as the student sees it; images have their channels first."""
         return self._spaces[0]
 
     @property

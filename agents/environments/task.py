@@ -85,6 +85,10 @@ class Task(ABC):
             protocol: under which agents are scored; None: games to learn from.
         """
 
+    def for_teacher(self) -> Task:
+        """The task as its teacher sees it, where that is another view than its student's; else itself."""
+        return self
+
     def actions_of(self, n_scores: int) -> spaces.Discrete:
         """The actions of an agent that gives so many scores; where none fit, the task's own: the likeliest meant."""
         counts = self.action_counts

@@ -1,8 +1,9 @@
 """Two views of one environment: what the teacher sees, and what its student sees, each through wrappers of its own.
 
 The environment is played once. Each of its steps is put before the teacher's wrappers, too, around a stand-in that
-shows it again: so any wrapper of observations works, also one with a memory, as a stack of frames. Both views are in
-one table of arrays, under ``"student"`` and ``"teacher"``, or ``"student.NAME"`` where a view is a table itself.
+shows it again: so any wrapper of observations works, also one with a memory, as a stack of frames. Both views go
+through Stable-Baselines3's games in one table of arrays, under ``"student"`` and ``"teacher"``, or ``"student.NAME"``
+where a view is a table itself; :class:`~polydistill_agents.environments.gym_env.GymVecEnv` takes them apart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any, Literal, SupportsFloat
 
 import gymnasium as gym
 from gymnasium import spaces
-from torch import Tensor
 
 from polydistill.errors import UserError
 from polydistill_agents.environments.gym_wrappers import NamedWrapper
@@ -109,28 +109,3 @@ class TwoViews(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Transition:
         view, *rest = self.env.step(action)
         return (self._both(view), *rest)  # type: ignore[return-value]
-
-
-class Seeing:
-    """An agent that is given both views and sees its own; all else is the agent's.
-
-    Args:
-        agent: a function of observations, with a memory or without.
-        who: whose view it sees.
-    """
-
-    def __init__(self, agent: Any, who: Who) -> None:
-        self._agent, self._who = agent, who
-
-    def __call__(self, observations: Any) -> Tensor:
-        """Scores ``(rows, n_actions)``."""
-        scores: Tensor = self._agent(view_of(observations, self._who))
-        return scores
-
-    def label(self, observations: Any, starts: Any, rows: Any = None) -> Tensor:
-        """Scores of the next step of these games, whose memory moves on."""
-        scores: Tensor = self._agent.label(view_of(observations, self._who), starts, rows)
-        return scores
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._agent, name)

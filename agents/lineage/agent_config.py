@@ -117,6 +117,10 @@ class AgentConfig(EnvironmentConfig):
         require_at_most(MOST_THREADS, self, "threads")
         if not self.teacher.path:
             raise ValueError("teacher.path is needed: the file of the agent that teaches")
+        if self.teacher_wrappers and self.lineage.generations > 1:
+            raise ValueError(
+                "teacher_wrappers need lineage.generations = 1: later students have teachers that see what they see"
+            )
         self.store_names(self.task)
         if self.student.batch_size > self.play.replay_steps:
             samples, room = self.student.batch_size, self.play.replay_steps
@@ -130,7 +134,7 @@ class AgentConfig(EnvironmentConfig):
     @cached_property
     def task(self) -> GymTask:
         """What teacher and students play."""
-        return self.open_environment()
+        return self.open_environment(self.teacher_wrappers)
 
     @property
     def precision(self) -> str:

@@ -78,7 +78,7 @@ def examine_lesson(config: AnyConfig, teacher: Teacher, generation: int) -> Repo
     shown: Arrays = env.reset()
     for _ in range(-(-STATES // env.num_envs)):
         states.append(to_tensors(shown, config.device))
-        shown = env.step(act(states[-1], teacher(states[-1])))[0]
+        shown = env.step(act(states[-1], teacher(model.teachers_view(env, states[-1]))))[0]
     env.close()
     seen = join(states)
     rows = seen if isinstance(seen, torch.Tensor) else torch.arange(count_rows(seen))  # the doctor passes one tensor on

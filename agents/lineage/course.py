@@ -107,7 +107,7 @@ def rehearse(config: AnyConfig, teacher: Teacher) -> None:
     observations = to_tensors(env.reset(), config.device)
     env.close()
     try:
-        targets = model.learner.label(observations)
+        targets = model.learner.label(model.teachers_view(env, observations))
     except NonFiniteError:
         raise UserError("the teacher's scores of the first states are not finite: it cannot teach") from None
     rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)

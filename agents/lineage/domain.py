@@ -227,7 +227,7 @@ class AgentDomain:
         try:
             return evaluate(
                 member,
-                self.config.task,
+                self.config.task if generation else self.config.task.for_teacher(),
                 protocol=self.config.evaluation.protocol,
                 episodes=episodes,
                 seed=derive_seed(self.config.seed, stream, generation),

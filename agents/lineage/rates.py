@@ -74,7 +74,8 @@ def measure_environment(env: SeededVecEnv, seconds: float = 1.0) -> float:
 
 def measure_labels(teacher: Teacher, env: SeededVecEnv, device: torch.device | str, seconds: float = 1.0) -> float:
     """Observations per second that ``teacher`` scores, in batches of one step of all games, ending in actions."""
-    observations = env.reset()
+    observations, view = env.reset(), getattr(env, "teacher_view", None)
+    observations = observations if view is None else view
 
     def work() -> int:
         teacher(to_tensors(observations, device)).argmax(dim=1).cpu()

@@ -126,6 +126,7 @@ class Teacher:
         Raises:
             UserError: it is of another task, or fails.
         """
+        task = task.for_teacher()
         self._check_observations(task.observation_space)
         actions = task.actions_of(self.probe(task.observation_space).shape[1])
         self.check_fits(task.observation_space, actions)

@@ -9,10 +9,13 @@ import torch
 from gymnasium import spaces
 
 from polydistill.errors import UserError
+from polydistill.lineage import LineageConfig
+from polydistill_agents import PolicyDistillation
 from polydistill_agents.environments.evaluation import evaluate
 from polydistill_agents.environments.gym_task import open_environment
 from polydistill_agents.environments.recording import first_difference
-from polydistill_agents.environments.views import Seeing, view_of
+from polydistill_agents.environments.views import view_of
+from polydistill_agents.lineage.agent_config import AgentConfig, AgentTeacherConfig
 from tests.agents.environments import toys
 
 TOYS = toys.__name__
@@ -24,7 +27,9 @@ def toy(name, **options):
 
 def play(env, n=20):
     actions = np.random.default_rng(0).integers(3, size=(n, env.num_envs))
-    return [env.reset()] + [env.step(row)[0] for row in actions]
+    yield env.reset()
+    for row in actions:
+        yield env.step(row)[0]
 
 
 @pytest.mark.parametrize(
@@ -39,19 +44,23 @@ def play(env, n=20):
 )
 def test_each_view_is_that_of_an_environment_with_its_wrappers_alone(name, student, teacher):
     both = toy(name, wrappers=student, teacher_wrappers=teacher)
-    shown = play(both.make_env(2, seed=5))
+    env, shown = both.make_env(2, seed=5), {"student": [], "teacher": []}
+    for seen in play(env):
+        shown["student"].append(seen)
+        shown["teacher"].append(env.teacher_view)
+    assert env.observation_space == both.observation_space
+    assert env.teacher_space == both.for_teacher().observation_space
     for who, wrappers in (("student", student), ("teacher", teacher)):
         alone = toy(name, wrappers=wrappers)
-        assert view_of(both.observation_space, who) == alone.observation_space
-        for mine, theirs in zip(shown, play(alone.make_env(2, seed=5)), strict=True):
-            mine = view_of(mine, who)
+        assert {"student": both, "teacher": both.for_teacher()}[who].observation_space == alone.observation_space
+        for mine, theirs in zip(shown[who], play(alone.make_env(2, seed=5)), strict=True):
             assert str(mine) == str(theirs)
 
 
 def test_games_are_scored_and_repeat_themselves_as_with_one_view():
     task = toy("Toy", teacher_wrappers=["FrameStackObservation:2"])
-    assert task.has_views
-    assert not toy("Toy").has_views
+    assert toy("Toy").for_teacher() == toy("Toy")
+    assert toy("Toy").make_env(1, seed=0).teacher_view is None
     assert first_difference(task, seed=0, steps=20) is None
     assert task.make_env(1, seed=0).recipe()["teacher_wrappers"] == ["FrameStackObservation:2"]
 
@@ -64,7 +73,7 @@ def test_agents_are_asked_about_their_own_views():
             shapes[who] = tuple(seen.shape[1:])
             return torch.tensor([0.0, 1.0, 0.0]).expand(len(seen), 3)
 
-        return Seeing(agent, who)
+        return agent
 
     task = toy("Toy", teacher_wrappers=["FrameStackObservation:2"])
     result = evaluate(looking("student"), task, episodes=2, reference=looking("teacher"))
@@ -76,7 +85,8 @@ def test_a_student_that_skips_steps_leaves_none_out_of_its_teachers_view():
     task = toy("Large", wrappers=["MaxAndSkipObservation:2"], teacher_wrappers=["FrameStackObservation:2"])
     env = task.make_env(1, seed=5)
     env.reset()
-    stack = view_of(env.step(np.zeros(1, dtype=int))[0], "teacher")[0]
+    env.step(np.zeros(1, dtype=int))
+    stack = env.teacher_view[0]
     game = gym.make("Large-v3")
     game.reset(seed=int(env.reset_seeds[0]))
     frames = [game.step(0)[0] for _ in range(2)]
@@ -119,3 +129,39 @@ def test_views_of_tables_keep_their_names():
     assert view_of(space, "student") == spaces.Discrete(2)
     assert view_of(space, "teacher") == spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Discrete(4)})
     assert view_of({"student": 1, "teacher.a": 2}, "teacher") == {"a": 2}
+
+
+def test_the_last_observation_of_a_game_is_the_students():
+    env = toy("Toy", wrappers=["TimeAwareObservation"], teacher_wrappers=["FlattenObservation"]).make_env(1, seed=0)
+    env.reset()
+    infos = [env.step(np.zeros(1, dtype=int))[3][0] for _ in range(7)]
+    assert infos[-1]["terminal_observation"].shape == env.observation_space.shape == (4,)
+
+
+def test_a_student_is_taught_by_one_that_sees_more():
+    """The teacher answers by what it alone sees, the last action's effect; the student's scores are of its own view."""
+    env = toy("Toy", teacher_wrappers=["FrameStackObservation:2"]).make_env(2, seed=0)
+    seen = set()
+
+    def teacher(stack):
+        seen.add(tuple(stack.shape[1:]))
+        return stack[:, 1].float() * 5
+
+    model = PolicyDistillation(
+        "MlpPolicy", env, teacher=teacher, size=None, policy_kwargs={"net_arch": [16]}, learning_starts=16,
+        batch_size=16, buffer_size=512, train_freq=8, temperature=1.0, seed=0, device="cpu",
+    )  # fmt: skip
+    model.learn(512)
+    assert seen == {(2, 3)}
+    assert model.observation_space.shape == (3,)
+    states = torch.rand(256, 3) * 2 - 1
+    agreed = (model.student_scores(states).argmax(dim=1) == states.argmax(dim=1)).float().mean()
+    assert agreed > 0.85, "the newest frame is what the student sees"
+
+
+def test_a_lineage_of_several_generations_has_one_view():
+    options = {"env": "Toy-v3", "env_package": TOYS, "teacher_wrappers": ("FlattenObservation",)}
+    teacher = AgentTeacherConfig(path="a.zip")
+    assert AgentConfig(**options, teacher=teacher).task.teacher_wrappers == ("FlattenObservation",)
+    with pytest.raises(ValueError, match=r"teacher_wrappers need lineage\.generations = 1"):
+        AgentConfig(**options, teacher=teacher, lineage=LineageConfig(2))
