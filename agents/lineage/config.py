@@ -73,7 +73,7 @@ class LessonConfig:
     delta: float | None = None
     learning_rate: float = 1e-3
     batch_size: int = 128
-    samples_per_step: float = 8.0
+    samples_per_step: float = 6.5
     averaging: float = 0.05
 
     def __post_init__(self) -> None:
@@ -129,8 +129,8 @@ class PlayConfig:
         beta_end: beta at the end, to which it moves linearly; null: it is constant.
     """
 
-    steps: int = 30_000
-    replay_steps: int = 30_000
+    steps: int = 40_000
+    replay_steps: int = 40_000
     warmup_steps: int = 4_000
     n_envs: int = 16
     train_freq: int = 64
@@ -168,7 +168,7 @@ class EvaluationConfig:
 
     protocol: str = "rusu"
     episodes: int = 30
-    curve_every_steps: int = 15_000
+    curve_every_steps: int = 20_000
     curve_episodes: int = 4
     play: Play = "protocol"
 
