@@ -136,7 +136,8 @@ class AgentDomain:
             baseline = Baseline.of_task(self.config, result.scores)
             baseline.check_expected(expected_score(self.config, member), result)
             self._draw_level_lines(result.mean, baseline.random, run)
-            return self._metrics(result, masked, baseline) | baseline.metrics()
+            memory = {"has_memory": True} if self.teacher.has_memory else {}
+            return self._metrics(result, masked, baseline) | baseline.metrics() | memory
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve
         return self._metrics(result, masked, Baseline.of_metrics(self.config, keeper.generations[0].metrics))
 

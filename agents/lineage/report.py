@@ -48,7 +48,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         format_table(told, table)
         if wide
         else format_narrow_table(told, table, [name for name in IMPORTANCE if name in told]),
-        *format_notes([*found, *_no_scale(first)]),
+        *format_notes([*found, *_no_scale(first), *_without_memory(summary["generations"])]),
     ]
     return "\n".join(lines)
 
@@ -95,6 +95,15 @@ def _no_scale(teacher: Mapping[str, Any]) -> list[str]:
         return []
     why = no_better_than_random(teacher["scores"], teacher["random_scores"])
     return [] if why is None else [why]
+
+
+def _without_memory(generations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What it costs that a student does not remember, where its teacher does."""
+    if not generations[0]["metrics"].get("has_memory") or len(generations) == 1:
+        return []
+    share = _number(generations[1]["metrics"]["teacher_normalized"], 3)
+    kept = "" if share is None else f": it keeps {share} of what the teacher scores above random play"
+    return [f"the teacher remembers earlier steps, student 1 sees one observation alone{kept}"]
 
 
 class GamesPlayed(NamedTuple):

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 
 from polydistill.errors import Interrupted, UserError
@@ -33,6 +34,7 @@ from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
 from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.teachers import as_teacher
+from tests.agents.environments import toys
 
 PLAY = PlayConfig(steps=640, replay_steps=640, warmup_steps=64, n_envs=4, train_freq=8)
 
@@ -71,6 +73,9 @@ class Gusts(Walk):
 
 
 gym.register("polydistill-test/Walk-v0", Walk)
+gym.register(
+    "polydistill-test/Stacked-v0", lambda: gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), stack_size=3)
+)
 gym.register("polydistill-test/Gusts-v0", Gusts)
 
 
@@ -80,7 +85,10 @@ def zipped(tmp_path: Path) -> Any:
 
     def save(env: str, kind: Any = DQN, **options: Any) -> str:
         policy = "MultiInputPolicy" if isinstance(gym.make(env).observation_space, spaces.Dict) else "MlpPolicy"
-        model = kind(policy, env, policy_kwargs={"net_arch": [8]}, seed=3, device="cpu", **options)
+        widths: dict[str, Any] = {"net_arch": [8]}
+        if kind is RecurrentPPO:
+            policy, widths = "MlpLstmPolicy", {"net_arch": [], "lstm_hidden_size": 8}
+        model = kind(policy, gym.make(env), policy_kwargs=widths, seed=3, device="cpu", **options)
         model.save(tmp_path / f"{kind.__name__}.zip")
         return str(tmp_path / f"{kind.__name__}.zip")
 
@@ -198,6 +206,70 @@ def test_an_actor_critic_needs_no_temperature_and_a_dqn_gets_its_own(
     assert "temperature" not in capsys.readouterr().out
     distil(tmp_path / "dqn", config_of(zipped("CartPole-v1"), "CartPole-v1"))
     assert "temperature" in capsys.readouterr().out
+
+
+def test_a_teacher_may_see_another_view_and_the_student_is_saved_with_its_own(tmp_path: Path, zipped: Any) -> None:
+    stacked = "polydistill-test/Stacked-v0"
+    config = config_of(zipped(stacked), "CartPole-v1", lineage=LineageConfig(generations=2))
+    config = dataclasses.replace(
+        config, teacher_wrappers=("FrameStackObservation:3",), wrappers=("TimeAwareObservation",)
+    )
+    whole = distil(tmp_path / "whole", config)
+    for at in (25, 60):
+        with pytest.raises(Interrupted):
+            distil(tmp_path / "run", config, StopAt(at))
+    distil(tmp_path / "run", config)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert DQN.load(tmp_path / "whole/student.zip", device="cpu").observation_space.shape == (5,), (
+        "CartPole's four, and the time"
+    )
+    assert 0 <= whole["generations"][1]["metrics"]["agreement"] <= 1
+
+
+def test_a_teacher_of_another_view_than_its_wrappers_show_is_one_line(zipped: Any) -> None:
+    config = config_of(zipped("CartPole-v1"), "CartPole-v1", teacher_wrappers=("FrameStackObservation:3",))
+    with pytest.raises(UserError, match=r"the teacher sees \(4,\) float32, the environment shows \(3, 4\) float32"):
+        open_teacher(config)
+
+
+def told_of(out: Path) -> tuple[str, dict[str, list[str]]]:
+    """The wide table of a run, and its columns by their names."""
+    text = format_summary(json.loads((out / "summary.json").read_text()), wide=True)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return text, {name: [line[i] for line in lines[2:]] for i, name in enumerate(lines[0])}
+
+
+def test_a_student_of_masked_play_is_scored_as_stock_play_with_its_invalid_actions_and_masked(
+    tmp_path: Path, zipped: Any
+) -> None:
+    path = zipped("Masked-v3", MaskablePPO, n_steps=8, batch_size=8)
+    summary = distil(tmp_path / "run", config_of(path, "Masked-v3", play=dataclasses.replace(PLAY, steps=2560)))
+    _, table = told_of(tmp_path / "run")
+    assert table["who"] == ["random", "teacher", "student 1"]
+    assert [cell[-1] for cell in table["invalid"]] == ["-", "%", "%"]
+    assert table["masked score"][0] == "-"
+    for generation in summary["generations"]:
+        metrics = generation["metrics"]
+        assert 0 <= metrics["invalid_share"] <= 1
+        assert 0 <= metrics["masked_score_mean"] <= toys.LENGTH
+
+
+def test_below_the_table_of_a_teacher_with_a_memory_stands_what_its_student_goes_without(
+    tmp_path: Path, zipped: Any
+) -> None:
+    path = zipped("CartPole-v1", RecurrentPPO, n_steps=8, batch_size=8)
+    student = AgentStudentConfig(batch_size=16, samples_per_step=2, net_arch=(8,))
+    config = config_of(path, "CartPole-v1", student=student)
+    distil(tmp_path / "whole", config)
+    text, table = told_of(tmp_path / "whole")
+    note = " ".join(text[text.index("note: the teacher remembers") :].split())
+    share = table["of teacher"][-1]
+    kept = "" if share == "-" else f": it keeps {share} of what the teacher scores above random play"
+    assert note.startswith(f"note: the teacher remembers earlier steps, student 1 sees one observation alone{kept}")
+    with pytest.raises(Interrupted):
+        distil(tmp_path / "run", config, StopAt(30))
+    distil(tmp_path / "run", config)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> None:
