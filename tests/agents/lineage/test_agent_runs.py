@@ -210,7 +210,7 @@ def test_an_actor_critic_needs_no_temperature_and_a_dqn_gets_its_own(
 
 def test_a_teacher_may_see_another_view_and_the_student_is_saved_with_its_own(tmp_path: Path, zipped: Any) -> None:
     stacked = "polydistill-test/Stacked-v0"
-    config = config_of(zipped(stacked), "CartPole-v1", lineage=LineageConfig(generations=2))
+    config = config_of(zipped(stacked), "CartPole-v1")
     config = dataclasses.replace(
         config, teacher_wrappers=("FrameStackObservation:3",), wrappers=("TimeAwareObservation",)
     )
