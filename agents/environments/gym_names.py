@@ -118,7 +118,7 @@ def _is_atari(spec: EnvSpec) -> bool:
 
 
 def _atari(env_id: str, game: str) -> UserError:
-    return UserError(f"{env_id} is a game of Atari: scripts/distill_atari.py --game {game} distils it")
+    return UserError(f"{env_id} is a game of Atari: distill_atari.py --game {game} (polydistill-atari) distils it")
 
 
 def missing_package(env_id: str, error: Exception) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,9 @@ class GymTask(Task):
         except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             raise missing_package(self.name, error) from error
         except Exception as error:  # it may be any code
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is not None and unknown[1] in self.env_kwargs:
+                raise UserError(f"env_kwargs: {self.name} has no option {unknown[1]!r}") from error
             options = f" with {dict(self.env_kwargs)}" if self.env_kwargs else ""
             raise UserError(f"{self.name} cannot be made{options}: {describe(error)}") from error
 

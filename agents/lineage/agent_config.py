@@ -116,7 +116,9 @@ class AgentConfig(EnvironmentConfig):
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         if not self.teacher.path:
-            raise ValueError("teacher.path is needed: the file of the agent that teaches")
+            raise ValueError(
+                "teacher.path is needed: the file of the agent that teaches (--teacher.path dqn.zip --env CartPole-v1)"
+            )
         if self.teacher_wrappers and self.lineage.generations > 1:
             raise ValueError(
                 "teacher_wrappers need lineage.generations = 1: later students have teachers that see what they see"

@@ -119,7 +119,7 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
         speed.whose,
         f"time: about {_duration(generations * samples / speed.samples)} of learning, and "
         f"{_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
-        f"memory: {replay.n_bytes / 2**30:.2f} GiB of replay on {config.device}, beside about 1 GiB of libraries",
+        f"memory: {_size(replay.n_bytes)} of replay on {config.device}, beside about 1 GiB of libraries",
         f"disk: about {disk_bytes(config, teacher) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
         f"{'s' * (generations > 1)}",
     ]
@@ -194,6 +194,10 @@ def remember_speed(config: AnyConfig, summary: Mapping[str, Any]) -> None:
     if learning and scoring:
         remember(_learning(config), learning)
         remember(_games(config), config.evaluation.episodes / scoring)
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**28 else f"{n_bytes / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

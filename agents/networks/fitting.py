@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+OTHERWISE = "was it trained in another environment, or behind wrappers that are missing here?"
+
 
 def tell_space(space: spaces.Space[Any]) -> str:
     """A space in a few words.
@@ -43,7 +45,7 @@ def tell_misfit(taught: spaces.Space[Any], seen: spaces.Space[Any]) -> str:
         lacks, more = (", ".join(sorted(map(str, a))) for a in (set(taught) - set(seen), set(seen) - set(taught)))
         return line + (f": {lacks} is missing" if lacks else "") + (f": {more} is new to the teacher" if more else "")
     if not isinstance(taught, spaces.Box) or not isinstance(seen, spaces.Box):
-        return line
+        return f"{line}: {OTHERWISE}"
     if taught.shape == seen.shape:
         return f"{line}: are they scaled otherwise?"
     if len(taught.shape) == len(seen.shape) == 3:
@@ -51,4 +53,4 @@ def tell_misfit(taught: spaces.Space[Any], seen: spaces.Space[Any]) -> str:
             return f"{line}: the channels stand first in one of them, last in the other (VecTransposeImage moves them)"
         if taught.shape[1:] == seen.shape[1:]:
             return f"{line}: another number of frames is stacked, or of colours"
-    return line
+    return f"{line}: {OTHERWISE}"

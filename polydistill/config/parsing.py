@@ -338,7 +338,12 @@ def _whole(annotation: Any, value: Any) -> Any:
 
 
 def _whole_text(annotation: Any, text: str) -> str:
-    """:func:`_whole` for text from the command line; text that changes nothing is passed on as it is."""
+    """:func:`_whole` for text from the command line; text that changes nothing is passed on as it is.
+
+    A list of texts may be given as one: ``--wrappers FlattenObservation`` is ``--wrappers "[FlattenObservation]"``.
+    """
+    if annotation == tuple[str, ...] and not text.lstrip().startswith(("[", "(")):
+        return json.dumps([text])
     if annotation is str or str in typing.get_args(annotation):
         return text
     with contextlib.suppress(ValueError):

@@ -133,6 +133,21 @@ def test_a_default_config_holds_where_there_is_no_file(tmp_path: Path) -> None:
     assert read("--config", other, default_config=default)[:2] == (Demo(rate=2.0), Path("runs/other"))
 
 
+@dataclass(frozen=True)
+class Named:
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("a:4", ("a:4",)), ("gravity=9.8", ("gravity=9.8",)), ("[a, b]", ("a", "b")), ("[]", ()), ("a b, c", ("a b, c",))],
+)
+def test_a_list_of_texts_may_be_one_word(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    assert read("--names", text, config_class=Named).config.names == names
+    with pytest.raises(SystemExit):
+        read("--config", write(tmp_path, "names: a"), config_class=Named)
+
+
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert read("--config", write(tmp_path, "# python scripts/demo.py\n")).config == Demo()
 

@@ -52,7 +52,7 @@ def test_where_there_are_masks_the_share_of_invalid_actions_and_masked_play_are_
     ("words", "message"),
     [
         (["--env_kwargs", "[gravity]"], "env_kwargs holds options like gravity=9.8, got 'gravity'"),
-        (["--env_kwargs", "[mass=2]"], "CartPole-v1 cannot be made with {'mass': 2}"),
+        (["--env_kwargs", "[mass=2]"], "env_kwargs: CartPole-v1 has no option 'mass'"),
         (["--wrappers", "[FlattenObservatio]"], "did you mean FlattenObservation?"),
         (["--env_max_steps", "-1"], "env_max_steps must not be negative"),
     ],

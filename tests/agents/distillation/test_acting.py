@@ -152,7 +152,7 @@ def test_the_share_of_teacher_actions_is_a_curve_that_is_explained(root: Path, t
     shares = [event.value for event in events.Scalars(TAG)]
     assert shares[0] > 0.8
     assert shares[-1] < 0.2
-    assert TAG in explained(root, "Curves of distill_atari.py")
+    assert TAG in explained(root, "Curves of distill_atari.py and distill_agent.py")
 
 
 def test_the_coins_of_a_student_that_is_gone_on_with_are_those_that_would_have_come() -> None:

@@ -142,7 +142,7 @@ def test_curves_carry_the_known_tags_over_steps_of_play(root: Path, tmp_path: Pa
         *("distill/loss", "distill/replay_agreement", "distill/label_share"),
     }, "rollout/* would be the learner's own play"
     others = {"eval/mean_reward", "eval/agreement", "distill/teacher_action_share"}
-    assert tags == explained(root, "Curves of distill_atari.py") - others
+    assert tags == explained(root, "Curves of distill_atari.py and distill_agent.py") - others
     assert [event.step for event in events.Scalars("distill/loss")] == list(range(64, 641, 32))
     assert events.Scalars("teacher/ep_rew_mean")[-1].value == 12.0
 
