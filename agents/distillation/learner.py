@@ -142,14 +142,16 @@ class Learner:
             self._average.hide()
         self.student.train()
         good = self.state()
-        losses, agreed = torch.zeros((2, n_updates), device=self._update.device)
-        for i, (observations, targets) in enumerate(source.batches(n_updates, batch_size, self.order)):
-            losses[i], scores = self._update_in_round(observations, targets)
-            agreed[i] = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        each_loss, agreed = [], []
+        for observations, targets in source.batches(n_updates, batch_size, self.order):
+            loss_before, scores = self._update_in_round(observations, targets)
+            each_loss.append(loss_before)
+            agreed.append(scores.argmax(dim=1) == targets.argmax(dim=1))
+        losses, agreements = torch.stack(each_loss), torch.stack(agreed).float().mean(dim=1)
         share, learns_logits = losses.new_zeros(()), self.lesson.score_kind == "logits"
         if learns_logits:
             share = gradient_shares(scores, targets, temperature=self.lesson.temperature).label_share.mean()
-        numbers = torch.stack([losses.mean(), agreed.mean(), share, self._all_finite()])
+        numbers = torch.stack([losses.mean(), agreements.mean(), share, self._all_finite()])
         loss, agreement, label_share, finite = numbers.tolist()  # the only wait for the device
         if not (math.isfinite(loss) and finite):
             raise self._back_to_the_bad_update(good, losses.tolist(), source, batch_size)

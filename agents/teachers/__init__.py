@@ -23,6 +23,7 @@ from polydistill_agents.files.sources import read_scorer
 from polydistill_agents.networks.kinds import ScoreFunction
 from polydistill_agents.networks.nature import compute_scores
 from polydistill_agents.networks.normalized import Normalized
+from polydistill_agents.networks.scoring import scoring_of
 from polydistill_agents.teachers.masks import mask_scores
 from polydistill_agents.teachers.memory import RememberingTeacher, remembers
 from polydistill_agents.teachers.models import copy_network, learned_with_masks, score_network
@@ -87,8 +88,9 @@ def _of_network(network: nn.Module, kind: str, masks: bool = False) -> Teacher:
     if remembers(network):
         return RememberingTeacher(network, kind=kind)
     function: Any = network
-    if isinstance(network, QNetwork) and sees_pixels(network):
-        function = functools.partial(compute_scores, network)
+    if isinstance(network, QNetwork):
+        scoring = compute_scores if sees_pixels(network) else scoring_of(network)
+        function = functools.partial(scoring, network)
     return Teacher(function, kind=kind, network=network, masks=masks)
 
 
