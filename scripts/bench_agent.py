@@ -144,7 +144,7 @@ def format_result(found: dict[str, dict[str, list[float]]], n_envs: int) -> str:
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    program = "bench_agent.py"
+    program = "python scripts/bench_agent.py"
     config = parse(BenchConfig, argv, program=program, description=__doc__ or "", default_name=None).config
     say_if_loaded()
     torch.set_num_threads(config.threads)

@@ -102,7 +102,7 @@ def train(config: ControlTeacherConfig) -> DQN | PPO:
 
 @run_script
 def main(argv: list[str] | None = None) -> None:
-    program = "train_control_teacher.py"
+    program = "python scripts/train_control_teacher.py"
     config = parse(ControlTeacherConfig, argv, program=program, description=__doc__ or "", default_name=None).config
     path = Path(config.file)
     if path.exists():

@@ -13,6 +13,7 @@ import pytest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCRIPTS_OF_FOLDER = {
+    "agents": {"distill_agent.py"},
     "atari": {"distill_atari.py", "train_teacher.py"},
     "cifar": {"distill_cifar.py"},
     "study": {"study.py"},
@@ -59,6 +60,15 @@ def test_configs_lie_in_the_known_folders() -> None:
     assert folders == {path.parent.name for path in FILES}, "a folder without a config"
 
 
+def write_agent(config: Path, folder: Path) -> str:
+    """An untrained agent of the config's environment."""
+    from stable_baselines3 import PPO
+
+    env = re.findall(r"^env: (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(folder / "agent.zip")
+    return str(folder / "agent.zip")
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONFIGS)) for path in FILES])
 def test_the_command_in_the_header_is_accepted_by_its_script(
     path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_threads_restored: None
@@ -69,6 +79,8 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
 
     out = tmp_path / "out"
     monkeypatch.chdir(root)
+    if "--teacher.path" in options:  # the user's own agent
+        options[options.index("--teacher.path") + 1] = write_agent(path, tmp_path)
     monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out), "--dry_run"])
     code: object = 0
     try:
@@ -77,6 +89,17 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
         code = end.code or 0
     assert code == 0, f"{script} refused {path.name}: see its line in the captured output"
     assert not out.exists(), "a dry run writes nothing"
+
+
+def test_the_config_of_cartpole_has_the_defaults_of_its_script(root: Path) -> None:
+    from polydistill.config.parsing import parse
+    from polydistill_agents.lineage.agent_config import AgentConfig
+
+    def read(*words: str) -> AgentConfig:
+        options = {"program": "x", "description": "", "default_name": None}
+        return parse(AgentConfig, [*words, "--teacher.path", "a.zip"], **options).config
+
+    assert read("--config", str(root / "configs" / "agents" / "cartpole.yaml")) == read("--env", "CartPole-v1")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ FEWEST_KILLS = 50  # of each script
 class Case(NamedTuple):
     """What is put through it: ``runs`` times, killed ``kills`` times each.
 
-    One case of each script takes float32, and one ``auto``: bfloat16 where the processor has its instructions.
+    Of a script with two, one takes float32, and one ``auto``: bfloat16 where the processor has its instructions.
     """
 
     command: Command
@@ -73,6 +73,32 @@ def atari(*words: str) -> Callable[[Path], list[str]]:
         return [sys.executable, script, *fixed, *small, *words]
 
     return command
+
+
+def agent(*words: str) -> Callable[[Path], list[str]]:
+    """distill_agent.py on CartPole on one thread, for half a minute with its kills; the teacher lies beside."""
+
+    def command(out: Path) -> list[str]:
+        teacher = out.parent / "teacher.zip"
+        if not teacher.exists():
+            write_cartpole_teacher(teacher)
+        script = str(ROOT / "scripts" / "distill_agent.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        small = [
+            *("--teacher.path", str(teacher), "--env", "CartPole-v1", "--play.steps", "24000"),
+            *("--play.replay_steps", "8000", "--lineage.generations", "2", "--evaluation.episodes", "20"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
+def write_cartpole_teacher(path: Path) -> None:
+    """An untrained agent: its games end soon, so that runs are not all evaluation."""
+    from stable_baselines3 import DQN
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu").save(path)
 
 
 def write_teacher(path: Path) -> None:
@@ -118,6 +144,9 @@ CASES = {
             5,
             6,
         ),
+    },
+    "agent": {
+        "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 5),
     },
     "atari": {
         "policy_kl, a smaller student": Case(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from polydistill_agents.files.sb3_zip import read_agent
 from tests.agents.environments import toys
@@ -65,6 +66,9 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pack(members | {"data": json.dumps(data | {"policy_class": unknown}).encode()})
     )
     (folder / "damaged.zip").write_bytes((folder / "ppo.zip").read_bytes()[:3000])
+    (folder / "behind").mkdir()
+    behind = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    PPO("MlpPolicy", behind, **short).learn(8).save(folder / "behind" / "ppo.zip")
     (folder / "normal").mkdir()
     (folder / "normal" / "ppo.zip").write_bytes((folder / "ppo.zip").read_bytes())
     (folder / "normal" / "vecnormalize.pkl").write_bytes(pickle.dumps({"not": "statistics"}))
@@ -122,6 +126,10 @@ BAD = [
         "only policies of DQN, QR-DQN, PPO, A2C, TRPO, MaskablePPO and RecurrentPPO are read, its class is of 'their.",
     ),
     (["CartPole-v1", "normal/ppo.zip"], "vecnormalize.pkl"),
+    (
+        ["CartPole-v1", "behind/ppo.zip"],
+        "it learned behind VecNormalize, whose statistics are not in the zip: put beside",
+    ),
     (["Pendulum-v1", "dqn.zip"], "the actions of Pendulum-v1 are Box(1,) float32: a DQN takes Discrete actions alone"),
     (["NeedsBox-v0", "dqn.zip"], "NeedsBox-v0 needs the module tests.agents.environments.no_such_module"),
     (
