@@ -59,9 +59,9 @@ def load(name: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def pong_table() -> str:
+def pong_table(name: str) -> str:
     """One row per generation: means over the seeds. The teacher is one agent, so it has no interval over seeds."""
-    runs = load("pong")
+    runs = load(name)
     rows: list[list[str | float | None]] = []
     for k, generation in enumerate(runs[0]["generations"]):
         metrics = [run["generations"][k]["metrics"] for run in runs]
@@ -76,13 +76,29 @@ def pong_table() -> str:
                 of_teacher_text(runs, k) if k else None,
                 f"{statistics.mean(m['agreement'] for m in metrics):.3f}" if k else None,
                 generation["parameters"],
-                f"{statistics.mean(run['seconds'][k] for run in runs):.0f}",
                 f"{len(runs)} x {metrics[0]['episodes']}",
             ]
         )
     headers = ["Pong, protocol rusu", "score (95% over seeds; over games)", "of human"]
-    headers += ["of teacher (95% over seeds; over games)", "agreement", "parameters", "seconds", "seeds x games"]
+    headers += ["of teacher (95% over seeds; over games)", "agreement", "parameters", "seeds x games"]
     return format_table(headers, rows)
+
+
+def acting_table() -> str:
+    """Who acts, at equal samples and seeds; differences are of the same seeds."""
+    arms = {"the teacher": load("pong"), "the student more and more": load("pong_dagger")}
+    seeds = sorted(set.intersection(*({run["seed"] for run in runs} for runs in arms.values())))
+    of = {who: [run["generations"][1]["metrics"] for run in runs if run["seed"] in seeds] for who, runs in arms.items()}
+    rows: list[list[str | float | None]] = []
+    for who, metrics in of.items():
+        row: list[str | float | None] = [who]
+        for name, form in (("teacher_normalized", ".3f"), ("agreement", ".3f")):
+            values, first = [m[name] for m in metrics], [m[name] for m in of["the teacher"]]
+            less = [value - start for value, start in zip(values, first, strict=True)]
+            row += [interval_text(values, form), None if values == first else interval_text(less, "+.3f")]
+        rows.append([*row, f"{len(seeds)} x {metrics[0]['episodes']}"])
+    headers = ["who acts in Pong", "of teacher (95% over seeds)", "less the first row's"]
+    return format_table([*headers, "agreement (95% over seeds)", "less the first row's", "seeds x games"], rows)
 
 
 def of_teacher_text(runs: list[dict[str, Any]], k: int) -> str:
@@ -327,7 +343,9 @@ def spread_text(line: dict[str, str]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "pong": pong_table,
+    "pong": lambda: pong_table("pong"),
+    "pong_long": lambda: pong_table("pong_long"),
+    "pong_acting": acting_table,
     "pong_seeds": seed_table,
     "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
