@@ -2,12 +2,15 @@
 
     python scripts/distill_agent.py --teacher.path dqn.zip --env CartPole-v1                          its twin
     python scripts/distill_agent.py --teacher.path dqn.zip --env CartPole-v1 --student.net_arch "[16]"
+    python scripts/distill_agent.py --teacher.path dqn.zip --env CartPole-v1 --dry_run    what would it take?
     python scripts/distill_agent.py --teacher.path ppo.zip --env my_envs/Maze-v0 --env_package my_envs
-    python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers "[FlattenObservation]"
+    python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers "[FlattenObservation, VecFrameStack:4]"
+    python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers minigrid.wrappers:ImgObsWrapper
     python scripts/distill_agent.py --teacher.path a.zip --teacher.more "[b.zip]" --env ID    two teachers
 
 The teacher is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN, TRPO, MaskablePPO, RecurrentPPO);
-nothing in it is executed. VecNormalize's statistics are found beside it. The student is a DQN for Stable-Baselines3.
+nothing in it is executed. VecNormalize's statistics are found beside it. Its kind, its size, the temperature, and the
+score of random play are found or measured. The student is a DQN for Stable-Baselines3.
 
 The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. If the
 run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same where the

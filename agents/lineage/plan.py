@@ -137,18 +137,21 @@ class _Speed(NamedTuple):
 
 def _from_rates(config: AnyConfig, rates: Rates, where: str) -> _Speed:
     per_step = 1 / rates.environment + 2 / rates.labels
+    steps = min(config.task.longest, STEPS_PER_GAME) if isinstance(config, AgentConfig) else STEPS_PER_GAME
     return _Speed(
         samples=rates.loop_bound(1 / config.student.samples_per_step),
-        games=1 / (STEPS_PER_GAME * per_step),
-        whose=f"{where}: {rates.environment:,.0f} steps/s of the emulator, {rates.labels:,.0f} labels/s, "
+        games=1 / (steps * per_step),
+        whose=f"{where}: {rates.environment:,.0f} steps/s of the games, {rates.labels:,.0f} labels/s, "
         f"{rates.training:,.0f} samples/s of training",
-        note=f", if one lasts {STEPS_PER_GAME:,} steps",
+        note=f", if one lasts {steps:,} steps",
     )
 
 
 def _measured(config: AnyConfig, teacher: Teacher) -> _Speed:
     env = make_env(config, teacher, generation=1)
-    rates = measure_rates(make_student(config, teacher, env, generation=1), env, seconds=2.0)
+    rates = measure_rates(
+        make_student(config, teacher, env, generation=1), env, seconds=1.0 if isinstance(config, AgentConfig) else 2.0
+    )
     env.close()
     return _from_rates(config, rates, "measured here")
 

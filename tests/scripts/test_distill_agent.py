@@ -110,6 +110,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(inside: Script, ag
     words = ["--teacher.path", agents / "dqn.zip", "--env", "CartPole-v1", "--dry_run"]
     done = inside("distill_agent.py", *SMALL, *words)
     assert done.returncode == 0, done.stderr
+    assert "(16 games, if one lasts 500 steps)" in done.stdout, "five and five, and two points of three"
     for word in ("time: about ", "memory: ", " MiB of replay", "disk: ", "a new run would begin there"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
