@@ -120,6 +120,13 @@ def few_rows(rows: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which no autocast around it is heard; where there is none it takes no time."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def prepare(device: str, threads: int) -> torch.device:
     """Set the threads of this process and, on a GPU, let cuDNN choose its fastest convolutions; return the device."""
     torch.set_num_threads(threads)

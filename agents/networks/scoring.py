@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor
 
+from polydistill.device import without_autocast
 from polydistill_agents.networks.nature import begins_as_nature, compute_scores
 from polydistill_agents.networks.observations import Tensors
 
@@ -37,10 +37,10 @@ def scoring_of(network: QNetwork, precision: str = "float32") -> Scoring:
 
 def _score_numbers(network: QNetwork, observations: Tensor) -> Tensor:
     """As ``network`` itself, whose look at the kind of its observations takes longer than its layers."""
-    with torch.autocast(observations.device.type, enabled=False):
+    with without_autocast(observations.device.type):
         return cast(Tensor, network.q_net(cast(Any, network.features_extractor)(observations.float())))
 
 
 def _score(network: QNetwork, observations: Tensors) -> Tensor:
-    with torch.autocast(network.device.type, enabled=False):
+    with without_autocast(network.device.type):
         return cast(Tensor, network(cast(Any, observations)))

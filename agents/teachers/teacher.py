@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
+from polydistill.device import without_autocast
 from polydistill.errors import UserError
 from polydistill_agents.environments.task import Task
 from polydistill_agents.networks.fitting import space_fits, tell_misfit, tell_space
@@ -85,8 +86,7 @@ class Teacher:
         """Eval mode, without autocast."""
         if self.network is not None and any(module.training for module in self._modules):
             self.network.eval()  # someone put it into train mode
-        device = leaves(observations)[0].device.type
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
+        with without_autocast(leaves(observations)[0].device.type):
             yield
 
     def to(self, device: torch.device | str) -> Teacher:

@@ -10,13 +10,13 @@ Contract: the mean over the batch is taken here and nowhere else; nothing waits 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.device import compile_network
+from polydistill.device import compile_network, without_autocast
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.networks import share_weights
 from polydistill.learning.processes import ALONE, Processes
@@ -111,10 +111,9 @@ class Update:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
-        enabled = self.precision == "bfloat16"
-        if not enabled and not torch.is_autocast_enabled(self.device.type):
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+        if self.precision != "bfloat16":
+            return without_autocast(self.device.type)
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:
