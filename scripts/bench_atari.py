@@ -111,14 +111,16 @@ def timed_loop(model: PolicyDistillation, env: AtariVecEnv, steps: int) -> dict[
 
         return call
 
-    step, teacher, train = env.step, model.lesson.teacher, model.train
-    env.step, model.lesson.teacher = timed("environment", step), timed("labels", teacher)
+    teacher = model.teacher
+    assert teacher is not None
+    step, label, train = env.step, teacher.label, model.train
+    env.step, teacher.label = timed("environment", step), timed("labels", label)  # type: ignore[method-assign]
     model.train = timed("training", train)
     before, started = model._n_updates, time.perf_counter()
     try:
         model.learn(steps, log_interval=None, reset_num_timesteps=False)
     finally:
-        env.step, model.lesson.teacher, model.train = step, teacher, train
+        env.step, teacher.label, model.train = step, label, train  # type: ignore[method-assign]
     seconds = time.perf_counter() - started
     samples = (model._n_updates - before) * model.batch_size
     return {
