@@ -146,7 +146,7 @@ CASES = {
         ),
     },
     "agent": {
-        "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 5),
+        "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 6),
     },
     "atari": {
         "policy_kl, a smaller student": Case(
