@@ -16,6 +16,7 @@ from polydistill.lineage import Generation, run_lineage
 from polydistill.losses import Report
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill_agents.environments.atari import PACKAGES
+from polydistill_agents.environments.gym_env import GameError
 from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.checkup import examine
@@ -84,7 +85,10 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str) -> None:
         def look(generation: Generation[Any]) -> Report:
             return examine(domain.config, generation)
 
-        summary = run_lineage(domain, config, run, examine=look if parsed.doctor else None)
+        try:
+            summary = run_lineage(domain, config, run, examine=look if parsed.doctor else None)
+        except GameError as error:
+            raise GameError(f"{error}; what was saved is kept, and the same command goes on from there") from error
         remember_speed(config, summary)
         show(summary, run.out, parsed.wide)
 

@@ -185,7 +185,7 @@ def test_a_teacher_that_scores_otherwise_than_expected_stops_the_run_before_it_t
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("raises", "fails in step 7[0-9]: ConnectionError: the simulator is gone"),
+        ("raises", "fails in step 7[0-9]: ConnectionError: the simulator is gone; what was saved is kept"),
         ("shows nan", r"gives an observation that is not finite \(NaN or inf\) in step 7[0-9]"),
     ],
 )
