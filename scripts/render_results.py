@@ -253,6 +253,69 @@ def bench_cifar_table() -> str:
     return format_table(["images/s", "median", "range", "trainer / this"], rows)
 
 
+def read_control(study: str) -> dict[tuple[str, str, str], list[dict[str, str]]]:
+    """The runs of ``study`` in control.csv: (environment, teacher, arm) -> one row per seed."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    with open(MEASUREMENTS / "control.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["study"] == study:
+                groups.setdefault((row["env"], row["teacher"], row["arm"]), []).append(row)
+    return groups
+
+
+def seeds_text(runs: list[dict[str, str]], field: str, form: str) -> str:
+    """Mean over the seeds with its interval."""
+    return interval_text([float(run[field]) for run in runs], form)
+
+
+def control_table(short: bool = False) -> str:
+    """Twins of agents of control tasks."""
+    rows: list[list[str | float | None]] = []
+    for (env, teacher, _), runs in read_control("twins").items():
+        random, taught = (
+            f"{statistics.mean(float(run[of]) for run in runs):.1f}" for of in ("random", "teacher_score")
+        )
+        students = [seeds_text(runs, "student_score", ".1f"), seeds_text(runs, "of_teacher", ".3f")]
+        agreement = seeds_text(runs, "agreement", ".3f")
+        full = [env, teacher, random, taught, *students, agreement, len(runs)]
+        rows.append([f"{env}, {teacher}", *students] if short else full)
+    over = "(95% over seeds)"
+    found = [f"student {over}", f"of teacher {over}"]
+    if short:
+        return format_table(["environment, teacher", *found], rows)
+    headers = ["environment", "teacher", "random", "its score", *found, f"agreement {over}", "seeds"]
+    return format_table(headers, rows)
+
+
+def control_arms_table(study: str, arm: str) -> str:
+    """Students that learned in different ways from equal samples."""
+    rows: list[list[str | float | None]] = [
+        [env, teacher, name, *(seeds_text(runs, field, ".3f") for field in ("of_teacher", "agreement")), len(runs)]
+        for (env, teacher, name), runs in read_control(study).items()
+    ]
+    over = "(95% over seeds)"
+    return format_table(["environment", "teacher", arm, f"of teacher {over}", f"agreement {over}", "seeds"], rows)
+
+
+def bench_agent_table() -> str:
+    """Medians of bench_agent.py, and how many times as fast the student is."""
+    raw = json.loads((MEASUREMENTS / "bench_agent.json").read_text(encoding="utf-8"))
+    games = raw["config"]["n_envs"]
+    names = {
+        "student": f"PolicyDistillation, {games} games",
+        "dqn": "DQN.learn, one game",
+        "dqn_games": f"DQN.learn, {games} games",
+    }
+    rows: list[list[str | float | None]] = []
+    for width, rates in raw["samples_per_second"].items():
+        for name, text in names.items():
+            values = rates[name]
+            ratio = statistics.median(a / b for a, b in zip(rates["student"], values, strict=True))
+            spread = f"{min(values):,.0f} to {max(values):,.0f}"
+            rows.append([f"[{width}, {width}]", text, f"{statistics.median(values):,.0f}", spread, f"{ratio:.2f}"])
+    return format_table(["net_arch", "learner", "samples/s", "range", "student / this"], rows)
+
+
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
 Key = tuple[str, ...]  # objective, shape, type, work
 KEY = ("objective", "shape", "type", "work")
@@ -351,6 +414,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
     "bench_cifar": bench_cifar_table,
+    "control": control_table,
+    "control_short": lambda: control_table(short=True),
+    "control_acts": lambda: control_arms_table("acts", "beta"),
+    "control_temperature": lambda: control_arms_table("temperature", "temperature"),
+    "bench_agent": bench_agent_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),
     "losses_cuda": lambda: losses_table("losses_cuda"),
     "losses_cpu_few": lambda: few_losses_table("losses_cpu"),
