@@ -51,6 +51,14 @@ SMOKE = CifarConfig(  # as configs/smoke/cifar.yaml, which an installation does 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
+def describe(called: str) -> str:
+    """What ``--help`` says, with the examples as a user calls it; torchrun takes a command, too."""
+    text = __doc__ or ""
+    if called == SCRIPT:
+        return text
+    return text.replace(SCRIPT, called).replace("scripts/distill_cifar.py", f"--no-python {called}")
+
+
 @run_script
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
@@ -58,7 +66,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         CifarConfig,
         argv,
         program=called,
-        description=(__doc__ or "").replace(SCRIPT, called),
+        description=describe(called),
         default_name="cifar",
         default_config=SMOKE,
         distils=True,
