@@ -28,7 +28,7 @@ from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.architecture import Architecture, architecture_of
 from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.networks.observations import Tensors
-from polydistill_agents.networks.scaling import folded, scaled_parts
+from polydistill_agents.networks.scaling import folded, load_stock
 from polydistill_agents.networks.scoring import scoring_of
 
 
@@ -178,7 +178,7 @@ class StudentAgent(BaseAlgorithm):
         model.size = in_file.size
         model._n_updates, model._episode_num = (agent.counter(name) for name in ("_n_updates", "_episode_num"))
         model._setup_model()
-        model.student.load_state_dict(network.state_dict(), strict=not list(scaled_parts(model.student)))
+        load_stock(model.student, network)
         model.num_timesteps = agent.steps or 0
         model._in_file = agent.score_kind, model._n_updates
         return model

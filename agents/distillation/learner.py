@@ -101,20 +101,19 @@ class Learner:
         """Changes whenever a weight of the student is written or replaced."""
         return [(id(weight), weight._version) for weight in self.student.parameters()]
 
-    def label(self, observations: Tensors, starts: NDArray[np.bool_] | None = None) -> Tensor:
-        """The teacher's ``(batch, n_actions)`` scores.
+    def label(self, observations: Tensors, starts: NDArray[np.bool_]) -> Tensor:
+        """The teacher's ``(n_envs, n_actions)`` scores of the next step of all games; a memory of them moves on.
 
         Args:
-            observations: to be scored.
-            starts: ``(batch,)`` where a new game begins, if these are the next step of all games: a teacher with a
-                memory then moves on.
+            observations: as the teacher sees them.
+            starts: ``(n_envs,)`` where a new game begins.
 
         Raises:
             NonFiniteError: the best of a row is not finite. (-inf masks an action, but not all of them.)
         """
         assert self.lesson.teacher is not None
         teacher: Any = self.lesson.teacher
-        scores: Tensor = teacher(observations) if starts is None else teacher.label(observations, starts)
+        scores: Tensor = teacher.label(observations, starts)
         if not bool(scores.amax(dim=1).isfinite().all()):
             batch = {"observations": observations, "targets": scores}
             raise NonFiniteError("the teacher's scores are not finite", batch)

@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from polydistill.errors import require_choice
 from polydistill.losses import Objective, check_options
+from polydistill_agents.networks.building import MIN_SIDE
 
 PRECISIONS = ("float32", "bfloat16")
 PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # observations, or parts of them
-LEAST_SIDE = 36  # of frames, in pixels: what a Nature-CNN's convolutions leave one pixel of
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -135,6 +135,11 @@ def check_spaces(policy: str, observation_space: spaces.Space[Any], action_space
         if not isinstance(part, PLAIN) or min(part.shape or (1,)) < 1:
             where = f"{name} of the observations" if name else "observations"
             raise ValueError(f"{where} must be Box, Discrete, MultiDiscrete or MultiBinary, not {shown}")
+        if name and is_image_space(part) and not _has_room(part):
+            small = (
+                f"{name} of the observations is an image of {part.shape}, and those of a table go through a Nature-CNN"
+            )
+            raise ValueError(f"{small}, which needs {MIN_SIDE} x {MIN_SIDE}: flatten it")
     fitting = fitting_policy(observation_space)
     if (policy == "MultiInputPolicy") != isinstance(observation_space, spaces.Dict):
         raise ValueError(f"policy must be {fitting!r} for observations {shown}, got {policy!r}")
@@ -154,8 +159,12 @@ def fitting_policy(space: spaces.Space[Any]) -> str:
     """
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
-    pixels = is_image_space(space) and min(space.shape[1:]) >= LEAST_SIDE  # type: ignore[index]
-    return "CnnPolicy" if pixels else "MlpPolicy"
+    return "CnnPolicy" if is_image_space(space) and _has_room(space) else "MlpPolicy"
+
+
+def _has_room(image: spaces.Space[Any]) -> bool:
+    """Whether an image, channels first, is large enough for the convolutions of a Nature-CNN."""
+    return bool(min(image.shape[1:]) >= MIN_SIDE)  # type: ignore[index]
 
 
 def check_environment(env: Any) -> None:

@@ -258,11 +258,13 @@ def as_in_file(
         if other not in (None, own.size):
             held = f"of size {tuple(own.size)}" if own.size else f"for {own.policy}"
             raise ValueError(f"the file holds a student {held}, not {tuple(other)}: leave the size out")
-    stored = {
+    stored: dict[str, Any] = {
         "net_arch": list(network.net_arch),
         "activation_fn": network.activation_fn,
         "normalize_images": network.normalize_images,
     }
+    if own.cnn_output_dim is not None:
+        stored["features_extractor_kwargs"] = {"cnn_output_dim": own.cnn_output_dim}
     for name, value in stored.items():
         asked = policy_kwargs.get(name)
         if asked is not None and (list(asked) if isinstance(asked, tuple) else asked) != value:

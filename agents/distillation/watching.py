@@ -205,10 +205,23 @@ class WatchingAgent(StudentAgent):
         callback.on_rollout_end()
         return True
 
-    def teachers_view(self, env: VecEnv, seen: Tensors) -> Tensors:
-        """What the teacher sees of these states; where it has no view of its own, what the student sees."""
+    def label(self, env: VecEnv, seen: Tensors, starts: NDArray[np.bool_]) -> torch.Tensor:
+        """What the student is taught in the states that ``env`` shows: the teacher's scores, of its own view where it
+        has one, -inf for what the environment forbids where it learned with masks. Its memory moves on.
+
+        Args:
+            env: the games.
+            seen: what they show the student.
+            starts: ``(n_envs,)`` where a new game begins.
+
+        Raises:
+            NonFiniteError: see :meth:`~polydistill_agents.distillation.learner.Learner.label`.
+        """
         view = getattr(env, "teacher_view", None)
-        return seen if view is None else to_tensors(view, self.device)
+        scores = self.learner.label(seen if view is None else to_tensors(view, self.device), starts)
+        if self.teacher is not None and self.teacher.masks and (masks := read_masks(env)) is not None:
+            scores = mask_scores(scores, masks)
+        return scores
 
     def _play(self, env: VecEnv, replay: Replay) -> Step:
         """One step of all games, labelled by the teacher."""
@@ -216,11 +229,9 @@ class WatchingAgent(StudentAgent):
         assert observations is not None
         seen = to_tensors(observations, self.device)
         try:
-            scores = self.learner.label(self.teachers_view(env, seen), starts)
+            scores = self.label(env, seen, starts)
         except NonFiniteError as error:
             raise self._located(error) from None
-        if self.teacher is not None and self.teacher.masks and (masks := read_masks(env)) is not None:
-            scores = mask_scores(scores, masks)
         replay.add(observations, scores, starts)
         actions = self._act(seen, scores)
         step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
@@ -282,7 +293,7 @@ class WatchingAgent(StudentAgent):
         return open_replay(self.observation_space, capacity, self.n_envs, n_actions, self.device)
 
     def dump_logs(self) -> None:
-        """Write the records: the acting teacher's scores, rates, losses; x is steps of play."""
+        """Write the records: scores of the watched games, whoever acts in them, rates, losses; x is steps."""
         seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         fps = int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
         if self.ep_info_buffer:

@@ -127,7 +127,7 @@ def evaluate(
         n_threads: emulator threads.
         device: where the agent computes.
         reference: another agent that is asked in every played state, for the agreement; where the task has another view
-            for teachers, it sees that.
+            for teachers, it sees that. One that learned with masks means its best action among the valid ones.
         on_step: called after each step of all games with the number of games that have ended.
         play: how the agent's scores become actions, see
             :func:`~polydistill_agents.environments.protocols.sampling_temperature`. A bare function is one of Q-values.
@@ -167,12 +167,13 @@ def evaluate(
             parts = [take(view, playing) for view in _views(env, observations)]
             views = [parts[min(index, len(parts) - 1)] for index in range(len(agents))]
             values, *others = ask(views, starts[playing], np.flatnonzero(playing))
-            for other in others:
-                agreed += (values.argmax(dim=1) == other.argmax(dim=1)).sum()
-            compared += len(values)
             valid = read_masks(env)[playing] if has_masks else None  # type: ignore[index]
+            for other in others:
+                meant = _without(other, valid) if getattr(reference, "masks", False) else other
+                agreed += (values.argmax(dim=1) == meant.argmax(dim=1)).sum()
+            compared += len(values)
             if masked:
-                values = values.masked_fill(~torch.from_numpy(valid).to(values.device), -torch.inf)
+                values = _without(values, valid)
             actions = np.zeros(tally.n_envs, dtype=np.int64)  # environments that have played their games idle
             actions[playing] = choose_actions(values, epsilon, coin, sampling)
             if valid is not None:
@@ -191,6 +192,11 @@ def evaluate(
         game_actions=task.action_counts[0],
         invalid_share=tally.invalid / compared if has_masks else None,
     )
+
+
+def _without(scores: Tensor, valid: NDArray[np.bool_] | None) -> Tensor:
+    """Scores with -inf for each action that is not valid; None: all are."""
+    return scores if valid is None else scores.masked_fill(~torch.from_numpy(valid).to(scores.device), -torch.inf)
 
 
 def _views(env: Any, observations: Arrays) -> list[Arrays]:

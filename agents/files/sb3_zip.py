@@ -33,7 +33,7 @@ from polydistill_agents.files.sb3_data import VALUES, describe
 from polydistill_agents.files.tensors import MAX_WEIGHT_BYTES, read_torch
 from polydistill_agents.networks.corner import embed
 from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreNetwork
-from polydistill_agents.networks.nature import is_nature
+from polydistill_agents.networks.nature import begins_as_nature
 
 MAX_DATA_BYTES = 16 * 2**20  # as Python objects, brackets take twenty times as much
 MAX_STEPS = 10**15
@@ -191,14 +191,14 @@ def rebuild_scores(agent: AgentFile) -> ScoreNetwork:
 
 
 def rebuild_network(agent: AgentFile) -> QNetwork:
-    """:func:`rebuild_scores` for what a student is: a Nature-CNN with one linear layer behind it, which sees pixels.
+    """:func:`rebuild_scores` for what a student of frames is: a Nature-CNN of pixels, with linear layers behind it.
 
     Raises:
         UserError: also where the agent is of another form.
     """
     network = rebuild_scores(agent)
-    if not is_nature(network) or network.observation_space.dtype != np.uint8:
-        raise UserError(f"{agent.where}: it is no Nature-CNN with one linear layer behind it")
+    if not begins_as_nature(network) or network.observation_space.dtype != np.uint8:
+        raise UserError(f"{agent.where}: it is no Nature-CNN of pixels with linear layers behind it")
     return cast(QNetwork, network)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from polydistill.streams import numpy_stream
 from polydistill_agents.environments.random_play import no_better_than_random
 from polydistill_agents.environments.references import Reference
 from polydistill_agents.lineage.course import AnyConfig, make_env, make_student
-from polydistill_agents.networks.observations import Arrays, count_rows, join, take, to_tensors
+from polydistill_agents.networks.observations import Arrays, Tensors, count_rows, join, take, to_tensors
 from polydistill_agents.teachers import Teacher
 
 STATES = 512
@@ -53,8 +52,8 @@ class _Scores(nn.Module):
         self.network, self.function = network, function
         self.training = training
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.function(frames)
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.function(rows)
 
 
 def examine(config: AnyConfig, generation: Generation[Teacher]) -> Report:
@@ -74,22 +73,22 @@ def examine_lesson(config: AnyConfig, teacher: Teacher, generation: int) -> Repo
     env = make_env(config, teacher, generation)
     model = make_student(config, teacher, env, generation)
     model.policy.set_training_mode(True)
-    act, states = model.actor(numpy_stream(config.seed, "examination", generation)), []
+    act = model.actor(numpy_stream(config.seed, "examination", generation))
+    states: list[Tensors] = []
+    labels: list[Tensor] = []
     shown: Arrays = env.reset()
+    teacher.begin(env.num_envs)
+    starts = np.ones(env.num_envs, dtype=bool)
     for _ in range(-(-STATES // env.num_envs)):
         states.append(to_tensors(shown, config.device))
-        shown = env.step(act(states[-1], teacher(model.teachers_view(env, states[-1]))))[0]
+        labels.append(model.label(env, states[-1], starts))
+        shown, _, starts, _ = env.step(act(states[-1], labels[-1]))
     env.close()
-    seen = join(states)
-    rows = seen if isinstance(seen, torch.Tensor) else torch.arange(count_rows(seen))  # the doctor passes one tensor on
-
-    def of_rows(function: Callable[[Any], Tensor]) -> Callable[[Tensor], Tensor]:
-        return function if rows is seen else lambda chosen: function(take(seen, chosen))
-
-    return doctor(
-        _Scores(model.student, of_rows(model.student), training=True),
-        _Scores(teacher.network, of_rows(teacher), training=False),
+    seen, targets = join(states), torch.cat(labels)
+    return doctor(  # it passes rows on: not all observations are one tensor, and not all teachers see the student's
+        _Scores(model.student, lambda rows: model.student(take(seen, rows)), training=True),
+        _Scores(teacher.network, lambda rows: targets[rows], training=False),
         model.lesson.objective,
-        rows,
+        torch.arange(count_rows(seen), device=targets.device),
         **model.lesson.options(),
     )

@@ -1,9 +1,9 @@
 """One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds.
 
-What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, games of the acting teacher;
-``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the teacher
-must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is its
-teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
+What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, the games that it watches, whoever acts in
+them; ``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the
+teacher must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is
+its teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
 
 Contract: what a course computes does not depend on when, or how often, it was stopped and gone on with.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -105,11 +106,12 @@ def rehearse(config: AnyConfig, teacher: Teacher) -> None:
     env = make_env(config, teacher, generation=1)
     model = make_student(config, teacher, env, generation=1)
     observations = to_tensors(env.reset(), config.device)
-    env.close()
+    teacher.begin(env.num_envs)
     try:
-        targets = model.learner.label(model.teachers_view(env, observations))
+        targets = model.label(env, observations, np.ones(env.num_envs, dtype=bool))
     except NonFiniteError:
         raise UserError("the teacher's scores of the first states are not finite: it cannot teach") from None
+    env.close()
     rows = torch.arange(min(config.student.batch_size, REHEARSED), device=targets.device) % len(targets)
     for _ in range(2):  # the second shows what the first has made of the student
         loss, scores = model.learner.update(take(observations, rows), targets[rows])

@@ -24,6 +24,7 @@ from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.student_file import read_student
+from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import Teacher
 
@@ -159,7 +160,8 @@ class AgentDomain:
         """File of each student, the widths of a Nature-CNN, and the temperature of the first lesson."""
         files = []
         for student in generations[1:]:
-            size = student.member.size
+            own = architecture_of(student.member.network)
+            size = None if own is None else own.size
             widths = None if size is None else [list(size.channels), size.hidden]
             files.append({"file": self._file(student.generation), "size": widths})
         return {"files": files, "temperature": self.config.student.temperature}

@@ -62,7 +62,9 @@ def temperature_of(config: AnyConfig, teacher: Teacher) -> float:
 
 def measure_temperature(config: AnyConfig, teacher: Teacher) -> Tempered:
     """The temperature for a teacher of Q-values, from states of its own play."""
-    env = config.task.for_teacher().make_env(config.play.n_envs, seed=derive_seed(config.seed, "temperature"))
+    options: Any = {"seed": derive_seed(config.seed, "temperature"), "n_threads": config.threads}
+    n_actions = teacher.count_actions(config.task)
+    env = config.task.for_teacher().make_env(config.play.n_envs, n_actions=n_actions, **options)
     act = TeacherActs(config.teacher.epsilon, None, numpy_stream(config.seed, "temperature, exploration", 0))
     observations: Arrays = env.reset()
     teacher.begin(env.num_envs)

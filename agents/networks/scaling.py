@@ -2,7 +2,7 @@
 
 The speed of a cart, the charge of a battery in percent and the time in milliseconds stand in one observation. The scale
 is part of the network while it learns, and is folded into the first linear layer when it is saved: a stock network of
-raw observations computes the same. One-hot inputs (``Discrete``, ``MultiBinary``) and pixels keep theirs.
+raw observations computes the same. One-hot inputs (``Discrete``, ``MultiBinary``) and what Nature-CNNs see keep theirs.
 """
 
 from __future__ import annotations
@@ -131,6 +131,15 @@ def take_statistics(network: QNetwork, statistics: Statistics) -> bool:
     parts[0].inputs.shift.copy_(torch.from_numpy(statistics.mean).flatten())
     parts[0].inputs.scale.copy_(1.0 / deviation)
     return True
+
+
+@torch.no_grad()
+def load_stock(network: QNetwork, stock: QNetwork) -> None:
+    """Give ``network`` the function of a stock one: its weights, and inputs as they come, whatever their scale was."""
+    for part in scaled_parts(network):
+        part.inputs.shift.zero_()
+        part.inputs.scale.fill_(1.0)
+    network.load_state_dict({**dict(network.named_buffers()), **stock.state_dict()})
 
 
 @torch.no_grad()

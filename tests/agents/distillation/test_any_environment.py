@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 
 from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.networks.normalized import Normalized, Statistics
 from polydistill_agents.networks.observations import each, leaves, to_tensors
 from polydistill_agents.teachers import as_teacher
 
@@ -157,6 +158,38 @@ def test_inputs_of_different_scale_are_brought_to_one_and_the_saved_network_sees
     with torch.no_grad():
         stock = DQN.load(tmp_path / "student", device="cpu").q_net(observations.float())
     assert (stock - expected).abs().mean() < 0.06
+
+
+def test_a_student_is_loaded_as_it_was_saved_whatever_its_teachers_statistics(tmp_path: Path) -> None:
+    space = spaces.Box(0.0, 100.0, (4,), np.float32)
+    statistics = Statistics(np.full(4, 50.0), np.full(4, 800.0), 10.0, 1e-8)
+    teacher = as_teacher(Normalized(nn.Linear(4, N_ACTIONS), statistics, space), kind="logits")
+    options: Any = {"teacher": teacher, "policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
+    model = PolicyDistillation("MlpPolicy", games(space), learning_starts=32, batch_size=16, seed=0, **options)
+    model.learn(160)
+    model.save(tmp_path / "student.zip")
+    again = PolicyDistillation.load(tmp_path / "student.zip", env=model.env, **options)
+    seen = 100 * torch.rand(64, 4)
+    torch.testing.assert_close(again.student_scores(seen), model.student_scores(seen), rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_student_of_images_in_a_table_is_as_wide_as_its_file(tmp_path: Path) -> None:
+    env = make_env("a table with an image")
+    widths: Any = {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 16}}
+    model = PolicyDistillation("MultiInputPolicy", env, None, policy_kwargs=widths, device="cpu")
+    model.save(tmp_path / "student.zip")
+    again = PolicyDistillation.load(tmp_path / "student.zip", device="cpu")
+    seen = to_tensors(env.reset(), "cpu")
+    torch.testing.assert_close(again.student_scores(seen), model.student_scores(seen))
+    other = {"features_extractor_kwargs": {"cnn_output_dim": 32}}
+    with pytest.raises(ValueError, match=r"features_extractor_kwargs is .*16. in the file, not .*32"):
+        PolicyDistillation.load(tmp_path / "student.zip", policy_kwargs=other, device="cpu")
+
+
+def test_a_small_image_in_a_table_is_refused_in_one_line() -> None:
+    env = games(spaces.Dict({"eye": SPACES["a small image"], "place": spaces.Discrete(4)}))
+    with pytest.raises(ValueError, match=r"eye of the observations is an image of \(3, 8, 8\).* 36 x 36: flatten it$"):
+        PolicyDistillation("MultiInputPolicy", env, None, device="cpu")
 
 
 def test_an_identical_student_has_its_teachers_widths_and_activation() -> None:

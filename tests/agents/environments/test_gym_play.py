@@ -18,6 +18,7 @@ from polydistill_agents.environments.recording import Recording, first_differenc
 from polydistill_agents.environments.steps import Step
 from polydistill_agents.environments.task import open_task
 from polydistill_agents.networks.observations import count_rows, leaves
+from polydistill_agents.teachers import Teacher
 from tests.agents.environments import toys
 
 TOYS = toys.__name__
@@ -156,6 +157,16 @@ def test_invalid_actions_are_counted_or_left_out():
     assert (stock.invalid_share, stock.scores.tolist()) == (2 / 7, [7.0] * 4)
     masked = evaluate(always(1), task, episodes=4, n_envs=2, masked=True)
     assert (masked.invalid_share, masked.scores.tolist()) == (0.0, [5.0] * 4)
+
+
+def test_a_reference_that_learned_with_masks_means_its_best_valid_action():
+    def prefers_1_then_2(observations):
+        return torch.tensor([[0.0, 2.0, 1.0]]).repeat(count_rows(observations), 1)
+
+    # in the steps 1 and 4 of 7 action 1 is invalid, and its next best is 2
+    for masks, agreement in ((False, 1.0), (True, 5 / 7)):
+        reference = Teacher(prefers_1_then_2, masks=masks)
+        assert evaluate(always(1), toy("Masked"), episodes=2, reference=reference).agreement == agreement
 
 
 def test_masked_play_without_masks_is_one_line():

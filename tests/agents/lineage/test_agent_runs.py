@@ -11,29 +11,33 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 
 from polydistill.errors import Interrupted, UserError
-from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.lineage import Generation, LineageConfig, run_lineage
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
-from polydistill_agents.files.sb3_zip import read_agent
+from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.agent_config import (
     AgentConfig,
     AgentScoringConfig,
     AgentStudentConfig,
     AgentTeacherConfig,
 )
-from polydistill_agents.lineage.config import PlayConfig
+from polydistill_agents.lineage.checkup import examine_lesson
+from polydistill_agents.lineage.config import AtariConfig, PlayConfig
 from polydistill_agents.lineage.domain import AgentDomain
-from polydistill_agents.lineage.opening import open_teacher
+from polydistill_agents.lineage.opening import measure_temperature, open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
 from polydistill_agents.lineage.report import format_summary
-from polydistill_agents.teachers import as_teacher
+from polydistill_agents.lineage.student_file import read_student
+from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
+from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.environments import toys
 
 PLAY = PlayConfig(steps=640, replay_steps=640, warmup_steps=64, n_envs=4, train_freq=8)
@@ -279,3 +283,62 @@ def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> No
     config = dataclasses.replace(config, student=dataclasses.replace(config.student, net_arch=(6,)))
     summary = distil(tmp_path / "run", config)
     assert [one["parameters"] for one in summary["generations"][1:]] == [4 * 6 + 6 + 6 * 2 + 2] * 2
+
+
+def examined(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of student and teacher in the states that the doctor looks at."""
+    found: list[torch.Tensor] = []
+    told = lambda student, teacher, _, rows, **options: found.extend((student(rows), teacher(rows)))  # noqa: E731
+    monkeypatch.setattr("polydistill_agents.lineage.checkup.doctor", told)
+    monkeypatch.setattr("polydistill_agents.lineage.checkup.STATES", 64)
+    examine_lesson(config, open_teacher(config), 1)
+    return found[0], found[1]
+
+
+def test_a_teacher_of_another_view_is_examined_with_what_it_sees(zipped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(
+        zipped("polydistill-test/Stacked-v0"), "CartPole-v1", teacher_wrappers=("FrameStackObservation:3",)
+    )
+    student, teacher = examined(config, monkeypatch)
+    assert student.shape == teacher.shape == (64, 2)
+
+
+def test_a_teacher_with_masks_is_examined_with_them(zipped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(zipped("Masked-v3", MaskablePPO, n_steps=8, batch_size=8), "Masked-v3")
+    _, teacher = examined(config, monkeypatch)
+    assert (teacher == -torch.inf).sum(dim=1).tolist() == [1] * 64
+
+
+def test_what_masks_make_of_a_loss_is_found_before_a_run(zipped: Any) -> None:
+    path = zipped("Masked-v3", MaskablePPO, n_steps=8, batch_size=8)
+    student = AgentStudentConfig(objective="reverse_kl", batch_size=16, net_arch=(8,))
+    with pytest.raises(UserError, match=r"not finite with student\.objective = reverse_kl"):
+        open_teacher(config_of(path, "Masked-v3", student=student))
+
+
+def test_a_student_of_frames_with_layers_behind_is_read_back_in_the_same_widths(tmp_path: Path, zipped: Any) -> None:
+    config = config_of(zipped("CartPole-v1"), "CartPole-v1")
+    domain = AgentDomain(config, open_teacher(config))
+    space = spaces.Box(0, 255, (3, 40, 40), np.uint8)
+    write_dqn_zip(tmp_path / "student.zip", build_network(space, 2, SIZES["net3"], [8]), score_kind="logits")
+    student = read_student(tmp_path / "student.zip", SIZES["net3"])
+    generations = [
+        Generation(k, member, None, None, None, None, {}) for k, member in enumerate((domain.teacher, student))
+    ]
+    assert domain.state(generations)["files"] == [{"file": "student.zip", "size": [[16, 16, 16], 64]}]
+
+
+def test_a_temperature_is_measured_with_the_teachers_own_set_of_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polydistill_agents.lineage.opening.STATES", 4)
+    config = AtariConfig(threads=1, device="cpu", play=PlayConfig(n_envs=2))
+    last = Teacher(lambda frames: torch.arange(18.0).repeat(len(frames), 1))
+    assert measure_temperature(config, last).gap == 1.0
+
+
+def test_students_of_frames_may_have_layers_behind_their_convolutions(tmp_path: Path) -> None:
+    DQN("CnnPolicy", gym.make("Large-v3"), buffer_size=1, device="cpu").save(tmp_path / "DQN.zip")
+    student = AgentStudentConfig(batch_size=16, samples_per_step=1, net_arch=(8,))
+    play = PlayConfig(steps=64, replay_steps=64, warmup_steps=16, n_envs=4, train_freq=8)
+    config = config_of(str(tmp_path / "DQN.zip"), "Large-v3", student=student, play=play)
+    summary = distil(tmp_path / "run", config)
+    assert summary["generations"][1]["parameters"] == count_parameters(DQN.load(tmp_path / "run/student.zip").q_net)
