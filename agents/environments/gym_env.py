@@ -240,7 +240,8 @@ class _ChannelsFirst(VecTransposeImage):
         self.skip = False
         self.image_space_keys = [name for name, part in space.items() if _has_channels_last(part)]
         turned = {name: self.transpose_space(space[name], name) for name in self.image_space_keys}  # type: ignore[arg-type]
-        VecEnvWrapper.__init__(self, games, observation_space=spaces.Dict({**space.spaces, **turned}))
+        in_order = [(name, turned.get(name, part)) for name, part in space.items()]  # a plain dict would be sorted
+        VecEnvWrapper.__init__(self, games, observation_space=spaces.Dict(in_order))
 
 
 def _has_channels_last(space: spaces.Space[Any]) -> bool:

@@ -212,7 +212,10 @@ def open_environment(
     """
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    module = name.strip().rpartition(":")[0]
+    if module and package not in ("", module):
+        raise UserError(f"env {name} names the package {module}, env_package is {package}: leave one of them out")
     found = find_id(name, package)
-    package = package or name.strip().rpartition(":")[0]
+    package = package or module
     _find_both(wrappers, teacher_wrappers)
     return GymTask(found, package, tuple(wrappers), dict(env_kwargs or {}), max_steps, tuple(teacher_wrappers))

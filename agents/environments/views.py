@@ -27,7 +27,7 @@ def view_of(table: Any, who: Who) -> Any:
     if who in parts:
         return parts[who]
     own = {name.removeprefix(f"{who}."): part for name, part in parts.items() if name.startswith(f"{who}.")}
-    return spaces.Dict(own) if isinstance(table, spaces.Dict) else own
+    return spaces.Dict([*own.items()]) if isinstance(table, spaces.Dict) else own  # in its order, not sorted
 
 
 def _named(who: Who, view: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TwoViews(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._shown = shown
         both = _named("student", env.observation_space) | _named("teacher", shown.teachers.observation_space)
-        self.observation_space = spaces.Dict(both)
+        self.observation_space = spaces.Dict([*both.items()])
 
     def _both(self, view: Any) -> dict[str, Any]:
         return _named("student", view) | _named("teacher", self._shown.view)

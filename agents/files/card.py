@@ -22,7 +22,7 @@ def card_score(agent: Path, sha256: str, protocol: str) -> float | None:
     card: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
         file = agent.with_suffix(".json")
-        if file.stat().st_size <= MAX_CARD_BYTES:
+        if file.is_file() and file.stat().st_size <= MAX_CARD_BYTES:  # a pipe would be waited for
             card = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(card, dict) or card.get("sha256") != sha256:
         return None
@@ -30,4 +30,8 @@ def card_score(agent: Path, sha256: str, protocol: str) -> float | None:
     if not isinstance(scored, dict) or scored.get("protocol") != protocol:
         return None
     mean = scored.get("score_mean")
-    return float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else None
+    if isinstance(mean, bool) or not isinstance(mean, int | float):
+        return None
+    with contextlib.suppress(OverflowError):  # a whole number beyond all floats
+        return float(mean) if math.isfinite(mean) else None
+    return None

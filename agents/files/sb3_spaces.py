@@ -158,13 +158,20 @@ def _counts(told: Told) -> list[int]:
     return [int(n) for n in values] if sound else [0]
 
 
+def _words(value: Any) -> str:
+    """A plain value, or a row of them, as text: a pickle's row of rows may hold one of them more often than fits."""
+    row = value if isinstance(value, list | tuple) else [value]
+    plain = [each if isinstance(each, int | float | str) else type(each).__name__ for each in row]
+    return str(plain[0]) if row is not value else str(tuple(plain) if isinstance(value, tuple) else plain)
+
+
 def _refuse_start(told: Told, where: str) -> None:
     """Stable-Baselines3 counts from 0, wherever a space begins."""
     start = told.get("start")
     values, number = array_of(start), number_of(start)
     if values is None and number is not None:
         values = np.array(number)
-    if values.any() if values is not None else re.search("[1-9]", str(start)):
+    if values.any() if values is not None else start is not None and re.search(r"[^\[\]() ,.'0-]", _words(start)):
         raise UserError(f"{where}: observations that are counted from another number than 0 are not read")
 
 
@@ -188,10 +195,10 @@ def _sizes(told: Told, where: str) -> tuple[int, ...]:
     shape = told.get("_shape", "shape")
     sizes = tuple(n if type(n) is int else _whole(n) for n in shape) if isinstance(shape, list | tuple) else ()
     if not sizes or min(sizes) < 1 or len(sizes) > MAX_AXES:
-        raise UserError(f"{where}: observations of shape {shown(str(shape))} are not read")
+        raise UserError(f"{where}: observations of shape {shown(_words(shape))} are not read")
     frames = len(sizes) == 3 and max(sizes) <= MAX_SIDE and min(sizes) <= MAX_STACK
     if not frames and math.prod(sizes) > MAX_FEATURES:
-        raise UserError(f"{where}: observations of shape {shown(str(shape))} are larger than what is read")
+        raise UserError(f"{where}: observations of shape {shown(_words(shape))} are larger than what is read")
     return sizes
 
 

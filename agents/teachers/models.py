@@ -75,7 +75,8 @@ class RecurrentActor(Remembering):
 
 def _leaves_logits(policy: Any) -> bool:
     """Whether its distribution is that of Stable-Baselines3 or sb3-contrib: a softmax of what ``action_net`` gives."""
-    return type(policy).get_distribution.__module__ in MODULES
+    own = (type(policy).get_distribution, type(policy)._get_action_dist_from_latent)
+    return all(method.__module__ in MODULES for method in own)
 
 
 class QuantileMean(nn.Module):

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTran
 from polydistill.errors import UserError
 from polydistill_agents.environments import gym_names, gym_task
 from polydistill_agents.environments.gym_task import GymTask, open_environment
+from tests.agents.environments import toys
 
 TOYS = "tests.agents.environments.toys"
 
@@ -90,6 +91,13 @@ def test_a_dict_may_hold_images_of_both_kinds():
     np.testing.assert_array_equal(table["last"][0], plain["last"].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("options", [{}, {"teacher_wrappers": ["TimeAwareObservation"]}])
+def test_the_parts_of_a_table_stay_in_their_order(options, monkeypatch):
+    """A network's features stand side by side in it, so that PolicyDistillation.load refuses another order."""
+    monkeypatch.setattr(toys.Eyes, "observation_space", spaces.Dict([*toys.Eyes.observation_space.items()][::-1]))
+    assert list(toy("Eyes", **options).observation_space) == ["last", "first"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -161,6 +169,9 @@ def test_a_users_package_is_found_in_the_current_folder(tmp_path, monkeypatch):
     assert open_environment("Mine-v0", package="my_own_envs").action_counts == (3,)
     named = open_environment("my_own_envs:Mine-v0")
     assert (named.name, named.package) == ("Mine-v0", "my_own_envs")
+    assert open_environment("my_own_envs:Mine-v0", package="my_own_envs").package == "my_own_envs"
+    both = refusal(open_environment, "my_own_envs:Mine-v0", package="json")  # a config stores one of them
+    assert both == "env my_own_envs:Mine-v0 names the package my_own_envs, env_package is json: leave one of them out"
     line = refusal(open_environment, "Mine-v0", package="my_bad_envs")
     assert line == "env_package: my_bad_envs fails when imported: ZeroDivisionError: division by zero"
     assert "there is no module 'my_other_envs'" in refusal(open_environment, "Mine-v0", package="my_other_envs")

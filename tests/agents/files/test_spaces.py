@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import pickle
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -327,6 +328,25 @@ def test_one_large_part_that_stands_in_a_table_many_times_is_refused_before_it_t
     given = described(spaces.Dict({str(number): large for number in range(200)}))
     assert len(given[":serialized:"]) < 2**22, "it stands there once"
     assert "its table of observations (Dict) is larger than what is read" in describe_line(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "within"),
+    [("box.Box", "_shape", b""), ("discrete.Discrete", "start", b""), ("discrete.Discrete", "start", b"0}Nh\x00s")],
+)
+def test_a_row_that_holds_another_twice_and_so_on_never_becomes_text(kind, name, within):
+    """Of sixty such pairs the text would fill any memory; of these twenty it is 8 MB."""
+    key = b"X" + len(name).to_bytes(4, "little") + name.encode()
+    pairs = b")\x85q\x00" + b"h\x00\x86q\x00" * 20 + within
+    name_of_it = f"cgymnasium.spaces.{kind}\n".replace(".Box", "\nBox").replace(".Discrete", "\nDiscrete").encode()
+    content = b"\x80\x02" + name_of_it + b")\x81}" + b"X\x01\x00\x00\x00nK\x03s" + key + pairs + b"sb."
+    given = {":type:": f"<class 'gymnasium.spaces.{kind}'>", ":serialized:": base64.b64encode(content).decode()}
+    tracemalloc.start()
+    try:
+        assert "are not read" in describe_line(given)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def changed(source: Path, target: Path, weights: Any = None, **fields: Any) -> Path:

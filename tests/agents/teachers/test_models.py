@@ -176,6 +176,17 @@ def test_a_distribution_of_ones_own_is_asked_as_it_was_written():
     assert bool((teacher(observations()).argmax(dim=1) == 1).all())
 
 
+class Halved(ActorCriticPolicy):
+    def _get_action_dist_from_latent(self, latent_pi):
+        return self.action_dist.proba_distribution(0.5 * self.action_net(latent_pi) + torch.tensor([-9.0, 0.0]))
+
+
+def test_logits_that_are_changed_behind_the_last_layer_are_asked_as_they_were_written():
+    model, seen = make_model("PPO", policy=Halved).learn(8), observations()
+    expected = model.policy.get_distribution(seen).distribution.probs
+    torch.testing.assert_close(as_teacher(model)(seen).softmax(dim=1), expected)
+
+
 def test_a_module_that_keeps_what_it_computed_is_copied():
     class Keeps(nn.Module):
         def __init__(self) -> None:
