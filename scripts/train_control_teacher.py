@@ -35,7 +35,7 @@ class Training(NamedTuple):
     Attributes:
         algorithm: of Stable-Baselines3.
         n_envs: games at once.
-        steps: that are enough.
+        steps: rl_zoo3's of DQN, a few hundred thousand of PPO.
         options: of the algorithm.
     """
 
@@ -72,7 +72,7 @@ class ControlTeacherConfig:
     Args:
         env: Acrobot-v1, CartPole-v1, LunarLander-v3 (needs the extra box2d) or MountainCar-v0.
         file: the zip to write; it must not be there.
-        steps: to train for; 0: as many as are known to be enough.
+        steps: to train for; 0: those of the table in this script.
         seed: of the weights, the games and the exploration.
         episodes: games for the score that is printed.
     """
