@@ -30,7 +30,7 @@ from polydistill_agents.teachers import as_teacher
 
 
 class Training(NamedTuple):
-    """What rl_zoo3 publishes for an environment (its hyperparams/dqn.yml and ppo.yml), but for the steps of PPO.
+    """What rl_zoo3 publishes (hyperparams/dqn.yml, ppo.yml); of PPO fewer steps, and no VecNormalize.
 
     Attributes:
         algorithm: of Stable-Baselines3.
