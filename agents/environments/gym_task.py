@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
@@ -172,7 +172,7 @@ def _versions(spec: gym.envs.registration.EnvSpec) -> dict[str, str]:
     """Of gymnasium, and of the distributions that the environment comes from."""
     entry = spec.entry_point if isinstance(spec.entry_point, str) else getattr(spec.entry_point, "__module__", "")
     module = str(entry).partition(":")[0]
-    names = {"gymnasium", *packages_distributions().get(module.partition(".")[0], ())}
+    names = {"gymnasium", *_distributions().get(module.partition(".")[0], ())}
     if ".box2d." in f"{module}.":
         names |= {"box2d", "box2d-py"}
     found = {}
@@ -180,6 +180,11 @@ def _versions(spec: gym.envs.registration.EnvSpec) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+@cache  # it looks through all that is installed
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()
 
 
 def open_environment(

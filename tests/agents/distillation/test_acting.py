@@ -140,7 +140,7 @@ def test_who_acts_explores_at_the_same_rate() -> None:
 
 def test_where_the_teacher_samples_the_student_does_from_its_own_policy() -> None:
     torn = torch.tensor([0.0, 0.0, -99.0])
-    model = choosing(0, beta=0.0, play="sample")
+    model = choosing(0, beta=0.0, play="sample", temperature=1.0)
     model.student_scores = lambda observations: torn.expand(len(observations), 3)  # type: ignore[method-assign]
     assert np.bincount(actions_of(model), minlength=3) / 640 == pytest.approx([0.5, 0.5, 0.0], abs=0.1)
 
