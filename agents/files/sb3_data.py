@@ -34,6 +34,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
         *(nn.Softplus, nn.Softsign, nn.Hardswish, nn.Hardtanh),
     )
 }
+COMBINED = "<class 'stable_baselines3.common.torch_layers.CombinedExtractor'>"  # of tables alone
 EXTRACTORS = {
     f"<class 'stable_baselines3.common.torch_layers.{name}'>"
     for name in ("NatureCNN", "FlattenExtractor", "CombinedExtractor")
@@ -84,6 +85,10 @@ def describe(data: Mapping[str, Any], where: str) -> Description:
     quantiles = data.get("n_quantiles", kwargs.get("n_quantiles", DEFAULT_QUANTILES))
     n_quantiles = _number(quantiles, "n_quantiles", where) if algorithm == "QR-DQN" else 1
     space, bounds_told = describe_space(data.get("observation_space"), where)
+    extractor = kwargs.get("features_extractor_class")
+    known_extractor = isinstance(extractor, str) and extractor in EXTRACTORS  # others are refused below
+    if known_extractor and (extractor == COMBINED) != isinstance(space, spaces.Dict):
+        raise UserError(f"{where}: {shown(extractor)} does not take its observations: a damaged or edited file")
     return Description(
         algorithm,
         _activation(kwargs, algorithm, where),

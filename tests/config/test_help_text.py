@@ -42,8 +42,8 @@ def test_where_there_is_room_commands_stay_in_columns() -> None:
     )
 
 
-PROGRAMS = [path for pattern in ("scripts/*.py", "**/commands/*.py", "polydistill/runs/show.py")
-            for path in sorted(ROOT.glob(pattern))]  # fmt: skip
+PLACES = ("scripts/*.py", "agents/commands/*.py", "polydistill/**/commands/*.py", "polydistill/runs/show.py")
+PROGRAMS = [path for place in PLACES for path in sorted(ROOT.glob(place))]
 
 
 @pytest.mark.parametrize("script", PROGRAMS, ids=lambda path: path.name)

@@ -22,7 +22,7 @@ OF_CLASSIFIERS = [name for name, one in OBJECTIVES.items() if one.needs_labels o
     ("options", "message"),
     [
         *(({"temperature": value}, "temperature must be positive and finite") for value in (0.0, -1.0, NAN, math.inf)),
-        *(({"temperature": value}, "temperature must be positive and finite") for value in ("1", None, True)),
+        *(({"temperature": value}, "temperature must be positive and finite") for value in ("1", True)),
         ({"temperature": 1e-60}, "temperature"),
         *(({"samples_per_step": value}, "samples_per_step must be pos") for value in (0, -1.0, NAN, math.inf, "4")),
         *(({"learning_rate": value}, "learning_rate must be pos") for value in (0.0, -1e-3, NAN, math.inf, "1e-3")),
