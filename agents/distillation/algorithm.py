@@ -209,7 +209,7 @@ class PolicyDistillation(WatchingAgent):
         self.set_random_seed(self.seed)
 
     def _choose_temperature(self) -> None:
-        """Where none is given and none need be measured."""
+        """Set it where none is given, unless it is to be measured from play."""
         if self.temperature is not None:
             return
         if self.observation_space.shape == SHAPE and self.observation_space.dtype == np.uint8:

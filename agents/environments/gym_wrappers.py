@@ -22,7 +22,7 @@ REFUSED = {
     "VecNormalize": "its statistics are read beside the teacher's zip",
     "NormalizeObservation": "it learns another scale in each game, which no file holds",
     "RecordEpisodeStatistics": "games are scored without it",
-    "Autoreset": "games begin anew without it",
+    "Autoreset": "games start again without it",
 }
 
 

@@ -18,7 +18,7 @@ from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill_agents.environments.gym_config import EnvironmentConfig
 from polydistill_agents.environments.gym_task import OWN, GymTask
-from polydistill_agents.lineage.config import LessonConfig, PlayConfig, TeacherConfig
+from polydistill_agents.lineage.config import LessonConfig, PlayConfig, TeacherConfig, check_enough_play
 
 LARGEST_LAYER = 1e5  # multiply-adds of a forward pass that are assumed for a plan: a perceptron of two wide layers
 
@@ -124,14 +124,7 @@ class AgentConfig(EnvironmentConfig):
                 "teacher_wrappers need lineage.generations = 1: later students have teachers that see what they see"
             )
         self.store_names(self.task)
-        if self.student.batch_size > self.play.replay_steps:
-            samples, room = self.student.batch_size, self.play.replay_steps
-            raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
-        if self.play.steps * self.student.samples_per_step < self.student.batch_size:
-            raise ValueError(
-                f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
-                f"make one update of student.batch_size = {self.student.batch_size}"
-            )
+        check_enough_play(self.student, self.play)
 
     @cached_property
     def task(self) -> GymTask:

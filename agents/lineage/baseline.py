@@ -15,6 +15,7 @@ from polydistill.statistics import ROUGH, Interval, bootstrap_interval, bootstra
 from polydistill.streams import derive_seed
 from polydistill_agents.environments.evaluation import Evaluation
 from polydistill_agents.environments.random_play import measure_random, no_better_than_random
+from polydistill_agents.environments.task import Task
 from polydistill_agents.files.card import card_score
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import AnyConfig
@@ -69,16 +70,17 @@ class Baseline(NamedTuple):
             "random_scores": self.measured.tolist(),
         }
 
-    def normalize(self, scores: NDArray[np.float64], seed: int) -> tuple[float | None, Interval | None]:
+    def normalize(self, task: Task, scores: NDArray[np.float64], seed: int) -> tuple[float | None, Interval | None]:
         """Scores between random play (0) and the teacher (1), and the interval over games; None where both are one.
 
         Args:
+            task: that was played.
             scores: of a student's games.
             seed: of the resamples.
         """
         if self.random is None or not self.apart:
             return None, None
-        mean = (float(scores.mean()) - self.random) / (float(self.teacher.mean()) - self.random)
+        mean = task.teacher_normalized(float(scores.mean()), float(self.teacher.mean()), self.random)
         generator = np.random.default_rng(seed)
         return mean, bootstrap_normalized_interval(scores, self.teacher, self.random, generator=generator)
 
@@ -86,7 +88,7 @@ class Baseline(NamedTuple):
         """Compare the teacher's games with the score that it is known for.
 
         Args:
-            expected: that score; None: none is known.
+            expected: that score; None where it is not known.
             played: its games.
 
         Raises:

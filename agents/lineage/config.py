@@ -153,6 +153,22 @@ class PlayConfig:
             raise ValueError(f"warmup_steps = {self.warmup_steps} do not fit into a replay of {held} steps")
 
 
+def check_enough_play(student: LessonConfig, play: PlayConfig) -> None:
+    """Refuse a replay without room for a batch, and play that owes no update.
+
+    Raises:
+        ValueError: naming the settings of both.
+    """
+    if student.batch_size > play.replay_steps:
+        samples, room = student.batch_size, play.replay_steps
+        raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
+    if play.steps * student.samples_per_step < student.batch_size:
+        raise ValueError(
+            f"play.steps = {play.steps} at student.samples_per_step = {student.samples_per_step:g} never "
+            f"make one update of student.batch_size = {student.batch_size}"
+        )
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How teacher and students are scored.
@@ -214,14 +230,7 @@ class AtariConfig:
         object.__setattr__(self, "game", open_task(self.game).name)
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
-        if self.student.batch_size > self.play.replay_steps:
-            samples, room = self.student.batch_size, self.play.replay_steps
-            raise ValueError(f"student.batch_size = {samples} samples do not fit into play.replay_steps = {room}")
-        if self.play.steps * self.student.samples_per_step < self.student.batch_size:
-            raise ValueError(
-                f"play.steps = {self.play.steps} at student.samples_per_step = {self.student.samples_per_step:g} never "
-                f"make one update of student.batch_size = {self.student.batch_size}"
-            )
+        check_enough_play(self.student, self.play)
 
     @property
     def task(self) -> AtariTask:

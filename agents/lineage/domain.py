@@ -269,6 +269,6 @@ class AgentDomain:
         if masked is not None:
             metrics |= {"invalid_share": result.invalid_share, "masked_score_mean": masked.mean}
         if result.scores is not baseline.teacher:
-            normalized, interval = baseline.normalize(result.scores, self.config.seed)
+            normalized, interval = baseline.normalize(self.config.task, result.scores, self.config.seed)
             metrics |= {"teacher_normalized": normalized, "teacher_normalized_ci95": interval}
         return metrics
