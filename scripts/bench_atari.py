@@ -16,10 +16,11 @@ from polydistill._environment import require_environment
 require_environment("atari")
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class BenchConfig:
         teacher: a DQN zip; empty: the project's own teacher of the game.
         threads: processor threads of torch and of the emulator; 0: as many as there are cores.
         device: auto, cpu or cuda.
+        samples_per_step: learned from per step of play; 0: as many as the default run.
         rounds: times that everything is measured, in turn.
         seconds: per measurement of a part.
         loop_steps: agent steps per measurement of a loop.
@@ -62,12 +64,15 @@ class BenchConfig:
     teacher: str = ""
     threads: int = 0
     device: str = "auto"
+    samples_per_step: float = 0.0
     rounds: int = 5
     seconds: float = 3.0
     loop_steps: int = 4_096
     json: str = ""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.samples_per_step < math.inf:
+            raise ValueError(f"samples_per_step must be 0 or more, got {self.samples_per_step}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, got {self.device!r}")
         for name in ("rounds", "seconds", "loop_steps"):
@@ -219,10 +224,11 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(
         BenchConfig, argv, program="python scripts/bench_atari.py", description=__doc__, default_name=None
     ).config
-    defaults = AtariConfig(game=config.game, device=config.device, threads=config.threads)  # type: ignore[arg-type]
-    atari = defaults.resolve()
+    atari = AtariConfig(game=config.game, device=config.device, threads=config.threads).resolve()  # type: ignore[arg-type]
     if config.teacher:
-        atari = AtariConfig(**{**vars(atari), "teacher": type(atari.teacher)(path=config.teacher)})
+        atari = replace(atari, teacher=replace(atari.teacher, path=config.teacher))
+    if config.samples_per_step:
+        atari = replace(atari, student=replace(atari.student, samples_per_step=config.samples_per_step))
     found = measure(config, atari)
     print(format_result(found, atari.student.samples_per_step))
     if config.json:

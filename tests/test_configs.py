@@ -61,9 +61,14 @@ def test_configs_lie_in_the_known_folders() -> None:
 
 
 def write_agent(config: Path, folder: Path) -> str:
-    """An untrained agent of the config's environment."""
-    from stable_baselines3 import PPO
+    """An untrained agent of the config's environment, or of Breakout."""
+    from stable_baselines3 import DQN, PPO
+    from stable_baselines3.common.envs import FakeImageEnv
 
+    if config.parent.name == "atari":
+        game = FakeImageEnv(action_dim=4, screen_height=84, screen_width=84, n_channels=4, channel_first=True)
+        DQN("CnnPolicy", game, buffer_size=1, device="cpu", seed=0).save(folder / "agent.zip")
+        return str(folder / "agent.zip")
     env = re.findall(r"^env: (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE)[0]
     PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(folder / "agent.zip")
     return str(folder / "agent.zip")

@@ -141,21 +141,23 @@ class Learner:
             self._average.hide()
         self.student.train()
         good = self.state()
-        each_loss, agreed = [], []
+        each_loss, each_scores, each_targets = [], [], []
         for observations, targets in source.batches(n_updates, batch_size, self.order):
             loss_before, scores = self._update_in_round(observations, targets)
             each_loss.append(loss_before)
-            agreed.append(scores.argmax(dim=1) == targets.argmax(dim=1))
-        losses, agreements = torch.stack(each_loss), torch.stack(agreed).float().mean(dim=1)
+            each_scores.append(scores)
+            each_targets.append(targets)
+        losses = torch.stack(each_loss)
+        agreement = (torch.cat(each_scores).argmax(dim=1) == torch.cat(each_targets).argmax(dim=1)).float().mean()
         share, learns_logits = losses.new_zeros(()), self.lesson.score_kind == "logits"
         if learns_logits:
             share = gradient_shares(scores, targets, temperature=self.lesson.temperature).label_share.mean()
-        numbers = torch.stack([losses.mean(), agreements.mean(), share, self._all_finite()])
-        loss, agreement, label_share, finite = numbers.tolist()  # the only wait for the device
+        numbers = torch.stack([losses.mean(), agreement, share, self._all_finite()])
+        loss, agreed, label_share, finite = numbers.tolist()  # the only wait for the device
         if not (math.isfinite(loss) and finite):
             raise self._back_to_the_bad_update(good, losses.tolist(), source, batch_size)
         self._end_round()
-        return Round(loss, agreement, label_share if learns_logits else None)
+        return Round(loss, agreed, label_share if learns_logits else None)
 
     def _update_in_round(self, observations: Tensors, targets: Tensor) -> tuple[Tensor, Tensor]:
         done = self.update(observations, targets)
@@ -176,7 +178,7 @@ class Learner:
 
     def _all_finite(self) -> Tensor:
         """Whether every weight is: one bool on the device, which is not waited for."""
-        return torch.stack([weight.isfinite().all() for weight in self.student.parameters()]).all()
+        return torch.stack(torch._foreach_norm(list(self.student.parameters()), math.inf)).isfinite().all()
 
     def _back_to_the_bad_update(
         self, good: Mapping[str, Any], losses: list[float], source: Source, batch_size: int

@@ -15,7 +15,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polydistill_agents.networks.observations import Arrays, Tensors, each, example, leaves, to_tensors
+from polydistill_agents.networks.observations import Arrays, Tensors, each, example, leaves, take, to_tensors
+
+GATHERED_AT_ONCE = 2**18  # bytes: of small samples several batches, since each gathering takes as long as a layer
 
 
 class Replay(ABC):
@@ -86,7 +88,12 @@ class Replay(ABC):
         if len(self) == 0:
             raise ValueError("the replay is empty: nothing can be drawn")
         drawn = torch.randint(len(self), (n_batches, batch_size), generator=generator).to(self.scores.device)
-        yield from map(self.gather, drawn)
+        sample = self.n_bytes // (self.n_rows * self.n_envs)
+        for several in torch.split(drawn, max(GATHERED_AT_ONCE // (batch_size * sample), 1)):
+            observations, scores = self.gather(several.flatten())
+            batches = each(lambda seen: torch.split(seen, batch_size), observations)
+            for number, targets in enumerate(torch.split(scores, batch_size)):
+                yield take(batches, number), targets
 
     @abstractmethod
     def gather(self, samples: Tensor) -> tuple[Tensors, Tensor]:

@@ -41,7 +41,8 @@ class InputScale(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``(batch, ...)`` to ``(batch, n_features)``."""
-        return (inputs.flatten(1) - self.shift) * self.scale
+        flat = inputs if inputs.dim() == 2 else inputs.flatten(1)
+        return (flat - self.shift) * self.scale
 
     @torch.no_grad()
     def fit(self, inputs: Tensor) -> None:

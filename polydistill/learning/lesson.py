@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from polydistill import losses
 from polydistill.learning.networks import freeze
 from polydistill.losses import Objective, as_objective, fix_permutation, get_objective, gradient_shares
+from polydistill.losses.description import compute_closed
 from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
@@ -115,6 +116,29 @@ class Lesson:
             # a teacher's scores of padding may be NaN
             teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
+
+    def backward(
+        self,
+        scores: Tensor,
+        teacher: Tensor | None,
+        labels: Tensor | None,
+        permutation: Tensor | None,
+        n_batch: int | Tensor,
+    ) -> Tensor:
+        """The loss per sample, detached; the gradient of their sum / ``n_batch`` flows to what ``scores`` are made of.
+
+        Where the objective has a closed form it needs no graph between scores and loss, which takes longer than a small
+        network's layers.
+        """
+        if self._function.has_closed_form and self._ignore_index is None:
+            closed = compute_closed(self._function.describe(scores, teacher, labels, **self.options(permutation)))
+            if closed is not None:
+                losses, gradient = closed
+                scores.backward(gradient.div_(n_batch))  # type: ignore[no-untyped-call]
+                return losses
+        losses = self(scores, teacher, labels, permutation)
+        losses.backward(torch.ones_like(losses).div_(n_batch))  # type: ignore[no-untyped-call]
+        return losses.detach()
 
     def options(self, permutation: Tensor | None = None) -> dict[str, Any]:
         """What the objective takes besides scores and labels: for the update, and for the doctor.

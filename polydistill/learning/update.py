@@ -87,12 +87,11 @@ class Update:
         with self._autocast():
             scores = self._score(self._student, inputs)
         scores = scores.float()
-        loss = self.lesson(scores, teacher_scores, labels, permutation).sum() / n_batch
         self._forget_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = self.lesson.backward(scores, teacher_scores, labels, permutation, n_batch)
         self.processes.sum_gradients_(self.student.parameters())
         self.optimizer.step()
-        return scores.detach(), teacher_scores, loss.detach()
+        return scores.detach(), teacher_scores, losses.sum() / n_batch
 
     def teacher_scores(self, inputs: Any) -> Tensor | None:
         """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""

@@ -11,9 +11,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec
 
+import torch
 from torch import Tensor
 
 from polydistill.losses.backend import Rows, fused_loss, numbers, uses_kernels
+from polydistill.losses.blocks import BLOCK
 from polydistill.losses.ignored import silence
 
 P = ParamSpec("P")
@@ -30,6 +32,8 @@ class Description(NamedTuple):
         formula: the same loss by plain operations. It takes the tensors in ``rows`` that are not None, in their order.
         options: the formula's keywords.
         counted: ``(..., batch)`` bool, False for a sample that does not count; None: all count.
+        closed_form: loss and gradient ``(..., batch, classes)`` of each sample from what ``formula`` takes, without
+            autograd; None where there is none.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Description(NamedTuple):
     formula: Callable[..., Tensor]
     options: Mapping[str, float] = NONE
     counted: Tensor | None = None
+    closed_form: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 def compute(described: Description) -> Tensor:
@@ -48,6 +53,18 @@ def compute(described: Description) -> Tensor:
         given = [tensor for tensor in described.rows if tensor is not None]
         loss = described.formula(*given, **described.options)
     return loss if described.counted is None else silence(loss, described.counted)
+
+
+def compute_closed(described: Description) -> tuple[Tensor, Tensor] | None:
+    """Loss and gradient of each sample without autograd, as torch operations; None where there is no such form, where a
+    kernel does it, and for so many scores that the formula computes them in blocks.
+    """
+    student, teacher, *_ = described.rows
+    form = described.closed_form
+    if form is None or described.counted is not None or student.numel() > BLOCK or uses_kernels(student):
+        return None
+    with torch.no_grad():
+        return form(student, teacher, **described.options)
 
 
 def computed(describe: Callable[P, Description]) -> Callable[P, Tensor]:

@@ -45,6 +45,8 @@ class Objective:
         needs_labels: labels must be given.
         needs_permutation: ``permutation=`` must be given.
         batch_coupled: normalises over the batch, so that data-parallel training passes it ``group=``.
+        has_closed_form: its gradient is there without autograd, see
+            :func:`~polydistill.losses.description.compute_closed`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Objective:
     needs_labels: bool = False
     needs_permutation: bool = False
     batch_coupled: bool = False
+    has_closed_form: bool = False
 
     def __call__(
         self,
@@ -173,7 +176,7 @@ _ALL = (
     Objective("logit_standardized_kd", logit_standardized_kd, _BOTH),
     Objective("reverse_kl", reverse_kl, _TEACHER, tempered=True),
     Objective("jsd", jsd, _TEACHER, tempered=True),
-    Objective("policy_kl", policy_kl, _TEACHER, tempered=True),
+    Objective("policy_kl", policy_kl, _TEACHER, tempered=True, has_closed_form=True),
     Objective("policy_nll", policy_nll, _TEACHER),
     Objective("policy_mse", policy_mse, _TEACHER, score_kind="teacher"),
     Objective("policy_huber", policy_huber, _TEACHER, score_kind="teacher"),

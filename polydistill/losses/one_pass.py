@@ -19,7 +19,7 @@ from polydistill.losses.checks import (
     inspect_values,
     require,
 )
-from polydistill.losses.description import Description, compute
+from polydistill.losses.description import Description, compute, compute_closed
 from polydistill.losses.gradients import Diagnostics, diagnostics
 from polydistill.losses.ignored import find_counted, set_aside, silence
 from polydistill.losses.objectives import Objective, get_objective
@@ -89,17 +89,22 @@ def value_and_grad(
         rows, temperature = _complete(objective, described.rows, teacher, labels, options)
     if uses_kernels(student):
         return _by_kernel(described._replace(rows=rows), weights, temperature)
-    with torch.enable_grad():
-        loss = compute(described)
-    upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)
-    (gradient,) = torch.autograd.grad(loss, leaf, upstream)
+    closed = compute_closed(described)
+    if closed is not None:
+        loss, gradient = closed
+        gradient = (gradient if weights is None else gradient.mul_(weights.unsqueeze(-1))).to(student.dtype)
+    else:
+        with torch.enable_grad():
+            loss = compute(described)
+        upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)
+        (gradient,) = torch.autograd.grad(loss, leaf, upstream)
     found = None if temperature is None else _diagnose(rows, temperature, described.counted)
     return ValueAndGrad(loss.detach(), gradient, found)
 
 
 def _by_kernel(described: Description, weights: Tensor | None, temperature: float | None) -> ValueAndGrad:
     """All from one launch."""
-    kind, numbers, rows, *_, counted = described
+    kind, numbers, rows, counted = described.kind, described.numbers, described.rows, described.counted
     if counted is not None:  # the kernel's gradient knows nothing of what is done to the loss afterwards
         weights = counted.float() if weights is None else weights * counted
     found = fused_gradient(kind, numbers, rows, weights, temperature)

@@ -24,6 +24,7 @@ from polydistill.losses.probabilities import (
     join_members,
     kl_divergence,
     label_cross_entropy,
+    probabilities,
     student_log_probabilities,
     teacher_log_probabilities,
 )
@@ -68,13 +69,21 @@ def policy_kl(
     student, teacher_q = accept_pair(student, teacher_q, "teacher_q", mask=mask, check_values=check_values)
     check_temperature(temperature)
     given, rows = numbers.Target(1.0, t_scale=1.0 / temperature), Rows(student, teacher_q, mask=mask)
-    return Description("kl", given, rows, _policy_kl, {"temperature": temperature})
+    closed = None if mask is not None else _policy_kl_and_gradient
+    return Description("kl", given, rows, _policy_kl, {"temperature": temperature}, closed_form=closed)
 
 
 @by_rows
 def _policy_kl(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None, *, temperature: float) -> Tensor:
     log_p = teacher_log_probabilities(teacher_q, mask, temperature, ensemble=teacher_q.dim() > student.dim())
     return kl_divergence(log_p, student_log_probabilities(student, mask))
+
+
+def _policy_kl_and_gradient(student: Tensor, teacher_q: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient q - p, in at least float32."""
+    log_p = teacher_log_probabilities(teacher_q, None, temperature, ensemble=teacher_q.dim() > student.dim())
+    log_q, p = student_log_probabilities(student), probabilities(log_p)
+    return (p * (log_p - log_q)).sum(-1), probabilities(log_q) - p
 
 
 @computed

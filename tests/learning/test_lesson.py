@@ -68,3 +68,37 @@ def test_a_teacher_that_has_said_its_scores_is_not_asked_again() -> None:
     assert not asked
     update(STUDENT, None, 2)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["policy_kl", "policy_mse", "ban_l", "cwtm"])
+@pytest.mark.parametrize("n_batch", [2, torch.tensor(5)])
+def test_backward_is_the_gradient_of_the_mean(name: str, n_batch: int | Tensor) -> None:
+    lesson, labels = Lesson(name, ask, classes=3), torch.tensor([0, 2])
+    twins = [nn.Linear(3, 3) for _ in range(2)]
+    twins[1].load_state_dict(twins[0].state_dict())
+    losses = lesson.backward(twins[0](STUDENT), TEACHER, labels, None, n_batch)
+    expected = lesson(twins[1](STUDENT), TEACHER, labels, None)
+    (expected.sum() / n_batch).backward()
+    torch.testing.assert_close(losses, expected.detach())
+    assert not losses.requires_grad
+    for found, wanted in zip(*(twin.parameters() for twin in twins), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+
+
+def test_backward_leaves_out_what_does_not_count() -> None:
+    student = nn.Linear(3, 3)
+    lesson = Lesson("policy_kl", ask, ignore_index=-100)
+    teacher = torch.tensor([[0.1, 0.2, 0.3], [torch.nan] * 3])
+    losses = lesson.backward(student(STUDENT), teacher, torch.tensor([0, -100]), None, 1)
+    assert losses[1] == 0
+    assert student.weight.grad is not None
+    assert student.weight.grad.isfinite().all()
+
+
+def test_backward_of_a_function_of_ones_own() -> None:
+    def squares(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        return (student - teacher).square().sum(dim=1)
+
+    scores = STUDENT.clone().requires_grad_()
+    Lesson(squares, ask).backward(scores, TEACHER, None, None, 2)
+    torch.testing.assert_close(scores.grad, STUDENT - TEACHER)

@@ -285,7 +285,7 @@ def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.
     objective = second.lesson._function
 
     class Spy:
-        name, batch_coupled = objective.name, objective.batch_coupled
+        name, batch_coupled, has_closed_form = objective.name, objective.batch_coupled, False
 
         def __call__(self, student: Tensor, teacher: Tensor, labels: None, *, temperature: float) -> Tensor:
             seen.append((teacher, temperature))
@@ -354,7 +354,7 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
             return losses * float("nan")
         return torch.sqrt(losses * 0)  # zero, with the gradient 0 * infinity
 
-    fail_at_the_sixth.batch_coupled = False  # type: ignore[attr-defined]
+    fail_at_the_sixth.batch_coupled = fail_at_the_sixth.has_closed_form = False  # type: ignore[attr-defined]
     monkeypatch.setattr(model.lesson, "_function", fail_at_the_sixth)
     said = r"policy_mse is nan" if culprit == "loss" else "policy_mse leads to infinite weights"
     with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:

@@ -7,10 +7,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill_agents.distillation.frame_replay import FrameReplay
+from polydistill_agents.distillation.frame_replay import FrameReplay, open_replay
+from polydistill_agents.networks.observations import leaves
 
 
 class FakeGames:
@@ -190,6 +192,30 @@ def test_batches_draw_every_sample_equally_often_and_only_from_the_given_generat
     counts = np.array([drawn.count(frame) for frame in newest])
     assert counts.sum() == 4000
     assert ((counts > 60) & (counts < 140)).all(), "100 each, give or take four standard deviations"
+
+
+TABLE = spaces.Dict({"near": spaces.Box(-1, 1, (3,)), "far": spaces.Box(0, 255, (2, 2), np.uint8)})
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 2**18])
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (3,)), TABLE, spaces.Box(0, 255, (4, 40, 40), np.uint8)])
+def test_batches_that_are_gathered_at_once_are_those_gathered_one_by_one(monkeypatch, space, at_once):
+    replay = open_replay(space, 24, 2, 3)
+    for _ in range(12):
+        observations = [space.sample() for _ in range(2)]
+        if isinstance(space, spaces.Dict):
+            rows = {name: np.stack([each[name] for each in observations]) for name in space}
+        else:
+            rows = np.stack(observations)
+        replay.add(rows, torch.randn(2, 3), np.zeros(2, dtype=bool))
+    drawn = torch.randint(24, (5, 7), generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr("polydistill_agents.distillation.replay.GATHERED_AT_ONCE", at_once)
+    found = list(replay.batches(5, 7, torch.Generator().manual_seed(3)))
+    assert len(found) == 5
+    for (seen, scores), samples in zip(found, drawn, strict=True):
+        expected, their_scores = replay.gather(samples)
+        assert torch.equal(scores, their_scores)
+        assert all(torch.equal(one, other) for one, other in zip(leaves(seen), leaves(expected), strict=True))
 
 
 def test_an_empty_replay_says_so():
