@@ -14,7 +14,9 @@ FOLDERS = {".ci", "agents", "configs", "docs", "polydistill", "scripts", "tests"
 INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its package
 # what only a world says; the extras of an installation are named in _environment.py
 WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
-KNOW_NO_WORLD = ("*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py")
+KNOW_NO_WORLD = (
+    "*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py", "study/*.py",
+)  # fmt: skip
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
 
@@ -29,7 +31,7 @@ ROOMS = {
         ["lineage"],
         ["commands"],
     ],
-    "polydistill": [["config"], ["kernels"], ["losses"], ["learning", "runs"], ["lineage"], ["vision"]],
+    "polydistill": [["config"], ["kernels"], ["losses"], ["learning", "runs"], ["lineage"], ["study", "vision"]],
 }
 # (where, what it must not import), as dotted prefixes
 FORBIDDEN = [
@@ -230,10 +232,12 @@ def test_a_word_of_a_world_below_the_worlds_is_found(tmp_path: Path) -> None:
         "polydistill/disk.py": "KEEP = ['student.zip']",
         "polydistill/learning/modules/a.py": "# as for CIFAR",
         "polydistill/vision/config.py": "DATA = 'cifar10'",
+        "polydistill/study/plan.py": "WORLD = 'cifar'",
     }
     assert worldly_words(write(tmp_path, files)) == [
         "polydistill/disk.py:1 says student.zip",
         "polydistill/learning/modules/a.py:1 says CIFAR",
+        "polydistill/study/plan.py:1 says cifar",
     ]
 
 
@@ -259,6 +263,9 @@ def test_every_layer_has_files_to_check(root: Path) -> None:
         ("polydistill/learning/lesson.py", "from polydistill.lineage import Lineage"),
         ("polydistill/learning/lesson.py", "def late():\n    import polydistill.vision.domain"),
         ("polydistill/lineage/keeper.py", "from ..vision import domain"),
+        ("polydistill/lineage/keeper.py", "from polydistill.study import Plan"),
+        ("polydistill/study/plan.py", "from polydistill.vision.config import CifarConfig"),
+        ("polydistill/vision/plan.py", "from polydistill.study import Plan"),
         ("polydistill/runs/run.py", "import triton.language as tl"),
         ("polydistill/losses/policy.py", "from polydistill.lineage import Lineage"),
         ("polydistill/losses/policy.py", "from polydistill import runs"),
