@@ -22,7 +22,7 @@ from polydistill.errors import UserError
 from polydistill.statistics import Interval, bootstrap_interval, iqm
 from polydistill_agents.environments.asking import Asked, ask_once
 from polydistill_agents.environments.gym_task import open_environment
-from polydistill_agents.environments.masks import read_masks
+from polydistill_agents.environments.masks import mask_scores, read_masks
 from polydistill_agents.environments.protocols import AnyProtocol, sampling_temperature
 from polydistill_agents.environments.task import Task, open_task
 from polydistill_agents.networks.kinds import ScoreFunction
@@ -158,23 +158,26 @@ def evaluate(
     env = task.make_env(tally.n_envs, seed=env_seed, n_threads=n_threads, n_actions=n_actions, protocol=rules)
     coin = np.random.default_rng(coin_seed)
     agreed, compared = torch.zeros((), dtype=torch.int64, device=device), 0
-    observations, starts = env.reset(), np.ones(tally.n_envs, dtype=bool)
-    has_masks = read_masks(env) is not None
-    if masked and not has_masks:
-        raise UserError(f"{task.name} has no action masks: it cannot be played with invalid actions left out")
     with closing(env), Asked(agents, tally.n_envs, device) as ask:
+        observations, starts = env.reset(), np.ones(tally.n_envs, dtype=bool)
+        has_masks = read_masks(env) is not None
+        if masked and not has_masks:
+            raise UserError(f"{task.name} has no action masks: it cannot be played with invalid actions left out")
         while (playing := tally.playing).any():
             parts = [take(view, playing) for view in _views(env, observations)]
             views = [parts[min(index, len(parts) - 1)] for index in range(len(agents))]
             values, *others = ask(views, starts[playing], np.flatnonzero(playing))
-            valid = read_masks(env)[playing] if has_masks else None  # type: ignore[index]
+            masks = read_masks(env) if has_masks else None
+            valid = None if masks is None else masks[playing]
             for other in others:
-                meant = _without(other, valid) if getattr(reference, "masks", False) else other
+                masks_count = valid is not None and getattr(reference, "masks", False)
+                meant = mask_scores(other, valid) if masks_count else other  # type: ignore[arg-type]
                 agreed += (values.argmax(dim=1) == meant.argmax(dim=1)).sum()
             compared += len(values)
             if masked:
-                values = _without(values, valid)
-            actions = np.zeros(tally.n_envs, dtype=np.int64)  # environments that have played their games idle
+                values = mask_scores(values, valid)  # type: ignore[arg-type]
+            # environments that have played their games idle, with an action that they take
+            actions = np.zeros(tally.n_envs, dtype=np.int64) if masks is None else masks.argmax(axis=1)
             actions[playing] = choose_actions(values, epsilon, coin, sampling)
             if valid is not None:
                 tally.invalid += int((~valid[np.arange(len(valid)), actions[playing]]).sum())
@@ -192,11 +195,6 @@ def evaluate(
         game_actions=task.action_counts[0],
         invalid_share=tally.invalid / compared if has_masks else None,
     )
-
-
-def _without(scores: Tensor, valid: NDArray[np.bool_] | None) -> Tensor:
-    """Scores with -inf for each action that is not valid; None: all are."""
-    return scores if valid is None else scores.masked_fill(~torch.from_numpy(valid).to(scores.device), -torch.inf)
 
 
 def _views(env: Any, observations: Arrays) -> list[Arrays]:

@@ -17,6 +17,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from polydistill.errors import UserError
+from polydistill_agents.environments.masks import mask_scores
 from polydistill_agents.files.normalization import normalization_of
 from polydistill_agents.files.places import Place, is_stream
 from polydistill_agents.files.sources import read_scorer
@@ -24,7 +25,6 @@ from polydistill_agents.networks.kinds import ScoreFunction
 from polydistill_agents.networks.nature import compute_scores
 from polydistill_agents.networks.normalized import Normalized
 from polydistill_agents.networks.scoring import scoring_of
-from polydistill_agents.teachers.masks import mask_scores
 from polydistill_agents.teachers.memory import RememberingTeacher, remembers
 from polydistill_agents.teachers.models import copy_network, learned_with_masks, score_network
 from polydistill_agents.teachers.several import MeanTeacher

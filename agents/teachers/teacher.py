@@ -43,7 +43,7 @@ class Teacher:
             else None.
         observation_space: of what it sees; None where nothing tells it.
         masks: as given. Its target is then the masked policy
-            (:func:`~polydistill_agents.teachers.masks.mask_scores`); it applies none itself.
+            (:func:`~polydistill_agents.environments.masks.mask_scores`); it applies none itself.
         has_memory: whether its scores hang on the steps before; see :meth:`label`.
         input_statistics: of a vector agent behind VecNormalize, those of the raw observations; else None.
     """

@@ -71,10 +71,8 @@ class WeightAverage:
         self._versions = self._weight_versions()
 
     def _exchange(self) -> None:
-        for weight, aside in zip(self.network.parameters(), self._aside, strict=True):
-            kept = weight.clone()
-            weight.copy_(aside)
-            aside.copy_(kept)
+        for number, weight in enumerate(self.network.parameters()):  # they change places: nothing is copied
+            weight.data, self._aside[number] = self._aside[number], weight.data
 
     def _weight_versions(self) -> list[tuple[int, int]]:
         return [(id(weight), weight._version) for weight in self.network.parameters()]

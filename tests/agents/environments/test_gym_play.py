@@ -185,6 +185,36 @@ def test_masks_that_cannot_be_used_are_one_line(told, words, monkeypatch):
         evaluate(always(1), toy("Masked"), episodes=1)
 
 
+def test_masks_that_allow_nothing_end_masked_play_in_one_line(monkeypatch):
+    monkeypatch.setattr(toys.Masked, "action_masks", lambda self: np.full(3, self.clock != 2))
+    assert evaluate(always(1), toy("Masked"), episodes=1).invalid_share == 1 / 7
+    with pytest.raises(UserError, match="allows no action at all in row 0 of its masks"):
+        evaluate(always(1), toy("Masked"), episodes=1, masked=True)
+    with pytest.raises(UserError, match="allows no action at all"):
+        evaluate(always(1), toy("Masked"), episodes=1, reference=Teacher(always(1), masks=True))
+
+
+def test_a_game_that_only_idles_takes_valid_actions_too(monkeypatch):
+    step = toys.Masked.step
+
+    def refuse(self, action):
+        assert self.action_masks()[action], f"action {action} in step {self.clock}"
+        return step(self, action)
+
+    monkeypatch.setattr(toys.Masked, "step", refuse)
+    # the second of two environments has played its game after 7 steps, the first plays two
+    assert evaluate(always(1), toy("Masked"), episodes=3, n_envs=2, masked=True).invalid_share == 0.0
+
+
+def test_an_environment_that_cannot_be_reset_is_closed(monkeypatch):
+    closed = []
+    monkeypatch.setattr(toys.Masked, "reset", lambda self, **options: 1 / 0)
+    monkeypatch.setattr(toys.Masked, "close", lambda self: closed.append(True))
+    with pytest.raises(UserError, match="fails in reset"):
+        evaluate(always(1), toy("Masked"), episodes=1)
+    assert closed
+
+
 def test_masks_may_be_an_attribute(monkeypatch):
     monkeypatch.setattr(toys.Masked, "action_masks", np.array([True, False, True]))
     assert evaluate(always(1), toy("Masked"), episodes=1).invalid_share == 1.0
