@@ -125,6 +125,7 @@ class AgentConfig(EnvironmentConfig):
             )
         self.store_names(self.task)
         check_enough_play(self.student, self.play)
+        self.lineage.require_students()
 
     @cached_property
     def task(self) -> GymTask:

@@ -231,6 +231,7 @@ class AtariConfig:
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         check_enough_play(self.student, self.play)
+        self.lineage.require_students()
 
     @property
     def task(self) -> AtariTask:

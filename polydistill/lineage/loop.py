@@ -30,7 +30,8 @@ class LineageConfig:
     """How long a lineage is.
 
     Args:
-        generations: students to train, each taught by the one before; from 1 to 1000.
+        generations: students to train, each taught by the one before, at most 1000; 0, for classifiers alone: none, the
+            run ends with generation 0.
     """
 
     generations: int = 1
@@ -38,10 +39,21 @@ class LineageConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         name = "lineage.generations counts the students and must be"
-        if self.generations < 1:
-            raise ValueError(f"{name} at least 1, got {self.generations}")
+        if self.generations < 0:
+            raise ValueError(f"{name} at least 0, got {self.generations}")
         if self.generations > MOST_GENERATIONS:
             raise ValueError(f"{name} at most {MOST_GENERATIONS}, got {self.generations}")
+
+    def require_students(self) -> None:
+        """Refuse a lineage that ends with generation 0, where that one is given and nothing would be trained.
+
+        Raises:
+            ValueError: it has no student.
+        """
+        if not self.generations:
+            raise ValueError(
+                "lineage.generations counts the students and must be at least 1, got 0: the teacher is there already"
+            )
 
 
 class Domain(Protocol[Member]):

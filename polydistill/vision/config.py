@@ -19,11 +19,13 @@ from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.streams import derive_seed
 from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.images.data import DataConfig
 from polydistill.vision.networks import check_name
 
 TWIN = "teacher"  # as a student's network: the same as its teacher's
+NO_OPTIONS = ("network", "objective", "repeat", "epochs")  # fields of a student that are no option of its objective
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class StudentConfig:
         beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
+        repeat: number of the student among those of one teacher. Another number gives another initial network, data
+            order, augmentation and permutation.
+        epochs: of the students, with their schedule stretched over them; null: as many as training.epochs. A student of
+            labels alone gets the joint budget of teacher and student with twice those.
     """
 
     network: str = TWIN
@@ -77,12 +83,17 @@ class StudentConfig:
     beta: float | None = None
     delta: float | None = None
     permutation: Literal["fresh", "fixed"] | None = None
+    repeat: int = 0
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.network != TWIN:
             check_name(self.network)
         require_choice("objective", self.objective, OBJECTIVES)
+        require_at_least(0, self, "repeat")
+        if self.epochs is not None:
+            require_at_least(1, self, "epochs")
         options = self.options()
         try:
             check_options(self.objective, options)
@@ -91,7 +102,7 @@ class StudentConfig:
 
     def options(self) -> dict[str, float | str]:
         """The objective's options that are set."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("network", "objective")]
+        names = [field.name for field in dataclasses.fields(self) if field.name not in NO_OPTIONS]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -199,6 +210,16 @@ class CifarConfig:
     def student_network(self) -> str:
         """Architecture of the students."""
         return self.teacher.network if self.student.network == TWIN else self.student.network
+
+    def training_of(self, generation: int) -> TrainingConfig:
+        """How ``generation`` is trained: students may have epochs of their own."""
+        epochs = self.student.epochs if generation else None
+        return self.training if epochs is None else dataclasses.replace(self.training, epochs=epochs)
+
+    def stream_seed(self, generation: int) -> int:
+        """Root of the random streams of ``generation``: the seed, or of a student repeated another for each number."""
+        repeat = self.student.repeat if generation else 0
+        return derive_seed(self.seed, "repeated student", repeat) if repeat else self.seed
 
     def check_processes(self, size: int) -> None:
         """Refuse what ``size`` processes cannot do on the device of the config, which is resolved.

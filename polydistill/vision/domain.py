@@ -76,7 +76,7 @@ class CifarDomain:
             network = open_teacher(self.config, self.images, self.workshop.device).network
             self._save(network, given.network, None, keeper)
             return self.workshop.place(network)
-        if begun is None:
+        if begun is None and self.config.lineage.generations:
             rehearse(self.workshop)
         return self._train(given.network, None, begun, keeper)
 
@@ -106,7 +106,7 @@ class CifarDomain:
         except NonFiniteError as error:
             raise keeper.keep_failure(error, member.state_dict()) from error
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
-        samples = self.config.training.epochs * len(self.images.train)
+        samples = self.config.training_of(keeper.generation).epochs * len(self.images.train)
         Recorder(keeper.run, keeper.generation).log(samples, tested)
         return metrics
 

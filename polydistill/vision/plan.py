@@ -72,7 +72,8 @@ def disk_bytes(config: CifarConfig, images: int) -> int:
     numbers = 3 if config.evaluation.selection == "best_val" else 2
     checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
     per_epoch = -(-images // (config.training.batch_size * config.training.log_every_steps)) + 2
-    curves = (generations + 1) * config.training.epochs * per_epoch * REPORT_BYTES
+    epochs = sum(config.training_of(generation).epochs for generation in range(generations + 1))
+    curves = epochs * per_epoch * REPORT_BYTES
     return files + checkpoints + curves + SMALL_FILES_BYTES
 
 
@@ -134,28 +135,37 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
     release = RELEASES[config.data.name]
     images = config.data.expected_images
-    passes = images * config.training.epochs
-    first = 0 if config.teacher.path else passes * (1 + BACKWARD) * teacher.operations
+    epochs = [config.training_of(generation).epochs for generation in (0, 1)]
+    first = 0 if config.teacher.path else images * epochs[0] * (1 + BACKWARD) * teacher.operations
     # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
-    taught = teacher.operations + (generations - 1) * student.operations
-    learning = passes * (generations * (1 + BACKWARD) * student.operations + taught)
+    taught = [student.operations if generation else teacher.operations for generation in range(generations)]
+    learning = images * epochs[1] * (generations * (1 + BACKWARD) * student.operations + sum(taught))
     rate, whose = _measured(config) if measure else _remembered(config)
     number = 2 if config.precision == "bfloat16" else 4
     memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
-    steps = -(-images // config.training.batch_size) * config.training.epochs
+    steps = [-(-images // config.training.batch_size) * of_each for of_each in epochs]
     lines = [
         dump_yaml(to_mapping(config)),
-        f"would write {out}: {generations + 1} generations of {images:,} images and {steps:,} steps each",
+        f"would write {out}: {_say_steps(generations, images, *steps)}",
         f"generation 0: {config.teacher.network}, {teacher.parameters:,} parameters, "
         f"{teacher.operations / 2e6:,.1f} million multiply-adds per image",
-        f"students: {config.student_network}, {student.parameters:,} parameters, "
-        f"{student.operations / 2e6:,.1f} million multiply-adds per image",
+        *[
+            f"students: {config.student_network}, {student.parameters:,} parameters, "
+            f"{student.operations / 2e6:,.1f} million multiply-adds per image"
+        ][:generations],
         f"time: about {_duration((first + learning) / rate)} {whose}",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
         f"disk: up to {disk_bytes(config, images) / 1e6:,.1f} MB, of weights, checkpoints and curves"
         + (f"; {release.archive} (170 MB) is downloaded into data/" if needs_download(config.data) else ""),
     ]
     return "\n".join(lines)
+
+
+def _say_steps(generations: int, images: int, steps: int, student_steps: int) -> str:
+    if not generations:
+        return f"generation 0 alone, of {images:,} images and {steps:,} steps"
+    each = f"{steps:,} steps each" if steps == student_steps else f"{steps:,} steps, a student {student_steps:,}"
+    return f"{generations + 1} generations of {images:,} images and {each}"
 
 
 def _measured(config: CifarConfig) -> tuple[float, str]:

@@ -29,7 +29,8 @@ def check(workshop: Workshop) -> None:
         open_teacher(workshop.config, workshop.images, workshop.device)
         return
     workshop.make_trainer(workshop.make_student(teacher.network, 0), workshop.make_lesson(None, 0), 0)
-    rehearse(workshop)
+    if workshop.config.lineage.generations:
+        rehearse(workshop)
 
 
 def rehearse(workshop: Workshop) -> None:

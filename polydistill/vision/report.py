@@ -49,17 +49,28 @@ def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:
     teacher, student = _networks(config)
     test, train = summary["data"]["test"]["images"], summary["data"]["train"]["images"]
     classes = RELEASES[config["data"]["name"]].classes
-    epochs = config["training"]["epochs"]
     parts = [
-        f"{config['data']['name']}, {train:,} training and {test:,} test images, "
-        f"{epochs:,} epoch{'s' if epochs > 1 else ''}, seed {summary['seed']}",
+        f"{config['data']['name']}, {train:,} training and {test:,} test images, {_say_epochs(config)}, "
+        f"seed {summary['seed']}",
         RULES[config["evaluation"]["selection"]],
-        f"all are {teacher}" if student == teacher else f"generation 0 is {teacher}, the students are {student}",
+        _say_networks(teacher, student, len(summary["generations"]) - 1),
         f"guessing errs in {100 - 100 / classes:g}%",
     ]
     if has_paper:
         parts.append("the paper's errors are of one run of 200 epochs on all 50,000 images")
     return "; ".join(parts)
+
+
+def _say_epochs(config: Mapping[str, Any]) -> str:
+    epochs, own = config["training"]["epochs"], config["student"].get("epochs")
+    text = f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
+    return text if own is None or not config["lineage"]["generations"] else f"{text} (the students {own:,})"
+
+
+def _say_networks(teacher: str, student: str, students: int) -> str:
+    if not students:
+        return f"a {teacher} without students"
+    return f"all are {teacher}" if student == teacher else f"generation 0 is {teacher}, the students are {student}"
 
 
 def _networks(config: Mapping[str, Any]) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Workshop:
 
     def make_student(self, architecture: str, generation: int) -> nn.Module:
         """An untrained network on the device, with initial weights of its own."""
-        seed = derive_seed(self.config.seed, "initial weights", generation)
+        seed = derive_seed(self.config.stream_seed(generation), "initial weights", generation)
         student = build_network(architecture, self.images.classes, seed=seed)
         if self.config.training.sync_batchnorm and self.processes.size > 1:
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ class Workshop:
 
     def make_lesson(self, teacher: nn.Module | None, generation: int) -> Lesson:
         """What ``generation`` learns: from labels, or from ``teacher``, which is frozen by it."""
-        seed = self.config.seed
+        seed = self.config.stream_seed(generation)
         if teacher is None:
             smoothing = {"label_smoothing": self.config.teacher.label_smoothing}
             return Lesson("cross_entropy", None, seed=seed, generation=generation, options=smoothing)
@@ -74,8 +74,8 @@ class Workshop:
             lesson,
             self.images.train,
             self.normalizer,
-            training or self.config.training,
-            seed=self.config.seed,
+            training or self.config.training_of(generation),
+            seed=self.config.stream_seed(generation),
             generation=generation,
             precision=self.config.precision,
             processes=self.processes,

@@ -270,10 +270,15 @@ def test_a_lineage_without_end_is_refused():
         LineageConfig(10**9)
 
 
-@pytest.mark.parametrize("generations", [0, -1])
-def test_a_lineage_without_students_is_refused(generations):
-    with pytest.raises(ValueError, match=f"at least 1, got {generations}"):
-        LineageConfig(generations)
+def test_a_lineage_without_students_ends_with_generation_0():
+    domain = TinyDomain()
+    assert [entry.generation for entry in run(domain, 0)] == [0]
+    assert [event[:2] for event in domain.diary] == [("first", 0), ("evaluate", 0)]
+
+
+def test_fewer_students_than_none_are_refused():
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        LineageConfig(-1)
 
 
 def test_streams_differ_by_seed_name_and_generation_and_repeat_otherwise():

@@ -14,7 +14,7 @@ import pytest
 from polydistill.errors import UserError
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.losses import OBJECTIVES
-from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
+from polydistill.vision.config import NO_OPTIONS, CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.images.data import DataConfig
 
 HUGE = 10**12
@@ -34,6 +34,8 @@ ACCEPTED: dict[str, set[int]] = {
     "student.alpha": {0, HUGE},
     "student.beta": {0, HUGE},
     "student.delta": {HUGE},
+    "student.repeat": {0, HUGE},
+    "student.epochs": {HUGE},
     "training.epochs": {HUGE},
     "training.batch_size": set(),
     "training.learning_rate": {HUGE},
@@ -42,7 +44,7 @@ ACCEPTED: dict[str, set[int]] = {
     "training.decay": set(),
     "training.log_every_steps": set(),
     "evaluation.every_epochs": {0, HUGE},
-    "lineage.generations": set(),
+    "lineage.generations": {0},
     "checkpoint.every_seconds": {0, HUGE},
     "checkpoint.every_steps": {0, HUGE},
 }
@@ -65,7 +67,7 @@ def build(field: str, value: Any) -> CifarConfig:
     group, _, name = field.rpartition(".")
     values: dict[str, Any] = {name: value}
     if group == "student":
-        values["objective"] = OBJECTIVE[name]
+        values["objective"] = OBJECTIVE.get(name, "ban")
     if not group:
         return CifarConfig(**values)
     group_class = typing.get_type_hints(CifarConfig)[group]
@@ -209,13 +211,13 @@ def test_a_cuda_graph_without_a_gpu_is_refused() -> None:
 
 
 def test_every_option_of_every_loss_is_a_field_of_the_student() -> None:
-    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {"network", "objective", "permutation"}
+    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
     assert fields == {option for objective in OBJECTIVES.values() for option in objective.options}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_option_is_taken_by_the_losses_that_have_it_and_refused_by_the_others(objective: str) -> None:
-    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {"network", "objective", "permutation"}
+    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
     for name in fields:
         known = OBJECTIVES[objective].options
         if name in known:

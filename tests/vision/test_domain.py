@@ -31,11 +31,13 @@ from polydistill.lineage.keeper import Keeper
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.run import PARTIAL
+from polydistill.streams import derive_seed
 from polydistill.vision import classifier, course, domain, examiner, training, workshop
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CHARTS, CifarDomain
 from polydistill.vision.evaluation import predict
+from polydistill.vision.images.augmentation import draw_plan
 from polydistill.vision.images.data import DataConfig, ImageSet, load_images
 from polydistill.vision.networks import build_network
 from polydistill.vision.paper import PAPER, paper_error
@@ -94,6 +96,87 @@ def test_each_generation_is_a_network_of_its_own_taught_by_the_one_before(config
     assert not torch.equal(fresh[0], fresh[1])
     assert not torch.equal(fresh[1], fresh[2])
     assert [ensemble["members"] for ensemble in summary["ensembles"]] == [[1, 2]]
+
+
+def test_a_run_of_generation_0_alone_ends_with_its_table_and_may_get_students_later(
+    config: CifarConfig, tmp_path: Path
+) -> None:
+    alone = dataclasses.replace(config, lineage=LineageConfig(0))
+    summary = run_all(alone, tmp_path / "run")
+    assert [generation["generation"] for generation in summary["generations"]] == [0]
+    assert summary["ensembles"] == []
+    text = format_summary(summary)
+    assert "a resnet-8 without students" in " ".join(text.split())
+    assert text.count("| generation ") == 1
+    with Run.open(tmp_path / "run", config, kind="cifar", command="", may_grow=("lineage.generations",)) as run:
+        grown = run_lineage(CifarDomain(config, load_images(config.data)), config, run)
+    whole = run_all(config, tmp_path / "whole")
+    assert [one["sha256"] for one in grown["generations"]] == [one["sha256"] for one in whole["generations"]]
+
+
+def test_a_student_of_another_number_has_other_weights_order_augmentation_and_permutation(config: CifarConfig) -> None:
+    images = load_images(config.data)
+    seen: list[set[Any]] = [set() for _ in range(5)]
+    for repeat in (0, 1, 2):
+        student = StudentConfig(objective="dkpp", repeat=repeat)
+        makes = Workshop(dataclasses.replace(config, student=student), images)
+        teacher = makes.make_student("resnet-8", 0)
+        lesson = makes.make_lesson(teacher, 1)
+        one = makes.make_trainer(makes.make_student("resnet-8", 1), lesson, 1)
+        plan = draw_plan(160, one.seed, 1, 0)
+        permutation = lesson.draw_permutation(torch.arange(8), 0)
+        assert permutation is not None
+        found = (weights_sha256(teacher.state_dict()), weights_sha256(one.student.state_dict()))
+        for one_seen, value in zip(seen, (*found, plan[:, 0], plan[:, 1:], permutation), strict=True):
+            one_seen.add(value if isinstance(value, str) else str(value.tolist()))
+    assert [len(values) for values in seen] == [1, 3, 3, 3, 3], "the teacher is the same, all of the student differs"
+
+
+def test_student_0_has_the_streams_of_runs_that_had_no_number(config: CifarConfig) -> None:
+    makes = Workshop(
+        dataclasses.replace(config, seed=3, student=StudentConfig(objective="dkpp")), load_images(config.data)
+    )
+    lesson = makes.make_lesson(makes.make_student("resnet-8", 0), 1)
+    trainer = makes.make_trainer(makes.make_student("resnet-8", 1), lesson, 1)
+    permutation = lesson.draw_permutation(torch.arange(2), 0)
+    assert permutation is not None
+    # written by the version before there was a number
+    assert (trainer.seed, derive_seed(trainer.seed, "initial weights", 1)) == (3, 4218993009622696889)
+    assert draw_plan(160, trainer.seed, 1, 0)[:3].tolist() == [[115, 1, 5, 6], [156, 1, 3, 8], [88, 1, 0, 7]]
+    assert permutation.tolist() == [[7, 8, 1, 5, 3, 0, 6, 2, 4], [2, 4, 3, 8, 7, 6, 1, 5, 0]]
+    stem = trainer.student.state_dict()["stem.weight"].flatten()[:3]
+    assert stem.tolist() == pytest.approx([0.09692510, -0.09930861, -0.11758433], rel=1e-5)
+
+
+def test_the_number_of_the_student_belongs_to_the_run(config: CifarConfig, tmp_path: Path) -> None:
+    run_all(config, tmp_path)
+    again = dataclasses.replace(config, student=StudentConfig(repeat=1))
+    with pytest.raises(UserError, match=r"student\.repeat is 0 there and 1 here"):
+        run_all(again, tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("  repeat: 0\n", ""))  # of a version that had no number
+    assert run_all(config, tmp_path)["generations"]
+    with pytest.raises(UserError, match=r"student\.repeat is not set there and 1 here"):
+        run_all(again, tmp_path)
+
+
+def test_a_students_own_epochs_stretch_its_schedule_and_leave_the_teacher_alone(
+    config: CifarConfig, tmp_path: Path
+) -> None:
+    joint = StudentConfig(objective="cross_entropy", epochs=3)
+    run_all(config, tmp_path / "plain")
+    summary = run_all(dataclasses.replace(config, student=joint), tmp_path / "joint")
+    teachers = [
+        json.loads((tmp_path / name / "generation_0.json").read_text())["sha256"] for name in ("plain", "joint")
+    ]
+    assert teachers[0] == teachers[1]
+    rates = values(tmp_path / "joint", "generation_1", "train/learning_rate")
+    # cosine over 12 steps from 0.05, seen after every second one: the rate of steps 2, 4, ... 12
+    expected = [0.05 * (1 + math.cos(math.pi * step / 12)) / 2 for step in (1, 3, 5, 7, 9, 11)]
+    assert rates == pytest.approx(expected)
+    tested = [line for line in lines(tmp_path / "joint" / "metrics.jsonl") if "test/accuracy" in line["values"]]
+    assert [line["step"] for line in tested] == [160, 3 * 160]
+    assert "1 epoch (the students 3)" in " ".join(format_summary(summary).split())
 
 
 def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypatch: pytest.MonkeyPatch) -> None:

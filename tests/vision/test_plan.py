@@ -19,10 +19,11 @@ from polydistill import device as device_module
 from polydistill.device import FEW_ROWS, compile_network, few_rows, resolve_precision, resolve_threads
 from polydistill.errors import UserError
 from polydistill.learning.schedules import TrainingConfig
-from polydistill.vision.config import CifarConfig, EvaluationConfig, TeacherConfig
+from polydistill.lineage import LineageConfig
+from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.cost import count_cost
 from polydistill.vision.images.data import DataConfig
-from polydistill.vision.plan import format_plan
+from polydistill.vision.plan import disk_bytes, format_plan
 
 MODULES = sorted(
     module.name
@@ -50,6 +51,30 @@ def test_the_plan_counts_steps_images_and_disk_of_the_papers_recipe(tmp_path: Pa
     # 2 x 375,348 weights of 4 bytes, 3 checkpoints of weights and momentum, 2 x 200 epochs of 10 KB, small files
     assert "disk: up to 16.2 MB" in plan
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_of_a_teacher_alone_has_no_students_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    data, teacher = DataConfig(validation_images=0), TeacherConfig(network="resnet-20")
+    config = CifarConfig(device="cpu", threads=1, precision="float32", data=data, teacher=teacher)
+    plan = format_plan(dataclasses.replace(config, lineage=LineageConfig(0)), tmp_path)
+    assert "generation 0 alone, of 50,000 images and 78,200 steps\n" in plan
+    assert "students" not in plan
+    # 10,000,000 images at 3/4 of the work of one that ResNet-20 teaches at 725 images/s
+    assert "time: about 2.9 h on" in plan
+
+
+def test_the_plan_counts_the_students_own_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    data, teacher = DataConfig(validation_images=0), TeacherConfig(network="resnet-20")
+    config = CifarConfig(device="cpu", threads=1, precision="float32", data=data, teacher=teacher)
+    twice = dataclasses.replace(config, student=StudentConfig(epochs=400))
+    plan = format_plan(twice, tmp_path)
+    assert "2 generations of 50,000 images and 78,200 steps, a student 156,400\n" in plan
+    # 20,000,000 images that ResNet-20 teaches at 725 images/s, and 10,000,000 without a teacher's pass
+    assert "time: about 10.5 h on" in plan
+    # beside what the plan of the recipe counts: 200 more epochs of 10 KB
+    assert disk_bytes(twice, 50_000) - disk_bytes(config, 50_000) == 200 * 10_000
 
 
 def test_a_speed_from_elsewhere_counts_for_the_network_that_it_was_measured_with(

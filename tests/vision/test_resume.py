@@ -119,6 +119,15 @@ def test_a_run_from_before_an_option_was_there_goes_on_without_it_and_not_with_i
     assert_same_run(expected, tmp_path / "run", PRODUCTS)
 
 
+def test_a_student_with_epochs_and_a_number_of_its_own_goes_on_bit_for_bit(tmp_path: Path, straight: Straight) -> None:
+    config = dataclasses.replace(straight("last")[0], student=StudentConfig(objective="ban", epochs=4, repeat=2))
+    go_on(config, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="in generation 1 after step 14,"):  # of 16; 12 without its own epochs
+        go_on(config, tmp_path / "run", StopAfter(51))
+    go_on(config, tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run", PRODUCTS)
+
+
 # ---- stopping ----------------------------------------------------------------------------------------------------
 
 

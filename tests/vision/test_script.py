@@ -290,7 +290,7 @@ def test_a_run_from_a_larger_machine_goes_on_and_prints_here(script: Script, tmp
         (["--evaluation.selection", "best_val", "--data.validation_images", "0"], "data.validation_images is 0"),
         (["--teacher.path", "nothing.safetensors"], "there is no file nothing.safetensors"),
         (["--training.learning_rate", "1e30"], "the loss cross_entropy of generation 0 is"),
-        (["--lineage.generations", "0"], "must be at least 1"),
+        (["--lineage.generations", "-1"], "must be at least 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_code_2(script: Script, words: list[str], message: str) -> None:

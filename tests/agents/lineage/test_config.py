@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from polydistill.errors import UserError
+from polydistill.lineage import LineageConfig
 from polydistill_agents.commands.evaluate_agent import AgentEvaluationConfig
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.lineage.agent_config import AgentConfig, AgentTeacherConfig
@@ -27,6 +28,7 @@ from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_network
 
 NAN, INF = float("nan"), float("inf")
+CARTPOLE = {"env": "CartPole-v1", "teacher": AgentTeacherConfig(path="a.zip")}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,8 @@ NAN, INF = float("nan"), float("inf")
         (AgentEvaluationConfig, {"file": "a.zip", "play": "random"}, "play must be one of"),
         (AgentEvaluationConfig, {"file": "a.zip", "threads": 1025}, "threads must be at most 1,024, got 1,025"),
         (AtariConfig, {"threads": 100_000}, "threads must be at most 1,024, got 100,000"),
+        (AtariConfig, {"lineage": LineageConfig(0)}, "lineage.generations counts .* at least 1, got 0: the teacher is"),
+        (AgentConfig, {**CARTPOLE, "lineage": LineageConfig(0)}, "lineage.generations counts .* at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_by_name(config: Any, options: dict[str, Any], message: str) -> None:
