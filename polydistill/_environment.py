@@ -24,6 +24,7 @@ EXTRAS = {
     "atari": (*_RUNS, "stable_baselines3", "gymnasium", "ale_py", "tqdm", "PIL", "safetensors"),
     "vision": (*_RUNS, "pooch", "tqdm", "safetensors"),
     "hub": ("huggingface_hub",),
+    "study": (*_RUNS, "scipy", "matplotlib"),
 }
 # the console commands of pyproject.toml: the extra that each needs, and the module whose main it calls
 COMMANDS = {
@@ -47,16 +48,17 @@ class MissingExtra(ModuleNotFoundError):
     """An extra is not installed; the text is one line that says how to install it."""
 
 
-def require_extra(extra: str) -> None:
-    """Check that every module of an extra is installed, without importing it.
+def require_extra(extra: str, *modules: str) -> None:
+    """Check that the modules of an extra are installed, without importing them.
 
     Args:
         extra: name in :data:`EXTRAS`.
+        modules: those of the extra that are needed; none given: all.
 
     Raises:
         MissingExtra: one is missing.
     """
-    missing = _missing(EXTRAS[extra])
+    missing = _missing(modules or EXTRAS[extra])
     if missing:
         raise MissingExtra(
             f"this needs the extra {extra} ({_few(missing)} not found): pip install 'polydistill[{extra}]'",

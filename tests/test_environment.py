@@ -58,7 +58,7 @@ def test_extras_are_those_of_pyproject(root: Path) -> None:
         runs = extras["runs"] if len(lines) < len(extras[extra]) else []
         names = [distribution(line) for line in (*runs, *lines)]
         assert [modules.get(name, name.replace("-", "_")) for name in names] == list(known)
-    assert extras["all"] == ["polydistill[atari,vision,hub]"]
+    assert extras["all"] == ["polydistill[atari,vision,hub,study]"]
     assert "polydistill[all]" in extras["dev"]
 
 
@@ -71,6 +71,7 @@ import torch
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import OBJECTIVES, doctor, loss_with_diagnostics, value_and_grad
 from polydistill.runs import Progress
+from polydistill.statistics import compare_pairs, t_interval
 from polydistill.vision import ModuleDomain
 
 weights = torch.full((3,), 1 / 3)
@@ -87,7 +88,9 @@ with Progress("a loop", 2, "steps") as bar:
 from polydistill.runs import Run
 from polydistill.vision import load_classifier
 told = []
-for use in (lambda: Run.open("x", None, kind="cifar", command=""), lambda: load_classifier("x.safetensors")):
+t_interval([1.0, 2.0, 3.0])
+pairs = lambda: compare_pairs([1.0, 3.0], [0.0, 1.0], generator=None)
+for use in (pairs, lambda: Run.open("x", None, kind="cifar", command=""), lambda: load_classifier("x.safetensors")):
     try:
         use()
     except ModuleNotFoundError as error:
@@ -112,6 +115,7 @@ def test_base_installation_gives_losses_doctor_and_lineages_and_names_the_extra_
     generations, told = json.loads(done.stdout.splitlines()[-1])
     assert generations == 3
     assert [re.sub(r" \(.*? not found\)", "", line) for line in told] == [
+        "this needs the extra study: pip install 'polydistill[study]'",
         "this needs the extra runs: pip install 'polydistill[runs]'",
         "this needs the extra vision: pip install 'polydistill[vision]'",
         "this needs the extra atari: pip install 'polydistill[atari]'",

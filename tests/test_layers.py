@@ -15,7 +15,8 @@ INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its 
 # what only a world says; the extras of an installation are named in _environment.py
 WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
 KNOW_NO_WORLD = (
-    "*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py", "study/*.py",
+    "*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py", "statistics/*.py",
+    "study/*.py",
 )  # fmt: skip
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
@@ -31,7 +32,14 @@ ROOMS = {
         ["lineage"],
         ["commands"],
     ],
-    "polydistill": [["config"], ["kernels"], ["losses"], ["learning", "runs"], ["lineage"], ["study", "vision"]],
+    "polydistill": [
+        ["config", "statistics"],
+        ["kernels"],
+        ["losses"],
+        ["learning", "runs"],
+        ["lineage"],
+        ["study", "vision"],
+    ],
 }
 # (where, what it must not import), as dotted prefixes
 FORBIDDEN = [

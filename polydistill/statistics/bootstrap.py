@@ -1,7 +1,7 @@
-"""Statistics of scores: interquartile mean, and intervals over samples and over seeds.
+"""Percentile bootstrap intervals of means, over samples such as whole games.
 
-Over samples (such as whole games): percentile bootstrap (Efron 1979; Agarwal et al. 2021, section 4). Over seeds, which
-are few: Student's t.
+Efron 1979; Agarwal et al. 2021, section 4. Of few values, such as one per seed, these intervals are too narrow:
+docs/statistics.md says how much.
 
 Symbols: s student scores, t teacher scores, r the score of chance, n samples. The contract: pure functions of
 numpy arrays of any shape (every entry counts once), randomness only from the ``numpy.random.Generator`` that is passed.
@@ -9,46 +9,16 @@ numpy arrays of any shape (every entry counts once), randomness only from the ``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polydistill.statistics.values import Interval, check_confidence, flat_values
+
 BLOCK = 2**22  # draws made at once: bounds the memory to 32 MiB whatever the number of scores
 FEWEST = 3  # scores for an interval: resamples of one or two say nothing about their spread
 ROUGH = 10  # with fewer scores a percentile interval is too narrow to be trusted
-
-
-class Interval(NamedTuple):
-    """Ends of a confidence interval, in the unit of what it is an interval of."""
-
-    low: float
-    high: float
-
-
-def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter.
-
-    Of n scores, floor(n / 4) are dropped at either end (as in rliable), so that a few outliers do not decide.
-
-    Args:
-        scores: any shape, at least one entry, finite.
-
-    Returns:
-        In the unit of the scores.
-
-    Raises:
-        ValueError: no scores, or not all finite.
-
-    Example:
-        >>> iqm([0.0, 1.0, 3.0, 1000.0])
-        2.0
-    """
-    ordered = np.sort(_flat(scores, "scores"))
-    dropped = len(ordered) // 4
-    return float(ordered[dropped : len(ordered) - dropped].mean())
 
 
 def bootstrap_interval(
@@ -72,8 +42,8 @@ def bootstrap_interval(
         >>> bootstrap_interval([2.0, 2.0, 2.0], generator=np.random.default_rng(0))
         Interval(low=2.0, high=2.0)
     """
-    flat = _flat(scores, "scores")
-    interval = _percentiles(_resampled_means(flat, n_resamples, generator), confidence)
+    flat = flat_values(scores, "scores")
+    interval = percentiles(_resampled_means(flat, n_resamples, generator), confidence)
     return interval if len(flat) >= FEWEST else None
 
 
@@ -112,14 +82,14 @@ def bootstrap_normalized_interval(
         >>> bootstrap_normalized_interval([-6.0] * 3, [14.0] * 3, -21.0, generator=np.random.default_rng(0))
         Interval(low=0.42857142857142855, high=0.42857142857142855)
     """
-    student, teacher = _flat(student_scores, "student scores"), _flat(teacher_scores, "teacher scores")
+    student, teacher = flat_values(student_scores, "student scores"), flat_values(teacher_scores, "teacher scores")
     if not teacher.mean() > random:
         raise ValueError(f"the teacher's mean {teacher.mean():g} is not above chance, {random:g}: nothing to divide by")
     above = _resampled_means(student, n_resamples, generator) - random
     span = _resampled_means(teacher, n_resamples, generator) - random
     ratios = np.where(above < 0, -np.inf, np.inf)
     np.divide(above, span, out=ratios, where=span > 0)
-    interval = _percentiles(ratios, confidence)
+    interval = percentiles(ratios, confidence)
     return interval if min(len(student), len(teacher)) >= FEWEST else None
 
 
@@ -151,67 +121,12 @@ def pooled_interval(
         >>> pooled_interval([[1.0] * 3, [2.0] * 3], generator=np.random.default_rng(0))
         Interval(low=1.5, high=1.5)
     """
-    flat = [_flat(group, "scores") for group in groups]
+    flat = [flat_values(group, "scores") for group in groups]
     if not flat:
         raise ValueError("at least one group of scores is needed")
     means = np.mean([_resampled_means(group, n_resamples, generator) for group in flat], axis=0)
-    interval = _percentiles(means, confidence)
+    interval = percentiles(means, confidence)
     return interval if min(len(group) for group in flat) >= FEWEST else None
-
-
-def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval | None:
-    """Student's interval of the mean, for few values such as one per seed.
-
-    Args:
-        values: any shape, at least one entry, finite. They count as independent draws from a normal distribution.
-        confidence: probability in (0, 1).
-
-    Returns:
-        In the unit of the values; None for one value, which says nothing about the spread.
-
-    Raises:
-        ValueError: no values, not all finite, or a confidence out of range.
-
-    Example:
-        >>> low, high = t_interval([1.0, 2.0, 3.0])
-        >>> round(low, 3), round(high, 3)
-        (-0.484, 4.484)
-    """
-    flat = _flat(values, "values")
-    _check_confidence(confidence)
-    if len(flat) < 2:
-        return None
-    reach = _t_quantile(confidence, len(flat) - 1) * flat.std(ddof=1) / math.sqrt(len(flat))
-    return Interval(float(flat.mean() - reach), float(flat.mean() + reach))
-
-
-def _t_quantile(confidence: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = ``confidence``, by bisection of the angle atan(t / sqrt(degrees))."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # to the last bit
-        angle = (low + high) / 2
-        low, high = (angle, high) if _t_probability(angle, degrees) < confidence else (low, angle)
-    return math.tan(low) * math.sqrt(degrees)
-
-
-def _t_probability(angle: float, degrees: int) -> float:
-    """P(|T| <= sqrt(degrees) tan(angle)) of Student's T: a finite sum (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    term = cosine if degrees % 2 else 1.0
-    total = 0.0
-    for k in range(2 + degrees % 2, degrees + 1, 2):
-        total += term
-        term *= (k - 1) / k * cosine**2
-    return 2 / math.pi * (angle + sine * total) if degrees % 2 else sine * total
-
-
-def _flat(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    if flat.size == 0:
-        raise ValueError(f"{name} must be finite numbers, and there are none")
-    if not np.isfinite(flat).all():
-        raise ValueError(f"{name} must be finite, got {flat[~np.isfinite(flat)][0]}")
-    return flat
 
 
 def _resampled_means(
@@ -228,14 +143,9 @@ def _resampled_means(
     return means
 
 
-def _percentiles(values: NDArray[np.float64], confidence: float) -> Interval:
+def percentiles(values: NDArray[np.float64], confidence: float) -> Interval:
     """The middle ``confidence`` of the values; both ends are values that were drawn, so they may be infinite."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail], method="inverted_cdf")
     return Interval(float(low), float(high))
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is a probability between 0 and 1, got {confidence}")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polydistill import statistics
 from polydistill.statistics import (
     Interval,
+    bootstrap,
     bootstrap_interval,
     bootstrap_normalized_interval,
     iqm,
@@ -149,7 +149,7 @@ def test_equal_generators_give_equal_intervals_and_the_global_one_stays_as_it_wa
 def test_a_bounded_block_of_draws_changes_no_digit(monkeypatch):
     scores = np.random.default_rng(0).normal(size=20)
     whole = bootstrap_interval(scores, generator=np.random.default_rng(7), n_resamples=1001)
-    monkeypatch.setattr(statistics, "BLOCK", 64)
+    monkeypatch.setattr(bootstrap, "BLOCK", 64)
     assert bootstrap_interval(scores, generator=np.random.default_rng(7), n_resamples=1001) == whole
 
 
