@@ -10,6 +10,7 @@ from typing import Any
 from polydistill.runs import NARROW, format_narrow_table, format_table
 from polydistill.vision.config import TWIN
 from polydistill.vision.images.archives import RELEASES
+from polydistill.vision.paper import PAPER as PAPERS_TABLES
 from polydistill.vision.paper import paper_error
 
 LONGEST_NAME = 36
@@ -71,6 +72,27 @@ def _say_networks(teacher: str, student: str, students: int) -> str:
     if not students:
         return f"a {teacher} without students"
     return f"all are {teacher}" if student == teacher else f"generation 0 is {teacher}, the students are {student}"
+
+
+def published(metric: str, config: Mapping[str, Any], generation: int) -> float | None:
+    """The paper's value of an arm of a study; None where it has none, as for a part of the images.
+
+    Args:
+        metric: of the study; the paper has ``test_error``, in %.
+        config: of the arm's runs, as plain values.
+        generation: of its students. Those that learn from labels alone are the paper's generation 0.
+    """
+    data, student = config["data"], config["student"]
+    if metric != "test_error" or any(data.get(part) for part in ("made_up", "train_images", "classes")):
+        return None
+    teacher, network = _networks(config)
+    if student["objective"] == "cross_entropy":
+        return paper_error(data["name"], network, network, "cross_entropy", 0)
+    row = PAPERS_TABLES.get((data["name"], teacher))
+    if student.get("repeat") and generation == 1:  # the paper's second student of the same teacher is its BAN-1
+        again = row is not None and row.chain and student["objective"] == "ban" and network == teacher
+        return row.chain[0] if row is not None and again else None
+    return paper_error(data["name"], teacher, network, student["objective"], generation)
 
 
 def _networks(config: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,115 @@
+"""What stands in a report, section by section. Numbers come from the analysis; nothing is computed anew here."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from polydistill.study.analysis import Analysis, measure
+from polydistill.study.answer import describe_metric
+from polydistill.study.plan import Plan
+from polydistill.study.records import TEACHER, RunRecord
+from polydistill.study.report.document import Block, Document, Items, Paragraph, Section
+from polydistill.study.report.evidence import Evidence
+from polydistill.study.report.illustrations import picture_of_agreement, picture_of_generations, picture_of_shares
+from polydistill.study.report.prose import limits, making, methods
+from polydistill.study.report.tables import arms, components, exploratory, new_images, pairing, planned
+
+NAMED_LINES = 8  # of runs that are not in
+NAMED_SEEDS = 10
+
+
+def build(
+    title: str,
+    plan: Plan,
+    records: Sequence[RunRecord],
+    analysis: Analysis,
+    evidence: Evidence,
+    published: Mapping[str, float],
+) -> Document:
+    """The report as sections; those that have nothing to say are left out."""
+    sections = [
+        Section("", [*_missing(plan, records), *_beforehand(plan), *_answer(plan, analysis)]),
+        Section("The planned contrasts" if analysis.planned else "The contrasts", list(planned(plan, analysis))),
+        Section("What pairing by seed gained", list(pairing(analysis))),
+        Section("New seeds, and new images", list(new_images(plan, analysis))),
+        Section("The arms", list(arms(plan, analysis, published))),
+        Section("Agreement against gain", list(picture_of_agreement(plan, analysis))),
+        Section("Generation after generation", list(picture_of_generations(plan, analysis))),
+        Section("Where the gradient comes from", list(picture_of_shares(plan, evidence.shares))),
+        Section("Teachers and students: whose seed matters", list(components(analysis))),
+        Section("Exploratory", list(exploratory(plan, analysis))),
+        Section("What this study cannot say", [Items(tuple(limits(plan, analysis)))]),
+        Section("Methods, ready to paste", [Paragraph(methods(plan, analysis))]),
+        Section("How it was made", list(making(plan, records, evidence))),
+    ]
+    return Document(title, [section for section in sections if section.blocks])
+
+
+def _missing(plan: Plan, records: Sequence[RunRecord]) -> Iterator[Block]:
+    """What is not in, before anything else."""
+    by_key = {record.key: record for record in records}
+    absent: dict[tuple[str, str, str], list[int]] = {}
+    names = [*plan.names, *([TEACHER] if plan.teacher else [])]
+    for arm, seed in itertools.product(names, plan.all_seeds):
+        record = by_key.get((arm, seed))
+        status, why = ("missing", "") if record is None else (record.status, record.why)
+        if record is not None and status == "done" and not math.isfinite(measure(record, plan.metric)):
+            status, why = "failed", f"it has no {describe_metric(plan).name}"
+        if status != "done":
+            absent.setdefault((arm, status, why), []).append(seed)
+    if not absent:
+        return
+    counts = Counter[str]()
+    for (_, status, _), seeds in absent.items():
+        counts[status] += len(seeds)
+    yield Paragraph(
+        f"{counts.total()} of {len(names) * len(plan.all_seeds)} runs are not in: "
+        f"{', '.join(f'{n} {status}' for status, n in sorted(counts.items()))}. A seed counts for a contrast only "
+        "where both of its runs are done.",
+        "warning",
+    )
+    lines = [
+        f"{arm}: seed{'s' * (len(seeds) > 1)} {_name_seeds(seeds)} {status}" + (f" ({why})" if why else "")
+        for (arm, status, why), seeds in absent.items()
+    ]
+    yield Items(
+        (
+            *lines[:NAMED_LINES],
+            *([f"and {len(lines) - NAMED_LINES} more such lines"] if len(lines) > NAMED_LINES else []),
+        )
+    )
+
+
+def _name_seeds(seeds: Sequence[int]) -> str:
+    """``0, 1, 2`` and so on; of many the first ones."""
+    return ", ".join(map(str, seeds[:NAMED_SEEDS])) + (
+        f" and {len(seeds) - NAMED_SEEDS} more" if len(seeds) > NAMED_SEEDS else ""
+    )
+
+
+def _beforehand(plan: Plan) -> Iterator[Block]:
+    """What the reader must know of how the plan came about."""
+    if plan.found:
+        yield Paragraph(
+            "The plan was made after the runs: nothing was named beforehand, so all of this is exploratory.", "warning"
+        )
+    for amendment in plan.amendments:
+        yield Paragraph(
+            f"{len(amendment.seeds)} seeds were added on {amendment.date}, when {amendment.finished} runs were "
+            "finished. Who adds seeds after a look at the results finds too much.",
+            "warning",
+        )
+
+
+def _answer(plan: Plan, analysis: Analysis) -> Iterator[Block]:
+    yield from (Paragraph(sentence, "answer") for sentence in analysis.answer)
+    unit = " A point is one percentage point of the test error." if plan.metric == "test_error" else ""
+    named = "named after the runs" if plan.found else "named beforehand"
+    yield Paragraph(
+        f"A gain above zero says that the first arm is better.{unit} Decided is what has a p of at most {plan.alpha:g} "
+        f"after Holm's correction over the contrasts {named} ({len(plan.contrasts)}).",
+        "note",
+    )
