@@ -32,7 +32,7 @@ class TrainingConfig:
         schedule: steps (times decay at each milestone), cosine (to zero), or one_cycle (up for 30 %, then to zero).
         milestones: of schedule steps; shares of the epochs: 0.3 is epoch 60 of 200.
         decay: of schedule steps.
-        augment: of images: flip, and crop after padding by 4 pixels of reflection.
+        augment: of images: flip, and crop after padding by 4 pixels of reflection; flip: flip alone.
         channels_last: memory format of images and weights; faster nearly everywhere.
         compile: use torch.compile; takes a minute to start, and on a CPU a C++ compiler.
         capture: replay each step as a CUDA graph; auto: on a GPU, with one process.
@@ -48,7 +48,7 @@ class TrainingConfig:
     schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
     milestones: tuple[float, ...] = MILESTONES
     decay: float = DECAY
-    augment: bool = True
+    augment: bool | Literal["flip"] = True
     channels_last: bool = True
     compile: bool = False
     capture: Literal["auto", "on", "off"] = "auto"

@@ -241,7 +241,7 @@ class CifarConfig:
         """
         work: dict[str, float] = {}
         if not self.threads:  # counted for generation 0, which arms of one study share
-            image = (1 + BACKWARD) * count_cost(self.teacher.network, self.data.classes).operations / 2
+            image = (1 + BACKWARD) * count_cost(self.teacher.network, self.data.n_classes).operations / 2
             work = {"step": self.training.batch_size * image}
             work["run"] = self.training.epochs * self.data.expected_images * image
         machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)

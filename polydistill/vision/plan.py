@@ -65,7 +65,7 @@ def disk_bytes(config: CifarConfig, images: int) -> int:
         config: resolved.
         images: to train on.
     """
-    classes, generations = config.data.classes, config.lineage.generations
+    classes, generations = config.data.n_classes, config.lineage.generations
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
     files = 4 * (teacher.parameters + generations * student.parameters)
     # weights and momentum, and the best weights so far; two stay while the third is written
@@ -131,7 +131,7 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
         out: the run folder, for the text.
         measure: use the speed of this machine, measured now; else the remembered one, or another machine's.
     """
-    classes, generations = config.data.classes, config.lineage.generations
+    classes, generations = config.data.n_classes, config.lineage.generations
     teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
     release = RELEASES[config.data.name]
     images = config.data.expected_images
@@ -176,7 +176,7 @@ def _measured(config: CifarConfig) -> tuple[float, str]:
 
 def _remembered(config: CifarConfig) -> tuple[float, str]:
     """Operations per second of the last such run here, or of one elsewhere, and words that say so."""
-    per_image = (1 + BACKWARD) * count_cost(config.teacher.network, config.data.classes).operations
+    per_image = (1 + BACKWARD) * count_cost(config.teacher.network, config.data.n_classes).operations
     images = recall(_work(config))
     if images is not None:
         return images * per_image, f"at the {images:,.0f} images/s of {config.teacher.network} in an earlier run here"
@@ -190,7 +190,7 @@ def _work(config: CifarConfig) -> dict[str, Any]:
     return {
         "kind": "cifar",
         "network": config.teacher.network,
-        "classes": config.data.classes,
+        "classes": config.data.n_classes,
         **{name: getattr(config, name) for name in ("device", "threads", "precision")},
         **{name: getattr(config.training, name) for name in ("batch_size", "compile")},
     }

@@ -49,10 +49,10 @@ def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:
     config = summary["config"]
     teacher, student = _networks(config)
     test, train = summary["data"]["test"]["images"], summary["data"]["train"]["images"]
-    classes = RELEASES[config["data"]["name"]].classes
+    classes = config["data"].get("classes") or RELEASES[config["data"]["name"]].classes
     parts = [
-        f"{config['data']['name']}, {train:,} training and {test:,} test images, {_say_epochs(config)}, "
-        f"seed {summary['seed']}",
+        f"{config['data']['name']}{_say_classes(config)}, {train:,} training and {test:,} test images, "
+        f"{_say_epochs(config)}, seed {summary['seed']}",
         RULES[config["evaluation"]["selection"]],
         _say_networks(teacher, student, len(summary["generations"]) - 1),
         f"guessing errs in {100 - 100 / classes:g}%",
@@ -60,6 +60,11 @@ def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:
     if has_paper:
         parts.append("the paper's errors are of one run of 200 epochs on all 50,000 images")
     return "; ".join(parts)
+
+
+def _say_classes(config: Mapping[str, Any]) -> str:
+    classes = config["data"].get("classes")
+    return f" (its first {classes} classes)" if classes else ""
 
 
 def _say_epochs(config: Mapping[str, Any]) -> str:
@@ -104,7 +109,9 @@ def _networks(config: Mapping[str, Any]) -> tuple[str, str]:
 def _generation_row(summary: Mapping[str, Any], index: int, wide: bool) -> Row:
     config, generation = summary["config"], summary["generations"][index]
     teacher, student = _networks(config)
-    paper = paper_error(config["data"]["name"], teacher, student, config["student"]["objective"], index)
+    paper = None
+    if not config["data"].get("classes"):
+        paper = paper_error(config["data"]["name"], teacher, student, config["student"]["objective"], index)
     return {
         "who": f"generation {index}" + (f", {student if index else teacher}" if wide else ""),
         "learns by": _objective(config, generation),

@@ -17,7 +17,6 @@ from polydistill.learning.modules.weights import fit_weights, load_weights
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.images.data import Images, ImageSet, load_images
 from polydistill.vision.networks import build_network
 
@@ -53,7 +52,8 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
         raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; choose --teacher.network {found}")
     if classifier.card["classes"] != images.classes:
         raise UserError(
-            f"{path} tells {classifier.card['classes']} classes apart, {config.data.name} has {images.classes}"
+            f"{path} tells {classifier.card['classes']} classes apart, the {config.data.name} of this run has "
+            f"{images.classes}"
         )
     if classifier.normalization != images.normalization:
         raise UserError(
@@ -69,7 +69,7 @@ def _has_card(path: Path) -> bool:
 
 def _fill_network(config: CifarConfig, path: Path) -> nn.Module:
     """``teacher.network`` with the weights in a file that has no card."""
-    name, classes = config.teacher.network, RELEASES[config.data.name].classes
+    name, classes = config.teacher.network, config.data.n_classes
     network = build_network(name, classes)
     fit_weights(network, load_weights(path), path, f"teacher.network {name} with {classes} classes")
     return network

@@ -94,3 +94,13 @@ def test_members_in_a_row_are_named_by_the_first_and_the_last(
 def test_the_title_says_what_guessing_gives(stored: dict[str, Any]) -> None:
     assert CifarConfig().data.name == stored["config"]["data"]["name"] == "cifar100"
     assert "guessing errs in 99%" in " ".join(format_summary(stored).split())
+
+
+def test_a_few_classes_are_said_and_not_held_against_the_paper(stored: dict[str, Any]) -> None:
+    summary = lineage(stored, 1, network="densenet-80-120", objective="ban", seconds=90)
+    assert "paper's error %" in format_summary(summary)
+    summary["config"]["data"]["classes"] = 20
+    text = " ".join(format_summary(summary).split())
+    assert "cifar100 (its first 20 classes), 45,000 training" in text
+    assert "guessing errs in 95%" in text
+    assert "paper" not in text

@@ -8,7 +8,7 @@ the number of processes, not on what was drawn before; and an epoch can be enter
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +38,9 @@ class Normalizer(NamedTuple):
         return torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
 
 
-def draw_plan(n_images: int, seed: int, generation: int, epoch: int, *, augment: bool = True) -> Tensor:
+def draw_plan(
+    n_images: int, seed: int, generation: int, epoch: int, *, augment: bool | Literal["flip"] = True
+) -> Tensor:
     """What one epoch does with each image.
 
     Args:
@@ -46,7 +48,7 @@ def draw_plan(n_images: int, seed: int, generation: int, epoch: int, *, augment:
         seed: root of the random streams.
         generation: that learns from these images.
         epoch: from 0.
-        augment: False leaves the images as they are; the order is the same.
+        augment: False leaves the images as they are, flip does not crop them; order and flips are the same.
 
     Returns:
         ``(n_images, 4)`` int64 on the CPU, in the order of learning: index of the image, flip (0 or 1), and row and
@@ -58,6 +60,8 @@ def draw_plan(n_images: int, seed: int, generation: int, epoch: int, *, augment:
         return torch.cat([order[:, None], still], dim=1)
     generator = torch_stream(seed, f"augmentation, epoch {epoch}", generation)
     flips = torch.randint(2, (n_images, 1), generator=generator)
+    if augment == "flip":
+        return torch.cat([order[:, None], flips, torch.full((n_images, 2), PAD)], dim=1)
     offsets = torch.randint(2 * PAD + 1, (n_images, 2), generator=generator)
     return torch.cat([order[:, None], flips, offsets], dim=1)
 

@@ -1,7 +1,8 @@
 """The images of a run: read once, held once on the device as uint8, split once and for all.
 
-Contract: the split into training and validation depends on the labels alone, not on any seed, so that results of
-different runs are for the same images; the statistics are those of the whole training file.
+Contract: the split into training and validation, and the choice of a few images per class, depend on the labels alone,
+not on any seed, so that results of different runs are for the same images; the statistics are those of the whole
+training file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from polydistill.config.fields import check_fields
 from polydistill.errors import UserError, require_at_least
 from polydistill.streams import numpy_stream
 from polydistill.vision.images.archives import RELEASES, SIDE, Release, Rows, download, encode_rows, read_release
+from polydistill.vision.images.choices import choose_per_class, choose_validation
 
 DOWNLOADS = Path("data")
 SHIFT, NOISE = 12, 24  # standard deviations in made-up images, of 255: of an image's colours, of a pixel
@@ -37,6 +39,9 @@ class DataConfig:
         train_images: size of the slice to train on (validation included); 0: all.
         test_images: size of the slice to test on; 0: all.
         made_up: where root is empty, make that many images of moving colour patterns instead of downloading.
+        classes: train and test on the images of the first so many classes alone (of cifar100: fine classes); 0: all.
+        images_per_class: train on so many images of each class, beside those of validation, always the same ones; a
+            smaller choice is a part of every larger one; 0: all.
     """
 
     name: Literal["cifar10", "cifar100"] = "cifar100"
@@ -46,11 +51,16 @@ class DataConfig:
     train_images: int = 0
     test_images: int = 0
     made_up: int = 0
+    classes: int = 0
+    images_per_class: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require_at_least(0, self, "validation_images", "train_images", "test_images", "made_up")
+        numbers = ("validation_images", "train_images", "test_images", "made_up", "classes", "images_per_class")
+        require_at_least(0, self, *numbers)
         release = RELEASES[self.name]
+        if self.classes == 1 or self.classes > release.classes:
+            raise ValueError(f"classes must be 0 or from 2 to {release.classes} of {self.name}, got {self.classes:,}")
         most = min(sum(release.rows_per_file[file] for file in files) for files in (release.train, release.test))
         if 0 < self.made_up < 2 * release.classes:
             raise ValueError(f"made_up must be 0 or at least 2 images per class, got {self.made_up}")
@@ -63,36 +73,57 @@ class DataConfig:
             if there is not None and wanted > there:
                 source = "made_up is" if self.made_up and not self.root else f"{self.name} has"
                 raise ValueError(f"{part}_images is {wanted:,}, but {source} {there:,}")
-        if self.images_to_learn is not None and self.images_to_learn < 1:
-            total = self.images_to_learn + self.validation_images
+        self._check_what_is_left()
+
+    def _check_what_is_left(self) -> None:
+        """Refuse more validation images, or more images of each class, than there are."""
+        left = self._beside_validation
+        if left is None:
+            return
+        if left < 1:
+            total = left + self.validation_images
             raise ValueError(
                 f"validation_images = {self.validation_images:,} leaves nothing of the {total:,} training images"
+            )
+        wanted = self.images_per_class * self.n_classes
+        if wanted > left:
+            raise ValueError(
+                f"images_per_class = {self.images_per_class:,} of {self.n_classes} classes are {wanted:,} images, but "
+                f"there are {left:,} beside those of validation"
             )
 
     def known_images(self, part: str) -> int | None:
         """How many images the ``part`` train or test has before a slice is taken; None: known only from the files."""
-        if self.made_up and not self.root:
-            return self.made_up
+        all_classes = RELEASES[self.name].classes
+        if self.made_up and not self.root:  # the classes take turns
+            rounds, rest = divmod(self.made_up, all_classes)
+            return rounds * self.n_classes + min(rest, self.n_classes)
+        return self._official_images(part) if self.official else None
+
+    def _official_images(self, part: str) -> int:
         release = RELEASES[self.name]
         files = release.train if part == "train" else release.test
-        return sum(release.rows_per_file[file] for file in files) if self.official else None
+        return sum(release.rows_per_file[file] for file in files) * self.n_classes // release.classes
 
     @property
-    def images_to_learn(self) -> int | None:
-        """How many images are trained on, without the validation images; None: known only from the files."""
+    def _beside_validation(self) -> int | None:
         images = self.train_images or self.known_images("train")
         return None if images is None else images - self.validation_images
 
     @property
-    def classes(self) -> int:
-        """Number of classes of the data set."""
-        return RELEASES[self.name].classes
+    def images_to_learn(self) -> int | None:
+        """How many images are trained on, without the validation images; None: known only from the files."""
+        return self.images_per_class * self.n_classes or self._beside_validation
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes are told apart."""
+        return self.classes or RELEASES[self.name].classes
 
     @property
     def expected_images(self) -> int:
         """:attr:`images_to_learn`, or what it would be if files of one's own were as long as the official ones."""
-        official = sum(RELEASES[self.name].rows_per_file[file] for file in RELEASES[self.name].train)
-        return self.images_to_learn or official - self.validation_images
+        return self.images_to_learn or self._official_images("train") - self.validation_images
 
 
 @dataclass(frozen=True)
@@ -129,23 +160,41 @@ def load_images(config: DataConfig, device: torch.device | str = "cpu") -> Image
     Raises:
         UserError: no data and no network, damaged data, or a slice larger than the data.
     """
-    train, test = _read(config)
+    read = _read(config)
+    normalization = measure_normalization(read[0].images)
+    train, test = (_take_classes(rows, config.classes) for rows in read)
     for part, rows, wanted in (("train", train, config.train_images), ("test", test, config.test_images)):
         if wanted > len(rows.labels):
             raise UserError(f"data.{part}_images is {wanted:,}, but there are {len(rows.labels):,}")
-    normalization = measure_normalization(train.images)
     n_train = config.train_images or len(train.labels)
     if config.validation_images >= n_train:
         raise UserError(f"data.validation_images = {config.validation_images:,} leaves nothing of {n_train:,} images")
-    held_out = choose_validation(train.labels[:n_train], config.validation_images)
-    n_test = config.test_images or len(test.labels)
+    train = _take(train, slice(n_train))
+    held_out = choose_validation(train.labels, config.validation_images)
+    learned = _take(train, ~held_out)
+    if config.images_per_class:
+        learned = _take(learned, choose_per_class(learned.labels, config.images_per_class, config.n_classes))
     return Images(
-        train=_to_device(Rows(train.images[:n_train][~held_out], train.labels[:n_train][~held_out]), device),
-        validation=_to_device(Rows(train.images[:n_train][held_out], train.labels[:n_train][held_out]), device),
-        test=_to_device(Rows(test.images[:n_test], test.labels[:n_test]), device),
+        train=_to_device(learned, device),
+        validation=_to_device(_take(train, held_out), device),
+        test=_to_device(_take(test, slice(config.test_images or None)), device),
         normalization=normalization,
-        classes=config.classes,
+        classes=config.n_classes,
     )
+
+
+def _take(rows: Rows, which: slice | NDArray[np.bool_]) -> Rows:
+    return Rows(rows.images[which], rows.labels[which])
+
+
+def _take_classes(rows: Rows, classes: int) -> Rows:
+    """The images of the first ``classes`` classes; of all for 0."""
+    if not classes:
+        return rows
+    chosen = rows.labels < classes
+    if not chosen.any():
+        raise UserError(f"data.classes is {classes}, but there is no image of the first {classes} classes")
+    return _take(rows, chosen)
 
 
 def measure_normalization(images: NDArray[np.uint8]) -> Normalization:
@@ -160,27 +209,6 @@ def measure_normalization(images: NDArray[np.uint8]) -> Normalization:
     if min(deviations) == 0:
         raise UserError("all images have the same colour: there is nothing to normalise by")
     return Normalization((means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2]))
-
-
-def choose_validation(labels: NDArray[np.uint8], n: int) -> NDArray[np.bool_]:
-    """Which ``n`` images are held out: the same share of every class, the same images in every run.
-
-    Args:
-        labels: ``(images,)``.
-        n: how many; 5,000 of CIFAR-100's 50,000 are 50 of each class.
-
-    Returns:
-        ``(images,)`` bool.
-    """
-    order = numpy_stream(0, "validation split").permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]  # within a class in random order
-    counts = np.bincount(labels, minlength=256)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    share_of_class = (np.arange(len(labels)) - starts + 0.5) / np.repeat(counts, counts)
-    chosen = by_class[np.argsort(share_of_class, kind="stable")[:n]]
-    held_out = np.zeros(len(labels), dtype=bool)
-    held_out[chosen] = True
-    return held_out
 
 
 def needs_download(config: DataConfig) -> bool:

@@ -59,6 +59,13 @@ def test_epochs_generations_and_seeds_have_plans_of_their_own_and_equal_ones_agr
     assert torch.equal(plans[3], draw_plan(500, 0, 0, 1))
 
 
+def test_flips_alone_are_those_of_the_whole_augmentation() -> None:
+    whole, flips = draw_plan(50, 0, 1, 2), draw_plan(50, 0, 1, 2, augment="flip")
+    assert torch.equal(flips[:, :2], whole[:, :2])
+    assert flips[:, 2:].unique().tolist() == [4], "the middle of the padded image"
+    assert whole[:, 2:].unique().tolist() == list(range(9))
+
+
 def test_the_order_is_the_same_with_and_without_augmentation() -> None:
     assert torch.equal(draw_plan(50, 0, 0, 0)[:, 0], draw_plan(50, 0, 0, 0, augment=False)[:, 0])
 

@@ -19,13 +19,8 @@ import torch
 from polydistill.errors import UserError
 from polydistill.vision.images import archives, data
 from polydistill.vision.images.archives import RELEASES, Rows, encode_rows, read_release
-from polydistill.vision.images.data import (
-    DataConfig,
-    choose_validation,
-    load_images,
-    measure_normalization,
-    write_made_up,
-)
+from polydistill.vision.images.choices import choose_per_class, choose_validation
+from polydistill.vision.images.data import DataConfig, load_images, measure_normalization, write_made_up
 
 HUNDRED = RELEASES["cifar100"]
 
@@ -313,6 +308,58 @@ def test_the_validation_images_are_fixed_balanced_and_as_many_as_asked() -> None
     )
     for n in (0, 1, 77, 1999):
         assert choose_validation(labels, n).sum() == n
+
+
+def test_images_per_class_are_the_same_ones_in_every_run_and_none_of_validation(made_up_cifar10: Path) -> None:
+    def load(n: int, **options: int) -> data.Images:
+        root = str(made_up_cifar10)
+        return load_images(
+            DataConfig("cifar10", root, official=False, validation_images=40, images_per_class=n, **options)
+        )
+
+    def pictures(part: data.ImageSet) -> set[bytes]:
+        return {image.numpy().tobytes() for image in part.images}
+
+    few, more, everything = load(3), load(7), load(0)
+    assert few.train.labels.bincount().tolist() == [3] * 10
+    assert more.train.labels.bincount().tolist() == [7] * 10
+    assert pictures(few.train) < pictures(more.train) < pictures(everything.train), "never an image of validation"
+    for images in (few, more):
+        assert torch.equal(images.validation.images, everything.validation.images)
+        assert torch.equal(images.test.images, everything.test.images)
+        assert images.normalization == everything.normalization
+    chosen = choose_per_class(np.repeat(np.arange(3, dtype=np.uint8), 100), 2, 3)
+    assert np.flatnonzero(chosen).tolist() == [17, 46, 122, 193, 237, 261], "stored, since other images would give other results"
+
+
+def test_the_first_classes_alone_are_left_in_every_part(made_up_cifar10: Path) -> None:
+    options = {"name": "cifar10", "root": str(made_up_cifar10), "official": False}
+    whole = load_images(DataConfig(**options, validation_images=0))  # type: ignore[arg-type]
+    part = load_images(DataConfig(**options, validation_images=20, classes=4))  # type: ignore[arg-type]
+    assert part.classes == 4
+    assert part.validation.labels.bincount().tolist() == [5] * 4
+    assert len(part.train) + 20 == (whole.train.labels < 4).sum()
+    assert torch.equal(part.test.images, whole.test.images[whole.test.labels < 4])
+    assert torch.equal(part.test.labels, whole.test.labels[whole.test.labels < 4])
+    assert part.normalization == whole.normalization
+
+
+def test_counts_of_a_few_classes_are_known_before_the_files_are_read() -> None:
+    config = DataConfig(validation_images=1_000, classes=20)
+    assert (config.n_classes, config.images_to_learn, config.known_images("test")) == (20, 9_000, 2_000)
+    assert DataConfig(validation_images=1_000, classes=20, images_per_class=25).images_to_learn == 500
+    for made_up in (200, 207, 250):
+        config = DataConfig(made_up=made_up, validation_images=5, classes=30)
+        images = load_images(config)
+        assert (config.images_to_learn, config.known_images("test")) == (len(images.train), len(images.test))
+
+
+def test_a_class_with_too_few_images_is_named(made_up_cifar10: Path) -> None:
+    config = DataConfig("cifar10", str(made_up_cifar10), official=False, validation_images=40, images_per_class=17)
+    with pytest.raises(UserError, match=r"images_per_class is 17, but class 0 has 16 images beside those of valid"):
+        load_images(config)
+    with pytest.raises(UserError, match="there is no image of the first 2 classes"):
+        data._take_classes(Rows(np.zeros((1, 32, 32, 3), np.uint8), np.array([7], np.uint8)), 2)
 
 
 def test_train_and_validation_are_disjoint_and_together_all(made_up_cifar10: Path) -> None:
