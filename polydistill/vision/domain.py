@@ -14,6 +14,7 @@ from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
+from polydistill.runs.correctness import read_correct, write_correct
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.course import Course, Recorder
@@ -24,6 +25,7 @@ from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
 from polydistill.vision.workshop import Workshop
 
+CORRECT = "generation_{}_correct.npz"  # which test images a generation got right
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
     "accuracy on the test images": ["test/accuracy"],
@@ -52,6 +54,7 @@ class CifarDomain:
         self.config, self.images, self.processes = config, images, processes
         self.workshop = Workshop(config, images, processes)
         self._examiner = Examiner(images, self.workshop.normalizer, config.evaluation)
+        self._correct: list[dict[str, Any]] = []  # records of the files of finished generations
 
     @property
     def objective(self) -> str:
@@ -103,8 +106,10 @@ class CifarDomain:
         self._look(member, keeper.generation, keeper.run)
         try:
             metrics = self._examiner.report(None if teacher is None else self.objective)
+            metrics["train_accuracy"] = self._remember(member, keeper)
         except NonFiniteError as error:
             raise keeper.keep_failure(error, member.state_dict()) from error
+        self._keep_correct(keeper.generation, keeper.run)
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         samples = self.config.training_of(keeper.generation).epochs * len(self.images.train)
         Recorder(keeper.run, keeper.generation).log(samples, tested)
@@ -114,9 +119,19 @@ class CifarDomain:
         with Recorder(run, generation).progress("is tested", self._examiner.images_to_see) as bar:
             self._examiner.look(member, bar.add)
 
+    def _remember(self, member: nn.Module, keeper: Keeper[nn.Module]) -> float:
+        recorder = Recorder(keeper.run, keeper.generation)
+        with recorder.progress("looks back at its training images", len(self.images.train)) as bar:
+            return self._examiner.remembered(member, bar.add)
+
+    def _keep_correct(self, generation: int, run: Run | None) -> None:
+        """Write which test images the latest generation got right."""
+        if run is not None:
+            self._correct.append(write_correct(run.out / CORRECT.format(generation), self._examiner.correct()))
+
     def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
-        """What the images must still be when the run goes on."""
-        return {"data": self.data}
+        """What the images, and the files of right and wrong answers, must still be when the run goes on."""
+        return {"data": self.data, "correct": self._correct}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
         """Read from their files, in every process, and tested, since ensembles need what they predict.
@@ -129,6 +144,12 @@ class CifarDomain:
         for generation in range(len(saved["generations"])):
             members.append(self._read(generation, keeper.run))
             self._look(members[-1], generation, keeper.run)
+            if "correct" not in saved:  # of a version that did not keep them
+                self._keep_correct(generation, keeper.run)
+        if "correct" in saved and keeper.run is not None:
+            self._correct = list(saved["correct"])
+            for record in self._correct:
+                read_correct(keeper.run.out, record)
         return members
 
     def _read(self, generation: int, run: Run | None) -> nn.Module:
@@ -144,7 +165,8 @@ class CifarDomain:
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """What summary.json says of classifiers beside."""
         ensembles = self._examiner.ensembles(self.config.lineage.generations)
-        return {"ensembles": ensembles, "processes": self.processes.size, "data": self.data}
+        sizes = {"processes": self.processes.size, "data": self.data}
+        return {"ensembles": ensembles, "correct": self._correct, **sizes}
 
     def _save(self, network: nn.Module, architecture: str, objective: str | None, keeper: Keeper[nn.Module]) -> None:
         if keeper.run is None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polydistill.learning.measures import compare, ensemble_logits, measure, require_finite_metrics
@@ -33,7 +35,7 @@ class Examiner:
 
     @property
     def images_to_see(self) -> int:
-        """How many images each generation predicts."""
+        """How many images each generation predicts in :meth:`look`."""
         return len(self.images.test) + len(self.images.validation)
 
     def look(self, member: nn.Module, seen: Callable[[int], None] | None = None) -> None:
@@ -41,6 +43,22 @@ class Examiner:
         self._test_logits.append(predict(member, self.images.test, self.normalizer, seen))
         if len(self.images.validation):
             self._val_logits.append(predict(member, self.images.validation, self.normalizer, seen))
+
+    def correct(self) -> NDArray[np.bool_]:
+        """``(test images,)``: which of them the latest generation got right."""
+        right: NDArray[np.bool_] = (self._test_logits[-1].argmax(dim=1) == self.images.test.labels).cpu().numpy()
+        return right
+
+    def remembered(self, member: nn.Module, seen: Callable[[int], None] | None = None) -> float:
+        """The accuracy of the latest generation on its training images, not augmented, in evaluation mode.
+
+        Raises:
+            NonFiniteError: its scores are not finite.
+        """
+        train = self.images.train
+        logits = predict(member, train, self.normalizer, seen)
+        require_finite(logits, train, f"generation {len(self._test_logits) - 1} on the training images")
+        return int((logits.argmax(dim=1) == train.labels).sum()) / len(train)
 
     def report(self, objective: str | None) -> dict[str, Any]:
         """The metrics of the latest generation, for summary.json.

@@ -25,7 +25,11 @@ from polydistill.vision.rehearsal import check
 from polydistill.vision.sources import describe_images, require_same_images, require_same_teacher
 from polydistill.vision.workshop import Workshop
 
-PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # files that a run writes into its folder
+PRODUCTS = (
+    "generation_*.safetensors",
+    "generation_*.json",
+    "generation_*_correct.npz",
+)  # files that a run writes into its folder
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3

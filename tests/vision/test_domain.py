@@ -30,6 +30,7 @@ from polydistill.lineage import Lineage, LineageConfig, run_lineage
 from polydistill.lineage.keeper import Keeper
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
+from polydistill.runs.correctness import read_correct
 from polydistill.runs.run import PARTIAL
 from polydistill.streams import derive_seed
 from polydistill.vision import classifier, course, domain, examiner, training, workshop
@@ -256,6 +257,28 @@ def test_the_files_hold_the_generations_of_the_summary(config: CifarConfig, tmp_
         assert opened.card["generation"] == generation["generation"]
 
 
+def test_right_and_wrong_answers_are_kept_with_the_run(config: CifarConfig, tmp_path: Path) -> None:
+    summary = run_all(config, tmp_path)
+    images = load_images(config.data)
+    assert [record["file"] for record in summary["correct"]] == [f"generation_{k}_correct.npz" for k in (0, 1)]
+    for k, record in enumerate(summary["correct"]):
+        correct = read_correct(tmp_path, record)
+        scores = load_classifier(tmp_path / f"generation_{k}.safetensors")(images.test.images)
+        assert correct.tolist() == (scores.argmax(1) == images.test.labels).tolist()
+        assert correct.mean() == pytest.approx(summary["generations"][k]["metrics"]["test_accuracy"])
+
+
+def test_accuracy_on_the_training_images_is_of_the_network_as_it_will_be_used(
+    config: CifarConfig, tmp_path: Path
+) -> None:
+    summary = run_all(config, tmp_path)
+    train = load_images(config.data).train
+    for k, generation in enumerate(summary["generations"]):
+        scores = load_classifier(tmp_path / f"generation_{k}.safetensors")(train.images)
+        right = (scores.argmax(1) == train.labels).double().mean().item()
+        assert generation["metrics"]["train_accuracy"] == pytest.approx(right, abs=1e-9)
+
+
 def test_the_summary_names_the_selection_rule_and_the_images(config: CifarConfig, tmp_path: Path) -> None:
     summary = run_all(config, tmp_path)
     first, second = (generation["metrics"] for generation in summary["generations"])
@@ -452,7 +475,7 @@ def test_a_file_that_does_not_fit_the_run_is_refused(
         teacher=TeacherConfig("resnet-8", str(path)),
         data=DataConfig("cifar100", made_up=300, validation_images=0),
     )
-    assert "tells 10 classes apart, cifar100 has 100" in refused(hundred)
+    assert "tells 10 classes apart, the cifar100 of this run has 100" in refused(hundred)
     card = path.with_suffix(".json")
     card.write_text(json.dumps({**json.loads(card.read_text()), "mean": [0.1, 0.1, 0.1]}))
     assert "would see different images" in refused(

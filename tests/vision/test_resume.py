@@ -37,7 +37,7 @@ from tests.crashes.killing import run_killed, start
 from tests.crashes.power import Power, PowerLossError
 from tests.crashes.same import assert_same_run
 
-PRODUCTS = ("generation_*.safetensors", "generation_*.json")
+PRODUCTS = ("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
 VARIANTS = ("last", "best_val")
 Straight = Callable[[str], tuple[CifarConfig, Path]]
 
@@ -126,6 +126,30 @@ def test_a_student_with_epochs_and_a_number_of_its_own_goes_on_bit_for_bit(tmp_p
         go_on(config, tmp_path / "run", StopAfter(51))
     go_on(config, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run", PRODUCTS)
+
+
+def test_answers_are_kept_by_a_run_from_before_they_were_and_must_be_there_after(
+    tmp_path: Path, straight: Straight
+) -> None:
+    config, expected = straight("last")
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match="in generation 1 after step 2,"):
+        go_on(config, out, StopAfter(27))
+    before = tmp_path / "before"
+    shutil.copytree(out, before)
+    path = Checkpoints(before / "checkpoints", kind="cifar").paths()[-1]
+    saved = Checkpoints(before / "checkpoints", kind="cifar").latest()
+    assert saved is not None
+    assert saved["state"].pop("correct")
+    path.unlink()
+    Checkpoints(before / "checkpoints", kind="cifar").save(saved, 2)
+    (before / "generation_0_correct.npz").unlink()
+    go_on(config, before)
+    assert_same_run(expected, before, PRODUCTS)
+
+    (out / "generation_0_correct.npz").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*generation_0_correct\.npz"):
+        go_on(config, out)
 
 
 # ---- stopping ----------------------------------------------------------------------------------------------------

@@ -329,7 +329,9 @@ def test_images_per_class_are_the_same_ones_in_every_run_and_none_of_validation(
         assert torch.equal(images.test.images, everything.test.images)
         assert images.normalization == everything.normalization
     chosen = choose_per_class(np.repeat(np.arange(3, dtype=np.uint8), 100), 2, 3)
-    assert np.flatnonzero(chosen).tolist() == [17, 46, 122, 193, 237, 261], "stored, since other images would give other results"
+    assert np.flatnonzero(chosen).tolist() == [17, 46, 122, 193, 237, 261], (
+        "stored, since other images would give other results"
+    )
 
 
 def test_the_first_classes_alone_are_left_in_every_part(made_up_cifar10: Path) -> None:
