@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from polydistill.cores import limit_spinning
 
@@ -34,6 +34,7 @@ COMMANDS = {
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
     "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
     "polydistill-show": ("runs", "polydistill.runs.show"),
+    "polydistill-study": ("study", "polydistill.study.commands.study"),
     "polydistill-train-teacher": ("atari", "polydistill_agents.commands.train_teacher"),
 }
 # the kinds of runs, and the module whose format_summary prints one
@@ -41,6 +42,36 @@ REPORTS = {
     "agent": "polydistill_agents.lineage.report",
     "atari": "polydistill_agents.lineage.report",
     "cifar": "polydistill.vision.report",
+}
+
+
+class WorldEntry(NamedTuple):
+    """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
+    (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
+    and whether a run of no students trains a teacher."""
+
+    extra: str
+    config: str
+    default: str
+    metric: str
+    product: str
+    trains_teachers: bool
+
+
+# the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
+WORLDS = {
+    "agent": WorldEntry(
+        "atari", "polydistill_agents.lineage.agent_config:AgentConfig", "", "score", "student.zip", False
+    ),
+    "atari": WorldEntry("atari", "polydistill_agents.lineage.config:AtariConfig", "", "score", "student.zip", False),
+    "cifar": WorldEntry(
+        "vision",
+        "polydistill.vision.config:CifarConfig",
+        "polydistill.vision.commands.distill_cifar:SMOKE",
+        "test_error",
+        "generation_{last}.safetensors",
+        True,
+    ),
 }
 
 
@@ -89,9 +120,13 @@ def require_environment(extra: str, *modules: str) -> None:
     limit_spinning()  # torch is not imported yet
 
 
-def run_command() -> None:
-    """What every console command calls: its main, or one line and code 2 where its extra is missing."""
-    name = Path(sys.argv[0]).stem  # under Windows it ends in .exe
+def run_command(name: str | None = None) -> None:
+    """What every console command calls: its main, or one line and code 2 where its extra is missing.
+
+    Args:
+        name: of the command; None: as this process was called.
+    """
+    name = name or Path(sys.argv[0]).stem  # under Windows it ends in .exe
     if name not in COMMANDS:
         exit_with(f"there is no command {name}: there are {', '.join(COMMANDS)}")
     extra, module = COMMANDS[name]

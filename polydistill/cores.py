@@ -20,18 +20,26 @@ AUTO = {"device": "auto", "threads": 0, "precision": "auto"}  # values that each
 SPINS = "10000"  # rounds that an idle OpenMP thread spins before it sleeps, well under a millisecond in all
 
 
-def available_cores() -> int:
-    """The number of cores that this process may use, at least 1.
+def usable_cores() -> int:
+    """The number of cores that this process and those that it starts may use together, at least 1.
 
-    It is bounded by its affinity (from Python 3.13 on by ``PYTHON_CPU_COUNT`` too), the quotas of its cgroups, and
-    ``OMP_NUM_THREADS``, and divided among the processes that torchrun has started on this machine.
+    It is bounded by its affinity (from Python 3.13 on by ``PYTHON_CPU_COUNT`` too) and the quotas of its cgroups.
     """
     count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on
     if count is not None:
         cores = count() or 1
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = int(min(cores, cgroup_quota()))
+    return max(1, int(min(cores, cgroup_quota())))
+
+
+def available_cores() -> int:
+    """The number of cores for the threads of this process, at least 1.
+
+    They are :func:`usable_cores`, bounded by ``OMP_NUM_THREADS``, and divided among the processes that torchrun has
+    started on this machine.
+    """
+    cores = usable_cores()
     processes = _positive("LOCAL_WORLD_SIZE") or 1
     wanted = _positive("OMP_NUM_THREADS")
     if processes > 1 and wanted == 1:  # torchrun sets it where the user has set nothing

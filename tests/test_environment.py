@@ -240,7 +240,7 @@ def commands_of(target: str, root: Path, tmp_path: Path) -> str:
 def test_make_distill_installs_what_a_user_needs_and_make_test_adds_a_developers_tools(
     root: Path, tmp_path: Path
 ) -> None:
-    users, developers = "-c constraints.txt -e '.[atari,vision]'", "-c constraints.txt -e '.[dev]'"
+    users, developers = "-c constraints.txt -e '.[atari,vision,study]'", "-c constraints.txt -e '.[dev]'"
     for target in ("distill", "tensorboard"):
         asked = commands_of(target, root, tmp_path)
         assert users in asked

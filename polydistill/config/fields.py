@@ -49,6 +49,8 @@ def _fits(value: Any, annotation: Any) -> bool:
             return any(_fits(value, argument) for argument in arguments)
         case origin if origin in {tuple, list}:
             return isinstance(value, tuple | list) and all(_fits(item, arguments[0]) for item in value)
+        case origin if origin is dict:
+            return isinstance(value, dict)
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
@@ -76,6 +78,8 @@ def describe(annotation: Any) -> str:
     """
     if annotation in WORDS:
         return WORDS[annotation]
+    if typing.get_origin(annotation) is dict:
+        return "a mapping"
     arguments = [arg for arg in typing.get_args(annotation) if arg is not ...]
     match typing.get_origin(annotation):
         case typing.Literal:

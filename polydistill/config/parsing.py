@@ -1,7 +1,8 @@
 """One form for every script: a YAML file and the command line give a frozen dataclass; every error is one line.
 
 A config is a frozen dataclass, perhaps of further ones ("groups", one level of dots each), whose fields are plain:
-str, int, float, bool, None, ``Literal``, and tuples, lists and unions of these. Nothing in a file or on the command
+str, int, float, bool, None, ``Literal``, tuples, lists and unions of these, and ``dict[str, Any]``, a mapping of plain
+values whose keys are free. Nothing in a file or on the command
 line can name code. Values come in this order, later over earlier: the dataclass's defaults, the file of ``--config``,
 the command line. jsonargparse checks the types and prints the help; it is given one flat argument per field, since its
 own nested arguments read ``--group X`` as "load the file X".
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
+FREE = dict[str, Any]  # the annotation of a field that is a mapping with keys of its own
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
 SWITCHES = {
@@ -57,6 +59,7 @@ class Parsed(NamedTuple, Generic[Config]):
         doctor: let the doctor check the set-up before each lesson.
         measure: measure the speed of this machine for the plan.
         wide: show every column of the table.
+        file: of ``--config``; None: there was none.
     """
 
     config: Config
@@ -65,6 +68,7 @@ class Parsed(NamedTuple, Generic[Config]):
     doctor: bool = False
     measure: bool = False
     wide: bool = False
+    file: Path | None = None
 
 
 class Field(NamedTuple):
@@ -149,7 +153,32 @@ def parse(
         doctor="doctor" in switches,
         measure=measure,
         wide="wide" in switches,
+        file=None if file is None else Path(file),
     )
+
+
+def read_config(
+    config_class: type[Config], file: Path | None, settings: Mapping[str, Any], default: Config | None = None
+) -> Config:
+    """The config in a YAML file, with ``settings`` in the place of its own values.
+
+    Args:
+        config_class: as for :func:`parse`.
+        file: as of ``--config``; None: ``default``.
+        settings: dotted key -> plain value, each checked as one in a file is.
+        default: what holds where there is no file; None: the defaults of ``config_class``.
+
+    Raises:
+        UserError: as :func:`parse` would print it; of a setting, without a file's name.
+    """
+    fields = dict(_plain_fields(config_class))
+    parser = _make_parser(fields, "", "", {}, {})
+    values = _values_of(default) if file is None else _read_values(str(file), fields, parser)
+    for key, value in settings.items():
+        if key not in fields:
+            raise UserError(_unknown(key, fields))
+        values[key] = _checked(parser, key, fields[key].annotation, value, "")
+    return _build(config_class, fields, values)
 
 
 # ---- fields, words, values -------------------------------------------------------------------------------------
@@ -183,6 +212,8 @@ def _values_of(config: Any) -> dict[str, Any]:
 
 
 def _is_plain(annotation: Any) -> bool:
+    if annotation == FREE:
+        return True
     if typing.get_origin(annotation) in {tuple, list, Union, types.UnionType}:
         return all(_is_plain(inner) for inner in typing.get_args(annotation) if inner is not ...)
     return annotation in {str, int, float, bool, type(None)} or typing.get_origin(annotation) is Literal
@@ -306,6 +337,12 @@ def _checked(parser: ArgumentParser, name: str, annotation: Any, given: Any, whe
     from jsonargparse import ArgumentError
 
     wrong = UserError(f"{where}{name} must be {describe(annotation)}, got {given!r}{near_choice(annotation, given)}")
+    if annotation == FREE:
+        with contextlib.suppress(ValueError):
+            mapping = parse_value(given) if where == "--" else given
+            if isinstance(mapping, dict):
+                return mapping
+        raise wrong
     try:
         if where == "--":
             value = parser.parse_args([f"--{name}={_whole_text(annotation, given)}"])[name]

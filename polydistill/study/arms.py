@@ -1,0 +1,166 @@
+"""From what a user says of a study to its plan: every arm's whole config, checked before anything runs.
+
+Arms of a seed share what is measured and with what: teacher, data, evaluation, device, threads, precision. So an arm
+may set how a student is made and learns, and no more; what holds for all is a setting of the study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polydistill.config.parsing import read_config
+from polydistill.config.plain_yaml import flatten, to_mapping
+from polydistill.errors import UserError, suggest
+from polydistill.provenance import git_state
+from polydistill.study.config import StudyConfig
+from polydistill.study.plan import Arm, Plan
+from polydistill.study.records import TEACHER
+from polydistill.study.worlds import CLONE, World
+
+GROUPS = ("student", "training", "play", "lineage", "teacher")  # of a world's config, in which arms may differ
+OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
+GIVEN = "teacher.path"
+ONE_CORE = {"threads": 1}
+
+
+def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan | None = None) -> Plan:
+    """The plan of a study, without amendments.
+
+    Args:
+        config: of the study.
+        world: of its runs.
+        file: of ``config``, beside which its base may lie.
+        stored: the plan that is continued, whose device and precision replace auto.
+
+    Raises:
+        UserError: an arm or a setting is not one of the world, or arms differ in what they must share.
+    """
+    base_file = _find_base(config.base, file)
+    settings = _flat("settings", config.settings)
+    _refuse(settings, OF_A_RUN, "settings")
+    resolve = _Resolver(world, base_file, settings, stored)
+    base = resolve("settings", {})
+    given = bool(base.get("teacher", {}).get("path"))
+    trains = world.trains_teachers and not given
+    arms = tuple(_make_arm(name, keys, config, resolve, trains) for name, keys in config.arms.items())
+    _refuse_circles(arms)
+    _refuse_twins(arms)
+    commit = git_state(CLONE)
+    return Plan(
+        world=world.name,
+        base=base,
+        arms=arms,
+        teacher=resolve("the teacher", {"lineage.generations": 0}) if trains else None,
+        contrasts=config.pairs,
+        seeds=config.chosen_seeds,
+        metric=config.chosen_metric,
+        direction=config.chosen_direction,
+        margin=config.margin,
+        alpha=config.alpha,
+        commit=None if commit is None else commit["commit"] + (" with changes" if commit["dirty"] else ""),
+    )
+
+
+class _Resolver:
+    """Reads the config of an arm, on one core of this machine."""
+
+    def __init__(self, world: World, file: Path | None, settings: Mapping[str, Any], stored: Plan | None) -> None:
+        self.world, self.file, self.settings = world, file, settings
+        self.stored = None if stored is None else stored.base
+
+    def __call__(self, whose: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            config = read_config(
+                self.world.config_class, self.file, {**self.settings, **ONE_CORE, **overrides}, self.world.default
+            )
+        except UserError as error:
+            raise UserError(str(error) if str(self.file) in str(error) else f"{whose}: {error}") from error
+        if config.device == "auto":  # processes of one core each would share one GPU
+            config = dataclasses.replace(config, device=(self.stored or {}).get("device", "cpu"))
+        mapping = to_mapping(config.resolve(self.stored))
+        del mapping["seed"]
+        return mapping
+
+
+def _find_base(base: str, file: Path | None) -> Path | None:
+    """The config that arms change: as it is called from here, beside the study's file, or in the clone."""
+    if not base:
+        return None
+    tried = [Path(base), *([] if file is None else [file.parent / base]), CLONE / base]
+    found = next((path for path in tried if path.is_file()), None)
+    if found is None:
+        raise UserError(f"there is no base {base}, neither here nor beside the study's file nor in the clone")
+    return found
+
+
+def _flat(whose: str, keys: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """Keys with dots, however they were nested.
+
+    Raises:
+        UserError: one is there twice.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in flatten(keys or {}):
+        if key in flat:
+            raise UserError(f"{whose}: the key {key} is there twice")
+        flat[key] = value
+    return flat
+
+
+def _refuse(keys: Mapping[str, Any], reasons: Mapping[str, str], whose: str) -> None:
+    for key in keys:
+        if key in reasons:
+            raise UserError(f"{whose}: {key} cannot be set: {reasons[key]}")
+
+
+def _make_arm(name: str, keys: Mapping[Any, Any] | None, config: StudyConfig, resolve: _Resolver, trains: bool) -> Arm:
+    whose = f"arm {name}"
+    overrides = _flat(whose, keys)
+    teacher = overrides.pop("teacher", TEACHER if trains else "")
+    if not isinstance(teacher, str):
+        raise UserError(f"{whose}: teacher must be the name of an arm, got {teacher!r}")
+    if teacher not in {*config.arms, TEACHER if trains else ""}:
+        raise UserError(f"{whose}: its teacher {teacher!r} is no arm{suggest(teacher, config.arms)}")
+    whole = resolve(whose, overrides)  # first: a key that the world does not know is the likelier slip
+    for key in overrides:
+        _check_key(whose, key, trains)
+    return Arm(name, overrides, teacher, whole)
+
+
+def _check_key(whose: str, key: str, trains: bool) -> None:
+    """Refuse a key in which arms of a seed must not differ."""
+    group = key.partition(".")[0]
+    if group not in GROUPS or "." not in key:
+        raise UserError(
+            f"{whose} sets {key}, which all arms share: put it under settings (an arm sets {', '.join(GROUPS[:-1])})"
+        )
+    if key == GIVEN:
+        raise UserError(
+            f"{whose} sets {key}: arms of a seed share their teacher; `teacher: NAME` takes an arm's student"
+        )
+    if group == "teacher" and trains:
+        raise UserError(f"{whose} sets {key}: arms of a seed share their teacher; put it under settings")
+
+
+def _refuse_circles(arms: tuple[Arm, ...]) -> None:
+    teachers = {arm.name: arm.teacher for arm in arms}
+    for name in teachers:
+        way = [name]
+        while teachers.get(way[-1]) in teachers:
+            way.append(teachers[way[-1]])
+            if way[-1] in way[:-1]:
+                raise UserError(f"arms teach each other in a circle: {' learns from '.join(way)}")
+
+
+def _refuse_twins(arms: tuple[Arm, ...]) -> None:
+    """Refuse arms that are the same to the last bit: their differences would all be zero."""
+    for index, arm in enumerate(arms):
+        for other in arms[:index]:
+            if (arm.teacher, arm.config) == (other.teacher, other.config):
+                raise UserError(
+                    f"arms {other.name} and {arm.name} are the same run: nothing that they set differs; a second "
+                    "student of one teacher needs student.repeat: 1"
+                )

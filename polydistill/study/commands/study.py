@@ -1,0 +1,156 @@
+"""Compare ways to teach in many seeds, paired by seed: plan, runs in parallel, results.
+
+    python scripts/study.py                                              two arms, three seeds: under two minutes
+    python scripts/study.py --config FILE --dry_run                      the plan, its cost, and what it could see
+    python scripts/study.py --config FILE --out runs/study --seeds 50
+    python scripts/study.py --runs 'runs/*' --out runs/found             runs that are there, whoever started them
+
+Each seed trains its own teacher; its arms share teacher, initial weights and data order. The plan is written and hashed
+before the first run. If the study is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it. Its folder
+gets plan.json, results.csv (one row per run, as they finish), report.html, report.md, table.tex and methods.txt, and
+runs/<arm>/seed<n>, each a run folder of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from polydistill.config.parsing import Parsed, parse
+from polydistill.cores import say_if_loaded, usable_cores
+from polydistill.disk import disk_errors, remove_temporaries
+from polydistill.errors import UserError, run_script
+from polydistill.provenance import git_state
+from polydistill.runs.interruption import StopSignals
+from polydistill.runs.lock import LOCK, FolderLock
+from polydistill.study.analysis import analyse
+from polydistill.study.arms import make_plan
+from polydistill.study.config import StudyConfig
+from polydistill.study.executor import LocalExecutor
+from polydistill.study.forecast import format_forecast, warning_of_too_few
+from polydistill.study.found import read_found
+from polydistill.study.plan import PLAN, Plan, amend, keep_plan, read_plan, write_plan
+from polydistill.study.records import RESULTS, RunRecord, write_results
+from polydistill.study.report import HTML, MARKDOWN, write_report
+from polydistill.study.runner import Runner, read_records
+from polydistill.study.table import format_results
+from polydistill.study.worlds import CLONE, World, open_world
+
+SCRIPT = "python scripts/study.py"
+SMOKE = StudyConfig(  # as configs/smoke/study.yaml, which an installation does not hold
+    world="cifar",
+    settings={"lineage.generations": 1},
+    arms={"labels": {"student.objective": "cross_entropy"}, "ban_l": {"student.objective": "ban_l"}},
+    contrasts=(("ban_l", "labels"),),
+    seeds=3,
+)
+
+
+@run_script
+def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
+    """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
+    words = sys.argv[1:] if argv is None else argv
+    reads = any(word.partition("=")[0] == "--runs" for word in words)
+    parsed = parse(
+        StudyConfig,
+        argv,
+        program=called,
+        description=(__doc__ or "").replace(SCRIPT, called),
+        default_name="study",
+        default_config=None if reads else SMOKE,
+    )
+    _require_study_folder(parsed.out)
+    if parsed.config.runs:
+        _report_found(parsed)
+        return
+    world = open_world(parsed.config.world)
+    stored = read_plan(parsed.out)
+    plan = make_plan(parsed.config, world, parsed.file, stored)
+    workers = parsed.config.workers or usable_cores()
+    if parsed.dry_run:
+        records = read_records(plan, parsed.out)
+        whole = plan if stored is None else amend(stored, plan, _count_done(records), parsed.out)
+        print(format_forecast(whole, records, parsed.out, workers))
+        return
+    with disk_errors(parsed.out):
+        parsed.out.mkdir(parents=True, exist_ok=True)
+    with FolderLock(parsed.out):
+        remove_temporaries(parsed.out)
+        _study(parsed.out, plan, world, workers)
+
+
+def _require_study_folder(out: Path) -> None:
+    """Refuse a folder that holds something other than a study."""
+    with disk_errors(out, "read"):
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file; --out takes a folder")
+        names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if names - {LOCK} and PLAN not in names:
+        raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
+
+
+def _study(out: Path, plan: Plan, world: World, workers: int) -> None:
+    """Run what is not finished, and report. The folder is locked."""
+    plan = keep_plan(out, plan, _count_done(read_records(plan, out)))
+    print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
+    _say_what_changed(plan)
+    with StopSignals() as stop:
+        with LocalExecutor(workers) as executor:
+            runner = Runner(plan, world, out, executor)
+            if runner.pending:
+                say_if_loaded()
+                runner.run(stop)
+        records = runner.sorted_records
+        _report(out, plan, records)
+        done = _count_done(records)
+        stop.raise_if_received(f"stopped: {done} of {len(records)} runs are finished; the same command goes on")
+    failed = [record for record in records if record.status == "failed"]
+    if failed:
+        first = failed[0]
+        raise UserError(
+            f"{len(failed)} of {len(records)} runs failed, the first {first.arm}/seed{first.seed}: {first.why}; the "
+            "same command tries them again"
+        )
+
+
+def _say_what_changed(plan: Plan) -> None:
+    """What is on the record since the plan was made, and what it cannot do."""
+    few = warning_of_too_few(plan)
+    if few:
+        print(f"warning: {few}", file=sys.stderr)
+    for amendment in plan.amendments:
+        seeds = ", ".join(map(str, amendment.seeds))
+        print(f"seeds {seeds} were added on {amendment.date}, with {amendment.finished} runs finished", file=sys.stderr)
+    now = git_state(CLONE)
+    if now is not None and plan.commit is not None and not plan.commit.startswith(now["commit"]):
+        print(f"the plan was made by commit {plan.commit[:12]}, this is {now['commit'][:12]}", file=sys.stderr)
+
+
+def _report_found(parsed: Parsed[StudyConfig]) -> None:
+    """The study of runs that are there."""
+    plan, records = read_found(parsed.config, parsed.out)
+    if parsed.dry_run:
+        print(format_results(plan, records))
+        return
+    stored = read_plan(parsed.out)
+    if stored is not None and not stored.found:
+        raise UserError(f"{parsed.out} holds a study that was planned; give --out another folder")
+    with disk_errors(parsed.out):
+        parsed.out.mkdir(parents=True, exist_ok=True)
+    with FolderLock(parsed.out):
+        write_plan(parsed.out, plan)
+        write_results(parsed.out, records)
+        _report(parsed.out, plan, records)
+
+
+def _report(out: Path, plan: Plan, records: Sequence[RunRecord]) -> None:
+    """Write the report of the results so far, and print the answer and the means."""
+    analysis = analyse(plan, records)
+    write_report(out, plan, records, analysis)
+    print("\n".join([*analysis.answer, "", format_results(plan, records)]))
+    print(f"\nsaved: {out}/{HTML}, {MARKDOWN}, {RESULTS}   curves: tensorboard --logdir {out}/runs")
+
+
+def _count_done(records: Sequence[RunRecord]) -> int:
+    return sum(record.status == "done" for record in records)

@@ -1,0 +1,136 @@
+"""What a user says of a study: a frozen dataclass, and its ranges."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from polydistill._environment import WORLDS
+from polydistill.config.fields import check_fields
+from polydistill.errors import require_at_least, require_choice, suggest
+from polydistill.study.records import METRICS, TEACHER, Direction
+
+FEWEST_SEEDS = 2
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+MOST_WORKERS = 4096
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Compare arms in many seeds, paired by seed.
+
+    Args:
+        world: whose runs they are: what the name of its script says after distill_. With runs it may be left out.
+        base: a config of that world, which the arms change; relative to this file or to the clone; empty: the world's
+            own default.
+        settings: keys of the world's config for all arms, like {training.epochs: 2}.
+        arms: name -> keys that the arm sets, like {ban: {student.objective: ban}}. `teacher` names an arm: its student
+            of the same seed teaches; else the seed's own teacher does.
+        contrasts: pairs of arms named beforehand, the first against the second; all other pairs are exploratory.
+        seeds: how many; a study may get more later, and its report says which they were.
+        first_seed: the first of them.
+        metric: by which arms are compared; empty: the world's own, test_error (in %) or score.
+        direction: auto, or whether lower or higher is better, for a metric that this version does not know.
+        margin: difference that does not matter, in the metric's unit, for a test of equivalence; null: none.
+        alpha: rate of false positives over all contrasts together.
+        workers: runs at once, of one core each; 0: as many as there are cores.
+        runs: read the finished run folders that this pattern finds, like 'runs/*', and run nothing. Arms are found
+            by what differs in their configs.
+    """
+
+    world: str = ""
+    base: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, Any] = field(default_factory=dict)
+    contrasts: tuple[tuple[str | None, str | None], ...] = ()
+    seeds: int = 20
+    first_seed: int = 0
+    metric: str = ""
+    direction: Literal["auto", "lower", "higher"] = "auto"
+    margin: float | None = None
+    alpha: float = 0.05
+    workers: int = 0
+    runs: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.world or not self.runs:
+            require_choice("world", self.world, WORLDS)
+        if self.seeds < FEWEST_SEEDS:
+            raise ValueError(f"seeds must be at least {FEWEST_SEEDS}: one seed has no interval, got {self.seeds}")
+        require_at_least(0, self, "first_seed", "workers")
+        if self.workers > MOST_WORKERS:
+            raise ValueError(f"workers must be at most {MOST_WORKERS:,}, got {self.workers:,}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is a rate between 0 and 1, got {self.alpha}")
+        if self.margin is not None and self.margin <= 0:
+            raise ValueError(f"margin must be positive, got {self.margin}")
+        # an unquoted `null` is a good name of an arm, and None to YAML
+        object.__setattr__(self, "arms", {_name(name): arm for name, arm in self.arms.items()})
+        if self.world:
+            self._check_metric()
+        if self.runs:
+            self._check_found()
+        else:
+            self._check_arms()
+            self._check_contrasts()
+
+    def _check_metric(self) -> None:
+        if self.chosen_metric not in METRICS and self.direction == "auto":
+            raise ValueError(
+                f"whether a lower or a higher {self.metric} is better is not known{suggest(self.metric, METRICS)}; "
+                "give direction"
+            )
+
+    def _check_found(self) -> None:
+        for name in ("arms", "contrasts", "settings", "base"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"runs reads folders that are there: {name} would be named after the runs, leave it out"
+                )
+
+    def _check_arms(self) -> None:
+        if len(self.arms) < 2:
+            raise ValueError(f"arms must be at least 2, got {len(self.arms)}: a study compares")
+        for name, arm in self.arms.items():
+            if not ARM_NAME.fullmatch(name) or name == TEACHER:
+                raise ValueError(
+                    f"an arm cannot be called {name!r}: a name has letters, digits, -, + and _, and is not {TEACHER}"
+                )
+            if arm is not None and not isinstance(arm, dict):
+                raise ValueError(f"arm {name} must be a mapping of keys to values, got {arm!r}")
+
+    def _check_contrasts(self) -> None:
+        for pair in self.pairs:
+            for name in pair:
+                require_choice("arm in contrasts", name, self.arms)
+            if pair[0] == pair[1]:
+                raise ValueError(f"contrasts: {pair[0]} is compared with itself")
+        for first, second in self.pairs:
+            if self.pairs.count((first, second)) + self.pairs.count((second, first)) > 1:
+                raise ValueError(f"contrasts: {first} and {second} are there twice")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The contrasts, by the arms' names."""
+        return tuple((_name(first), _name(second)) for first, second in self.contrasts)
+
+    @property
+    def chosen_metric(self) -> str:
+        """By which arms are compared."""
+        return self.metric or WORLDS[self.world].metric
+
+    @property
+    def chosen_direction(self) -> Direction:
+        """Which direction of it is better."""
+        return METRICS[self.chosen_metric].direction if self.direction == "auto" else self.direction
+
+    @property
+    def chosen_seeds(self) -> tuple[int, ...]:
+        """All of them."""
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+
+def _name(key: object) -> str:
+    return "null" if key is None else str(key)

@@ -1,0 +1,120 @@
+"""What a study will do, take and see, for ``--dry_run``: its cost from the seconds that such runs took here before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from polydistill.config.plain_yaml import dump_yaml
+from polydistill.runs import format_table
+from polydistill.runs.speeds import recall
+from polydistill.statistics import least_p, smallest_effect
+from polydistill.study.plan import Plan
+from polydistill.study.records import METRICS, RunRecord
+from polydistill.study.runner import PlannedRun, planned_runs, work_of
+
+FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
+POWER = 0.8
+
+
+def format_forecast(plan: Plan, records: Sequence[RunRecord], out: Path, workers: int) -> str:
+    """The plan, what of it is finished, what the rest takes, and what can be seen then. Writes nothing.
+
+    Args:
+        plan: with the amendments that would be made.
+        records: of its runs.
+        out: folder of the study, for the text.
+        workers: runs at once.
+    """
+    done = {record.key for record in records if record.status == "done"}
+    runs = planned_runs(plan)
+    margin = "" if plan.margin is None else f"; a difference below {_in_unit(plan.margin, plan)} does not matter"
+    contrasts = ", ".join(f"{first} against {second}" for first, second in plan.contrasts)
+    rows = [(arm.name, arm.teacher or "given", format_overrides(arm.overrides)) for arm in plan.arms]
+    return "\n".join(
+        [
+            dump_yaml(plan.base),
+            format_table(("arm", "taught by", "sets"), rows),
+            f"compared by {plan.metric} ({plan.direction} is better), alpha {plan.alpha:g} over all contrasts{margin}",
+            f"contrasts named beforehand: {contrasts or 'none, so every comparison is exploratory'}",
+            f"plan {plan.sha256[:12]}: {len(plan.all_seeds)} seeds, {len(runs)} runs in {out}, {len(done)} finished",
+            f"time: {_forecast([run for run in runs if run.key not in done], plan.world, workers)}",
+            *_sight(plan, records),
+        ]
+    )
+
+
+def warning_of_too_few(plan: Plan) -> str:
+    """One line where no permutation test of the plan can find anything, however large the difference; else empty."""
+    n, contrasts = len(plan.all_seeds), max(1, len(plan.contrasts))
+    least = least_p(n, contrasts=contrasts)
+    if least < plan.alpha:
+        return ""
+    enough = next((more for more in range(n, 200) if least_p(more, contrasts=contrasts) < plan.alpha), None)
+    over = f" and {contrasts} contrasts" if contrasts > 1 else ""
+    return (
+        f"with {n} seeds{over} no permutation test can reach a p below {plan.alpha:g}: the smallest is {least:.3g}"
+        + (f"; {enough} seeds can" if enough else "")
+    )
+
+
+def _sight(plan: Plan, records: Sequence[RunRecord]) -> list[str]:
+    """How large a difference must be to be seen; in the metric's unit, where finished pairs say how much they vary."""
+    n, alpha = len(plan.all_seeds), plan.alpha / max(1, len(plan.contrasts))  # Holm's smallest step
+    lines = [
+        f"what it sees: with a probability of {POWER:g}, a mean difference between arms of "
+        f"{smallest_effect(1.0, n, POWER, alpha):.3g} standard deviations of the differences in a seed"
+    ]
+    values = {record.key: record.metrics[plan.metric] for record in records if plan.metric in record.metrics}
+    for first, second in plan.contrasts:
+        seeds = [seed for seed in plan.all_seeds if (first, seed) in values and (second, seed) in values]
+        differences = [values[first, seed] - values[second, seed] for seed in seeds]
+        if len(differences) >= FEWEST_PAIRS and (deviation := stdev(differences)) > 0:
+            effect = _in_unit(smallest_effect(deviation, n, POWER, alpha), plan)
+            lines.append(f"  {first} against {second}: {effect}, by the {len(seeds)} pairs that are finished")
+    return [*lines, *([f"warning: {few}"] if (few := warning_of_too_few(plan)) else [])]
+
+
+def _in_unit(value: float, plan: Plan) -> str:
+    unit = METRICS[plan.metric].unit if plan.metric in METRICS else ""
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def format_overrides(overrides: Mapping[str, Any]) -> str:
+    """What an arm sets, in one line.
+
+    Example:
+        >>> format_overrides({"student.objective": "ban", "student.repeat": 1})
+        'student.objective ban, student.repeat 1'
+    """
+    return ", ".join(f"{key} {value}" for key, value in overrides.items()) or "nothing"
+
+
+def _forecast(runs: Sequence[PlannedRun], world: str, workers: int) -> str:
+    """How long the runs take, from those whose like has finished here."""
+    cores = f"{workers} core{'s' * (workers > 1)}"
+    if not runs:
+        return "none, all runs are finished"
+    rates = {run.arm: recall(work_of(world, run.config)) for run in runs}
+    seconds = [1 / rate for run in runs if (rate := rates[run.arm])]
+    unknown = [arm for arm, rate in rates.items() if not rate]
+    if not seconds:
+        return f"not known, no such run has finished here yet; one seed says how long the others take on {cores}"
+    mean = sum(seconds) / len(seconds)
+    total = sum(seconds) + mean * (len(runs) - len(seconds))
+    text = f"about {format_duration(total / workers)} on {cores}, by what such runs took here"
+    return text + (f" (not known of {', '.join(unknown)}: taken as the mean of the others)" if unknown else "")
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds, minutes or hours.
+
+    Example:
+        >>> format_duration(45), format_duration(600), format_duration(36_000)
+        ('45 s', '10 min', '10.0 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,314 @@
+"""Runs a plan: what is ready starts as soon as a core is free, what is finished is not run again.
+
+A run is a command of its world with a run folder of its own: locks, checkpoints and resuming are there. So a study that
+was stopped or killed goes on by looking at the folders. Its own folder holds ``plan.json``, ``results.csv``,
+``arms/<arm>.yaml`` (the config of its runs), ``runs/<arm>/seed<n>`` and ``logs/<arm>/seed<n>.txt``.
+
+Contract: a run that fails is recorded with one line why; it stops only those that its student would have taught. A full
+disk stops the study, since every further run would fail of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polydistill.config.plain_yaml import dump_yaml
+from polydistill.disk import atomic_write, disk_errors
+from polydistill.errors import UserError
+from polydistill.runs import Progress, read_summary, require_same_config
+from polydistill.runs.folder import is_bound
+from polydistill.runs.interruption import StopSignals
+from polydistill.runs.speeds import remember
+from polydistill.study.arms import GIVEN
+from polydistill.study.executor import Executor, Job, Outcome
+from polydistill.study.plan import Plan
+from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
+from polydistill.study.worlds import World
+
+POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
+NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(getattr(errno, "EDQUOT", errno.ENOSPC)), "make room")
+SEED = "{seed}"  # in teacher.path of a config
+Key = tuple[str, int]
+
+
+class PlannedRun(NamedTuple):
+    """A run of the plan.
+
+    Args:
+        arm: its name, or :data:`TEACHER`.
+        seed: of it.
+        config: of its arm.
+        teacher: the run whose student teaches it; None: its config names a teacher, or it is one.
+    """
+
+    arm: str
+    seed: int
+    config: Mapping[str, Any]
+    teacher: Key | None
+
+    @property
+    def key(self) -> Key:
+        """Arm and seed."""
+        return self.arm, self.seed
+
+    @property
+    def name(self) -> str:
+        """In words, and as the end of a path."""
+        return f"{self.arm}/seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Relative to the study's."""
+        return f"runs/{self.name}"
+
+
+def planned_runs(plan: Plan) -> list[PlannedRun]:
+    """All runs, seed by seed: its teacher, then its arms."""
+    runs = []
+    for seed in plan.all_seeds:
+        if plan.teacher is not None:
+            runs.append(PlannedRun(TEACHER, seed, plan.teacher, None))
+        for arm in plan.arms:
+            runs.append(PlannedRun(arm.name, seed, arm.config, (arm.teacher, seed) if arm.teacher else None))
+    return runs
+
+
+def in_order_of_start(plan: Plan) -> list[PlannedRun]:
+    """All runs, in the order in which a core takes the first that is ready.
+
+    It is seed by seed, so that a study that is stopped has whole seeds; but a run for which generations of others wait
+    starts as many seeds ahead, so that near the end no core waits for the last teacher.
+    """
+    ahead = {name: _count_waiting(plan, name) for name in (TEACHER, *plan.names)}
+    index = {seed: number for number, seed in enumerate(plan.all_seeds)}
+    return sorted(planned_runs(plan), key=lambda run: (index[run.seed] - ahead[run.arm], index[run.seed]))
+
+
+def _count_waiting(plan: Plan, name: str) -> int:
+    """How many generations of arms learn from the arm, one after another."""
+    return max((1 + _count_waiting(plan, arm.name) for arm in plan.arms if arm.teacher == name), default=0)
+
+
+def read_records(plan: Plan, out: Path) -> list[RunRecord]:
+    """What is there of each run of the plan, in :func:`planned_runs`' order. Writes nothing."""
+    failures = read_failures(out)
+    return [read_record(out, *run.key, run.folder, failures.get(run.key, "")) for run in planned_runs(plan)]
+
+
+def write_configs(plan: Plan, out: Path) -> None:
+    """Write ``arms/<arm>.yaml``: what each run's ``--config`` reads."""
+    configs = {arm.name: arm.config for arm in plan.arms}
+    if plan.teacher is not None:
+        configs[TEACHER] = plan.teacher
+    with disk_errors(out / "arms"):
+        (out / "arms").mkdir(exist_ok=True)
+    for name, config in configs.items():
+        atomic_write(out / "arms" / f"{name}.yaml", dump_yaml(config).encode())
+
+
+class Runner:
+    """Runs what is not finished of a plan.
+
+    Args:
+        plan: as :func:`~polydistill.study.plan.keep_plan` gives it.
+        world: of its runs.
+        out: folder of the study; this process has its lock.
+        executor: of the commands.
+
+    Raises:
+        UserError: a folder of a run holds another run.
+    """
+
+    def __init__(self, plan: Plan, world: World, out: Path, executor: Executor) -> None:
+        self.plan, self.world, self.out, self.executor = plan, world, out, executor
+        self.runs = {run.key: run for run in planned_runs(plan)}
+        self.records = {record.key: record for record in read_records(plan, out)}
+        self._order = [run.key for run in in_order_of_start(plan)]
+        self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
+        self._tried: set[Key] = set()  # those that failed in this process
+        for key in self.runs:
+            self._check_finished(key)
+
+    @property
+    def sorted_records(self) -> list[RunRecord]:
+        """In the order of :func:`planned_runs`."""
+        return [self.records[key] for key in self.runs]
+
+    def run(self, stop: StopSignals) -> None:
+        """Until all are finished or failed, or ``stop`` has received a signal and every run has saved.
+
+        Raises:
+            UserError: the disk is full, or a run's folder holds another run.
+        """
+        write_configs(self.plan, self.out)
+        done = sum(record.status == "done" for record in self.records.values())
+        with Progress("study", len(self.runs), "runs", done=done) as bar:
+            self._write()
+            while self.pending and stop.received is None:
+                self._start_ready()
+                bar.advance(0, **self._counts())
+                ended = self.executor.wait(POLL_SECONDS)
+                for outcome in ended:
+                    self._end(outcome)
+                bar.advance(self._look_at_others() + len(ended), **self._counts())
+            if stop.received is not None:
+                self._stop(bar)
+        self._write()
+
+    # ---- what is ready ---------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[PlannedRun]:
+        """Those that are neither finished nor given up."""
+        waiting = (key for key in self._order if self.records[key].status != "done" and key not in self._tried)
+        return [self.runs[key] for key in waiting]
+
+    def _start_ready(self) -> None:
+        for run in self.pending:
+            if self.executor.running >= self.executor.workers:
+                return
+            if run.name in self._started or self._must_wait(run):
+                continue
+            self._note(run.key)  # another process may be at work: of a study that was killed, or the user's
+            if self.records[run.key].status == "missing":
+                self._start(run)
+            elif self.records[run.key].status == "failed":  # its summary cannot be read
+                self._fail(run.key, self.records[run.key].why)
+
+    def _must_wait(self, run: PlannedRun) -> bool:
+        """Whether its teacher is not there; where the teacher has failed, so has the run."""
+        if run.teacher is None or self.records[run.teacher].status == "done":
+            return False
+        if run.teacher in self._tried:
+            self._fail(run.key, f"its teacher, {'/seed'.join(map(str, run.teacher))}, failed")
+        return True
+
+    def _start(self, run: PlannedRun) -> None:
+        folder = self.out / run.folder
+        self._started[run.name] = not is_bound(folder)
+        command = [*self.world.command, "--config", str(self.out / "arms" / f"{run.arm}.yaml")]
+        command += ["--seed", str(run.seed), "--out", str(folder)]
+        teacher = self._teacher_file(run)
+        if teacher:
+            command += [f"--{GIVEN}", teacher]
+        log = self.out / "logs" / f"{run.name}.txt"
+        self.executor.start(Job(run.name, tuple(command), log))
+        self.records[run.key] = RunRecord(*run.key, run.folder, "running")
+
+    def _teacher_file(self, run: PlannedRun) -> str:
+        """Path of the teacher of a run; empty: there is none."""
+        if run.teacher is None:
+            named: str = run.config.get("teacher", {}).get("path", "")
+            return named.replace(SEED, str(run.seed))
+        teacher = self.runs[run.teacher]
+        last = teacher.config["lineage"]["generations"]
+        return str(self.out / teacher.folder / self.world.product.format(last=last))
+
+    # ---- what has ended --------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: Outcome) -> None:
+        run = next(run for run in self.runs.values() if run.name == outcome.name)
+        whole = self._started.pop(run.name)
+        if outcome.code == 0:
+            self._note(run.key)
+            if self.records[run.key].status != "done":
+                self._fail(
+                    run.key, self.records[run.key].why or f"{run.folder} has no summary.json, though it ended well"
+                )
+            elif whole:
+                remember(work_of(self.plan.world, run.config), 1 / outcome.seconds)
+        else:
+            self._fail(run.key, explain(outcome.code, self.out / "logs" / f"{run.name}.txt"))
+        self._write()
+
+    def _note(self, key: Key) -> None:
+        """Read the record of a run from its folder."""
+        self.records[key] = read_record(self.out, *key, self.runs[key].folder)
+        self._check_finished(key)
+
+    def _fail(self, key: Key, why: str) -> None:
+        self._tried.add(key)
+        self.records[key] = RunRecord(*key, self.runs[key].folder, "failed", why=why)
+        if any(words in why for words in NO_ROOM):
+            self._write()
+            how = "" if "make room" in why else "; make room, and the same command goes on"
+            raise UserError(f"{'/seed'.join(map(str, key))}: {why}{how}")
+
+    def _look_at_others(self) -> int:
+        """Read those that other processes run; return how many of them are finished now."""
+        finished = 0
+        for key, record in list(self.records.items()):
+            if record.status == "running" and self.runs[key].name not in self._started:
+                self._note(key)
+                finished += self.records[key].status == "done"
+        if finished:
+            self._write()
+        return finished
+
+    def _check_finished(self, key: Key) -> None:
+        """Refuse a finished run that is not the one of the plan, or whose teacher is not its seed's."""
+        run = self.runs[key]
+        if self.records[key].status != "done":
+            return
+        folder = self.out / run.folder
+        expected = {**run.config, "seed": run.seed}
+        require_same_config(folder, expected, may_move=("data.root", GIVEN))
+        if run.teacher is not None and self.records[run.teacher].status == "done":
+            ours = read_summary(folder)["generations"][0]["sha256"]
+            theirs = read_summary(self.out / self.runs[run.teacher].folder)["generations"][-1]["sha256"]
+            if ours != theirs:
+                raise UserError(
+                    f"{folder} had another teacher than {self.out / self.runs[run.teacher].folder}; remove it, and the "
+                    "same command runs it again"
+                )
+
+    # ---- what is told ----------------------------------------------------------------------------------------------
+
+    def _counts(self) -> dict[str, float]:
+        statuses = [record.status for record in self.records.values()]
+        failed = {"failed": float(len(self._tried))} if self._tried else {}
+        return {"running": float(statuses.count("running")), **failed}
+
+    def _write(self) -> None:
+        write_results(self.out, self.sorted_records)
+
+    def _stop(self, bar: Progress) -> None:
+        """Ask the runs to save, and wait until they have."""
+        bar.say(f"asked {self.executor.running} runs to save and stop")
+        self.executor.stop()
+        while self.executor.running:
+            for outcome in self.executor.wait(POLL_SECONDS):
+                key = next(run.key for run in self.runs.values() if run.name == outcome.name)
+                del self._started[outcome.name]
+                self._note(key)
+
+
+def explain(code: int, log: Path) -> str:
+    """Why a command failed, in one line: its own ``error:``, or the last line that it printed."""
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
+        return f"ended by {name}" + ("; perhaps memory ran out" if name == "SIGKILL" else "")
+    lines = list(_last_lines(log))
+    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+    return error or (f"{lines[-1]} (code {code})" if lines else f"it ended with code {code} and said nothing")
+
+
+def _last_lines(log: Path, n_bytes: int = 20_000) -> Iterator[str]:
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - n_bytes))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return
+    yield from (line.strip() for line in text.splitlines() if line.strip())
+
+
+def work_of(world: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the seconds of a run depend on, for :mod:`polydistill.runs.speeds`: everything but seed and teacher."""
+    return {"kind": "run of a study", "world": world, "device": config.get("device"), "config": config}

@@ -1,0 +1,81 @@
+"""A world as a study sees it: a config class, a command, and the file by which a run teaches another.
+
+The worlds are named in one table, :data:`polydistill._environment.WORLDS`, as the console commands are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from polydistill._environment import WORLDS, MissingExtra, require_extra
+from polydistill.errors import UserError
+
+CLONE = Path(__file__).resolve().parents[2]
+
+
+class WorldConfig(Protocol):
+    """What a study asks of a world's config, beside its plain fields; ``teacher.path`` and ``seed`` are among them."""
+
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> WorldConfig:
+        """With device, threads and precision of this machine; ``stored`` is the config of what is continued."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One world.
+
+    Args:
+        name: like that of its command.
+        config_class: of a run.
+        default: the config where a study names none; None: the defaults of ``config_class``.
+        command: words that start a run, before its flags.
+        product: file in a run's folder that teaches another run; ``{last}`` is the number of its last generation.
+        trains_teachers: a run of no students trains a teacher.
+    """
+
+    name: str
+    config_class: type[Any]
+    default: Any
+    command: tuple[str, ...]
+    product: str
+    trains_teachers: bool
+
+
+def open_world(name: str) -> World:
+    """The world of that name.
+
+    Raises:
+        UserError: its extra is not installed.
+    """
+    entry = WORLDS[name]
+    try:
+        require_extra(entry.extra)
+    except MissingExtra as error:
+        raise UserError(str(error)) from error
+    return World(
+        name=name,
+        config_class=_find(entry.config),
+        default=_find(entry.default) if entry.default else None,
+        command=_command(name),
+        product=entry.product,
+        trains_teachers=entry.trains_teachers,
+    )
+
+
+def _find(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _command(name: str) -> tuple[str, ...]:
+    """The clone's script where there is a clone, else what the console command calls."""
+    script = CLONE / "scripts" / f"distill_{name}.py"
+    if script.is_file():
+        return sys.executable, str(script)
+    call = f"from polydistill._environment import run_command; run_command('polydistill-{name}')"
+    return sys.executable, "-c", call

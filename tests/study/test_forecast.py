@@ -1,0 +1,54 @@
+"""What a plan can see and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polydistill.runs.speeds import remember
+from polydistill.study.arms import make_plan
+from polydistill.study.forecast import format_forecast, warning_of_too_few
+from polydistill.study.plan import Plan
+from polydistill.study.records import RunRecord
+from polydistill.study.runner import work_of
+from tests.study.fake_world import FAKE, study
+
+
+def plan_of(seeds: int, **settings) -> Plan:
+    return make_plan(study(seeds=seeds, contrasts=(("ban", "labels"),), **settings), FAKE, None)
+
+
+def test_what_a_plan_sees_is_in_standard_deviations_until_pairs_are_finished() -> None:
+    # the textbook's row: 34 pairs see half a standard deviation with power 0.8
+    text = format_forecast(plan_of(34), [], Path("out"), 2)
+    assert "a mean difference between arms of 0.495 standard deviations of the differences in a seed" in text
+    assert "ban against labels:" not in text
+
+
+def test_finished_pairs_put_it_in_the_unit_of_the_metric() -> None:
+    records = [
+        RunRecord(arm, seed, "", "done", {"test_error": value})
+        for arm, values in (("ban", (10.0, 12.0, 17.0)), ("labels", (11.0, 11.0, 14.0)))
+        for seed, value in enumerate(values)
+    ]
+    # the differences -1, 1, 3 have the standard deviation 2, so twice 0.495
+    text = format_forecast(plan_of(34), records, Path("out"), 2)
+    assert "ban against labels: 0.99 points, by the 3 pairs that are finished" in text
+
+
+@pytest.mark.parametrize(("seeds", "says"), [(5, "the smallest is 0.0625; 6 seeds can"), (6, "")])
+def test_a_plan_in_which_nothing_can_be_found_is_warned_of(seeds: int, says: str) -> None:
+    assert says in warning_of_too_few(plan_of(seeds))
+    assert bool(warning_of_too_few(plan_of(seeds))) == bool(says)
+    assert ("warning: with 5 seeds no permutation" in format_forecast(plan_of(seeds), [], Path("out"), 2)) == bool(says)
+
+
+def test_the_time_is_what_such_runs_took_shared_among_the_cores() -> None:
+    plan = plan_of(10, settings={"data.images": 4711})
+    assert plan.teacher is not None
+    for config, seconds in ((plan.teacher, 100.0), (plan.arm("ban").config, 200.0)):
+        remember(work_of(plan.world, config), 1 / seconds)
+    # 10 teachers, 10 of ban, and 10 of labels at their mean, 150 s: 4500 s on 3 cores
+    text = format_forecast(plan, [], Path("out"), 3)
+    assert "time: about 25 min on 3 cores, by what such runs took here (not known of labels: taken as the mean" in text

@@ -1,0 +1,244 @@
+"""A plan is run: in the order of who teaches whom, once each, whatever ends it in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polydistill.errors import UserError
+from polydistill.runs.interruption import StopSignals
+from polydistill.runs.lock import FolderLock
+from polydistill.study.arms import make_plan
+from polydistill.study.executor import Job, LocalExecutor, Outcome
+from polydistill.study.plan import Plan
+from polydistill.study.records import RunRecord
+from polydistill.study.runner import Runner, explain
+from tests.study.fake_world import ARMS, FAKE, study
+
+CHAIN = ARMS | {"ban_2": {"teacher": "ban", "student.bonus": 0.0625}}
+
+
+def plan_of(**settings: Any) -> Plan:
+    return make_plan(study(**settings), FAKE, None)
+
+
+def run(plan: Plan, out: Path, workers: int = 2) -> dict[tuple[str, int], RunRecord]:
+    out.mkdir(exist_ok=True)
+    with StopSignals() as stop, LocalExecutor(workers) as executor:
+        runner = Runner(plan, FAKE, out, executor)
+        runner.run(stop)
+    return {record.key: record for record in runner.sorted_records}
+
+
+def starts(out: Path) -> dict[str, int]:
+    return {
+        f"{path.parts[-3]}/{path.parts[-2]}": len(path.read_text().splitlines())
+        for path in sorted(out.glob("runs/*/*/starts.txt"))
+    }
+
+
+def statuses(records: dict[tuple[str, int], RunRecord]) -> dict[str, str]:
+    return {f"{arm}/{seed}": record.status for (arm, seed), record in records.items()}
+
+
+class Recorder:
+    """An executor that ends each job the moment it is waited for, in the order given, and notes what ran together."""
+
+    def __init__(self, workers: int, slow: str = "") -> None:
+        self.workers, self.slow = workers, slow
+        self.jobs: list[Job] = []
+        self.together: list[set[str]] = []
+
+    @property
+    def running(self) -> int:
+        return len(self.jobs)
+
+    def start(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        names = {job.name for job in self.jobs}
+        self.together.append(names)
+        if not self.jobs:
+            return []
+        job = min(self.jobs, key=lambda job: job.name == self.slow)
+        self.jobs.remove(job)
+        code = subprocess.run(job.command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+        return [Outcome(job.name, code, 1.0)]
+
+    def stop(self) -> None:
+        pass
+
+
+def test_each_arm_of_a_seed_learns_from_its_teacher_and_a_chained_one_from_the_arm_that_it_names(
+    tmp_path: Path,
+) -> None:
+    records = run(plan_of(arms=CHAIN), tmp_path / "s")
+    assert set(statuses(records).values()) == {"done"}
+    # by hand: teachers reach 0.5 + seed / 100, each student adds its bonus and seed / 100 to its teacher's
+    accuracies = {key: round(record.metrics["test_accuracy"], 6) for key, record in records.items()}
+    assert accuracies == {
+        ("teacher", 0): 0.5, ("labels", 0): 0.5, ("ban", 0): 0.625, ("ban_2", 0): 0.6875,
+        ("teacher", 1): 0.51, ("labels", 1): 0.52, ("ban", 1): 0.645, ("ban_2", 1): 0.7175,
+    }  # fmt: skip
+    assert records["ban_2", 1].teacher_metrics["test_accuracy"] == pytest.approx(0.645)
+    assert (tmp_path / "s" / "results.csv").read_text().count(",done,") == 8
+
+
+def test_no_core_waits_for_a_slow_arm(tmp_path: Path) -> None:
+    executor = Recorder(2, slow="labels/seed0")
+    runner = Runner(plan_of(seeds=3), FAKE, tmp_path, executor)
+    runner.run(StopSignals())
+    assert all(record.status == "done" for record in runner.sorted_records)
+    assert all(len(names) == 2 for names in executor.together[:-1])
+    assert executor.together[-1] == {"labels/seed0"}
+
+
+def test_finished_runs_are_not_run_again_and_more_seeds_add_theirs(tmp_path: Path) -> None:
+    run(plan_of(), tmp_path)
+    run(plan_of(seeds=3), tmp_path)
+    assert len(starts(tmp_path)) == 9
+    assert set(starts(tmp_path).values()) == {1}
+
+
+def test_a_failed_run_is_one_line_and_stops_only_those_that_it_would_have_taught(tmp_path: Path) -> None:
+    arms = {
+        "labels": {"student.bonus": 0.5},
+        "ban": {"student.does": "fail", "student.seed": 0},
+        "ban_2": {"teacher": "ban"},
+        "ban_3": {"teacher": "ban_2", "student.bonus": 0.5},
+    }
+    records = run(plan_of(arms=arms), tmp_path)
+    assert {name: status for name, status in statuses(records).items() if status != "done"} == {
+        "ban/0": "failed", "ban_2/0": "failed", "ban_3/0": "failed",
+    }  # fmt: skip
+    assert records["ban", 0].why == "the loss is not finite"
+    assert records["ban_2", 0].why == "its teacher, ban/seed0, failed"
+    assert records["ban_3", 0].why == "its teacher, ban_2/seed0, failed"
+    assert "ban,0,failed,,,,,,runs/ban/seed0,the loss is not finite" in (tmp_path / "results.csv").read_text()
+    run(plan_of(arms=arms), tmp_path)  # the same command tries it again, and nothing else
+    assert starts(tmp_path)["ban/seed0"] == 2
+    assert starts(tmp_path)["ban/seed1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [("fall", r"RuntimeError: a bug \(code 1\)"), ("die", "ended by SIGKILL; perhaps memory ran out")],
+)
+def test_a_run_that_falls_or_is_killed_says_how(tmp_path: Path, does: str, why: str) -> None:
+    records = run(plan_of(arms=ARMS | {"x": {"student.does": does, "student.seed": 0}}), tmp_path)
+    assert records["x", 0].status == "failed"
+    assert records["x", 0].why == why.replace("\\", "")
+    assert records["x", 1].status == "done"
+
+
+def test_a_full_disk_ends_the_study_in_one_line_and_leaves_what_is_finished(tmp_path: Path) -> None:
+    arms = ARMS | {"x": {"student.does": "fill the disk"}}
+    with pytest.raises(UserError, match="No space left on device; make room, and the same command goes on"):
+        run(plan_of(arms=arms, seeds=8), tmp_path, workers=1)
+    assert len(starts(tmp_path)) < 8
+    assert "No space left" in (tmp_path / "results.csv").read_text()
+
+
+def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on_from_there(tmp_path: Path) -> None:
+    plan = plan_of(arms=ARMS | {"x": {"student.does": "learn slowly"}})
+
+    def interrupt() -> None:
+        end = time.monotonic() + 60
+        while not (tmp_path / "runs" / "x" / "seed0" / "starts.txt").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    records = run(plan, tmp_path)
+    thread.join()
+    assert records["x", 0].status == "missing"
+    assert 0 < int((tmp_path / "runs" / "x" / "seed0" / "steps.txt").read_text()) < 40
+    assert set(statuses(run(plan, tmp_path)).values()) == {"done"}
+    assert starts(tmp_path)["x/seed0"] == 2
+    assert starts(tmp_path)["teacher/seed0"] == 1
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A run folder at which another process is at work, for a second."""
+    folder = tmp_path / "runs" / "teacher" / "seed0"
+    folder.mkdir(parents=True)
+    lock = FolderLock(folder)
+    timer = threading.Timer(1.0, lock.release)
+    timer.start()
+    yield folder
+    timer.join()
+
+
+def test_a_run_of_another_process_is_waited_for_while_the_rest_goes_on(locked: Path, tmp_path: Path) -> None:
+    records = run(plan_of(), tmp_path)
+    assert set(statuses(records).values()) == {"done"}
+    first, other = (
+        float((tmp_path / "runs" / "teacher" / seed / "starts.txt").read_text().split()[0])
+        for seed in ("seed0", "seed1")
+    )
+    assert other < first
+
+
+def test_a_finished_run_of_another_config_is_refused_by_what_differs(tmp_path: Path) -> None:
+    run(plan_of(), tmp_path)
+    other = plan_of(settings={"data.images": 7})
+    with pytest.raises(
+        UserError, match=r"runs/teacher/seed0 holds a run of another config: data.images is 100 there and 7"
+    ):
+        run(other, tmp_path)
+
+
+def test_a_run_that_had_another_teacher_is_refused(tmp_path: Path) -> None:
+    run(plan_of(), tmp_path)
+    path = tmp_path / "runs" / "teacher" / "seed1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["generations"][-1]["sha256"] = "another"
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"runs/labels/seed1 had another teacher than .*runs/teacher/seed1"):
+        run(plan_of(), tmp_path)
+
+
+def test_a_damaged_summary_is_a_failed_run_and_the_study_ends(tmp_path: Path) -> None:
+    run(plan_of(), tmp_path)
+    (tmp_path / "runs" / "ban" / "seed1" / "summary.json").write_text("{")
+    records = run(plan_of(), tmp_path)
+    assert records["ban", 1].status == "failed"
+    assert "summary.json is damaged" in records["ban", 1].why
+
+
+def test_given_teachers_are_read_by_seed(tmp_path: Path) -> None:
+    for seed, accuracy in ((0, 0.25), (1, 0.75)):
+        (tmp_path / f"teacher{seed}.json").write_text(json.dumps({"sha256": "x", "accuracy": accuracy}))
+    plan = plan_of(settings={"teacher.path": str(tmp_path / "teacher{seed}.json")})
+    records = run(plan, tmp_path / "s")
+    assert len(records) == 4
+    assert records["ban", 1].teacher_metrics["test_accuracy"] == 0.75
+
+
+def test_what_a_log_says_last_is_the_reason(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    assert explain(3, log) == "it ended with code 3 and said nothing"
+    log.write_text("error: the first\nerror: the last\nsome words\n")
+    assert explain(2, log) == "the last"
+    assert explain(-15, log) == "ended by SIGTERM"
+    assert explain(143, log) == "ended by SIGTERM"
+
+
+def test_a_commit_is_no_part_of_what_a_run_must_be(tmp_path: Path) -> None:
+    run(plan_of(), tmp_path)
+    run(replace(plan_of(), commit="another"), tmp_path)
+    assert set(starts(tmp_path).values()) == {1}

@@ -1,0 +1,244 @@
+"""scripts/study.py as a user calls it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from polydistill.runs.lock import FolderLock
+from polydistill.study.commands import study
+from polydistill.study.executor import Job, Outcome
+from tests.study.fake_world import FAKE
+from tests.study.test_found import write_run
+
+pytest.importorskip("matplotlib", reason="the extra study is not installed")
+STUDY = "world: cifar\nseeds: 2\narms:\n  labels: {student.objective: cross_entropy}\n  ban: {student.bonus: 0.125}\n"
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Script = Callable[..., Done]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """Run the command in this process, in a folder with ``study.yaml``, on the fake world."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "open_world", lambda name: FAKE)
+    Path("study.yaml").write_text(STUDY)
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        try:
+            study.main([str(word) for word in words])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def refused(done: Done) -> str:
+    assert done.code == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in done.err
+    return line
+
+
+def test_a_study_leaves_its_plan_its_results_and_its_runs_and_says_what_came_out(script: Script) -> None:
+    done = script("--config", "study.yaml", "--workers", 2)
+    assert done.code == 0, done.err
+    out = Path("runs/study")
+    assert "6/6 runs (100%)" in done.err
+    sha256 = json.loads((out / "plan.json").read_text())["sha256"]
+    assert f"plan {sha256[:12]}" in done.out
+    # by hand: labels 0.5 and 0.52, ban 0.125 more
+    assert re.search(r"\| labels +\| +49 \| +1.41 \| +2/2 \|", done.out), done.out
+    assert re.search(r"\| ban +\| +36.5 \| +1.41 \| +2/2 \|", done.out), done.out
+    with open(out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"], row["status"]) for row in rows][:3] == [
+        ("teacher", "0", "done"), ("labels", "0", "done"), ("ban", "0", "done"),
+    ]  # fmt: skip
+    assert (out / "arms" / "ban.yaml").exists()
+    again = script("--config", "study.yaml")
+    assert (again.code, again.out) == (0, done.out)
+
+
+def test_an_edited_study_is_refused_and_seeds_are_added_on_the_record(script: Script) -> None:
+    script("--config", "study.yaml")
+    before = Path("runs/study/results.csv").read_bytes()
+    line = refused(script("--config", "study.yaml", "--alpha", "0.1"))
+    assert "runs/study/plan.json is another plan: alpha is 0.05 there and 0.1 here" in line
+    Path("study.yaml").write_text(STUDY.replace("0.125", "0.25"))
+    assert "arms.ban.overrides.student.bonus is 0.125 there and 0.25 here" in refused(script("--config", "study.yaml"))
+    Path("study.yaml").write_text(STUDY)
+    assert Path("runs/study/results.csv").read_bytes() == before
+    more = script("--config", "study.yaml", "--seeds", 3)
+    assert more.code == 0
+    assert re.search(r"seeds 2 were added on \S+, with 6 runs finished", more.err)
+    assert "add --seeds 3" in refused(script("--config", "study.yaml"))
+
+
+def test_a_failed_run_is_told_at_the_end(script: Script) -> None:
+    done = script("--config", "study.yaml", "--settings", "{student.does: fail, student.seed: 1}")
+    assert "2 of 6 runs failed, the first labels/seed1: the loss is not finite" in refused(done)
+    assert re.search(r"\| ban +\| .* \| +1/2, 1 failed \|", done.out), done.out
+
+
+def test_a_dry_run_says_the_cost_from_what_such_runs_took_and_writes_nothing(script: Script) -> None:
+    words = ["--config", "study.yaml", "--workers", 2, "--dry_run", "--settings", "{data.images: 12345}"]
+    first = script(*words)
+    assert "time: not known, no such run has finished here yet" in first.out
+    assert "6 runs in runs/study, 0 finished" in first.out
+    assert not Path("runs").exists()
+    script("--config", "study.yaml", *words[-2:])
+    assert "time: none, all runs are finished" in script(*words).out
+    more = script(*words, "--seeds", 50)
+    assert re.search(r"time: about \d+ s on 2 cores, by what such runs took here", more.out), more.out
+    assert "50 seeds, 150 runs in runs/study, 6 finished" in more.out
+    assert len(json.loads(Path("runs/study/plan.json").read_text())["seeds"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seeds", "1"], "seeds must be at least 2"),
+        (["--out", "study.yaml"], "study.yaml is a file; --out takes a folder"),
+        (["--out", "other"], "other is not empty and holds no study (no plan.json)"),
+        (
+            ["--settings", "{device: tpu}"],
+            "settings: device must be one of auto, cpu, cuda, got 'tpu'; did you mean cpu?",
+        ),
+        (["--contrasts", "[[ban, label]]"], "unknown arm in contrasts 'label'; did you mean labels?"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(script: Script, words: list[str], says: str) -> None:
+    Path("other").mkdir()
+    Path("other/notes.txt").touch()
+    line = refused(script("--config", "study.yaml", *words))
+    assert says.partition("; did")[0] in line
+    assert not Path("runs").exists()
+
+
+def test_a_second_process_on_a_study_is_refused(script: Script) -> None:
+    script("--config", "study.yaml")
+    lock = FolderLock(Path("runs/study"))
+    try:
+        assert "another process" in refused(script("--config", "study.yaml"))
+    finally:
+        lock.release()
+
+
+def test_runs_that_are_there_make_a_study_whose_comparisons_are_exploratory(script: Script) -> None:
+    for seed in (0, 1):
+        write_run(Path("mine") / f"a{seed}", seed, 0.5)
+        write_run(Path("mine") / f"b{seed}", seed, 0.75, student__objective="dkd")
+    done = script("--runs", "mine/*", "--out", "found")
+    assert done.code == 0, done.err
+    assert re.search(r"\| objective=dkd +\| +25 \| +0 \| +2/2 \|", done.out), done.out
+    assert json.loads(Path("found/plan.json").read_text())["found"] is True
+    assert script("--runs", "mine/*", "--out", "found").out == done.out
+    script("--config", "study.yaml")
+    assert "holds a study that was planned" in refused(script("--runs", "mine/*", "--out", "runs/study"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_stopped_or_killed_goes_on(number: int, root: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from polydistill.study.commands import study\n"
+        "from tests.study.fake_world import FAKE\n"
+        "study.open_world = lambda name: FAKE\n"
+        "study.main(sys.argv[2:])"
+    )
+    (tmp_path / "study.yaml").write_text(STUDY + "  slow: {student.does: learn slowly}\n")
+    command = [sys.executable, "-c", code, str(root), "--config", "study.yaml", "--workers", "2"]
+    steps = tmp_path / "runs" / "study" / "runs" / "slow" / "seed0" / "steps.txt"
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 60
+    while not (steps.parent / "starts.txt").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert re.search(r"^stopped: \d of 8 runs are finished; the same command goes on$", err, re.MULTILINE), err
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2/2") == 4
+    assert steps.read_text() == "40"
+    if number != signal.SIGKILL or sys.platform == "linux":
+        assert len((steps.parent / "starts.txt").read_text().splitlines()) == 2
+
+
+class InThisProcess:
+    """An executor that runs a script's main here, so that nothing heavy is imported again for each run."""
+
+    workers = 1
+
+    def __init__(self, workers: int) -> None:
+        self.ended: list[Outcome] = []
+
+    @property
+    def running(self) -> int:
+        return len(self.ended)
+
+    def start(self, job: Job) -> None:
+        interpreter, script, *words = job.command
+        assert interpreter == sys.executable
+        runpy.run_path(script)["main"](words)
+        self.ended.append(Outcome(job.name, 0, 1.0))
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "LocalExecutor", InThisProcess)
+    settings = (
+        "{lineage.generations: 1, training.epochs: 1, data: {made_up: 200, train_images: 200, test_images: 200, "
+        "validation_images: 100}}"
+    )
+    threads = torch.get_num_threads()
+    study.main(["--seeds", "2", "--settings", settings, "--out", "s"])
+    torch.set_num_threads(threads)
+    assert "6/6 runs (100%)" in capsys.readouterr().err
+    heads = {}
+    for arm in ("labels", "ban_l"):
+        for seed in (0, 1):
+            summary = json.loads(Path("s", "runs", arm, f"seed{seed}", "summary.json").read_text())
+            config = summary["config"]
+            assert (config["threads"], config["device"], config["seed"]) == (1, "cpu", seed)
+            heads[arm, seed] = summary["generations"][0]["sha256"]
+    assert heads["labels", 0] == heads["ban_l", 0] != heads["labels", 1] == heads["ban_l", 1]
