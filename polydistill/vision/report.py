@@ -19,6 +19,7 @@ HEADERS = (
     "who", "learns by", "test error %", PAPER, "test NLL", "test ECE", "validation error %", "agreement", "parameters",
     "seconds",
 )  # fmt: skip
+PARTS = ("made_up", "train_images", "classes", "images_per_class")  # of a config: not all of the data
 IMPORTANCE = (
     *HEADERS[:3], "agreement", PAPER, "seconds", "test NLL", "validation error %", "test ECE", "parameters",
 )  # fmt: skip
@@ -88,7 +89,7 @@ def published(metric: str, config: Mapping[str, Any], generation: int) -> float 
         generation: of its students. Those that learn from labels alone are the paper's generation 0.
     """
     data, student = config["data"], config["student"]
-    if metric != "test_error" or any(data.get(part) for part in ("made_up", "train_images", "classes")):
+    if metric != "test_error" or any(data.get(part) for part in PARTS):
         return None
     teacher, network = _networks(config)
     if student["objective"] == "cross_entropy":

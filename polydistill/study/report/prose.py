@@ -60,7 +60,7 @@ def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
     if plan.metric == "test_error" and not any(contrast.new_images for contrast in analysis.planned):
         yield (
             "Whether other test images would show the same: the intervals are over seeds, on one test set. (The runs "
-            "did not store which images they named rightly, or not all of them.)"
+            "did not store which images they got right, or not all of them.)"
         )
     undecided = [contrast for contrast in analysis.planned if contrast.verdict == "undecided"]
     if undecided:
