@@ -1,6 +1,7 @@
 """The report of a study: report.html with its pictures inside, report.md, table.tex and methods.txt.
 
-Contract: the same records, plan and run folders give the same bytes. It appears whatever is missing, and says so first.
+Contract: the same records, plan, run folders and command give the same bytes. It appears whatever is missing, and says
+so first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from polydistill.study.report.tables import main_table
 HTML, MARKDOWN, TABLE, METHODS = "report.html", "report.md", "table.tex", "methods.txt"
 
 
-def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: Analysis) -> None:
+def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: Analysis, *, command: str = "") -> None:
     """Write the report into the folder of the study.
 
     Args:
@@ -33,6 +34,7 @@ def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: 
         plan: of the study.
         records: of its runs, finished or not; their folders are relative to ``out``.
         analysis: of the same records, by :func:`polydistill.study.analysis.analyse`.
+        command: by which the user started the study; empty: it is not shown.
 
     Raises:
         MissingExtra: matplotlib is not installed; one line.
@@ -41,7 +43,7 @@ def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: 
     require_extra("study")
     n_arms, n_seeds = len(plan.arms), len(plan.all_seeds)
     title = f"Study of {n_arms} arms over {n_seeds} seeds ({plan.world})"
-    document = build(title, plan, records, analysis, gather(out, records), published_values(plan))
+    document = build(title, plan, records, analysis, gather(out, records), published_values(plan), command)
     caption = f"The contrasts named beforehand, paired by seed. Plan {plan.sha256[:16]}."
     for name, text in (
         (HTML, render_html(document)),

@@ -28,6 +28,7 @@ def build(
     analysis: Analysis,
     evidence: Evidence,
     published: Mapping[str, float],
+    command: str,
 ) -> Document:
     """The report as sections; those that have nothing to say are left out."""
     sections = [
@@ -43,7 +44,7 @@ def build(
         Section("Exploratory", list(exploratory(plan, analysis))),
         Section("What this study cannot say", [Items(tuple(limits(plan, analysis)))]),
         Section("Methods, ready to paste", [Paragraph(methods(plan, analysis))]),
-        Section("How it was made", list(making(plan, records, evidence))),
+        Section("How it was made", list(making(plan, records, evidence, command))),
     ]
     return Document(title, [section for section in sections if section.blocks])
 

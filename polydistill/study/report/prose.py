@@ -18,36 +18,58 @@ FEW = 10  # seeds: with fewer, an interval rests on the normal distribution alon
 
 def methods(plan: Plan, analysis: Analysis) -> str:
     """A paragraph for the methods section of a paper."""
-    counts = sorted({len(contrast.gains) for contrast in analysis.planned} or {0})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     outcome = describe_metric(plan).name + (" in %" if plan.metric == "test_error" else "")
-    named = "of interest" if plan.found else "named beforehand"
-    margin = (
-        ""
-        if plan.margin is None
-        else f" Equivalence within {plan.margin:g} was tested by two one-sided t-tests, likewise corrected."
-    )
-    return (
-        f"We compared {len(plan.names)} arms ({', '.join(plan.names)}) over {len(plan.all_seeds)} planned seeds, of "
-        f"which {seeds} entered each planned contrast. The unit of replication is a teacher with its students: each "
-        "seed trained a teacher of its own, and the arms of a seed shared it, and unless an arm says otherwise the "
-        f"initial weights, the order of the data and the augmentation. The outcome was the {outcome} ({plan.direction} "
-        f"is better). {_plan(plan)} Differences were paired by seed; we report their mean with Student's "
-        f"{confidence(plan)} interval, and a sign-flip permutation test (two-sided, alpha = {plan.alpha:g}), with the "
-        f"p-values of the {len(plan.contrasts)} contrasts {named} corrected by Holm's method.{margin} All other "
-        "comparisons are exploratory and not corrected."
+    return " ".join(
+        [
+            f"We compared {len(plan.names)} arms ({', '.join(plan.names)}) over {len(plan.all_seeds)} seeds.",
+            _replication(plan),
+            f"The outcome was the {outcome} ({plan.direction} is better).",
+            *_naming(plan, analysis),
+            f"Differences were paired by seed; we report their mean with Student's {confidence(plan)} interval, and a "
+            f"two-sided sign-flip permutation test at alpha = {plan.alpha:g}.",
+            *_correction(plan),
+        ]
     )
 
 
-def _plan(plan: Plan) -> str:
+def _replication(plan: Plan) -> str:
     if plan.found:
-        return "Arms and contrasts were chosen after the runs."
-    added = sum(len(amendment.seeds) for amendment in plan.amendments)
-    later = f", to which {added} seeds were added later" if added else ""
+        return "Runs of the same seed were paired."
+    shared = "the initial weights, the order of the data and the augmentation, unless an arm says otherwise."
+    if plan.teacher is None:
+        return f"The teachers were given; the arms of a seed shared {shared}"
     return (
+        "The unit of replication is a teacher with its students: each seed trained a teacher of its own, and the arms "
+        f"of a seed shared it, {shared}"
+    )
+
+
+def _naming(plan: Plan, analysis: Analysis) -> Iterator[str]:
+    """How the plan came about, and how much of it is there."""
+    if plan.found:
+        yield "Arms and contrasts were chosen after the runs."
+        return
+    added = sum(len(amendment.seeds) for amendment in plan.amendments)
+    later = f"; {added} seeds were added later" if added else ""
+    yield (
         "Arms, contrasts and number of seeds were fixed in a plan before the first run (sha256 "
         f"{plan.sha256[:16]}){later}."
     )
+    counts = sorted({len(contrast.gains) for contrast in analysis.planned})
+    if counts and counts[0] < len(plan.all_seeds):
+        some = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        yield f"Of the seeds {some} entered each of these contrasts, since runs are missing."
+
+
+def _correction(plan: Plan) -> Iterator[str]:
+    if not plan.contrasts:
+        yield "No p-value was corrected for the number of comparisons: all of them are exploratory."
+        return
+    n = len(plan.contrasts)
+    yield f"The p-values of the {n} contrasts named beforehand were corrected by Holm's method."
+    if plan.margin is not None:
+        yield f"Equivalence within {plan.margin:g} was tested by two one-sided t-tests, likewise corrected."
+    yield "All other comparisons are exploratory and not corrected."
 
 
 def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
@@ -57,6 +79,8 @@ def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
         "Whether it is so for another data set, network, training budget or recipe: all runs share one configuration, "
         "except for what an arm changes."
     )
+    if plan.teacher is None and not plan.found:
+        yield "Whether it is so for other teachers: those of this study were given, and not drawn anew for each seed."
     if plan.metric == "test_error" and not any(contrast.new_images for contrast in analysis.planned):
         yield (
             "Whether other test images would show the same: the intervals are over seeds, on one test set. (The runs "
@@ -83,11 +107,14 @@ def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
     yield "Why an arm is better: a contrast shows the effect of all that its arms differ in, together."
 
 
-def making(plan: Plan, records: Sequence[RunRecord], evidence: Evidence) -> Iterator[Block]:
+def making(plan: Plan, records: Sequence[RunRecord], evidence: Evidence, command: str) -> Iterator[Block]:
     seconds = sum(record.seconds for record in records if math.isfinite(record.seconds))
     done = sum(record.status == "done" for record in records)
     yield Paragraph(f"Cost: {_duration(seconds)} of computing, all runs together; {done} runs are done.")
     yield Paragraph(f"Plan: sha256 {plan.sha256}, commit {plan.commit or 'unknown: no clone'}.")
+    if command:
+        yield Paragraph("The study is the work of this command:")
+        yield Code(command)
     if evidence.data:
         yield Paragraph("Data, by the sum of its content:")
         yield Items(tuple(evidence.data))
