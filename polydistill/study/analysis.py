@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +86,12 @@ def analyse(plan: Plan, records: Sequence[RunRecord], read_correct: ReadCorrect 
     named = [(first, second) for first, second in plan.contrasts]
     others = [pair for pair in itertools.combinations(plan.names, 2) if not {pair, pair[::-1]} & set(named)]
     planned = correct_for_all(plan, [compare_arms(plan, values, pair, planned=True) for pair in named])
-    if read_correct is not None and plan.metric == "test_error":
-        planned = [_new_images(contrast, done, read_correct, 1 - plan.alpha) for contrast in planned]
     exploratory = [judge(plan, compare_arms(plan, values, pair, planned=False), 1) for pair in others]
+    if read_correct is not None and plan.metric == "test_error":
+        draw = partial(_new_images, done=done, read_correct=read_correct, confidence=1 - plan.alpha)
+        planned = [draw(contrast) for contrast in planned]
+        shown = 0 if planned else MOST_SHOWN
+        exploratory = [*map(draw, exploratory[:shown]), *exploratory[shown:]]
     digits = _digits([contrast.comparison for contrast in planned or exploratory])
     analysis = Analysis(arms, teachers, tuple(planned), tuple(exploratory), tuple(_components(plan, values)), digits)
     return replace(analysis, answer=tuple(say(contrast, plan, digits) for contrast in analysis.shown))

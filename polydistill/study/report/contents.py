@@ -108,9 +108,10 @@ def _beforehand(plan: Plan) -> Iterator[Block]:
 def _answer(plan: Plan, analysis: Analysis) -> Iterator[Block]:
     yield from (Paragraph(sentence, "answer") for sentence in analysis.answer)
     unit = " A point is one percentage point of the test error." if plan.metric == "test_error" else ""
-    named = "named after the runs" if plan.found else "named beforehand"
+    rule = f"Decided is what has a p of at most {plan.alpha:g}"
+    n = len(plan.contrasts)
+    corrected = f"{rule} after Holm's correction over the contrasts named beforehand ({n})."
+    uncorrected = f"{rule}; no contrast was named beforehand, so none is corrected for their number."
     yield Paragraph(
-        f"A gain above zero says that the first arm is better.{unit} Decided is what has a p of at most {plan.alpha:g} "
-        f"after Holm's correction over the contrasts {named} ({len(plan.contrasts)}).",
-        "note",
+        f"A gain above zero says that the first arm is better.{unit} {corrected if n else uncorrected}", "note"
     )

@@ -65,28 +65,32 @@ def _correction(plan: Plan) -> Iterator[str]:
     if not plan.contrasts:
         yield "No p-value was corrected for the number of comparisons: all of them are exploratory."
         return
-    n = len(plan.contrasts)
-    yield f"The p-values of the {n} contrasts named beforehand were corrected by Holm's method."
+    n, likewise = len(plan.contrasts), ""
+    if n > 1:
+        likewise = ", likewise corrected"
+        yield f"The p-values of the {n} contrasts named beforehand were corrected by Holm's method."
+    else:
+        yield "One contrast was named beforehand."
     if plan.margin is not None:
-        yield f"Equivalence within {plan.margin:g} was tested by two one-sided t-tests, likewise corrected."
+        yield f"Equivalence within {plan.margin:g} was tested by two one-sided t-tests{likewise}."
     yield "All other comparisons are exploratory and not corrected."
 
 
 def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
     """What the reader might take from it, and should not."""
-    counts = [len(contrast.gains) for contrast in analysis.planned]
+    counts = [len(contrast.gains) for contrast in analysis.shown]
     yield (
         "Whether it is so for another data set, network, training budget or recipe: all runs share one configuration, "
         "except for what an arm changes."
     )
     if plan.teacher is None and not plan.found:
         yield "Whether it is so for other teachers: those of this study were given, and not drawn anew for each seed."
-    if plan.metric == "test_error" and not any(contrast.new_images for contrast in analysis.planned):
+    if plan.metric == "test_error" and not any(contrast.new_images for contrast in analysis.shown):
         yield (
             "Whether other test images would show the same: the intervals are over seeds, on one test set. (The runs "
             "did not store which images they got right, or not all of them.)"
         )
-    undecided = [contrast for contrast in analysis.planned if contrast.verdict == "undecided"]
+    undecided = [contrast for contrast in analysis.shown if contrast.verdict == "undecided"]
     if undecided:
         seen = "; ".join(
             f"{contrast.first} against {contrast.second}: {number(contrast.visible, analysis.digits)}"
@@ -111,7 +115,7 @@ def making(plan: Plan, records: Sequence[RunRecord], evidence: Evidence, command
     seconds = sum(record.seconds for record in records if math.isfinite(record.seconds))
     done = sum(record.status == "done" for record in records)
     yield Paragraph(f"Cost: {_duration(seconds)} of computing, all runs together; {done} runs are done.")
-    yield Paragraph(f"Plan: sha256 {plan.sha256}, commit {plan.commit or 'unknown: no clone'}.")
+    yield Paragraph(f"Plan: sha256 {plan.sha256}, commit {plan.commit or 'unknown'}.")
     if command:
         yield Paragraph("The study is the work of this command:")
         yield Code(command)
@@ -127,7 +131,7 @@ def making(plan: Plan, records: Sequence[RunRecord], evidence: Evidence, command
         yield Items(tuple(evidence.environments))
     if evidence.commands:
         yield Paragraph("The exact command of each arm's first run; the others differ in the seed:")
-        yield Code("\n".join(evidence.commands[arm] for arm in (TEACHER, *plan.names) if arm in evidence.commands))
+        yield from (Code(evidence.commands[arm]) for arm in (TEACHER, *plan.names) if arm in evidence.commands)
 
 
 def _duration(seconds: float) -> str:

@@ -94,7 +94,7 @@ def pairing(analysis: Analysis) -> Iterator[Block]:
 
 
 def new_images(plan: Plan, analysis: Analysis) -> Iterator[Block]:
-    stored = [contrast for contrast in analysis.planned if contrast.new_images is not None and contrast.comparison]
+    stored = [contrast for contrast in analysis.shown if contrast.new_images is not None and contrast.comparison]
     if not stored:
         return
     rows = [
@@ -158,7 +158,8 @@ def components(analysis: Analysis) -> Iterator[Block]:
 
 
 def exploratory(plan: Plan, analysis: Analysis) -> Iterator[Block]:
-    compared = [contrast for contrast in analysis.exploratory if contrast.comparison is not None]
+    rest = [contrast for contrast in analysis.exploratory if contrast not in analysis.shown]
+    compared = [contrast for contrast in rest if contrast.comparison is not None]
     if not compared:
         return
     yield Paragraph(
