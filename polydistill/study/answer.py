@@ -52,6 +52,8 @@ def say(contrast: Contrast, plan: Plan, digits: int) -> str:
         return f"{first} against {second}, which differ in the student's seed alone, the size of nothing: {shown}."
     if contrast.verdict == "equivalent":
         return f"{first} equals {second} within {plan.margin:g}{unit}: {shown}."
+    if contrast.p is not None and (low > 0 or high < 0):  # the interval alone would mislead
+        shown = shown.removesuffix(")") + f", yet p = {contrast.p:.2g}{' after Holm' * contrast.planned})"
     return f"{first} against {second}: undecided, {shown}; {_to_decide(contrast)}."
 
 

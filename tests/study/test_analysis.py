@@ -119,6 +119,17 @@ def test_holm_is_over_the_contrasts_named_beforehand_even_those_without_runs() -
     assert both.planned[1].verdict == "unknown"
 
 
+def test_an_interval_without_zero_says_why_it_is_not_enough() -> None:
+    """Five gains of one sign have p = 1/16 at the least, however narrow Student's interval is."""
+    labels = [30.0 + seed for seed in range(5)]
+    found = analyse_two([value - 1.0 - 0.1 * (seed % 2) for seed, value in enumerate(labels)], labels)
+    # mean 1.04, deviation 0.0548, t(4) = 2.776: 1.04 -+ 0.068
+    words = (
+        "ban against labels: undecided, +1.040 points (95% interval 0.972 to 1.108, 5 seeds, yet p = 0.062 after Holm)"
+    )
+    assert found.answer[0].startswith(words)
+
+
 def test_a_contrast_that_was_not_named_is_exploratory_and_not_corrected() -> None:
     labels = [30.0 + 0.1 * seed**2 for seed in range(6)]
     better = [value - 1.0 - 0.01 * seed for seed, value in enumerate(labels)]

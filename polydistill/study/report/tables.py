@@ -21,7 +21,12 @@ VERDICTS = {
     "undecided": "undecided",
     "unknown": "nothing can be said",
 }
-OTHERS = {"test_nll": "test NLL", "test_ece": "test ECE", "train_accuracy": "right on training inputs"}
+OTHERS = {
+    "test_nll": "test NLL",
+    "test_ece": "test ECE",
+    "train_accuracy": "right on training inputs",
+    "teacher_normalized": "of its teacher",
+}
 
 
 def main_table(plan: Plan, analysis: Analysis) -> Table:
