@@ -15,7 +15,7 @@ from polydistill.study.worlds import World
 
 @dataclass(frozen=True)
 class FakeData:
-    images: int = 100
+    made_up: int = 100
 
 
 @dataclass(frozen=True)

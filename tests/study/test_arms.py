@@ -15,9 +15,9 @@ from tests.study.fake_world import ARMS, FAKE, study
 
 
 def test_each_arm_has_the_whole_config_and_one_core_and_one_precision() -> None:
-    plan = make_plan(study(settings={"data.images": 50}), FAKE, None)
+    plan = make_plan(study(settings={"data.made_up": 50}), FAKE, None)
     assert plan.base == {
-        "device": "cpu", "threads": 1, "precision": "bfloat16", "data": {"images": 50}, "teacher": {"path": ""},
+        "device": "cpu", "threads": 1, "precision": "bfloat16", "data": {"made_up": 50}, "teacher": {"path": ""},
         "student": {"objective": "ban", "repeat": 0, "bonus": 0.0, "does": "learn", "seed": None},
         "lineage": {"generations": 1},
     }  # fmt: skip
@@ -29,7 +29,7 @@ def test_each_arm_has_the_whole_config_and_one_core_and_one_precision() -> None:
 
 
 def test_the_base_lies_beside_the_study_and_nested_keys_are_dotted_ones(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("student: {objective: kl}\ndata: {images: 7}\nprecision: float32\n")
+    (tmp_path / "base.yaml").write_text("student: {objective: kl}\ndata: {made_up: 7}\nprecision: float32\n")
     arms = {"a": {"student": {"bonus": 1}}, "b": None}
     plan = make_plan(study(base="base.yaml", arms=arms), FAKE, tmp_path / "study.yaml")
     assert plan.arm("a").overrides == {"student.bonus": 1}
@@ -51,7 +51,7 @@ def test_precision_stays_what_the_plan_began_with() -> None:
         ({"student.repeat": -1}, "arm x: student: repeat must not be negative, got -1"),
         ({"seed": 3}, "arm x sets seed, which all arms share"),
         ({"device": "cuda"}, "arm x sets device, which all arms share: put it under settings"),
-        ({"data.images": 3}, "arm x sets data.images, which all arms share"),
+        ({"data.made_up": 3}, "arm x sets data.made_up, which all arms share"),
         ({"precision": "float32"}, "arm x sets precision, which all arms share"),
         ({"teacher.path": "a.zip"}, "arm x sets teacher.path: arms of a seed share their teacher"),
         ({"teacher": "bann"}, "arm x: its teacher 'bann' is no arm; did you mean ban[?]"),
@@ -70,7 +70,7 @@ def test_an_arm_that_differs_in_more_than_it_may_is_one_line(arm: dict[str, Any]
     ("settings", "says"),
     [
         ({"settings": {"seed": 3}}, "settings: seed cannot be set: first_seed and seeds say which"),
-        ({"settings": {"data.image": 3}}, "settings: unknown key data.image; did you mean data.images[?]"),
+        ({"settings": {"data.made_upp": 3}}, "settings: unknown key data.made_upp; did you mean data.made_up[?]"),
         ({"base": "nowhere.yaml"}, "there is no base nowhere.yaml"),
     ],
 )

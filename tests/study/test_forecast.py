@@ -45,7 +45,7 @@ def test_a_plan_in_which_nothing_can_be_found_is_warned_of(seeds: int, says: str
 
 
 def test_the_time_is_what_such_runs_took_shared_among_the_cores() -> None:
-    plan = plan_of(10, settings={"data.images": 4711})
+    plan = plan_of(10, settings={"data.made_up": 4711})
     assert plan.teacher is not None
     for config, seconds in ((plan.teacher, 100.0), (plan.arm("ban").config, 200.0)):
         remember(work_of(plan.world, config), 1 / seconds)

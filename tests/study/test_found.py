@@ -19,7 +19,7 @@ def write_run(folder: Path, seed: int, accuracy: float | None = 0.5, kind: str =
     config: dict[str, Any] = {
         "seed": seed,
         "threads": 1,
-        "data": {"root": "", "images": 100},
+        "data": {"root": "", "made_up": 100},
         "teacher": {"path": ""},
         "student": {"objective": "ban", "label_weight": None},
         "lineage": {"generations": 1},
@@ -82,7 +82,7 @@ def test_unfinished_runs_are_missing_and_runs_of_a_teacher_alone_are_no_arm(tmp_
 @pytest.mark.parametrize(
     ("second", "says"),
     [
-        ({"data__images": 7}, r"are not of one study: data.images is 100 in the first, 7 in the other"),
+        ({"data__made_up": 7}, r"are not of one study: data.made_up is 100 in the first, 7 in the other"),
         ({}, r"are the same arm \(as the default\) and seed \(0\): leave one out"),
         ({"student__objective": "dkd"}, r"finds 2 arms and 1 seeds: a comparison needs 2 arms and 2 seeds of each"),
         ({"kind": "atari"}, r"finds runs of 2 kinds \(atari, cifar\)"),

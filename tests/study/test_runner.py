@@ -195,9 +195,9 @@ def test_a_run_of_another_process_is_waited_for_while_the_rest_goes_on(locked: P
 
 def test_a_finished_run_of_another_config_is_refused_by_what_differs(tmp_path: Path) -> None:
     run(plan_of(), tmp_path)
-    other = plan_of(settings={"data.images": 7})
+    other = plan_of(settings={"data.made_up": 7})
     with pytest.raises(
-        UserError, match=r"runs/teacher/seed0 holds a run of another config: data.images is 100 there and 7"
+        UserError, match=r"runs/teacher/seed0 holds a run of another config: data.made_up is 100 there and 7"
     ):
         run(other, tmp_path)
 

@@ -27,6 +27,7 @@ from polydistill.runs.lock import LOCK, FolderLock
 from polydistill.study.analysis import analyse
 from polydistill.study.arms import make_plan
 from polydistill.study.config import StudyConfig
+from polydistill.study.correctness import correct_in
 from polydistill.study.executor import LocalExecutor
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.found import read_found
@@ -146,7 +147,7 @@ def _report_found(parsed: Parsed[StudyConfig]) -> None:
 
 def _report(out: Path, plan: Plan, records: Sequence[RunRecord]) -> None:
     """Write the report of the results so far, and print the answer and the means."""
-    analysis = analyse(plan, records)
+    analysis = analyse(plan, records, correct_in(out))
     write_report(out, plan, records, analysis)
     print("\n".join([*analysis.answer, "", format_results(plan, records)]))
     print(f"\nsaved: {out}/{HTML}, {MARKDOWN}, {RESULTS}   curves: tensorboard --logdir {out}/runs")
