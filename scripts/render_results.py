@@ -84,6 +84,57 @@ def pong_table(name: str) -> str:
     return format_table(headers, rows)
 
 
+def acktr_runs() -> dict[str, dict[str, Any]]:
+    """Game -> the run of its actor-critic; one seed each."""
+    return {
+        run["config"]["game"]: run
+        for name in ("pong", "breakout", "qbert", "seaquest")
+        for run in load(f"acktr_{name}")
+    }
+
+
+def acktr_table(short: bool = False) -> str:
+    """Twins of actor-critics: each one run, so that its intervals are those of its games alone."""
+    rows: list[list[str | float | None]] = []
+    for game, run in acktr_runs().items():
+        teacher, student = (generation["metrics"] for generation in run["generations"])
+        scores = [f"{m['score_mean']:,.1f} ({format_interval(m['score_ci95'])})" for m in (teacher, student)]
+        ratio = f"{student['teacher_normalized']:.3f} ({format_interval(student['teacher_normalized_ci95'], 3)})"
+        minutes = f"{run['wall_seconds'] / 60:.0f}"
+        steps = f"{run['config']['play']['steps']:,}"
+        if short:
+            rows.append([game, *(f"{m['score_mean']:,.1f}" for m in (teacher, student)), ratio, student["episodes"]])
+            continue
+        rows.append([game, *scores, ratio, f"{student['agreement']:.3f}", student["episodes"], steps, minutes])
+    over = "(95% over games)"
+    if short:
+        return format_table(["game", "teacher", "student", f"of teacher {over}", "games"], rows)
+    headers = [
+        "game",
+        f"teacher {over}",
+        f"student {over}",
+        f"of teacher {over}",
+        "agreement",
+        "games",
+        "steps",
+        "minutes",
+    ]
+    return format_table(headers, rows)
+
+
+def acktr_curves_table() -> str:
+    """The student's mean score over time."""
+    curves: dict[int, dict[str, str]] = {}
+    with open(MEASUREMENTS / "acktr_curves.csv", encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            step = round(int(line["step"]), -4)  # of a few rounds later, whole steps of all games
+            curves.setdefault(step, {})[line["game"]] = f"{float(line['score']):,.1f}"
+    games = list(dict.fromkeys(game for of in curves.values() for game in of))
+    return format_table(
+        ["steps, about", *games], [[f"{step:,}", *map(of.get, games)] for step, of in sorted(curves.items())]
+    )
+
+
 def acting_table() -> str:
     """Who acts, at equal samples and seeds; differences are of the same seeds."""
     arms = {"the teacher": load("pong"), "the student more and more": load("pong_dagger")}
@@ -409,6 +460,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong": lambda: pong_table("pong"),
     "pong_long": lambda: pong_table("pong_long"),
     "pong_acting": acting_table,
+    "acktr": acktr_table,
+    "acktr_short": lambda: acktr_table(short=True),
+    "acktr_curves": acktr_curves_table,
     "pong_seeds": seed_table,
     "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
