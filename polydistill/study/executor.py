@@ -76,6 +76,11 @@ class Executor(Protocol):
         """Ask those that are running to save and end; :meth:`wait` tells when they have."""
 
 
+def _tether() -> list[str]:
+    """Words before a command that tie it to this process; none where the system cannot."""
+    return [sys.executable, "-I", "-S", str(TETHER), str(os.getpid())] if sys.platform == "linux" else []
+
+
 class LocalExecutor:
     """An :class:`Executor`: processes of this machine, one core each; a context manager that leaves none behind.
 
@@ -106,7 +111,7 @@ class LocalExecutor:
         started = time.monotonic()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *job.command],
+                [*_tether(), *job.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,11 +1,12 @@
 """Runs a command that is asked to stop when the process that started it dies: ``python tether.py PARENT WORDS...``.
 
-A study that is killed outright cannot tell its runs. Under Linux the kernel does: it sends SIGTERM, at which a run
-saves and ends. On other systems a run goes on to its end, and the continued study waits for it.
+A study that is killed outright cannot tell its runs. The kernel of Linux does: it sends SIGTERM, at which a run saves
+and ends. On other systems nothing is tied: a run goes on to its end, and the continued study waits for it.
 
 Contract: nothing of this project is imported, so that the command starts milliseconds later.
 """
 
+import ctypes
 import os
 import sys
 
@@ -14,12 +15,9 @@ PR_SET_PDEATHSIG, SIGTERM = 1, 15
 
 def main(parent: int, words: list[str]) -> None:
     """Become the command ``words``, tied to the process ``parent``."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM)
-        if os.getppid() != parent:
-            raise SystemExit(128 + SIGTERM)  # it died before this line
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(128 + SIGTERM)  # it died before this line
     os.execv(words[0], words)
 
 

@@ -1,0 +1,47 @@
+"""The worlds of studies: what their table names is there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from polydistill._environment import COMMANDS, REPORTS, WORLDS
+from polydistill.config.parsing import read_config
+from polydistill.errors import UserError
+from polydistill.study import worlds
+from polydistill.study.records import METRICS
+from polydistill.study.worlds import open_world
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_world_has_a_config_a_script_a_command_and_a_report(name: str) -> None:
+    world = open_world(name)
+    given = {"teacher.path": "a.zip"} if name == "agent" else {}
+    settings = {"env": "CartPole-v1", **given} if name == "agent" else {}
+    config = read_config(world.config_class, None, {"threads": 1, "device": "cpu", **settings}, world.default)
+    assert config.resolve().threads == 1
+    assert config.lineage.generations >= 1
+    assert world.command[0] == sys.executable
+    assert Path(world.command[1]).is_file()
+    assert f"polydistill-{name}" in COMMANDS
+    assert name in REPORTS
+    assert WORLDS[name].metric in METRICS
+
+
+def test_an_installation_without_scripts_calls_what_the_console_command_calls(
+    tmp_path: Path, monkeypatch, run_python
+) -> None:
+    monkeypatch.setattr(worlds, "CLONE", tmp_path)
+    interpreter, *words = open_world("cifar").command
+    done = run_python(*words, "--help")
+    assert interpreter == sys.executable
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: polydistill-cifar [--flag value ...]")
+
+
+def test_a_world_whose_extra_is_not_installed_is_one_line(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(UserError, match="this needs the extra vision"):
+        open_world("cifar")
