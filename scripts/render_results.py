@@ -384,7 +384,6 @@ FEW_ROWS: dict[str, list[Key]] = {
         ("policy_kl", "4096x32000", "float32", ALL),
         ("policy_kl", "4096x32000", "bfloat16", ALL),
         ("hinton_kd", "128x100", "bfloat16", "replayed"),
-        ("hinton_kd", "4096x32000", "float32", ALL),
         ("hinton_kd", "4096x32000", "bfloat16", ALL),
     ],
 }
