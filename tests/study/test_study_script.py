@@ -79,6 +79,7 @@ def test_a_study_leaves_its_plan_its_results_and_its_runs_and_says_what_came_out
         ("teacher", "0", "done"), ("labels", "0", "done"), ("ban", "0", "done"),
     ]  # fmt: skip
     assert (out / "arms" / "ban.yaml").exists()
+    assert "python scripts/study.py --config study.yaml --workers 2" in (out / "report.md").read_text()
     again = script("--config", "study.yaml")
     assert (again.code, again.out) == (0, done.out)
 
@@ -168,7 +169,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on(number: int, root: Path, tmp_
         "from polydistill.study.commands import study\n"
         "from tests.study.fake_world import FAKE\n"
         "study.open_world = lambda name: FAKE\n"
-        "study.write_report = lambda *given: None\n"  # and no matplotlib, which takes seconds
+        "study.write_report = lambda *given, **named: None\n"  # and no matplotlib, which takes seconds
         "study.main(sys.argv[2:])"
     )
     (tmp_path / "study.yaml").write_text(STUDY.replace("{student.bonus: 0.125}", "{student.does: learn slowly}"))

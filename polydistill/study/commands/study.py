@@ -13,6 +13,7 @@ runs/<arm>/seed<n>, each a run folder of its own.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,9 +62,10 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_name="study",
         default_config=None if reads else SMOKE,
     )
+    command = shlex.join([*called.split(), *words])
     _require_study_folder(parsed.out)
     if parsed.config.runs:
-        _report_found(parsed)
+        _report_found(parsed, command)
         return
     world = open_world(parsed.config.world)
     stored = read_plan(parsed.out)
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         parsed.out.mkdir(parents=True, exist_ok=True)
     with FolderLock(parsed.out):
         remove_temporaries(parsed.out)
-        _study(parsed.out, plan, world, workers)
+        _study(parsed.out, plan, world, workers, command)
 
 
 def _require_study_folder(out: Path) -> None:
@@ -91,7 +93,7 @@ def _require_study_folder(out: Path) -> None:
         raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
 
 
-def _study(out: Path, plan: Plan, world: World, workers: int) -> None:
+def _study(out: Path, plan: Plan, world: World, workers: int, command: str) -> None:
     """Run what is not finished, and report. The folder is locked."""
     plan = keep_plan(out, plan, _count_done(read_records(plan, out)))
     print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
@@ -103,7 +105,7 @@ def _study(out: Path, plan: Plan, world: World, workers: int) -> None:
                 say_if_loaded()
                 runner.run(stop)
         records = runner.sorted_records
-        _report(out, plan, records)
+        _report(out, plan, records, command)
         done = _count_done(records)
         stop.raise_if_received(f"stopped: {done} of {len(records)} runs are finished; the same command goes on")
     failed = [record for record in records if record.status == "failed"]
@@ -128,7 +130,7 @@ def _say_what_changed(plan: Plan) -> None:
         print(f"the plan was made by commit {plan.commit[:12]}, this is {now['commit'][:12]}", file=sys.stderr)
 
 
-def _report_found(parsed: Parsed[StudyConfig]) -> None:
+def _report_found(parsed: Parsed[StudyConfig], command: str) -> None:
     """The study of runs that are there."""
     plan, records = read_found(parsed.config, parsed.out)
     if parsed.dry_run:
@@ -142,13 +144,13 @@ def _report_found(parsed: Parsed[StudyConfig]) -> None:
     with FolderLock(parsed.out):
         write_plan(parsed.out, plan)
         write_results(parsed.out, records)
-        _report(parsed.out, plan, records)
+        _report(parsed.out, plan, records, command)
 
 
-def _report(out: Path, plan: Plan, records: Sequence[RunRecord]) -> None:
+def _report(out: Path, plan: Plan, records: Sequence[RunRecord], command: str) -> None:
     """Write the report of the results so far, and print the answer and the means."""
     analysis = analyse(plan, records, correct_in(out))
-    write_report(out, plan, records, analysis)
+    write_report(out, plan, records, analysis, command=command)
     print("\n".join([*analysis.answer, "", format_results(plan, records)]))
     print(f"\nsaved: {out}/{HTML}, {MARKDOWN}, {RESULTS}   curves: tensorboard --logdir {out}/runs")
 
