@@ -12,7 +12,7 @@ DEVELOPER := $(VENV)/.developer
 ONE_EACH := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help distill test quick check test-gpu test-oldest audit fuzz crashes mutants bench bench-losses bench-losses-gpu tensorboard clean
+.PHONY: help distill test quick check test-gpu test-oldest audit fuzz crashes mutants bench bench-losses bench-losses-gpu simulate-statistics tensorboard clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-losses-gpu: $(DEVELOPER)  ## the same on a GPU, into scripts/measurements
 
 bench: $(DEVELOPER)  ## measure the Atari loop and its parts
 	$(BIN)/python scripts/bench_atari.py $(ARGS)
+
+simulate-statistics: $(DEVELOPER)  ## coverage of intervals, errors of tests: 10 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/simulate_statistics.py $(ARGS)
 
 mutants: $(DEVELOPER)  ## plant bugs one at a time: each must turn a test red
 	$(BIN)/python -m tests.mutants.mutants $(ARGS)

@@ -31,11 +31,11 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval | Non
     check_confidence(confidence)
     if len(flat) < 2:
         return None
-    reach = _t_quantile(confidence, len(flat) - 1) * flat.std(ddof=1) / math.sqrt(len(flat))
+    reach = t_quantile(confidence, len(flat) - 1) * flat.std(ddof=1) / math.sqrt(len(flat))
     return Interval(float(flat.mean() - reach), float(flat.mean() + reach))
 
 
-def _t_quantile(confidence: float, degrees: int) -> float:
+def t_quantile(confidence: float, degrees: int) -> float:
     """The t with P(|T| <= t) = ``confidence``, by bisection of the angle atan(t / sqrt(degrees))."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):  # to the last bit

@@ -1,15 +1,20 @@
 """The difference of two classifiers over new seeds and new images at once.
 
 An interval over seeds is about this test set. Another set of as many images would give another difference even to the
-same networks, so both are resampled here, each by itself (Owen 2007: the pigeonhole bootstrap).
+same networks, so both are resampled here, each by itself (Owen 2007: the pigeonhole bootstrap). Its percentiles are too
+near for few seeds, so they are moved away from the mean by as much as Student's t says (Hesterberg 2015).
 """
 
 from __future__ import annotations
+
+import math
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from polydistill.statistics.bootstrap import BLOCK, FEWEST, percentiles
+from polydistill.statistics.t_distribution import t_quantile
 from polydistill.statistics.values import Interval
 
 
@@ -21,7 +26,13 @@ def two_way_interval(
     confidence: float = 0.95,
     n_resamples: int = 2_000,
 ) -> Interval | None:
-    """Percentile bootstrap interval of the difference in accuracy, over seeds and images.
+    r"""Bootstrap interval of the difference in accuracy, over seeds and images.
+
+    Both ends of the percentile interval are moved to this multiple of their distance from the mean, for n seeds:
+
+    .. math:: \sqrt{n / (n - 1)} \; t_{n - 1} / z
+
+    It is 1.58 for 5 seeds, 1.10 for 20. Where the images decide, the interval is wider than it need be.
 
     Args:
         first_correct: ``(seeds, images)`` bool: whether the first arm's network of that seed is right on that image.
@@ -49,8 +60,16 @@ def two_way_interval(
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     differences = first.astype(np.float32) - second.astype(np.float32)
-    interval = percentiles(_resampled_means(differences, n_resamples, generator), confidence)
-    return interval if min(first.shape) >= FEWEST else None
+    low, high = percentiles(_resampled_means(differences, n_resamples, generator), confidence)
+    if min(first.shape) < FEWEST:
+        return None
+    mean, wider = float(differences.mean(dtype=np.float64)), _expansion(len(first), confidence)
+    return Interval(mean + wider * (low - mean), mean + wider * (high - mean))
+
+
+def _expansion(n: int, confidence: float) -> float:
+    """How much wider Student's interval of n values is than that of as many resamples of them."""
+    return math.sqrt(n / (n - 1)) * t_quantile(confidence, n - 1) / NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def _resampled_means(
@@ -63,7 +82,8 @@ def _resampled_means(
     for start in range(0, n_resamples, rows):
         part = means[start : start + rows]
         drawn = generator.integers(seeds, size=(len(part), seeds))
-        times = np.stack([np.bincount(row, minlength=seeds) for row in drawn]).astype(np.float32)
+        cells = drawn + seeds * np.arange(len(part))[:, None]  # one count for all resamples
+        times = np.bincount(cells.ravel(), minlength=cells.size).reshape(drawn.shape).astype(np.float32)
         columns = generator.integers(images, size=(len(part), images))
         part[:] = np.take_along_axis(times @ differences, columns, axis=1).sum(axis=1, dtype=np.float64)
     return means / differences.size

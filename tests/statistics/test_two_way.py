@@ -14,7 +14,7 @@ FIRST = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=bool)
 SECOND = np.array([[1, 0, 0], [0, 0, 1], [1, 0, 0]], dtype=bool)
 
 
-def test_resampled_means_are_those_of_all_draws_of_seeds_and_images():
+def test_the_ends_are_those_of_all_draws_of_seeds_and_images_moved_by_students_t():
     differences = FIRST.astype(np.float32) - SECOND
     every = [
         differences[np.ix_(seeds, images)].mean()
@@ -25,7 +25,10 @@ def test_resampled_means_are_those_of_all_draws_of_seeds_and_images():
     assert drawn.mean() == pytest.approx(np.mean(every), abs=0.005)
     assert drawn.std() == pytest.approx(np.std(every), rel=0.02)
     low, high = two_way_interval(FIRST, SECOND, generator=np.random.default_rng(0), n_resamples=40_000)
-    np.testing.assert_allclose((low, high), np.quantile(every, [0.025, 0.975], method="inverted_cdf"), atol=1e-6)
+    ends = np.quantile(every, [0.025, 0.975], method="inverted_cdf")
+    # Student's t of two degrees of freedom is 4.303, and z 1.960
+    expected = differences.mean() + (ends - differences.mean()) * (3 / 2) ** 0.5 * 4.303 / 1.960
+    np.testing.assert_allclose((low, high), expected, rtol=1e-3)
 
 
 def test_new_images_widen_what_new_seeds_alone_say():
