@@ -110,14 +110,15 @@ class LocalExecutor:
             log = open(job.log, "wb")  # noqa: SIM115
         started = time.monotonic()
         try:
-            process = subprocess.Popen(
-                [*_tether(), *job.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | dict.fromkeys(ONE_THREAD, "1"),
-                start_new_session=True,
-            )
+            with disk_errors(job.log, "start the run of"):  # memory or processes may be used up
+                process = subprocess.Popen(
+                    [*_tether(), *job.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | dict.fromkeys(ONE_THREAD, "1"),
+                    start_new_session=True,
+                )
         finally:
             log.close()
         self._processes[job.name] = process

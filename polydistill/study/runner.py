@@ -151,11 +151,11 @@ class Runner:
             self._write()
             while self.pending and stop.received is None:
                 self._start_ready()
-                bar.advance(0, **self._counts())
-                ended = self.executor.wait(POLL_SECONDS)
-                for outcome in ended:
+                self._tell(bar)
+                for outcome in self.executor.wait(POLL_SECONDS):
                     self._end(outcome)
-                bar.advance(self._look_at_others() + len(ended), **self._counts())
+                self._look_at_others()
+                self._tell(bar)
             if stop.received is not None:
                 self._stop(bar)
         self._write()
@@ -239,16 +239,13 @@ class Runner:
             how = "" if "make room" in why else "; make room, and the same command goes on"
             raise UserError(f"{'/seed'.join(map(str, key))}: {why}{how}")
 
-    def _look_at_others(self) -> int:
-        """Read those that other processes run; return how many of them are finished now."""
-        finished = 0
+    def _look_at_others(self) -> None:
+        """Read those that other processes run."""
         for key, record in list(self.records.items()):
             if record.status == "running" and self.runs[key].name not in self._started:
                 self._note(key)
-                finished += self.records[key].status == "done"
-        if finished:
-            self._write()
-        return finished
+                if self.records[key].status == "done":
+                    self._write()
 
     def _check_finished(self, key: Key) -> None:
         """Refuse a finished run that is not the one of the plan, or whose teacher is not its seed's."""
@@ -269,10 +266,12 @@ class Runner:
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
-    def _counts(self) -> dict[str, float]:
+    def _tell(self, bar: Progress) -> None:
+        """Show how many have ended, are running, and have failed."""
         statuses = [record.status for record in self.records.values()]
-        failed = {"failed": float(len(self._tried))} if self._tried else {}
-        return {"running": float(statuses.count("running")), **failed}
+        failed = {"failed": len(self._tried)} if self._tried else {}
+        ended = statuses.count("done") + len(self._tried)
+        bar.advance(ended - bar.done, running=statuses.count("running"), **failed)
 
     def _write(self) -> None:
         write_results(self.out, self.sorted_records)

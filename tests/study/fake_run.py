@@ -70,6 +70,7 @@ def learn_slowly(out: Path) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    path.write_text(str(step))  # now it can be stopped
     while step < STEPS:
         step += 1
         time.sleep(STEP_SECONDS)

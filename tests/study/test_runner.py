@@ -155,9 +155,9 @@ def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on_from_there(tmp
 
     def interrupt() -> None:
         end = time.monotonic() + 60
-        while not (tmp_path / "runs" / "x" / "seed0" / "starts.txt").exists() and time.monotonic() < end:
+        while not (tmp_path / "runs" / "x" / "seed0" / "steps.txt").exists() and time.monotonic() < end:
             time.sleep(0.02)
-        time.sleep(0.5)
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=interrupt)
@@ -173,14 +173,21 @@ def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on_from_there(tmp
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Iterator[Path]:
-    """A run folder at which another process is at work, for a second."""
+    """A run folder at which another process is at work until the teacher of the other seed has begun."""
     folder = tmp_path / "runs" / "teacher" / "seed0"
     folder.mkdir(parents=True)
     lock = FolderLock(folder)
-    timer = threading.Timer(1.0, lock.release)
-    timer.start()
+
+    def release() -> None:
+        end = time.monotonic() + 60
+        while not (tmp_path / "runs" / "teacher" / "seed1" / "starts.txt").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        lock.release()
+
+    thread = threading.Thread(target=release)
+    thread.start()
     yield folder
-    timer.join()
+    thread.join()
 
 
 def test_a_run_of_another_process_is_waited_for_while_the_rest_goes_on(locked: Path, tmp_path: Path) -> None:
