@@ -49,7 +49,7 @@ REPORTS = {
 class WorldEntry(NamedTuple):
     """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
     (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
-    and whether a run of no students trains a teacher."""
+    whether a run of no students trains a teacher, and ``module:name`` of what estimates a run's seconds (or empty)."""
 
     extra: str
     config: str
@@ -57,6 +57,7 @@ class WorldEntry(NamedTuple):
     metric: str
     product: str
     trains_teachers: bool
+    seconds: str = ""
 
 
 # the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
@@ -72,6 +73,7 @@ WORLDS = {
         "test_error",
         "generation_{last}.safetensors",
         True,
+        "polydistill.vision.plan:expected_seconds",
     ),
 }
 

@@ -1,4 +1,7 @@
-"""What a study will do, take and see, for ``--dry_run``: its cost from the seconds that such runs took here before."""
+"""What a study will do, take and see, for ``--dry_run``.
+
+Its cost comes from the seconds that such runs took here before, else from the world's own estimate.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,28 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from polydistill.config.plain_yaml import dump_yaml
+from polydistill.config.parsing import read_config
+from polydistill.config.plain_yaml import dump_yaml, flatten
 from polydistill.runs import format_table
 from polydistill.runs.speeds import recall
 from polydistill.statistics import least_p, smallest_effect
+from polydistill.study.arms import GIVEN
 from polydistill.study.plan import Plan
 from polydistill.study.records import METRICS, RunRecord
 from polydistill.study.runner import PlannedRun, planned_runs, work_of
+from polydistill.study.worlds import World
 
 FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
 POWER = 0.8
 
 
-def format_forecast(plan: Plan, records: Sequence[RunRecord], out: Path, workers: int) -> str:
+def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out: Path, workers: int) -> str:
     """The plan, what of it is finished, what the rest takes, and what can be seen then. Writes nothing.
 
     Args:
         plan: with the amendments that would be made.
         records: of its runs.
+        world: of them.
         out: folder of the study, for the text.
         workers: runs at once.
     """
@@ -40,7 +47,7 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], out: Path, workers
             f"compared by {plan.metric} ({plan.direction} is better), alpha {plan.alpha:g} over all contrasts{margin}",
             f"contrasts named beforehand: {contrasts or 'none, so every comparison is exploratory'}",
             f"plan {plan.sha256[:12]}: {len(plan.all_seeds)} seeds, {len(runs)} runs in {out}, {len(done)} finished",
-            f"time: {_forecast([run for run in runs if run.key not in done], plan.world, workers)}",
+            f"time: {_forecast([run for run in runs if run.key not in done], world, workers)}",
             *_sight(plan, records),
         ]
     )
@@ -92,20 +99,35 @@ def format_overrides(overrides: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in overrides.items()) or "nothing"
 
 
-def _forecast(runs: Sequence[PlannedRun], world: str, workers: int) -> str:
-    """How long the runs take, from those whose like has finished here."""
+def _forecast(runs: Sequence[PlannedRun], world: World, workers: int) -> str:
+    """How long the runs take, from those whose like has finished here, else from the world's estimate."""
     cores = f"{workers} core{'s' * (workers > 1)}"
     if not runs:
         return "none, all runs are finished"
-    rates = {run.arm: recall(work_of(world, run.config)) for run in runs}
-    seconds = [1 / rate for run in runs if (rate := rates[run.arm])]
-    unknown = [arm for arm, rate in rates.items() if not rate]
+    arms = {run.arm: run for run in runs}
+    seen = {arm: 1 / rate for arm, run in arms.items() if (rate := recall(work_of(world.name, run.config)))}
+    estimate = {arm: _estimate(run, world) for arm, run in arms.items() if arm not in seen}
+    guessed = {arm: seconds for arm, seconds in estimate.items() if seconds is not None}
+    unknown = [arm for arm in estimate if arm not in guessed]
+    seconds = [known for run in runs if (known := {**guessed, **seen}.get(run.arm))]
     if not seconds:
         return f"not known, no such run has finished here yet; one seed says how long the others take on {cores}"
     mean = sum(seconds) / len(seconds)
     total = sum(seconds) + mean * (len(runs) - len(seconds))
-    text = f"about {format_duration(total / workers)} on {cores}, by what such runs took here"
-    return text + (f" (not known of {', '.join(unknown)}: taken as the mean of the others)" if unknown else "")
+    why = [
+        "by what such runs took here" if seen else "",
+        f"of {', '.join(guessed)} by the size of the work, which may be two or three times off" if guessed else "",
+        f"not known of {', '.join(unknown)}: taken as the mean of the others" if unknown else "",
+    ]
+    return f"about {format_duration(total / workers)} on {cores}, {'; '.join(words for words in why if words)}"
+
+
+def _estimate(run: PlannedRun, world: World) -> float | None:
+    """Seconds of a run whose like has not finished here; None: the world does not say."""
+    if world.expected_seconds is None:
+        return None
+    settings = dict(flatten(run.config)) | ({GIVEN: "given"} if run.teacher is not None else {})
+    return world.expected_seconds(read_config(world.config_class, None, settings))
 
 
 def format_duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ The worlds are named in one table, :data:`polydistill._environment.WORLDS`, as t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +36,7 @@ class World:
         command: words that start a run, before its flags.
         product: file in a run's folder that teaches another run; ``{last}`` is the number of its last generation.
         trains_teachers: a run of no students trains a teacher.
+        expected_seconds: of a run with a resolved config, roughly; None: the world does not say.
     """
 
     name: str
@@ -44,6 +45,7 @@ class World:
     command: tuple[str, ...]
     product: str
     trains_teachers: bool
+    expected_seconds: Callable[[Any], float] | None = None
 
 
 def open_world(name: str) -> World:
@@ -64,6 +66,7 @@ def open_world(name: str) -> World:
         command=_command(name),
         product=entry.product,
         trains_teachers=entry.trains_teachers,
+        expected_seconds=_find(entry.seconds) if entry.seconds else None,
     )
 
 

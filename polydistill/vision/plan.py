@@ -140,10 +140,6 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
     release = RELEASES[config.data.name]
     images = config.data.expected_images
     epochs = [config.training_of(generation).epochs for generation in (0, 1)]
-    first = 0 if config.teacher.path else images * epochs[0] * (1 + BACKWARD) * teacher.operations
-    # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
-    taught = [student.operations if generation else teacher.operations for generation in range(generations)]
-    learning = images * epochs[1] * (generations * (1 + BACKWARD) * student.operations + sum(taught))
     rate, whose = _measured(config) if measure else _remembered(config)
     number = 2 if config.precision == "bfloat16" else 4
     memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
@@ -157,12 +153,33 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
             f"students: {config.student_network}, {student.parameters:,} parameters, "
             f"{student.operations / 2e6:,.1f} million multiply-adds per image"
         ][:generations],
-        f"time: about {_duration((first + learning) / rate)} {whose}",
+        f"time: about {_duration(_operations(config) / rate)} {whose}",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
         f"disk: up to {disk_bytes(config, images) / 1e6:,.1f} MB, of weights, checkpoints and curves"
         + (f"; {release.archive} (170 MB) is downloaded into data/" if needs_download(config.data) else ""),
     ]
     return "\n".join(lines)
+
+
+def expected_seconds(config: CifarConfig) -> float:
+    """How long a run takes, by the speed of an earlier one here or else elsewhere; it may be two or three times off.
+
+    Args:
+        config: resolved.
+    """
+    return _operations(config) / _remembered(config)[0]
+
+
+def _operations(config: CifarConfig) -> float:
+    """Operations of all lessons: forward and backward passes, and those of the teachers."""
+    classes, generations, images = config.data.n_classes, config.lineage.generations, config.data.expected_images
+    teacher, student = (
+        count_cost(name, classes).operations for name in (config.teacher.network, config.student_network)
+    )
+    first = 0 if config.teacher.path else images * config.training_of(0).epochs * (1 + BACKWARD) * teacher
+    # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
+    taught = [student if generation else teacher for generation in range(generations)]
+    return first + images * config.training_of(1).epochs * (generations * (1 + BACKWARD) * student + sum(taught))
 
 
 def _say_steps(generations: int, images: int, steps: int, student_steps: int) -> str:

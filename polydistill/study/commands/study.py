@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     if parsed.dry_run:
         records = read_records(plan, parsed.out)
         whole = plan if stored is None else amend(stored, plan, _count_done(records), parsed.out)
-        print(format_forecast(whole, records, parsed.out, workers))
+        print(format_forecast(whole, records, world, parsed.out, workers))
         return
     with disk_errors(parsed.out):
         parsed.out.mkdir(parents=True, exist_ok=True)
