@@ -23,6 +23,7 @@ from polydistill.study.worlds import World
 
 FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
 POWER = 0.8
+DOUBT = "it may be two or three times off, and more for runs of seconds"
 
 
 def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out: Path, workers: int) -> str:
@@ -116,10 +117,14 @@ def _forecast(runs: Sequence[PlannedRun], world: World, workers: int) -> str:
     total = sum(seconds) + mean * (len(runs) - len(seconds))
     why = [
         "by what such runs took here" if seen else "",
-        f"of {', '.join(guessed)} by the size of the work, which may be two or three times off" if guessed else "",
+        f"{_whose(guessed, arms)}by the size of the work alone: {DOUBT}" if guessed else "",
         f"not known of {', '.join(unknown)}: taken as the mean of the others" if unknown else "",
     ]
     return f"about {format_duration(total / workers)} on {cores}, {'; '.join(words for words in why if words)}"
+
+
+def _whose(some: Mapping[str, float], arms: Mapping[str, PlannedRun]) -> str:
+    return "" if len(some) == len(arms) else f"of {', '.join(some)} "
 
 
 def _estimate(run: PlannedRun, world: World) -> float | None:
