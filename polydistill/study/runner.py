@@ -86,7 +86,7 @@ def in_order_of_start(plan: Plan) -> list[PlannedRun]:
     """
     ahead = {name: _count_waiting(plan, name) for name in (TEACHER, *plan.names)}
     index = {seed: number for number, seed in enumerate(plan.all_seeds)}
-    return sorted(planned_runs(plan), key=lambda run: (index[run.seed] - ahead[run.arm], index[run.seed]))
+    return sorted(planned_runs(plan), key=lambda run: (index[run.seed] - ahead[run.arm], -ahead[run.arm]))
 
 
 def _count_waiting(plan: Plan, name: str) -> int:

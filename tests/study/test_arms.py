@@ -92,7 +92,7 @@ def test_runs_start_seed_by_seed_and_teachers_a_seed_ahead_for_each_generation_t
         "teacher/seed0", "labels/seed0", "ban/seed0", "ban_2/seed0", "teacher/seed1",
     ]  # fmt: skip
     assert [run.name for run in in_order_of_start(plan)] == [
-        "teacher/seed0", "ban/seed0", "teacher/seed1", "labels/seed0", "ban_2/seed0", "ban/seed1", "teacher/seed2",
-        "labels/seed1", "ban_2/seed1", "ban/seed2", "labels/seed2", "ban_2/seed2",
+        "teacher/seed0", "teacher/seed1", "ban/seed0", "teacher/seed2", "ban/seed1", "labels/seed0", "ban_2/seed0",
+        "ban/seed2", "labels/seed1", "ban_2/seed1", "labels/seed2", "ban_2/seed2",
     ]  # fmt: skip
     assert [run.teacher for run in planned_runs(plan)][:4] == [None, ("teacher", 0), ("teacher", 0), ("ban", 0)]
