@@ -17,7 +17,6 @@ from polydistill.cores import limit_spinning
 
 OLDEST = (3, 11)
 _HOW = "use .venv/bin/python, which `make distill` makes"
-_MADE = ("runs", "atari", "vision")  # extras that it has
 # the modules that each extra installs; pyproject.toml lists their packages
 _RUNS = ("jsonargparse", "yaml", "rich", "tensorboard", "filelock")
 EXTRAS = {
@@ -115,8 +114,9 @@ def require_environment(extra: str, *modules: str) -> None:
         exit_with(f"polydistill needs Python {wanted} or later, and {sys.executable} is {found}; {_HOW}")
     missing = _missing(("torch", "numpy", *(modules or EXTRAS[extra])))
     if missing:
-        how = f"{_HOW}, or in the clone" if extra in _MADE else "in the clone"
-        exit_with(f"not installed for {sys.executable}: {_few(missing)}; {how}: pip install '.[{extra}]'")
+        exit_with(
+            f"not installed for {sys.executable}: {_few(missing)}; {_HOW}, or in the clone: pip install '.[{extra}]'"
+        )
     if extra == "atari":
         _require_agents()
     limit_spinning()  # torch is not imported yet
