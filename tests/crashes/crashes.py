@@ -130,7 +130,9 @@ def assert_same_agents(expected: Path, found: Path) -> None:
         assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
-CIFAR_FILES = functools.partial(assert_same_run, products=("generation_*.safetensors", "generation_*.json"))
+CIFAR_FILES = functools.partial(
+    assert_same_run, products=("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
+)
 
 CASES = {
     "cifar": {
