@@ -209,7 +209,7 @@ class PolicyDistillation(WatchingAgent):
         self.set_random_seed(self.seed)
 
     def _choose_temperature(self) -> None:
-        """Set it where none is given, unless it is to be measured from play."""
+        """Choose a temperature if none was given. One that must be measured from play stays None."""
         if self.temperature is not None:
             return
         if self.observation_space.shape == SHAPE and self.observation_space.dtype == np.uint8:

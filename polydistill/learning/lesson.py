@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polydistill import losses
 from polydistill.learning.networks import freeze
 from polydistill.losses import Objective, as_objective, fix_permutation, get_objective, gradient_shares
-from polydistill.losses.description import compute_closed
+from polydistill.losses.description import compute, compute_closed
 from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
@@ -131,12 +131,15 @@ class Lesson:
         network's layers.
         """
         if self._function.has_closed_form and self._ignore_index is None:
-            closed = compute_closed(self._function.describe(scores, teacher, labels, **self.options(permutation)))
+            described = self._function.describe(scores, teacher, labels, **self.options(permutation))
+            closed = compute_closed(described)
             if closed is not None:
                 losses, gradient = closed
                 scores.backward(gradient.div_(n_batch))  # type: ignore[no-untyped-call]
                 return losses
-        losses = self(scores, teacher, labels, permutation)
+            losses = compute(described)
+        else:
+            losses = self(scores, teacher, labels, permutation)
         losses.backward(torch.ones_like(losses).div_(n_batch))  # type: ignore[no-untyped-call]
         return losses.detach()
 

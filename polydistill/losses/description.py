@@ -56,8 +56,10 @@ def compute(described: Description) -> Tensor:
 
 
 def compute_closed(described: Description) -> tuple[Tensor, Tensor] | None:
-    """Loss and gradient of each sample without autograd, as torch operations; None where there is no such form, where a
-    kernel does it, and for so many scores that the formula computes them in blocks.
+    """Loss and gradient of each sample, without autograd.
+
+    None where there is no such form, where a kernel computes it, and where there are so many scores that the formula
+    computes them in blocks.
     """
     student, teacher, *_ = described.rows
     form = described.closed_form
