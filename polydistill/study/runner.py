@@ -4,14 +4,15 @@ A run is a command of its world with a run folder of its own: locks, checkpoints
 was stopped or killed goes on by looking at the folders. Its own folder holds ``plan.json``, ``results.csv``,
 ``arms/<arm>.yaml`` (the config of its runs), ``runs/<arm>/seed<n>`` and ``logs/<arm>/seed<n>.txt``.
 
-Contract: a run that fails is recorded with one line why; it stops only those that its student would have taught. A full
-disk stops the study, since every further run would fail of it.
+Contract: a run that fails is recorded with one line why; it stops only those that its student would have taught. What
+every further run would fail of stops the study: a full disk, and a reason for which each of the first runs failed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from polydistill.study.worlds import World
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
 NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(getattr(errno, "EDQUOT", errno.ENOSPC)), "make room")
 SEED = "{seed}"  # in teacher.path of a config
+ALIKE = 3  # first runs that fail for the same reason: then the others would, too
 Key = tuple[str, int]
 
 
@@ -131,6 +133,7 @@ class Runner:
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
+        self._alike: list[str] | None = []  # why the first ones did, without what is their own; None: one has not
         for key in self.runs:
             self._check_finished(key)
 
@@ -225,6 +228,22 @@ class Runner:
         else:
             self._fail(run.key, explain(outcome.code, self.out / "logs" / f"{run.name}.txt"))
         self._write()
+        self._require_hope(run)
+
+    def _require_hope(self, run: PlannedRun) -> None:
+        """Stop where each of the first runs failed for the same reason, the numbers in it aside.
+
+        A teacher that is trained well says nothing of the arms.
+        """
+        if self._alike is None:
+            return
+        if self.records[run.key].status != "failed":
+            self._alike = self._alike if run.arm == TEACHER else None
+            return
+        why = self.records[run.key].why
+        self._alike.append(re.sub(r"\d+", "", why.replace(run.name, "")))
+        if len(self._alike) == ALIKE and len(set(self._alike)) == 1:
+            raise UserError(f"the first {ALIKE} runs failed alike, so no other is tried; the last, {run.name}: {why}")
 
     def _note(self, key: Key) -> None:
         """Read the record of a run from its folder."""

@@ -49,6 +49,9 @@ def act(config: dict[str, Any], out: Path) -> None:
     if does == "fail":
         print("some words\nerror: the loss is not finite", file=sys.stderr)
         raise SystemExit(2)
+    if does == "fail of the teacher":
+        print(f"error: no file {config['teacher']['path']}", file=sys.stderr)
+        raise SystemExit(2)
     if does == "fall":
         raise RuntimeError("a bug")
     if does == "die":

@@ -150,6 +150,21 @@ def test_a_full_disk_ends_the_study_in_one_line_and_leaves_what_is_finished(tmp_
     assert "No space left" in (tmp_path / "results.csv").read_text()
 
 
+def test_what_each_of_the_first_runs_fails_of_ends_the_study(tmp_path: Path) -> None:
+    plan = plan_of(settings={"student.does": "fail of the teacher"}, seeds=8)
+    with pytest.raises(UserError, match=r"the first 3 runs failed alike.*, (ban|labels)/seed\d: no file .*seed\d/product_0.json"):
+        run(plan, tmp_path)
+    tried = {name: n for name, n in starts(tmp_path).items() if not name.startswith("teacher")}
+    assert 3 <= len(tried) <= 4  # one more may have begun beside the third
+    assert (tmp_path / "results.csv").read_text().count(",failed,") == 3
+
+
+def test_a_run_that_succeeds_gives_the_others_their_try(tmp_path: Path) -> None:
+    arms = {"labels": {"student.objective": "cross_entropy"}, "x": {"student.does": "fail"}}
+    records = run(plan_of(arms=arms, seeds=5), tmp_path)
+    assert [records["x", seed].status for seed in range(5)] == ["failed"] * 5
+
+
 def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on_from_there(tmp_path: Path) -> None:
     plan = plan_of(arms=ARMS | {"x": {"student.does": "learn slowly"}})
 
