@@ -71,13 +71,22 @@ def cgroup_quota(process: Path = Path("/proc/self")) -> float:
         process: a folder with ``cgroup`` and ``mountinfo`` as Linux has them under /proc (versions 1 and 2).
     """
     try:
-        return min((quota for folder in _cgroups(process) for quota in _quotas(folder)), default=math.inf)
+        return min((quota for folder in cgroups(process) for quota in _quotas(folder)), default=math.inf)
     except (OSError, ValueError, ZeroDivisionError):  # another system, or one that hides them
         return math.inf
 
 
-def _cgroups(process: Path) -> Iterator[Path]:
-    """The folders of the groups that may limit the processor, from the innermost to the outermost of each hierarchy."""
+def cgroups(process: Path) -> Iterator[Path]:
+    """The folders of the control groups of a process, from the innermost to the outermost of each hierarchy.
+
+    They are those of version 2, and of version 1 those that limit the processor.
+
+    Args:
+        process: a folder with ``cgroup`` and ``mountinfo`` as Linux has them under /proc.
+
+    Raises:
+        OSError, ValueError: another system, or one that hides them.
+    """
     paths = {}  # "" is version 2, where one hierarchy holds everything
     for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from polydistill.disk import disk_errors
+from polydistill.study.memory import LEAST, free_bytes, has_room, largest_ended, resident_bytes
 
 TETHER = Path(__file__).with_name("tether.py")
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -62,6 +63,10 @@ class Executor(Protocol):
     def running(self) -> int:
         """How many are started and not yet told to have ended."""
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether another job might be killed for want of memory; never while none is running."""
+
     def start(self, job: Job) -> None:
         """Start it; at most ``workers`` run at once.
 
@@ -100,6 +105,12 @@ class LocalExecutor:
     def running(self) -> int:
         """How many are started and not yet told to have ended."""
         return len(self._processes)
+
+    @property
+    def short_of_memory(self) -> bool:
+        """See :class:`Executor`. What a job needs is taken from the largest that has ended."""
+        held = [resident_bytes(process.pid) for process in self._processes.values()]
+        return bool(held) and not has_room(held, free_bytes(), max(LEAST, largest_ended(), *held))
 
     def start(self, job: Job) -> None:
         """See :class:`Executor`."""

@@ -133,6 +133,7 @@ class Runner:
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
+        self._memory = ""  # in words, once it has been short
         self._alike: list[str] | None = []  # why the first ones did, without what is their own; None: one has not
         for key in self.runs:
             self._check_finished(key)
@@ -177,6 +178,10 @@ class Runner:
                 return
             if run.name in self._started or self._must_wait(run):
                 continue
+            if self.executor.short_of_memory:
+                self._memory = "short, a core waits"
+                return
+            self._memory = "enough" if self._memory else ""
             self._note(run.key)  # another process may be at work: of a study that was killed, or the user's
             if self.records[run.key].status == "missing":
                 self._start(run)
@@ -288,9 +293,11 @@ class Runner:
     def _tell(self, bar: Progress) -> None:
         """Show how many have ended, are running, and have failed."""
         statuses = [record.status for record in self.records.values()]
-        failed = {"failed": len(self._tried)} if self._tried else {}
+        numbers: dict[str, float | str] = {"failed": len(self._tried)} if self._tried else {}
+        if self._memory:
+            numbers["memory"] = self._memory
         ended = statuses.count("done") + len(self._tried)
-        bar.advance(ended - bar.done, running=statuses.count("running"), **failed)
+        bar.advance(ended - bar.done, running=statuses.count("running"), **numbers)
 
     def _write(self) -> None:
         write_results(self.out, self.sorted_records)

@@ -54,14 +54,18 @@ def statuses(records: dict[tuple[str, int], RunRecord]) -> dict[str, str]:
 class Recorder:
     """An executor that ends each job the moment it is waited for, in the order given, and notes what ran together."""
 
-    def __init__(self, workers: int, slow: str = "") -> None:
-        self.workers, self.slow = workers, slow
+    def __init__(self, workers: int, slow: str = "", fitting: int = 100) -> None:
+        self.workers, self.slow, self.fitting = workers, slow, fitting
         self.jobs: list[Job] = []
         self.together: list[set[str]] = []
 
     @property
     def running(self) -> int:
         return len(self.jobs)
+
+    @property
+    def short_of_memory(self) -> bool:
+        return len(self.jobs) >= self.fitting
 
     def start(self, job: Job) -> None:
         self.jobs.append(job)
@@ -102,6 +106,17 @@ def test_no_core_waits_for_a_slow_arm(tmp_path: Path) -> None:
     assert all(record.status == "done" for record in runner.sorted_records)
     assert all(len(names) == 2 for names in executor.together[:-1])
     assert executor.together[-1] == {"labels/seed0"}
+
+
+def test_where_memory_is_short_fewer_run_at_once_and_the_progress_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Recorder(4, fitting=2)
+    runner = Runner(plan_of(seeds=3), FAKE, tmp_path, executor)
+    runner.run(StopSignals())
+    assert all(record.status == "done" for record in runner.sorted_records)
+    assert max(map(len, executor.together)) == 2
+    assert "memory enough" in capsys.readouterr().err  # the last of the line that said "short, a core waits"
 
 
 def test_finished_runs_are_not_run_again_and_more_seeds_add_theirs(tmp_path: Path) -> None:
@@ -152,7 +167,9 @@ def test_a_full_disk_ends_the_study_in_one_line_and_leaves_what_is_finished(tmp_
 
 def test_what_each_of_the_first_runs_fails_of_ends_the_study(tmp_path: Path) -> None:
     plan = plan_of(settings={"student.does": "fail of the teacher"}, seeds=8)
-    with pytest.raises(UserError, match=r"the first 3 runs failed alike.*, (ban|labels)/seed\d: no file .*seed\d/product_0.json"):
+    with pytest.raises(
+        UserError, match=r"the first 3 runs failed alike.*, (ban|labels)/seed\d: no file .*seed\d/product_0.json"
+    ):
         run(plan, tmp_path)
     tried = {name: n for name, n in starts(tmp_path).items() if not name.startswith("teacher")}
     assert 3 <= len(tried) <= 4  # one more may have begun beside the third
