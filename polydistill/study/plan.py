@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,6 +25,7 @@ from polydistill.study.records import Direction
 
 PLAN = "plan.json"
 SCHEMA = 1
+PLACES = ("data.root",)  # dotted keys that say where something lies: on another computer elsewhere
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,14 @@ def keep_plan(out: Path, plan: Plan, finished: int) -> Plan:
 def amend(stored: Plan, plan: Plan, finished: int, out: Path) -> Plan:
     """``stored`` with the further seeds of ``plan``.
 
-    The commit may differ: the code may have been changed since, and the caller says so.
+    The commit may differ: the code may have been changed since, and the caller says so. So may :data:`PLACES`, of which
+    the stored ones stay in the plan; :func:`moved_places` has the others.
 
     Raises:
         UserError: they differ in anything else.
     """
     same = replace(plan, seeds=stored.seeds, commit=stored.commit, amendments=stored.amendments)
-    difference = first_difference(stored.to_json(), same.to_json())
+    difference = first_difference(stored.to_json(), same.to_json(), ignored=PLACES)
     if difference:
         raise UserError(
             f"{out / PLAN} is another plan: {difference}; a plan is fixed before its first run: give --out another "
@@ -187,10 +189,24 @@ def amend(stored: Plan, plan: Plan, finished: int, out: Path) -> Plan:
     return replace(stored, amendments=(*stored.amendments, Amendment(here[len(there) :], finished, now)))
 
 
-def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """``key is ... there and ... here`` of the first key that differs; empty: none does."""
+def moved_places(stored: Plan, plan: Plan) -> dict[str, Any]:
+    """Those of :data:`PLACES` that ``plan`` names elsewhere than ``stored``: dotted key -> where they are now."""
+    there, here = dict(flatten(stored.base)), dict(flatten(plan.base))
+    return {key: here[key] for key in PLACES if key in here and here[key] != there.get(key)}
+
+
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any], *, ignored: Sequence[str] = ()) -> str:
+    """``key is ... there and ... here`` of the first key that differs; empty: none does.
+
+    Args:
+        there: nested values.
+        here: those that are compared with it.
+        ignored: ends of dotted keys that do not count.
+    """
     old, new = dict(flatten(there)), dict(flatten(here))
     for key in [*new, *(key for key in old if key not in new)]:
+        if any(key.endswith(f".{end}") for end in ignored):
+            continue
         was, now = (repr(side[key]) if key in side else "not set" for side in (old, new))
         if was != now:
             return f"{key} is {was} there and {now} here"

@@ -27,7 +27,7 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.runs.speeds import remember
 from polydistill.study.arms import GIVEN
 from polydistill.study.executor import Executor, Job, Outcome
-from polydistill.study.plan import Plan
+from polydistill.study.plan import PLACES, Plan
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
 from polydistill.study.worlds import World
 
@@ -121,13 +121,17 @@ class Runner:
         world: of its runs.
         out: folder of the study; this process has its lock.
         executor: of the commands.
+        moved: dotted keys that are elsewhere than the plan says, see :func:`~polydistill.study.plan.moved_places`.
 
     Raises:
         UserError: a folder of a run holds another run.
     """
 
-    def __init__(self, plan: Plan, world: World, out: Path, executor: Executor) -> None:
+    def __init__(
+        self, plan: Plan, world: World, out: Path, executor: Executor, moved: Mapping[str, Any] | None = None
+    ) -> None:
         self.plan, self.world, self.out, self.executor = plan, world, out, executor
+        self.moved = moved or {}
         self.runs = {run.key: run for run in planned_runs(plan)}
         self.records = {record.key: record for record in read_records(plan, out)}
         self._order = [run.key for run in in_order_of_start(plan)]
@@ -204,6 +208,8 @@ class Runner:
         teacher = self._teacher_file(run)
         if teacher:
             command += [f"--{GIVEN}", teacher]
+        for key, value in self.moved.items():
+            command += [f"--{key}", str(value)]
         log = self.out / "logs" / f"{run.name}.txt"
         self.executor.start(Job(run.name, tuple(command), log))
         self.records[run.key] = RunRecord(*run.key, run.folder, "running")
@@ -278,7 +284,7 @@ class Runner:
             return
         folder = self.out / run.folder
         expected = {**run.config, "seed": run.seed}
-        require_same_config(folder, expected, may_move=("data.root", GIVEN))
+        require_same_config(folder, expected, may_move=(*PLACES, GIVEN))
         if run.teacher is not None and self.records[run.teacher].status == "done":
             ours = read_summary(folder)["generations"][0]["sha256"]
             theirs = read_summary(self.out / self.runs[run.teacher].folder)["generations"][-1]["sha256"]

@@ -16,6 +16,7 @@ from polydistill.study.worlds import World
 @dataclass(frozen=True)
 class FakeData:
     made_up: int = 100
+    root: str = ""
 
 
 @dataclass(frozen=True)

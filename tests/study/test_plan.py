@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polydistill.errors import UserError
-from polydistill.study.plan import Arm, Plan, keep_plan, read_plan
+from polydistill.study.plan import Arm, Plan, keep_plan, moved_places, read_plan
 
 
 def make_plan(seeds: int = 3) -> Plan:
@@ -94,6 +94,16 @@ def test_seeds_are_added_by_an_amendment_that_says_how_much_was_known(tmp_path: 
 def test_a_later_commit_goes_on_with_the_plan_of_the_first(tmp_path: Path) -> None:
     keep_plan(tmp_path, make_plan(), 0)
     assert keep_plan(tmp_path, replace(make_plan(), commit="badbed"), 1).commit == "c0ffee"
+
+
+def test_data_may_lie_elsewhere_and_the_plan_stays(tmp_path: Path) -> None:
+    there, here = (
+        replace(make_plan(), base={"data": {"root": root}}, teacher={"data": {"root": root}}) for root in ("a", "b")
+    )
+    keep_plan(tmp_path, there, 0)
+    assert keep_plan(tmp_path, here, 1) == there
+    assert moved_places(there, here) == {"data.root": "b"}
+    assert moved_places(there, there) == {}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,26 @@ def test_an_edited_study_is_refused_and_seeds_are_added_on_the_record(script: Sc
     assert "add --seeds 3" in refused(script("--config", "study.yaml"))
 
 
+def test_a_study_goes_on_elsewhere_from_what_its_guide_says_to_keep(script: Script, root: Path) -> None:
+    script("--config", "study.yaml", "--out", "s", "--settings", "{data.root: there}")
+    keep = re.search(r"```sh\n(tar -c.*?)```", (root / "docs" / "study.md").read_text(), re.DOTALL)
+    assert keep is not None
+    packed = keep[1].replace("runs/study", "s").replace("study.tar.xz", "kept.tar.xz")
+    packed = packed.replace("--exclude tb", "--exclude 'product_*'")  # what this world's runs have in place of weights
+    subprocess.run(["bash", "-ec", packed], check=True, timeout=60)
+    Path("elsewhere").mkdir()
+    subprocess.run(["tar", "-xf", "../kept.tar.xz"], cwd="elsewhere", check=True, timeout=60)
+    assert not list(Path("elsewhere").rglob("product_*"))
+    again = script("--config", "study.yaml", "--out", "elsewhere/s", "--settings", "{data.root: here}", "--seeds", 3)
+    assert again.code == 0, again.err
+    added = Path("elsewhere/s/runs/ban/seed2/config.yaml").read_text()
+    assert "root: here" in added
+    assert "root: there" in Path("elsewhere/s/runs/ban/seed1/config.yaml").read_text()
+    assert "seeds 2 were added" in again.err
+    assert Path("elsewhere/s/results.csv").read_text().count(",done,") == 9
+    assert "runs are not in" not in Path("elsewhere/s/report.md").read_text()
+
+
 def test_a_failed_run_is_told_at_the_end(script: Script) -> None:
     done = script("--config", "study.yaml", "--settings", "{student.does: fail, student.seed: 1}")
     assert "2 of 6 runs failed, the first labels/seed1: the loss is not finite" in refused(done)

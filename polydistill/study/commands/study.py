@@ -32,7 +32,7 @@ from polydistill.study.correctness import correct_in
 from polydistill.study.executor import LocalExecutor
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.found import read_found
-from polydistill.study.plan import PLAN, Plan, amend, keep_plan, read_plan, write_plan
+from polydistill.study.plan import PLAN, Plan, amend, keep_plan, moved_places, read_plan, write_plan
 from polydistill.study.records import RESULTS, RunRecord, write_results
 from polydistill.study.report import HTML, MARKDOWN, write_report
 from polydistill.study.runner import Runner, read_records
@@ -95,12 +95,14 @@ def _require_study_folder(out: Path) -> None:
 
 def _study(out: Path, plan: Plan, world: World, workers: int, command: str) -> None:
     """Run what is not finished, and report. The folder is locked."""
+    stored = read_plan(out)
+    moved = {} if stored is None else moved_places(stored, plan)
     plan = keep_plan(out, plan, _count_done(read_records(plan, out)))
     print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
     _say_what_changed(plan)
     with StopSignals() as stop:
         with LocalExecutor(workers) as executor:
-            runner = Runner(plan, world, out, executor)
+            runner = Runner(plan, world, out, executor, moved)
             if runner.pending:
                 say_if_loaded()
                 runner.run(stop)
