@@ -48,7 +48,8 @@ REPORTS = {
 class WorldEntry(NamedTuple):
     """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
     (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
-    whether a run of no students trains a teacher, and ``module:name`` of what estimates a run's seconds (or empty)."""
+    whether a run of no students trains a teacher, ``module:name`` of what estimates a run's seconds (or empty), and the
+    keys of its config that are younger than plans of it: where they are off, a plan does not name them."""
 
     extra: str
     config: str
@@ -57,14 +58,29 @@ class WorldEntry(NamedTuple):
     product: str
     trains_teachers: bool
     seconds: str = ""
+    younger: tuple[str, ...] = ()
 
 
 # the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
 WORLDS = {
     "agent": WorldEntry(
-        "atari", "polydistill_agents.lineage.agent_config:AgentConfig", "", "score", "student.zip", False
+        "atari",
+        "polydistill_agents.lineage.agent_config:AgentConfig",
+        "",
+        "score",
+        "student.zip",
+        False,
+        younger=("student.repeat",),
     ),
-    "atari": WorldEntry("atari", "polydistill_agents.lineage.config:AtariConfig", "", "score", "student.zip", False),
+    "atari": WorldEntry(
+        "atari",
+        "polydistill_agents.lineage.config:AtariConfig",
+        "",
+        "score",
+        "student.zip",
+        False,
+        younger=("student.repeat",),
+    ),
     "cifar": WorldEntry(
         "vision",
         "polydistill.vision.config:CifarConfig",

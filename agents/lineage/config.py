@@ -65,6 +65,8 @@ class LessonConfig:
         samples_per_step: samples learned from per step of play.
         averaging: share of the updates so far over which the weights are averaged; the mean is what is scored and
             saved. 0: the weights of the last update.
+        repeat: number of the student among those of one teacher. Another number gives other initial weights, games of
+            play and data order, so that a study can have a second student; the games that are scored stay.
     """
 
     objective: str = "policy_kl"
@@ -75,9 +77,11 @@ class LessonConfig:
     batch_size: int = 128
     samples_per_step: float = 6.5
     averaging: float = 0.05
+    repeat: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_at_least(0, self, "repeat")
         require_choice("objective", self.objective, OBJECTIVES)
         objective = get_objective(self.objective)
         if objective.needs_labels or objective.needs_permutation:

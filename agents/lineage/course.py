@@ -35,6 +35,7 @@ from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.steps import Step
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
+from polydistill_agents.lineage.curve import SCORE, Point
 from polydistill_agents.networks.observations import take, to_tensors
 from polydistill_agents.teachers import Teacher
 
@@ -52,9 +53,18 @@ def role_of(generation: int) -> str:
     return f"generation_{generation}"
 
 
+def seed_of_students(config: AnyConfig) -> int:
+    """Root of the random streams of learning: the seed, or of a student repeated another for each number.
+
+    What is scored, and how, stays the seed's: teachers and students of a seed meet the same games.
+    """
+    repeat = config.student.repeat
+    return derive_seed(config.seed, "repeated student", repeat) if repeat else config.seed
+
+
 def make_env(config: AnyConfig, teacher: Teacher, generation: int) -> SeededVecEnv:
     """The games that ``teacher`` plays for the student of ``generation``, with its actions."""
-    seed = derive_seed(config.seed, "environments of play", generation)
+    seed = derive_seed(seed_of_students(config), "environments of play", generation)
     n_actions = teacher.count_actions(config.task)
     return config.task.make_env(config.play.n_envs, seed=seed, n_threads=config.threads, n_actions=n_actions)
 
@@ -90,7 +100,7 @@ def make_student(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generat
         **network,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         generation=generation,
-        seed=config.seed,
+        seed=seed_of_students(config),
         device=config.device,
     )
 
@@ -141,6 +151,7 @@ class Course:
 
     Attributes:
         model: the student.
+        curve: of mean scores, so far; None: an older version began the course and did not keep them.
         seconds: of learning and of the curve so far, in all processes.
         curve_seconds: those of the curve alone.
     """
@@ -155,6 +166,7 @@ class Course:
         self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
         self.began = run.position()
         self.next_curve = 0
+        self.curve: list[Point] | None = []
         self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
         self._loaded = False
 
@@ -186,6 +198,7 @@ class Course:
             "recording": self.recording.state(),
             "model": self.model.state(),
             "next_curve": self.next_curve,
+            "curve": self.curve,
             "seconds": self.seconds,
             "curve_seconds": self.curve_seconds,
         }
@@ -214,6 +227,8 @@ class Course:
 
     def _go_on(self, state: Mapping[str, Any], *, new_games: bool) -> None:
         self.began, self.next_curve = state["began"], state["next_curve"]
+        curve = state.get("curve")
+        self.curve = None if curve is None else [Point(*point) for point in curve]
         self.model.load_state(state["model"], new_games=new_games)
         self.curve_seconds = state["curve_seconds"]
         self._seconds_before, self._started, self._loaded = state["seconds"], time.perf_counter(), True
@@ -243,6 +258,8 @@ class Course:
         point = self.score_curve(self.model, self.steps)
         self.curve_seconds += time.perf_counter() - started
         self.run.log(self.role, self.steps, point)
+        if self.curve is not None:
+            self.curve.append(Point(self.steps, point[SCORE]))
 
 
 class _RunWriter(KVWriter):

@@ -22,24 +22,18 @@ from polydistill_agents.environments.recording import DoesNotRepeat
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of
+from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import Teacher
 
-SCORE, AGREEMENT = "eval/mean_reward", "eval/agreement"
 CHARTS = {  # of TensorBoard, in their order
     "score of teacher, random play and students": [SCORE],
     "agreement with the teacher: in its play, and at the end in the student's": ["distill/replay_agreement", AGREEMENT],
     "loss": ["distill/loss"],
 }
-
-
-def curve_point(played: Evaluation) -> dict[str, float]:
-    """The tags of a student's curve: mean score, and, where the teacher was asked, agreement in these games."""
-    point = {SCORE: played.mean}
-    return point if played.agreement is None else point | {AGREEMENT: played.agreement}
 
 
 def run_of(keeper: Keeper[Teacher]) -> Run:
@@ -66,6 +60,7 @@ class AgentDomain:
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         self._learned_steps = 0  # of the student that was taught last
+        self._curve: list[Point] | None = None  # its points so far
         self._play = choose_play(config, teacher)
         self._choose_temperature()
 
@@ -95,7 +90,7 @@ class AgentDomain:
             return self.teacher
         course = self._open_course(teacher, begun, keeper)
         keeper.follow(course)
-        self._learned_steps = course.steps
+        self._learned_steps, self._curve = course.steps, course.curve
         path = run_of(keeper).out / self._file(keeper.generation)
         course.model.save(path)
         return read_student(path, course.model.widths).to(self.device)
@@ -140,7 +135,19 @@ class AgentDomain:
             memory = {"has_memory": True} if self.teacher.has_memory else {}
             return self._metrics(result, masked, baseline) | baseline.metrics() | memory
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve
-        return self._metrics(result, masked, Baseline.of_metrics(self.config, keeper.generations[0].metrics))
+        baseline = Baseline.of_metrics(self.config, keeper.generations[0].metrics)
+        return self._metrics(result, masked, baseline) | self._how_soon(result.mean, baseline)
+
+    def _how_soon(self, last: float, baseline: Baseline) -> dict[str, float]:
+        """When the student that was taught last had reached 0.95 of the teacher, by its curve and its ``last`` score.
+
+        Empty where there is no curve, or nothing between random play and the teacher.
+        """
+        random, teacher = baseline.random, float(baseline.teacher.mean())
+        if not self.config.evaluation.curve_every_steps or self._curve is None or random is None or not baseline.apart:
+            return {}
+        points = [*self._curve, Point(self._learned_steps, last)]
+        return steps_to_level(points, teacher, random)
 
     def _draw_level_lines(self, teacher: float, random: float | None, run: Run) -> None:
         """The teacher's score, and random play's, at every step where a student may have a point.

@@ -89,7 +89,7 @@ def examine_folder(
         raise UserError(f"{out} is not empty and holds no run (no config.yaml); give --out another folder")
     if not is_bound(out):
         there, here = _flat(out), _flat(config)
-        new = {key for key in here.keys() - there.keys() if _is_off(here[key])}
+        new = {key for key in here.keys() - there.keys() if is_off(here[key])}
         if here.keys() - new == there.keys():  # other keys: another tool's config.yaml, whose folder is not touched
             return Standing("begun", replaced=any(there[key] != here[key] for key in there))
     moved: list[str] = []
@@ -108,7 +108,7 @@ def _flat(config: Mapping[str, Any] | Path) -> dict[str, Any]:
     return dict(flatten(load_yaml(config / "config.yaml") if isinstance(config, Path) else config))
 
 
-def _is_off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
     """Whether a newer option, which an older run does not have, changes nothing: it is null or 0."""
     return value is None or (type(value) is int and value == 0)
 
@@ -141,7 +141,7 @@ def require_same_config(
     for key in [*new, *(key for key in old if key not in new)]:
         if key in old and key in new and old[key] == new[key]:
             continue
-        if key not in old and _is_off(new[key]):
+        if (key not in old and is_off(new[key])) or (key not in new and is_off(old[key])):
             continue
         if key in old and key in new and key in may_grow and new[key] > old[key]:
             grown.append(key)

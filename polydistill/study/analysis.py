@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from polydistill.streams import numpy_stream
 from polydistill.study.answer import say
 from polydistill.study.contrasts import Contrast, compare_arms, correct_for_all, differ_in_seed_alone, judge
 from polydistill.study.plan import Plan
-from polydistill.study.records import TEACHER, RunRecord
+from polydistill.study.records import METRICS, TEACHER, RunRecord
 
 MOST_SHOWN = 10  # contrasts that nobody asked for
 ReadCorrect = Callable[[RunRecord], "NDArray[np.bool_] | None"]
@@ -38,6 +38,7 @@ class ArmResult:
     agreement: Mapping[int, float]  # seed -> share of test inputs on which it agrees with its teacher
     others: Mapping[str, float]  # means of the other metrics that all of its runs have
     seconds: float | None  # mean of a run
+    never: int | None = None  # runs that ended before what the metric waits for; None: it waits for nothing
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,13 @@ def _arm(plan: Plan, arm: str, done: Mapping[tuple[str, int], RunRecord]) -> Arm
         agreement=agreement,
         others={name: value for name, value in others.items() if math.isfinite(value)},
         seconds=float(np.mean([run.seconds for run in runs.values()])) if runs else None,
+        never=_count_never(plan, runs.values()),
     )
+
+
+def _count_never(plan: Plan, runs: Iterable[RunRecord]) -> int | None:
+    reached = METRICS[plan.metric].reached if plan.metric in METRICS else ""
+    return sum(run.metrics.get(reached) == 0 for run in runs) if reached else None
 
 
 def _teachers(plan: Plan, done: Mapping[tuple[str, int], RunRecord]) -> ArmResult | None:

@@ -82,6 +82,10 @@ class _Resolver:
             config = dataclasses.replace(config, device=(self.stored or {}).get("device", "cpu"))
         mapping = to_mapping(config.resolve(self.stored))
         del mapping["seed"]
+        for key in self.world.younger:
+            group, _, name = key.rpartition(".")
+            if not mapping[group][name]:
+                del mapping[group][name]
         return mapping
 
 

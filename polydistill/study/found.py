@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from polydistill._environment import WORLDS
 from polydistill.config.plain_yaml import flatten, load_yaml
 from polydistill.errors import UserError
+from polydistill.runs.folder import is_off
 from polydistill.study.arms import GIVEN, GROUPS
 from polydistill.study.config import FEWEST_SEEDS, StudyConfig
 from polydistill.study.plan import Arm, Plan
@@ -118,7 +119,13 @@ def find_folders(pattern: str) -> list[Found]:
             print(f"left out: {path} is no run: its config has no seed", file=sys.stderr)
             continue
         found.append(Found(path, _kind(path), config))
-    return found
+    return _fill_in(found)
+
+
+def _fill_in(found: Sequence[Found]) -> list[Found]:
+    """The runs, with the keys that an older run does not have, where they are off in another."""
+    off = {key: value for run in found for key, value in run.config.items() if is_off(value)}
+    return [run._replace(config={**run.config, **{k: off[k] for k in off if k not in run.config}}) for run in found]
 
 
 def _kind(path: Path) -> str:

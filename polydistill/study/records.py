@@ -25,11 +25,20 @@ Direction = Literal["lower", "higher"]
 
 
 class Metric(NamedTuple):
-    """A metric by which arms can be compared: which direction is better, and its words and unit in a sentence."""
+    """A metric by which arms can be compared.
+
+    Attributes:
+        direction: which is better.
+        name: in a sentence.
+        unit: in a sentence; empty: none.
+        reached: of a time until something happens, the metric that is 1 where it did and 0 where the run ended before:
+            then the time is that of the whole run.
+    """
 
     direction: Direction
     name: str
     unit: str = ""
+    reached: str = ""
 
 
 METRICS = {
@@ -43,6 +52,7 @@ METRICS = {
     "human_normalized": Metric("higher", "human-normalised score"),
     "teacher_normalized": Metric("higher", "teacher-normalised score"),
     "agreement": Metric("higher", "agreement with the teacher"),
+    "steps_to_95": Metric("lower", "play needed to reach 0.95 of the teacher", "steps", reached="reached_95"),
 }
 # metrics of a study that no summary holds: made from one that it holds
 DERIVED: dict[str, tuple[str, Callable[[float], float]]] = {

@@ -37,6 +37,8 @@ class World:
         product: file in a run's folder that teaches another run; ``{last}`` is the number of its last generation.
         trains_teachers: a run of no students trains a teacher.
         expected_seconds: of a run with a resolved config, roughly; None: the world does not say.
+        younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them, so
+            that its hash is that of the version which made it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class World:
     product: str
     trains_teachers: bool
     expected_seconds: Callable[[Any], float] | None = None
+    younger: tuple[str, ...] = ()
 
 
 def open_world(name: str) -> World:
@@ -67,6 +70,7 @@ def open_world(name: str) -> World:
         product=entry.product,
         trains_teachers=entry.trains_teachers,
         expected_seconds=_find(entry.seconds) if entry.seconds else None,
+        younger=entry.younger,
     )
 
 

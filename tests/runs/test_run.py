@@ -219,6 +219,15 @@ def test_a_key_that_only_one_side_has_is_a_difference(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_a_key_that_only_one_side_has_and_that_is_off_there_is_none(tmp_path: Path) -> None:
+    open_run(tmp_path)
+    mapping = to_mapping(Demo())
+    tracking.require_same_config(tmp_path, mapping | {"newer": None})
+    with open(tmp_path / "config.yaml", "a") as file:
+        file.write("newer: 0\n")
+    tracking.require_same_config(tmp_path, mapping)
+
+
 def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("mine")
     before = tree(tmp_path)

@@ -61,6 +61,18 @@ def test_arms_are_named_by_what_differs_and_nothing_was_planned(tmp_path: Path) 
     assert records[0].teacher_metrics["test_error"] == 75.0
 
 
+def test_a_key_that_an_older_run_does_not_have_is_off(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "a" / f"older{seed}", seed)
+        write_run(tmp_path / "a" / f"off{seed}", seed, student__objective="dkd", student__repeat=0)
+        write_run(tmp_path / "a" / f"on{seed}", seed, student__repeat=1)
+    assert find(tmp_path / "a")[0].names == (
+        "objective=dkd repeat=0",
+        "objective=ban repeat=0",
+        "objective=ban repeat=1",
+    )
+
+
 def test_two_keys_that_differ_are_both_in_the_name_and_null_is_left_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / "a" / f"x{seed}", seed)

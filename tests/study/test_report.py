@@ -204,6 +204,25 @@ def test_missing_and_failed_runs_are_in_the_first_lines(tmp_path: Path) -> None:
     assert "3 of 16 runs are not in" in read_page(written["report.html"]).text
 
 
+def test_runs_that_never_got_there_are_counted_in_the_first_lines_and_in_the_table(tmp_path: Path) -> None:
+    plan = replace(make_plan(), metric="steps_to_95", margin=None)
+    records = [
+        RunRecord(arm, seed, f"runs/{arm}/seed{seed}", "done", {"steps_to_95": steps, "reached_95": steps < 600.0})
+        for seed in plan.seeds
+        for arm, steps in (("labels", 600.0 if seed else 400.0), ("ban", 200.0 + 50 * seed), ("ban_2", 300.0))
+    ]
+    text = write(tmp_path, plan, records)["report.md"]
+    opening = text.partition("## ")[0]
+    assert "Some runs ended before (labels: 3 of 4)" in opening
+    assert "restricted means" in opening
+    assert "of the play needed to reach 0.95 of the teacher up to the end of the run" in opening
+    rows = {line.split("|")[1].strip(): line.split("|")[5].strip() for line in text.splitlines() if line.count("|") > 5}
+    assert (rows["arm"], rows["labels"], rows["ban"]) == ("never reached", "3", "0")
+
+    reached = [replace(record, metrics=record.metrics | {"reached_95": 1.0}) for record in records]
+    assert "Some runs ended before" not in write(tmp_path, plan, reached)["report.md"]
+
+
 def test_a_study_of_which_nothing_is_done_still_has_a_report(tmp_path: Path) -> None:
     plan = make_plan()
     written = write(tmp_path, plan, [])

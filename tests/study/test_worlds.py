@@ -11,6 +11,8 @@ from polydistill._environment import COMMANDS, REPORTS, WORLDS
 from polydistill.config.parsing import read_config
 from polydistill.errors import UserError
 from polydistill.study import worlds
+from polydistill.study.arms import make_plan
+from polydistill.study.config import StudyConfig
 from polydistill.study.records import METRICS
 from polydistill.study.worlds import open_world
 
@@ -28,6 +30,16 @@ def test_a_world_has_a_config_a_script_a_command_and_a_report(name: str) -> None
     assert f"polydistill-{name}" in COMMANDS
     assert name in REPORTS
     assert WORLDS[name].metric in METRICS
+
+
+@pytest.mark.parametrize("name", ["agent", "atari"])
+def test_a_plan_names_a_key_that_is_younger_than_its_world_only_where_it_is_used(name: str) -> None:
+    settings = {"env": "CartPole-v1", "teacher.path": "a.zip"} if name == "agent" else {}
+    arms = {"kl": {}, "null": {"student.repeat": 1}}
+    plan = make_plan(StudyConfig(world=name, settings=settings, arms=arms), open_world(name), None)
+    assert "repeat" not in plan.arm("kl").config["student"]
+    assert "repeat" not in plan.base["student"]
+    assert plan.arm("null").config["student"]["repeat"] == 1
 
 
 def test_an_installation_without_scripts_calls_what_the_console_command_calls(

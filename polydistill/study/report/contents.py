@@ -32,7 +32,10 @@ def build(
 ) -> Document:
     """The report as sections; those that have nothing to say are left out."""
     sections = [
-        Section("", [*_missing(plan, records), *_beforehand(plan), *_answer(plan, analysis)]),
+        Section(
+            "",
+            [*_missing(plan, records), *_beforehand(plan), *_never_reached(plan, analysis), *_answer(plan, analysis)],
+        ),
         Section("The planned contrasts" if analysis.planned else "The contrasts", list(planned(plan, analysis))),
         Section("What pairing by seed gained", list(pairing(analysis))),
         Section("New seeds, and new images", list(new_images(plan, analysis))),
@@ -101,6 +104,19 @@ def _beforehand(plan: Plan) -> Iterator[Block]:
         yield Paragraph(
             f"{len(amendment.seeds)} seeds were added on {amendment.date}, when {amendment.finished} runs were "
             "finished. Who adds seeds after a look at the results finds too much.",
+            "warning",
+        )
+
+
+def _never_reached(plan: Plan, analysis: Analysis) -> Iterator[Block]:
+    """Of a time until something happens: how many runs ended before, since their time is not known."""
+    never = [(result.arm, result.never, len(result.values)) for result in analysis.arms if result.never]
+    if never:
+        counts = "; ".join(f"{arm}: {count} of {runs}" for arm, count, runs in never)
+        yield Paragraph(
+            f"Some runs ended before ({counts}): they never got there, and count with the length of the whole run. So "
+            f"the means are restricted means: of the {describe_metric(plan).name} up to the end of the run, not of all "
+            "that would be needed.",
             "warning",
         )
 

@@ -124,10 +124,17 @@ def arms(plan: Plan, analysis: Analysis, published: Mapping[str, float]) -> Iter
     others = [name for name in OTHERS if any(name in result.others for result in results)]
     agrees = any(result.agreement for result in results)
     headers = ["arm", axis_name(plan), f"{confidence(plan)} interval", "seeds"]
-    headers += ["the paper's"] * bool(published) + ["agreement"] * agrees + [OTHERS[name] for name in others]
+    waits = any(result.never is not None for result in results)
+    headers += (
+        ["never reached"] * waits
+        + ["the paper's"] * bool(published)
+        + ["agreement"] * agrees
+        + [OTHERS[name] for name in others]
+    )
     rows = []
     for result in results:
         row = [result.arm, *_arm_cells(result, analysis.digits)]
+        row += ["-" if result.never is None else f"{result.never}"] * waits
         row += [number(published.get(result.arm), 2)] * bool(published)
         row += [number(_mean(list(result.agreement.values())), 3)] * agrees
         row += [number(result.others.get(name), 3) for name in others]

@@ -31,6 +31,7 @@ from polydistill_agents.lineage.agent_config import (
 )
 from polydistill_agents.lineage.checkup import examine_lesson
 from polydistill_agents.lineage.config import AtariConfig, PlayConfig
+from polydistill_agents.lineage.course import make_env
 from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import measure_temperature, open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
@@ -150,6 +151,71 @@ def test_a_run_that_was_stopped_ends_like_one_that_never_was(tmp_path: Path, zip
     distil(tmp_path / "run", config)
     for found, expected in zip(outcome(tmp_path / "run"), outcome(tmp_path / "whole"), strict=True):
         assert found == expected
+
+
+def make_walker(tmp_path: Path, action: int) -> str:
+    """A teacher of the walk that always does the same: right (1) has 10 points in each game, random play 5."""
+    env = gym.make("polydistill-test/Walk-v0")
+    model = DQN("MultiInputPolicy", env, policy_kwargs={"net_arch": [8]}, seed=3, device="cpu")
+    with torch.no_grad():
+        last = [module for module in model.q_net.modules() if isinstance(module, torch.nn.Linear)][-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([1.0 - action, float(action)]))
+    model.save(tmp_path / "walker.zip")
+    return str(tmp_path / "walker.zip")
+
+
+@pytest.fixture
+def walker(tmp_path: Path) -> str:
+    return make_walker(tmp_path, action=1)
+
+
+def test_how_soon_the_student_is_as_good_is_kept_over_a_stop(tmp_path: Path, walker: str) -> None:
+    config = config_of(walker, "polydistill-test/Walk-v0")
+    config = dataclasses.replace(
+        config,
+        student=dataclasses.replace(config.student, temperature=1.0),
+        evaluation=dataclasses.replace(config.evaluation, curve_every_steps=64),
+    )
+    whole = distil(tmp_path / "whole", config)["generations"]
+    with pytest.raises(Interrupted):
+        distil(tmp_path / "run", config, StopAt(60))
+    distil(tmp_path / "run", config)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+    baseline, student = whole[0]["metrics"], whole[1]["metrics"]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        (line["step"], line["values"]["eval/mean_reward"])
+        for line in lines
+        if line["role"] == "generation_1" and "eval/mean_reward" in line["values"]
+    ]
+    needed = baseline["random_mean"] + 0.95 * (10.0 - baseline["random_mean"])
+    first = next((step for step, score in curve if score >= needed), None)
+    assert len(curve) == 11  # 0, 64, ..., 576, and the table's at 640
+    assert student["reached_95"] == float(first is not None)
+    assert student["steps_to_95"] == (640 if first is None else first)
+    assert "steps_to_95" not in baseline
+
+
+@pytest.mark.parametrize(("action", "every"), [(1, 0), (0, 320)])
+def test_how_soon_is_not_said_without_a_curve_or_of_a_teacher_below_random_play(
+    tmp_path: Path, action: int, every: int
+) -> None:
+    config = config_of(make_walker(tmp_path, action), "polydistill-test/Walk-v0")
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, curve_every_steps=every))
+    metrics = distil(tmp_path / "run", config)["generations"][1]["metrics"]
+    assert (metrics["teacher_normalized"] is None) == (action == 0)
+    assert "steps_to_95" not in metrics
+
+
+def test_a_student_repeated_has_other_streams_and_meets_the_same_teacher_and_games(tmp_path: Path, walker: str) -> None:
+    config = config_of(walker, "polydistill-test/Walk-v0")
+    again = dataclasses.replace(config, student=dataclasses.replace(config.student, repeat=1))
+    first, second = distil(tmp_path / "first", config), distil(tmp_path / "second", again)
+    assert first["generations"][0] == second["generations"][0]  # the scores of the teacher's games, too
+    assert first["generations"][1]["sha256"] != second["generations"][1]["sha256"]
+    assert make_env(config, as_teacher(walker), 1).own_seed != make_env(again, as_teacher(walker), 1).own_seed
 
 
 def test_where_an_environment_does_not_repeat_itself_the_run_goes_on_in_new_games(

@@ -41,7 +41,8 @@ from polydistill_agents.environments.protocols import PROTOCOLS
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig, TeacherConfig
 from polydistill_agents.lineage.course import Course
-from polydistill_agents.lineage.domain import CHARTS, SCORE, AgentDomain
+from polydistill_agents.lineage.curve import SCORE
+from polydistill_agents.lineage.domain import CHARTS, AgentDomain
 from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, require_disk, require_same_start
 from polydistill_agents.networks.nature import SIZES, build_network
