@@ -16,7 +16,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
 from polydistill._environment import require_environment
 
-require_environment("runs", "jsonargparse", "yaml")
+require_environment("study")
 
 import csv
 import json
@@ -34,6 +34,10 @@ from polydistill.disk import atomic_write
 from polydistill.errors import UserError, run_script
 from polydistill.runs import format_interval, format_table
 from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
+from polydistill.study.analysis import analyse
+from polydistill.study.answer import describe_metric
+from polydistill.study.plan import Plan, read_plan
+from polydistill.study.records import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
@@ -285,6 +289,53 @@ def stages_table(name: str, first_later: int) -> str:
     return format_table(["who", "stage", "which seeds", LESS_CONTROL], rows)
 
 
+def read_study(name: str) -> tuple[Plan, list[RunRecord]]:
+    """``plan.json`` and the finished rows of ``results.csv`` that a study of scripts/study.py left in ``name``/."""
+    plan = read_plan(MEASUREMENTS / name)
+    if plan is None:
+        raise UserError(f"no plan.json in {MEASUREMENTS.name}/{name}/")
+    records = []
+    with open(MEASUREMENTS / name / "results.csv", encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            texts = {key: text for key, text in line.items() if key not in {"arm", "status", "folder", "why"}}
+            numbers = {key: float(text) for key, text in texts.items() if text}
+            seed, seconds = int(numbers.pop("seed")), numbers.pop("seconds", 0.0)
+            if line["status"] == "done":
+                records.append(RunRecord(line["arm"], seed, line["folder"], "done", numbers, seconds=seconds))
+    return plan, records
+
+
+def contrasts_table(name: str) -> str:
+    """The contrasts of a study that were named beforehand, judged as its own report judges them."""
+    plan, records = read_study(name)
+    analysis = analyse(plan, records)
+    rows: list[list[str | float | None]] = []
+    for contrast in analysis.planned:
+        if contrast.comparison is None or contrast.p is None:
+            raise UserError(f"{name}: {contrast.first} against {contrast.second} has fewer than two seeds")
+        gain = f"{contrast.comparison.mean:+z.{analysis.digits}f}"
+        interval = format_interval(contrast.comparison.interval, analysis.digits)
+        p, n = f"{contrast.p:.2g}", len(contrast.gains)
+        rows.append([f"{contrast.first} against {contrast.second}", f"{gain} ({interval})", p, n, contrast.verdict])
+    unit = describe_metric(plan).unit
+    headers = ["contrast", f"gain, {unit} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
+    return format_table(headers, rows)
+
+
+def arms_table(name: str) -> str:
+    """The arms of a study of classifiers: means over its seeds."""
+    plan, records = read_study(name)
+    analysis = analyse(plan, records)
+    rows: list[list[str | float | None]] = []
+    for arm in ([] if analysis.teachers is None else [analysis.teachers]) + list(analysis.arms):
+        others = [f"{arm.others[key]:.3f}" for key in ("test_nll", "test_ece", "train_accuracy")]
+        agreement = f"{statistics.mean(arm.agreement.values()):.3f}" if arm.agreement else None
+        error = f"{arm.mean:.2f} ({format_interval(arm.interval)})"
+        rows.append([arm.arm, error, *others, agreement, len(arm.values), f"{arm.seconds:.0f}"])
+    headers = ["arm", f"{describe_metric(plan).name} % (95% over seeds)", "test NLL", "test ECE", "right in training"]
+    return format_table([*headers, "agreement", "seeds", "seconds"], rows)
+
+
 def bench_cifar_table() -> str:
     """Medians of bench_cifar.py, and how many times as fast the trainer is."""
     raw = json.loads((MEASUREMENTS / "bench_cifar.json").read_text(encoding="utf-8"))
@@ -466,6 +517,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
+    "small_data": lambda: contrasts_table("small_data"),
+    "small_data_arms": lambda: arms_table("small_data"),
     "bench_cifar": bench_cifar_table,
     "control": control_table,
     "control_short": lambda: control_table(short=True),
