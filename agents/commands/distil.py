@@ -12,6 +12,7 @@ from typing import Any
 from polydistill.config.parsing import Parsed
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
+from polydistill.errors import UserError
 from polydistill.lineage import Generation, run_lineage
 from polydistill.losses import Report
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
@@ -50,6 +51,8 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str) -> None:
         UserError: the folder, the teacher or the machine does not allow it.
     """
     given: AnyConfig = parsed.config
+    if parsed.doctor and not given.student.has_teacher:
+        raise UserError("the doctor looks at what a teacher teaches: leave --doctor out with student.objective td")
     stored = stored_config(parsed.out)
     before = as_before({"precision": given.precision, **vars(given)}, stored)
     config = dataclasses.replace(given, **{name: before[name] for name in before if name in vars(given)})

@@ -18,7 +18,14 @@ from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill_agents.environments.gym_config import EnvironmentConfig
 from polydistill_agents.environments.gym_task import OWN, GymTask
-from polydistill_agents.lineage.config import LessonConfig, PlayConfig, TeacherConfig, check_enough_play
+from polydistill_agents.lineage.config import (
+    LessonConfig,
+    PlayConfig,
+    TeacherConfig,
+    check_enough_play,
+    check_generations,
+    fill_defaults,
+)
 
 LARGEST_LAYER = 1e5  # multiply-adds of a forward pass that are assumed for a plan: a perceptron of two wide layers
 
@@ -125,7 +132,8 @@ class AgentConfig(EnvironmentConfig):
             )
         self.store_names(self.task)
         check_enough_play(self.student, self.play)
-        self.lineage.require_students()
+        check_generations(self.student, self.lineage)
+        object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=250))
 
     @cached_property
     def task(self) -> GymTask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from polydistill.config.fields import check_fields
 from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
@@ -18,6 +18,7 @@ from polydistill.losses import OBJECTIVES, check_options, get_objective
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill_agents.environments.protocols import Play, get_protocol
 from polydistill_agents.environments.task import AtariTask, open_task
+from polydistill_agents.lineage.control import TD, TDConfig
 from polydistill_agents.networks.nature import SIZES, multiply_adds
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
@@ -55,7 +56,11 @@ class LessonConfig:
     """How a student learns.
 
     Args:
-        objective: policy_kl, policy_nll, policy_mse or policy_huber; or reverse_kl, jsd, ban, which need no labels.
+        objective: policy_kl, policy_nll, policy_mse or policy_huber; or reverse_kl, jsd, ban, which need no labels; or
+            td: the control without a teacher, a DQN of the same architecture that learns from rewards, with the same
+            steps of play and number of updates. To it do not apply: temperature, averaging, precision, teacher.epsilon,
+            teacher.play, play.beta, play.beta_end; it updates after each step of all games (play.train_freq: between
+            two records), and is scored greedily.
         temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit. null:
             half of the median gap between its best two actions.
         beta: of jsd: the teacher's share of the mixture; null: its default.
@@ -67,6 +72,7 @@ class LessonConfig:
             saved. 0: the weights of the last update.
         repeat: number of the student among those of one teacher. Another number gives other initial weights, games of
             play and data order, so that a study can have a second student; the games that are scored stay.
+        td: of the objective td alone.
     """
 
     objective: str = "policy_kl"
@@ -78,14 +84,12 @@ class LessonConfig:
     samples_per_step: float = 6.5
     averaging: float = 0.05
     repeat: int = 0
+    td: TDConfig = field(default_factory=TDConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_at_least(0, self, "repeat")
-        require_choice("objective", self.objective, OBJECTIVES)
-        objective = get_objective(self.objective)
-        if objective.needs_labels or objective.needs_permutation:
-            raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
+        require_choice("objective", self.objective, [*OBJECTIVES, TD])
         for name in ("temperature", "learning_rate", "samples_per_step"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -93,6 +97,23 @@ class LessonConfig:
         require_at_least(1, self, "batch_size")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging is a share of the updates, from 0 to below 1, got {self.averaging}")
+        self._check_objective()
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the student learns from its teacher: not from rewards alone."""
+        return self.objective != TD
+
+    def _check_objective(self) -> None:
+        if self.has_teacher and self.td.given:
+            raise ValueError(f"td.{next(iter(self.td.given))} is of the objective td, not of {self.objective}")
+        if not self.has_teacher:
+            for name in self.options():
+                raise ValueError(f"{TD} has no option {name}")
+            return
+        objective = get_objective(self.objective)
+        if objective.needs_labels or objective.needs_permutation:
+            raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
         check_options(self.objective, **self.options())
         if objective.tempered and self.temperature is not None:
             check_options(self.objective, temperature=self.temperature)
@@ -101,6 +122,9 @@ class LessonConfig:
         """The objective's options that are set, but its temperature, which depends on the teacher's kind of scores."""
         values = {"beta": self.beta, "delta": self.delta}
         return {name: value for name, value in values.items() if value is not None}
+
+
+Student = TypeVar("Student", bound=LessonConfig)
 
 
 @dataclass(frozen=True)
@@ -173,6 +197,24 @@ def check_enough_play(student: LessonConfig, play: PlayConfig) -> None:
         )
 
 
+def check_generations(student: LessonConfig, lineage: LineageConfig) -> None:
+    """Refuse a run without students, and a second generation that learns nothing from the first.
+
+    Raises:
+        ValueError: naming the settings of both.
+    """
+    lineage.require_students()
+    if not student.has_teacher and lineage.generations > 1:
+        raise ValueError("student.objective td learns from no teacher: lineage.generations must be 1")
+
+
+def fill_defaults(student: Student, *, target_update_interval: int) -> Student:
+    """The student with DQN's settings written out where it is a DQN."""
+    if student.has_teacher:
+        return student
+    return dataclasses.replace(student, td=student.td.filled(target_update_interval=target_update_interval))
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How teacher and students are scored.
@@ -235,7 +277,8 @@ class AtariConfig:
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         check_enough_play(self.student, self.play)
-        self.lineage.require_students()
+        check_generations(self.student, self.lineage)
+        object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=1000))
 
     @property
     def task(self) -> AtariTask:

@@ -1,4 +1,5 @@
-"""One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds.
+"""One generation's learning: a teacher plays, a student watches, and both can be stopped between two rounds. (Or, as a
+control, a DQN of the student's architecture plays and learns from rewards, and the teacher is not asked.)
 
 What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, the games that it watches, whoever acts in
 them; ``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the
@@ -29,7 +30,9 @@ from polydistill.learning.rewind import NonFiniteError
 from polydistill.runs import Progress, Run
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.distillation.settings import fitting_policy
+from polydistill_agents.distillation.student_policy import choose_architecture
 from polydistill_agents.environments.recording import Recording
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.steps import Step
@@ -45,7 +48,7 @@ REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
 RECORDINGS = "recordings"  # folder of the play, within that of the run
 
 AnyConfig = AtariConfig | AgentConfig
-ScoreCurve = Callable[[PolicyDistillation, int], dict[str, float]]
+ScoreCurve = Callable[[PolicyDistillation | QLearning, int], dict[str, float]]
 
 
 def role_of(generation: int) -> str:
@@ -105,12 +108,33 @@ def make_student(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generat
     )
 
 
+def make_control(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generation: int) -> QLearning:
+    """The untrained DQN that plays ``env`` itself: of the architecture that a student of ``teacher`` would have."""
+    policy, network = student_network(config, env.observation_space)
+    td = config.student.td
+    return QLearning(
+        env,
+        choose_architecture(policy, network.get("size"), teacher, network.get("policy_kwargs", {})),
+        samples_per_step=config.student.samples_per_step,
+        learning_starts=config.play.warmup_steps,
+        log_every=config.play.train_freq,
+        seed=derive_seed(seed_of_students(config), "control", generation),
+        learning_rate=config.student.learning_rate,
+        buffer_size=config.play.replay_steps,
+        batch_size=config.student.batch_size,
+        device=config.device,
+        **td.given,
+    )
+
+
 def rehearse(config: AnyConfig, teacher: Teacher) -> None:
     """One update of a throw-away student from the first states of play: what only a batch shows, shown before hours.
 
     Raises:
         UserError: the teacher's scores, the loss or the weights after the update are not finite.
     """
+    if not config.student.has_teacher:
+        return  # nobody learns from its scores
     few = dataclasses.replace(config.play, n_envs=min(REHEARSED_GAMES, config.play.n_envs))
     config = dataclasses.replace(config, play=few)
     env = make_env(config, teacher, generation=1)
@@ -160,10 +184,12 @@ class Course:
         self.config, self.generation, self.run, self.score_curve = config, generation, run, score_curve
         self.role = role_of(generation)
         self.env = make_env(config, teacher, generation)
-        self.model = make_student(config, teacher, self.env, generation)
+        make = make_student if config.student.has_teacher else make_control
+        self.model: PolicyDistillation | QLearning = make(config, teacher, self.env, generation)
         self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
         folder = run.out / RECORDINGS / self.role
-        self.recording = Recording(folder, self.env, int(self.model.action_space.n))  # type: ignore[attr-defined]
+        n_scores = int(self.model.action_space.n) if config.student.has_teacher else 0  # type: ignore[attr-defined]
+        self.recording = Recording(folder, self.env, n_scores)
         self.began = run.position()
         self.next_curve = 0
         self.curve: list[Point] | None = []
@@ -171,7 +197,7 @@ class Course:
         self._loaded = False
 
     @property
-    def learner(self) -> PolicyDistillation:
+    def learner(self) -> PolicyDistillation | QLearning:
         """The student."""
         return self.model
 
@@ -281,14 +307,16 @@ class _RunWriter(KVWriter):
 class _Watch(BaseCallback):
     """Records the play, moves the progress bar, scores the student for its curve, and saves between two rounds."""
 
-    model: PolicyDistillation
+    model: PolicyDistillation | QLearning
 
     def __init__(self, course: Course, bar: Progress, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         super().__init__()
         self.course, self.bar, self.due, self.save = course, bar, due, save
 
     def _on_step(self) -> bool:
-        self.course.recording.add(self.model.last_step)
+        model = self.model
+        step = model.read_step(self.locals) if isinstance(model, QLearning) else model.last_step
+        self.course.recording.add(step)
         self.bar.advance(self.training_env.num_envs)
         return True
 

@@ -17,6 +17,7 @@ from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Progress, Run
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
+from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.recording import DoesNotRepeat
 from polydistill_agents.environments.segments import DamagedSegment
@@ -43,7 +44,8 @@ def run_of(keeper: Keeper[Teacher]) -> Run:
 
 
 class AgentDomain:
-    """Generation 0 is the given teacher; students are trained by :class:`PolicyDistillation`.
+    """Generation 0 is the given teacher; students are trained by :class:`PolicyDistillation`, or, as a control, by
+    :class:`QLearning`.
 
     A :class:`~polydistill.lineage.keeper.KeptDomain`, in one process. Each student is kept as a zip: ``student.zip`` is
     the last generation, earlier ones are ``generation_<k>.zip``.
@@ -67,7 +69,7 @@ class AgentDomain:
     def _choose_temperature(self) -> None:
         """Where the config names none, the one that the teacher's play asks for."""
         config = self.config
-        if config.student.temperature is None:
+        if config.student.temperature is None and config.student.has_teacher:
             if self.teacher.kind == "logits":
                 self.config = tempered(config, 1.0)
             else:
@@ -99,7 +101,7 @@ class AgentDomain:
         """The one that was begun; a new one where there is none, or its recording is damaged."""
         generation, run = keeper.generation, run_of(keeper)
 
-        def score_curve(model: PolicyDistillation, step: int) -> dict[str, float]:
+        def score_curve(model: PolicyDistillation | QLearning, step: int) -> dict[str, float]:
             student = Teacher(model.student_scores, kind=model.score_kind)
             episodes = self.config.evaluation.curve_episodes
             return curve_point(self.play(student, model.student, episodes, f"curve {step}", keeper))
@@ -245,7 +247,7 @@ class AgentDomain:
                 device=self.device,
                 reference=teacher,
                 on_step=on_step,
-                play=self._play,
+                play=self._play if generation == 0 or self.config.student.has_teacher else "greedy",
                 temperature=self.config.student.temperature or 1.0,
                 masked=masked,
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from gymnasium import spaces
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.lineage.keeper import in_todays_form
@@ -18,6 +21,7 @@ from polydistill_agents.distillation.student_policy import choose_architecture, 
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.control import TDConfig
 from polydistill_agents.lineage.course import RECORDINGS, AnyConfig, make_env, make_student, student_network
 from polydistill_agents.lineage.opening import require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
@@ -48,10 +52,10 @@ def kind_of(config: AnyConfig) -> str:
 
 def disk_bytes(config: AnyConfig, teacher: Teacher) -> int:
     """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
-    written, each of weights and two moments of Adam), curves.
+    written, each of weights and two moments of Adam; of a DQN the target network too), curves.
     """
     recording = recorded_bytes(config.play.steps, teacher.count_actions(config.task))
-    checkpoint = 3 * 4 * count_student(config, teacher)
+    checkpoint = (3 if config.student.has_teacher else 4) * 4 * count_student(config, teacher)
     curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
     return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
 
@@ -109,9 +113,6 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
         generations + 1
     ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
     speed = (None if measure else _remembered(config)) or _measured(config, teacher)
-    n_actions = teacher.count_actions(config.task)
-    capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
-    replay = open_replay(config.task.observation_space, capacity, config.play.n_envs, n_actions, "meta")
     lines = [
         dump_yaml(to_mapping(config)),
         f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "
@@ -119,11 +120,23 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
         speed.whose,
         f"time: about {_duration(generations * samples / speed.samples)} of learning, and "
         f"{_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
-        f"memory: {_size(replay.n_bytes)} of replay on {config.device}, beside about 1 GiB of libraries",
+        _memory(config, teacher),
         f"disk: about {disk_bytes(config, teacher) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
         f"{'s' * (generations > 1)}",
     ]
     return "\n".join(lines)
+
+
+def _memory(config: AnyConfig, teacher: Teacher) -> str:
+    capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
+    space, where = config.task.observation_space, config.device
+    if config.student.has_teacher:
+        n_actions = teacher.count_actions(config.task)
+        n_bytes: float = open_replay(space, capacity, config.play.n_envs, n_actions, "meta").n_bytes
+    else:  # Stable-Baselines3's holds each observation, and the next one
+        parts = space.values() if isinstance(space, spaces.Dict) else [space]
+        n_bytes, where = 2 * capacity * sum(part.sample().nbytes for part in parts), "cpu"
+    return f"memory: {_size(n_bytes)} of replay on {where}, beside about 1 GiB of libraries"
 
 
 class _Speed(NamedTuple):
@@ -148,6 +161,9 @@ def _from_rates(config: AnyConfig, rates: Rates, where: str) -> _Speed:
 
 
 def _measured(config: AnyConfig, teacher: Teacher) -> _Speed:
+    if not config.student.has_teacher:  # its updates cost about as much as those of a student who asks its teacher
+        lesson: Any = dataclasses.replace(config.student, objective="policy_kl", td=TDConfig())
+        config = dataclasses.replace(config, student=lesson)
     env = make_env(config, teacher, generation=1)
     rates = measure_rates(
         make_student(config, teacher, env, generation=1), env, seconds=1.0 if isinstance(config, AgentConfig) else 2.0

@@ -83,14 +83,26 @@ def dump_yaml(mapping: Mapping[str, Any]) -> str:
 
 
 def to_mapping(config: object) -> dict[str, Any]:
-    """The config as nested plain values, tuples as lists: what config.yaml and summary.json hold."""
+    """The config as nested plain values, tuples as lists: what config.yaml and summary.json hold.
+
+    A group whose class says ``left_out = True`` is not there as long as all of it is null, so that a config that does
+    not use it is that of a version without it.
+    """
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return to_mapping(value)
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}  # type: ignore[call-overload]
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return {name: plain(value) for name, value in values.items() if not _is_left_out(value)}
+
+
+def _is_left_out(value: Any) -> bool:
+    """Whether ``value`` is a group that nobody uses."""
+    return getattr(value, "left_out", False) is True and all(one is None for one in vars(value).values())
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -394,3 +394,25 @@ def test_suggest_names_the_nearest_or_nothing() -> None:
 def test_importing_config_loads_neither_jsonargparse_nor_torch(run_python) -> None:
     code = "import sys, polydistill.config.parsing; print(sorted({'jsonargparse', 'torch', 'rich'} & set(sys.modules)))"
     assert run_python("-c", code).stdout == "[]\n"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A group that most configs do not use."""
+
+    left_out = True
+
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A config with such a group."""
+
+    steps: int = 1
+    extra: Extra = field(default_factory=Extra)
+
+
+def test_a_group_that_nobody_uses_is_not_written() -> None:
+    assert to_mapping(Extended()) == {"steps": 1}
+    assert to_mapping(Extended(extra=Extra(rate=0.0))) == {"steps": 1, "extra": {"rate": 0.0}}
