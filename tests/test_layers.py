@@ -16,7 +16,7 @@ INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its 
 WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
 KNOW_NO_WORLD = (
     "*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py", "statistics/*.py",
-    "study/*.py",
+    "study/*.py", "report/*.py",
 )  # fmt: skip
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
@@ -33,7 +33,7 @@ ROOMS = {
         ["commands"],
     ],
     "polydistill": [
-        ["config", "statistics"],
+        ["config", "report", "statistics"],
         ["kernels"],
         ["losses"],
         ["learning", "runs"],

@@ -2,6 +2,7 @@
 
     python scripts/evaluate_agent.py runs/pong/student.zip --game pong --protocol rusu --video student.gif
     python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/teachers/zoo/dqn-pong.zip --video both.gif
+    python scripts/evaluate_agent.py runs/pong/student.zip --beside agents/teachers/zoo/dqn-pong.zip --report out.html
     python scripts/evaluate_agent.py acktr:pong.pt --game pong --protocol zoo          as rl_zoo3 plays it: sampled
     python scripts/evaluate_agent.py ppo.zip --env CartPole-v1 --episodes 100          with random play beside it
     python scripts/evaluate_agent.py ppo.zip --env my_envs/Maze-v0 --env_package my_envs --wrappers "[VecFrameStack:4]"
@@ -10,11 +11,16 @@ FILE is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN, TRPO,
 year, or a table of weights (its layers are recognised by their shapes); it is a path, hf://org/name or
 https://...#sha256=..., and is read without unpickling. Of Atari, an agent may have the game's own actions or all 18.
 Where an environment has action masks, the table has the share of invalid actions, and the score of masked play.
+
+A report shows where FILE and its teacher disagree: FILE plays, the teacher is asked in each state. The regret of a
+state is the Q-value of the teacher's best action less that of FILE's (of logits, the difference of probabilities).
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,15 +34,19 @@ from polydistill.config.fields import check_fields
 from polydistill.config.parsing import parse
 from polydistill.cores import say_if_loaded
 from polydistill.device import MOST_THREADS, Device, resolve_device, resolve_threads
+from polydistill.disk import atomic_write
 from polydistill.errors import UserError, require_at_least, require_at_most, run_script
-from polydistill.runs import NARROW, Progress, format_narrow_table
+from polydistill.report.html import render_html
+from polydistill.runs import NARROW, Progress, format_narrow_table, format_table
 from polydistill.statistics import bootstrap_interval, iqm
+from polydistill_agents.environments.disagreement import Comparing
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.gym_config import EnvironmentConfig
 from polydistill_agents.environments.protocols import Play, Protocol, sampling_temperature
 from polydistill_agents.environments.random_play import measure_random
 from polydistill_agents.environments.task import AtariTask, Task, open_task
 from polydistill_agents.environments.video import record_game, write_gif
+from polydistill_agents.lineage.disagreement_page import Setting, make_page, summary
 from polydistill_agents.lineage.report import (
     GamesPlayed,
     count_games,
@@ -63,7 +73,7 @@ class _Agents:
 
     Args:
         file: a zip of Stable-Baselines3 (.zip may be left out), or a table of weights; a path, hf:// or https://.
-        beside: a second agent, scored too and shown on the left of the video.
+        beside: a second agent, scored too and shown on the left of the video; the teacher of a report.
         game: ROM id of ale-py, like pong; PongNoFrameskip-v4 and ALE/Pong-v5 are understood too. Empty: pong, or env.
     """
 
@@ -88,6 +98,7 @@ class AgentEvaluationConfig(EnvironmentConfig, _Agents):
         threads: processor threads; 0: as many as it may use and its work is worth.
         video: GIF to write, of one game of Atari from its start.
         video_steps: agent steps to show at most (15 a second).
+        report: new HTML file: where the agent disagrees with the one beside it, and what that costs.
     """
 
     protocol: str = ""
@@ -99,6 +110,7 @@ class AgentEvaluationConfig(EnvironmentConfig, _Agents):
     threads: int = 0
     video: str = ""
     video_steps: int = 600
+    report: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,6 +120,10 @@ class AgentEvaluationConfig(EnvironmentConfig, _Agents):
         require_at_least(1, self, "episodes", "video_steps")
         if self.video and not self.video.lower().endswith(".gif"):
             raise ValueError(f"video must end in .gif, got {self.video}")
+        if self.report and not self.report.lower().endswith(".html"):
+            raise ValueError(f"report must end in .html, got {self.report}")
+        if self.report and not self.beside:
+            raise ValueError("report compares the agent with its teacher: add --beside TEACHER")
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
 
@@ -140,6 +156,7 @@ class _Scoring:
         self.protocol = self.task.protocol(config.protocol)
         self.device, self.threads = resolve_device(config.device), resolve_threads(config.threads)  # of the emulator
         self.played: list[GamesPlayed] = []
+        self.comparing: Comparing | None = None
 
     def temperature(self, path: str, agent: Teacher) -> float | None:
         """At which it samples; None: it is greedy, as a student's zip is, which is a DQN for others."""
@@ -147,13 +164,13 @@ class _Scoring:
         play = "greedy" if config.play == "protocol" and is_student(path) else config.play
         return sampling_temperature(play, self.protocol, agent.kind, config.temperature)
 
-    def play(self, path: str, agent: Teacher, *, masked: bool = False) -> Evaluation:
-        """The games of one agent."""
+    def play(self, path: str, agent: Teacher, *, masked: bool = False, teacher: Teacher | None = None) -> Evaluation:
+        """The games of one agent; with a teacher, which is asked too, ``self.comparing`` sees both."""
         config = self.config
         with Progress(f"{path} plays{' masked' * masked}", config.episodes, "games") as bar:
             return evaluate(
                 agent,
-                self.task,
+                self.task if teacher is None else self.task.drawn(),
                 protocol=self.protocol,
                 episodes=config.episodes,
                 seed=config.seed,
@@ -163,11 +180,15 @@ class _Scoring:
                 temperature=config.temperature,
                 on_step=lambda games: bar.advance(games - bar.done),
                 masked=masked,
+                reference=teacher,
+                on_compared=self.comparing,
             )
 
-    def row(self, path: str, agent: Teacher) -> Row:
-        """What the table says of an agent."""
-        result, episodes = self.play(path, agent), self.config.episodes
+    def row(self, path: str, agent: Teacher, teacher: Teacher | None = None) -> Row:
+        """What the table says of an agent; a teacher is asked in its games, too."""
+        if teacher is not None:
+            self.comparing = Comparing(teacher.kind, agent.kind)
+        result, episodes = self.play(path, agent, teacher=teacher), self.config.episodes
         cut = isinstance(self.task, AtariTask) or self.config.env_max_steps  # else that is how its games end
         truncated = result.truncated if cut else 0
         self.played.append(GamesPlayed(path, episodes, truncated, result.n_actions, result.game_actions))
@@ -196,6 +217,17 @@ class _Scoring:
                 "95% over games": format_points_interval(interval),
                 "IQM": format_points(iqm(scores)),
             }
+
+    def report(self, kinds: tuple[str, str], command: str) -> str:
+        """Write the page about the games that were compared; its numbers in short, as a table."""
+        assert self.comparing is not None
+        config = self.config
+        found = self.comparing.finish(config.seed)
+        names = config.file, config.beside, config.game or config.env, config.protocol
+        page = render_html(make_page(found, Setting(*names, kinds, command)))
+        atomic_write(Path(config.report), page.encode())
+        headers, values = zip(*summary(found), strict=True)
+        return format_table(headers, [values])
 
     def record(self, agents: Mapping[str, Teacher], n_actions: Mapping[str, int]) -> None:
         """Write the video."""
@@ -228,15 +260,19 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_name=None,
         first_word="file",
     ).config
-    if config.video and not Path(config.video).parent.is_dir():  # before the games are played
-        raise UserError(f"there is no folder {Path(config.video).parent} for --video")
+    _check_places(config)
     states = min(config.episodes, 32) * multiply_adds(SIZES["nature"])
     torch.set_num_threads(resolve_threads(config.threads, step=states))
     say_if_loaded()
     scoring = _Scoring(config)
     agents = {path: as_teacher(path).to(scoring.device) for path in (config.beside, config.file) if path}
     n_actions = {path: agent.count_actions(config.task) for path, agent in agents.items()}
-    rows = [*scoring.random_rows(), *(scoring.row(path, agent) for path, agent in agents.items())]
+    teacher = agents[config.beside] if config.report else None
+    if teacher is not None and len(set(n_actions.values())) > 1:
+        counts = " and ".join(f"{path} {count}" for path, count in n_actions.items())
+        raise UserError(f"report compares agents of the same actions, {counts}: leave --report out")
+    rows = [*scoring.random_rows()]
+    rows += [scoring.row(path, agent, teacher if path == config.file else None) for path, agent in agents.items()]
     source = scoring.protocol.source
     print(f"{config.game or config.env}, {count_games(config.episodes)}, protocol {config.protocol}\n({source})\n")
     columns = max(shutil.get_terminal_size().columns, NARROW)
@@ -247,9 +283,21 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         [*config.task.notes, *found, *notes(config.game or None, config.protocol, scoring.played)], columns
     ):
         print(line)
+    if teacher is not None:
+        command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
+        print(f"\n{scoring.report((teacher.kind, agents[config.file].kind), command)}\n\nsaved: {config.report}")
     if config.video:
         scoring.record(agents, n_actions)
         print(f"\nsaved: {config.video}")
+
+
+def _check_places(config: AgentEvaluationConfig) -> None:
+    """Before the games are played."""
+    for name, file in (("video", config.video), ("report", config.report)):
+        if file and not Path(file).parent.is_dir():
+            raise UserError(f"there is no folder {Path(file).parent} for --{name}")
+    if config.report and Path(config.report).exists():
+        raise UserError(f"report {config.report} is there already: choose another name, or remove it")
 
 
 def format_rows(rows: list[Row], always: tuple[str, ...], columns: int) -> str:

@@ -26,6 +26,7 @@ from polydistill.streams import torch_stream
 from polydistill_agents.distillation.state import copied
 from polydistill_agents.networks.beginning import begin
 from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.regret import regrets, values_of
 from polydistill_agents.networks.scoring import scoring_of
 
 INITIAL_STATES = 1024  # states of play from which the scale of the inputs and of the initial weights is taken
@@ -44,11 +45,13 @@ class Round(NamedTuple):
     Attributes:
         loss: before each update.
         agreement: share of the samples for which student and teacher choose the same action.
+        regret: of the student's actions by its teacher's scores, see :mod:`polydistill_agents.networks.regret`.
         label_share: of the last batch, see :func:`polydistill.losses.gradient_shares`; None after a regression.
     """
 
     loss: float
     agreement: float
+    regret: float
     label_share: float | None
 
 
@@ -148,16 +151,18 @@ class Learner:
             each_scores.append(scores)
             each_targets.append(targets)
         losses = torch.stack(each_loss)
-        agreement = (torch.cat(each_scores).argmax(dim=1) == torch.cat(each_targets).argmax(dim=1)).float().mean()
+        chosen, all_targets = torch.cat(each_scores).argmax(dim=1), torch.cat(each_targets)
+        agreement = (chosen == all_targets.argmax(dim=1)).float().mean()
+        regret = regrets(values_of(all_targets, self.lesson.teacher_kind), chosen).mean()
         share, learns_logits = losses.new_zeros(()), self.lesson.score_kind == "logits"
         if learns_logits:
             share = gradient_shares(scores, targets, temperature=self.lesson.temperature).label_share.mean()
-        numbers = torch.stack([losses.mean(), agreement, share, self._all_finite()])
-        loss, agreed, label_share, finite = numbers.tolist()  # the only wait for the device
+        numbers = torch.stack([losses.mean(), agreement, regret, share, self._all_finite()])
+        loss, agreed, lost, label_share, finite = numbers.tolist()  # the only wait for the device
         if not (math.isfinite(loss) and finite):
             raise self._back_to_the_bad_update(good, losses.tolist(), source, batch_size)
         self._end_round()
-        return Round(loss, agreed, label_share if learns_logits else None)
+        return Round(loss, agreed, lost, label_share if learns_logits else None)
 
     def _update_in_round(self, observations: Tensors, targets: Tensor) -> tuple[Tensor, Tensor]:
         done = self.update(observations, targets)

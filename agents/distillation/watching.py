@@ -258,6 +258,7 @@ class WatchingAgent(StudentAgent):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("distill/loss", done.loss)
         self.logger.record("distill/replay_agreement", done.agreement)
+        self.logger.record("distill/replay_regret", done.regret)
         if done.label_share is not None:
             self.logger.record("distill/label_share", done.label_share)
 

@@ -32,6 +32,28 @@ GAMES_AT_ONCE = 32  # at most
 VERSION = re.compile(r"-v\d+$")  # of an id of gymnasium
 
 
+class Compared(NamedTuple):
+    """The states of one step, in which the agent and the reference were asked; the games have not moved on yet.
+
+    Attributes:
+        env: the games.
+        rows: ``(states,)`` which of the games at once they are of.
+        games: ``(states,)`` number of the game, from 0.
+        steps: ``(states,)`` agent steps of the game before the state, from 0.
+        observations: arrays of one row each, as the agent sees them.
+        scores: ``(states, actions)`` of the agent.
+        reference: ``(states, actions)`` of the reference; where it learned with masks, ``-inf`` where those forbid.
+    """
+
+    env: Any
+    rows: NDArray[np.int64]
+    games: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    observations: Arrays
+    scores: Tensor
+    reference: Tensor
+
+
 class Evaluation(NamedTuple):
     """Scores of ``episodes`` games.
 
@@ -111,6 +133,7 @@ def evaluate(
     play: str = "protocol",
     temperature: float = 0.01,
     masked: bool = False,
+    on_compared: Callable[[Compared], None] | None = None,
 ) -> Evaluation:
     """Play ``episodes`` full games with ``agent`` and return their scores.
 
@@ -133,6 +156,7 @@ def evaluate(
             :func:`~polydistill_agents.environments.protocols.sampling_temperature`. A bare function is one of Q-values.
         temperature: T of Q-values, where they are sampled.
         masked: leave out the actions that the environment calls invalid.
+        on_compared: called with the states of each step in which the reference was asked, too.
 
     Raises:
         UserError: unknown game or protocol, an agent whose actions are not the game's, or ``masked`` in an environment
@@ -173,6 +197,9 @@ def evaluate(
                 masks_count = valid is not None and getattr(reference, "masks", False)
                 meant = mask_scores(other, valid) if masks_count else other  # type: ignore[arg-type]
                 agreed += (values.argmax(dim=1) == meant.argmax(dim=1)).sum()
+                if on_compared is not None:
+                    rows = np.flatnonzero(playing)
+                    on_compared(Compared(env, rows, *tally.places(rows), parts[0], values, meant))
             compared += len(values)
             if masked:
                 values = mask_scores(values, valid)  # type: ignore[arg-type]
@@ -222,7 +249,7 @@ class _Tally:
         most = self._quota.max()
         self.scores, self.lengths = np.full((most, n_envs), np.nan), np.zeros((most, n_envs), dtype=np.int64)
         self.finished = np.arange(most)[:, None] < self._quota
-        self.played = np.zeros(n_envs, dtype=np.int64)
+        self.played, self._clock = np.zeros(n_envs, dtype=np.int64), np.zeros(n_envs, dtype=np.int64)
         self.truncated = self.invalid = 0
 
     @property
@@ -230,13 +257,19 @@ class _Tally:
         """``(n_envs,)`` whose share is not played."""
         return self.played < self._quota
 
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number of the game, and step in it, that the environments ``rows`` are at."""
+        return self.played[rows] * self.n_envs + rows, self._clock[rows]
+
     def add(self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
-        """Of the environments with ``dones``, those whose game has ended, and not only a life."""
+        """A step; of the environments with ``dones``, those whose game has ended, and not only a life."""
+        self._clock += 1
         for i in np.flatnonzero(dones):
             record = infos[i].get("episode")
             if record is not None:
                 self.scores[self.played[i], i], self.lengths[self.played[i], i] = record["r"], record["l"]
                 self.played[i] += 1
+                self._clock[i] = 0
                 self.truncated += bool(infos[i].get("TimeLimit.truncated"))
 
 

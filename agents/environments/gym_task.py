@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from polydistill_agents.environments.task import Task
 
 LONGEST = 10_000  # steps of a game where neither the environment nor the user says when it ends
 OWN = "own"
+RENDER_MODE = "render_mode"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class GymTask(Task):
     def for_teacher(self) -> GymTask:
         """The environment through the teacher's wrappers, where it has its own."""
         return self._as_teacher if self.teacher_wrappers else self
+
+    def drawn(self) -> GymTask:
+        """The environment with ``render_mode="rgb_array"``, where it says that it has that and can be made so."""
+        drawn = replace(self, env_kwargs={**self.env_kwargs, RENDER_MODE: "rgb_array"})
+        with suppress(UserError):
+            game = self._make_one()
+            game.close()
+            if RENDER_MODE not in self.env_kwargs and "rgb_array" in (game.metadata.get("render_modes") or ()):
+                if not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):  # SDL would complain of the missing screen
+                    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+                drawn._make_one().close()
+                return drawn
+        return self
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Discrete]:

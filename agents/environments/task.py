@@ -89,6 +89,10 @@ class Task(ABC):
         """The task as its teacher sees it, where that is another view than its student's; else itself."""
         return self
 
+    def drawn(self) -> Task:
+        """The task with games that draw what a person would see, where they can; else itself."""
+        return self
+
     def actions_of(self, n_scores: int) -> spaces.Discrete:
         """The actions of an agent that gives so many scores; where none fit, the task's own: the likeliest meant."""
         counts = self.action_counts

@@ -4,7 +4,8 @@ control, a DQN of the student's architecture plays and learns from rewards, and 
 What TensorBoard shows, over the steps of play: ``teacher/ep_rew_mean``, the games that it watches, whoever acts in
 them; ``eval/mean_reward``, whole games that the student plays, the last point is the table's; there alone, since the
 teacher must be asked too, ``eval/agreement``: in which share of the states that it meets the student's greedy action is
-its teacher's; ``distill/replay_agreement``, that share in the batches it learns from.
+its teacher's; ``distill/replay_agreement``, that share in the batches it learns from; ``distill/replay_regret``, what
+its greedy actions there cost by its teacher's scores, so that a disagreement counts as much as the teacher minds it.
 
 Contract: what a course computes does not depend on when, or how often, it was stopped and gone on with.
 """

@@ -33,6 +33,7 @@ from polydistill_agents.teachers import Teacher
 CHARTS = {  # of TensorBoard, in their order
     "score of teacher, random play and students": [SCORE],
     "agreement with the teacher: in its play, and at the end in the student's": ["distill/replay_agreement", AGREEMENT],
+    "regret of the student's actions by its teacher's scores": ["distill/replay_regret"],
     "loss": ["distill/loss"],
 }
 

@@ -56,6 +56,7 @@ class Lesson:
 
     Attributes:
         objective: its name.
+        teacher_kind: as given.
         temperature: at which the softmax of the teacher's scores is its policy: what an objective that tempers the
             teacher alone takes, where its options name no other.
         score_kind: of the student that has learned it: "logits", or of a regression the teacher's.
@@ -90,7 +91,7 @@ class Lesson:
         self.score_kind = learned_kind(self._function, teacher_kind)
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
-        self._teacher_kind = teacher_kind
+        self.teacher_kind = teacher_kind
         self._tempers = self._function.tempered and "temperature" not in self._options
         self.temper(temperature)
         self._ignore_index = ignore_index
@@ -101,7 +102,7 @@ class Lesson:
 
     def temper(self, temperature: float) -> None:
         """Take another temperature of Q-values, where the options name none; see :attr:`temperature`."""
-        self.temperature = policy_temperature(self._teacher_kind, temperature)
+        self.temperature = policy_temperature(self.teacher_kind, temperature)
         if self._tempers:
             self._options["temperature"] = self.temperature
 

@@ -274,6 +274,25 @@ def test_an_agent_is_scored_and_shown_beside_another(script: Script, teacher: Pa
         assert 2 <= gif.n_frames <= 10  # equal pictures are stored once
 
 
+@pytest.mark.usefixtures("short_games")
+def test_a_report_of_atari_shows_frames_and_buttons(inside: Script, teacher: Path, tmp_path: Path) -> None:
+    other = write_teacher(tmp_path / "other.zip", seed=1)
+    words = [teacher, "--beside", other, "--episodes", 3, "--threads", 1]
+    done = inside("evaluate_agent.py", *words, "--report", "out.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    states = re.findall(r"<figcaption>Game \d, step (\d+): the teacher means [A-Z]+, the agent [A-Z]+\.", page)
+    assert 3 <= len(states) <= 12, "of games of 100 steps"
+    assert page.count("data:image/png;base64,") == 4 * len(states), "the newest frame and the three before"
+
+
+def test_a_report_of_agents_with_other_buttons_is_refused(inside: Script, teacher: Path, tmp_path: Path) -> None:
+    other = write_teacher(tmp_path / "other.zip", n_actions=18)
+    done = inside("evaluate_agent.py", teacher, "--beside", other, "--report", "out.html")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"report compares agents of the same actions, {other} 18 and {teacher} 6" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +48,62 @@ def test_where_there_are_masks_the_share_of_invalid_actions_and_masked_play_are_
     invalid = rows(done.stdout)["a.zip"][3]
     assert invalid.endswith("%")
     assert 0 < float(invalid[:-1]) < 100, "one of three actions is invalid in each step"
+
+
+def save_two(folder: Path) -> None:
+    """An agent of logits, ``a.zip``, and one of Q-values, ``b.zip``, of CartPole."""
+    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu", seed=0).save(folder / "a.zip")
+    DQN("MlpPolicy", "CartPole-v1", device="cpu", seed=0).save(folder / "b.zip")
+
+
+@pytest.mark.parametrize(("agent", "teacher", "unit"), [("a", "b", "Q-values"), ("b", "a", "probability")])
+def test_a_report_shows_where_agent_and_teacher_disagree(
+    inside: Script, tmp_path: Path, root: Path, agent: str, teacher: str, unit: str
+) -> None:
+    save_two(tmp_path)
+    words = [f"{agent}.zip", "--env", "CartPole-v1", "--episodes", 4, "--beside", f"{teacher}.zip"]
+    plain = inside("evaluate_agent.py", *words)
+    done = inside("evaluate_agent.py", *words, "--report", "out.html")
+    assert done.returncode == 0, done.stderr
+    assert [rows(done.stdout)[who][:3] for who in ("a.zip", "b.zip")] == [
+        rows(plain.stdout)[who][:3] for who in ("a.zip", "b.zip")
+    ], "the scores are those without a report"
+    assert columns(done.stdout)[1] == explained(root, "Report of evaluate_agent.py")
+    assert done.stdout.endswith("saved: out.html\n")
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert unit in page
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(svg)
+    assert len(re.findall("<svg", page)) > 2, "two curves, and states"
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page), "it asks for nothing else"
+    assert str(tmp_path) not in page
+    again = inside("evaluate_agent.py", *words, "--report", "out.html")
+    assert (again.returncode, again.stderr.splitlines()[-1]) == (
+        2,
+        "error: report out.html is there already: choose another name, or remove it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--report", "a.html"], "report compares the agent with its teacher: add --beside TEACHER"),
+        (["--beside", "b.zip", "--report", "a.pdf"], "report must end in .html, got a.pdf"),
+        (["--beside", "b.zip", "--report", "none/a.html"], "there is no folder none for --report"),
+        (["--beside", "wide.zip", "--report", "a.html"], "was it trained in another environment"),
+        (["--beside", "more.zip", "--report", "a.html"], "more.zip"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_refused_before_the_games(
+    inside: Script, tmp_path: Path, words: list[str], message: str
+) -> None:
+    save_two(tmp_path)
+    DQN("MlpPolicy", "Acrobot-v1", device="cpu", seed=0).save(tmp_path / "wide.zip")
+    done = inside("evaluate_agent.py", "a.zip", "--env", "CartPole-v1", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+    assert not list(tmp_path.glob("*.html"))
 
 
 @pytest.mark.parametrize(

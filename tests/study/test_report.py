@@ -22,8 +22,8 @@ from polydistill.study.records import TEACHER, RunRecord
 pytest.importorskip("scipy", reason="the extra study is not installed")
 pytest.importorskip("matplotlib", reason="the extra study is not installed")
 
+from polydistill.report.document import Table
 from polydistill.study.report import write_report
-from polydistill.study.report.document import Table
 from polydistill.study.report.latex import render_latex
 from polydistill.study.report.markdown import escape
 from polydistill.study.report.published import published_values

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from polydistill._environment import require_extra
 from polydistill.disk import atomic_write
+from polydistill.report.html import render_html
 from polydistill.study.analysis import Analysis
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
 from polydistill.study.report.contents import build
 from polydistill.study.report.evidence import gather
-from polydistill.study.report.html import render_html
 from polydistill.study.report.latex import render_latex
 from polydistill.study.report.markdown import render_markdown
 from polydistill.study.report.prose import methods

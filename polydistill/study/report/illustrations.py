@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from polydistill.report.document import Picture
 from polydistill.statistics import t_interval
 from polydistill.study.analysis import Analysis, ArmResult
 from polydistill.study.answer import describe_metric
 from polydistill.study.plan import Plan
-from polydistill.study.report.document import Picture
 from polydistill.study.report.pictures import Row, draw_curves, draw_lines, draw_pair, draw_points, draw_rows
 
 

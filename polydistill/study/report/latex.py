@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from polydistill.study.report.document import Table
+from polydistill.report.document import Table
 
 SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

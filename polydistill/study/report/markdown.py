@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from polydistill.study.report.document import Block, Code, Document, Items, Paragraph, Picture, Table
+from polydistill.report.document import Block, Code, Document, Items, Paragraph, Picture, Table
 
 
 def render_markdown(document: Document) -> str:

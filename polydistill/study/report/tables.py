@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from polydistill.report.document import Block, Paragraph, Table
 from polydistill.runs import format_interval
 from polydistill.statistics import Interval
 from polydistill.study.analysis import Analysis, ArmResult
 from polydistill.study.answer import signed
 from polydistill.study.contrasts import Contrast
 from polydistill.study.plan import Plan
-from polydistill.study.report.document import Block, Paragraph, Table
 from polydistill.study.report.illustrations import axis_name, picture_of_arms, picture_of_gains, pictures_of_pairs
 
 VERDICTS = {

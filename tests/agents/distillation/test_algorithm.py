@@ -139,7 +139,7 @@ def test_curves_carry_the_known_tags_over_steps_of_play(root: Path, tmp_path: Pa
     tags = set(events.Tags()["scalars"])
     assert tags == {
         *("teacher/ep_rew_mean", "teacher/ep_len_mean", "time/fps", "train/loss", "train/learning_rate"),
-        *("distill/loss", "distill/replay_agreement", "distill/label_share"),
+        *("distill/loss", "distill/replay_agreement", "distill/replay_regret", "distill/label_share"),
     }, "rollout/* would be the learner's own play"
     others = {"eval/mean_reward", "eval/agreement", "distill/teacher_action_share"}
     assert tags == explained(root, "Curves of distill_atari.py and distill_agent.py") - others

@@ -47,6 +47,20 @@ def test_it_learns_from_any_source_of_labelled_play_without_an_algorithm() -> No
     assert 0 < last.label_share <= 1
 
 
+def test_the_regret_of_a_round_is_what_the_actions_before_each_update_cost() -> None:
+    learner, costs = make_learner(), []
+    update = learner.update
+
+    def watch(observations: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        loss, scores = update(observations, targets)
+        costs.extend((max(row) - row[action]) for row, action in zip(targets.tolist(), scores.argmax(1), strict=True))
+        return loss, scores
+
+    learner.update = watch  # type: ignore[method-assign]
+    assert learner.round(Frames(), 3, 16).regret == pytest.approx(np.mean(costs), rel=1e-5)
+    assert max(costs) > 0, "an untrained student is not always right"
+
+
 @pytest.mark.parametrize("averaging", [0.0, 0.5])
 def test_a_loaded_state_makes_the_updates_that_its_own_learner_would_have_made(averaging: float) -> None:
     learner, other = make_learner(averaging), make_learner(averaging)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
-from polydistill.study.report.document import Block, Code, Document, Items, Paragraph, Picture, Section, Table
+from polydistill.report.document import Block, Code, Document, Items, Paragraph, Picture, Section, Table
 
 # the pictures name these colours, too: see pictures.py
 STYLE = """
