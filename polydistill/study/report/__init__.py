@@ -13,6 +13,7 @@ from polydistill._environment import require_extra
 from polydistill.disk import atomic_write
 from polydistill.report.html import render_html
 from polydistill.study.analysis import Analysis
+from polydistill.study.answer import with_unit
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
 from polydistill.study.report.contents import build
@@ -21,7 +22,7 @@ from polydistill.study.report.latex import render_latex
 from polydistill.study.report.markdown import render_markdown
 from polydistill.study.report.prose import methods
 from polydistill.study.report.published import published_values
-from polydistill.study.report.tables import main_table
+from polydistill.study.report.tables import paper_table
 
 HTML, MARKDOWN, TABLE, METHODS = "report.html", "report.md", "table.tex", "methods.txt"
 
@@ -44,11 +45,12 @@ def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: 
     n_arms, n_seeds = len(plan.arms), len(plan.all_seeds)
     title = f"Study of {n_arms} arms over {n_seeds} seeds ({plan.world})"
     document = build(title, plan, records, analysis, gather(out, records), published_values(plan), command)
-    caption = f"The contrasts named beforehand, paired by seed. Plan {plan.sha256[:16]}."
+    equal = "" if plan.margin is None else f" Equal: within {plan.margin:g}{with_unit(plan)}."
+    caption = f"The contrasts named beforehand, paired by seed.{equal} Plan {plan.sha256[:16]}."
     for name, text in (
         (HTML, render_html(document)),
         (MARKDOWN, render_markdown(document)),
-        (TABLE, render_latex(main_table(plan, analysis), caption)),
+        (TABLE, render_latex(paper_table(plan, analysis), caption)),
         (METHODS, methods(plan, analysis) + "\n"),
     ):
         atomic_write(out / name, text.encode())

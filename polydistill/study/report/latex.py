@@ -22,6 +22,8 @@ def render_latex(table: Table, caption: str) -> str:
         [
             r"\begin{table}",
             r"\centering",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escape(caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",

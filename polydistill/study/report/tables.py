@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def main_table(plan: Plan, analysis: Analysis) -> Table:
-    """The planned contrasts as a table, which is also the one for LaTeX."""
+    """The planned contrasts as a table."""
     return Table(
         (
             "contrast",
@@ -44,6 +44,14 @@ def main_table(plan: Plan, analysis: Analysis) -> Table:
         ),
         tuple(_contrast_row(contrast, analysis.digits) for contrast in analysis.shown),
     )
+
+
+def paper_table(plan: Plan, analysis: Analysis) -> Table:
+    """:func:`main_table` as narrow as a column of text is: without effect size and P(better)."""
+    whole = main_table(plan, analysis)
+    kept = [column for column, name in enumerate(whole.headers) if name not in {"effect size", "P(better)"}]
+    rows = [[row[column].replace(VERDICTS["equivalent"], "equal") for column in kept] for row in whole.rows]
+    return Table(tuple(whole.headers[column] for column in kept), tuple(map(tuple, rows)))
 
 
 def planned(plan: Plan, analysis: Analysis) -> Iterator[Block]:
