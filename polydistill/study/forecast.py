@@ -19,6 +19,7 @@ from polydistill.study.arms import GIVEN
 from polydistill.study.plan import Plan
 from polydistill.study.records import METRICS, RunRecord
 from polydistill.study.runner import PlannedRun, planned_runs, work_of
+from polydistill.study.teachers import shares_one
 from polydistill.study.worlds import World
 
 FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
@@ -40,7 +41,8 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out:
     runs = planned_runs(plan)
     margin = "" if plan.margin is None else f"; a difference below {_in_unit(plan.margin, plan)} does not matter"
     contrasts = ", ".join(f"{first} against {second}" for first, second in plan.contrasts)
-    rows = [(arm.name, arm.teacher or "given", format_overrides(arm.overrides)) for arm in plan.arms]
+    given = "given, one for all seeds" if shares_one(plan) else "given, one for each seed"
+    rows = [(arm.name, arm.teacher or given, format_overrides(arm.overrides)) for arm in plan.arms]
     return "\n".join(
         [
             dump_yaml(plan.base),

@@ -29,11 +29,11 @@ from polydistill.study.arms import GIVEN
 from polydistill.study.executor import Executor, Job, Outcome
 from polydistill.study.plan import PLACES, Plan
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
+from polydistill.study.teachers import given_path
 from polydistill.study.worlds import World
 
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
 NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(getattr(errno, "EDQUOT", errno.ENOSPC)), "make room")
-SEED = "{seed}"  # in teacher.path of a config
 ALIKE = 3  # first runs that fail for the same reason: then the others would, too
 Key = tuple[str, int]
 
@@ -137,6 +137,9 @@ class Runner:
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
+        self._given: dict[
+            str, tuple[str, str | None]
+        ] = {}  # file of a teacher -> the run that had it first, its sha256
         self._memory = ""  # in words, once it has been short
         self._alike: list[str] | None = []  # why the first ones did, without what is their own; None: one has not
         for key in self.runs:
@@ -217,8 +220,7 @@ class Runner:
     def _teacher_file(self, run: PlannedRun) -> str:
         """Path of the teacher of a run; empty: there is none."""
         if run.teacher is None:
-            named: str = run.config.get("teacher", {}).get("path", "")
-            return named.replace(SEED, str(run.seed))
+            return given_path(run.config, run.seed)
         teacher = self.runs[run.teacher]
         last = teacher.config["lineage"]["generations"]
         return str(self.out / teacher.folder / self.world.product.format(last=last))
@@ -285,7 +287,10 @@ class Runner:
         folder = self.out / run.folder
         expected = {**run.config, "seed": run.seed}
         require_same_config(folder, expected, may_move=(*PLACES, GIVEN))
-        if run.teacher is not None and self.records[run.teacher].status == "done":
+        if run.teacher is None:
+            if run.arm != TEACHER:
+                self._check_given(run)
+        elif self.records[run.teacher].status == "done":
             ours = read_summary(folder)["generations"][0]["sha256"]
             theirs = read_summary(self.out / self.runs[run.teacher].folder)["generations"][-1]["sha256"]
             if ours != theirs:
@@ -293,6 +298,17 @@ class Runner:
                     f"{folder} had another teacher than {self.out / self.runs[run.teacher].folder}; remove it, and the "
                     "same command runs it again"
                 )
+
+    def _check_given(self, run: PlannedRun) -> None:
+        """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""
+        sha256 = read_summary(self.out / run.folder)["generations"][0].get("sha256")
+        path = self._teacher_file(run)
+        first, known = self._given.setdefault(path, (run.folder, sha256))
+        if sha256 != known:
+            raise UserError(
+                f"{self.out / run.folder} had another teacher than {self.out / first}, though both had "
+                f"{path or 'the default'}: the file was changed in between; remove the runs of one of the two"
+            )
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from polydistill.study.records import RESULTS, RunRecord, write_results
 from polydistill.study.report import HTML, MARKDOWN, write_report
 from polydistill.study.runner import Runner, read_records
 from polydistill.study.table import format_results
+from polydistill.study.teachers import require_given
 from polydistill.study.worlds import CLONE, World, open_world
 
 SCRIPT = "python scripts/study.py"
@@ -71,8 +72,9 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     stored = read_plan(parsed.out)
     plan = make_plan(parsed.config, world, parsed.file, stored)
     workers = parsed.config.workers or usable_cores()
+    records = read_records(plan, parsed.out)
+    require_given(plan, records)
     if parsed.dry_run:
-        records = read_records(plan, parsed.out)
         whole = plan if stored is None else amend(stored, plan, _count_done(records), parsed.out)
         print(format_forecast(whole, records, world, parsed.out, workers))
         return

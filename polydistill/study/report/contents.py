@@ -16,6 +16,7 @@ from polydistill.study.report.evidence import Evidence
 from polydistill.study.report.illustrations import picture_of_agreement, picture_of_generations, picture_of_shares
 from polydistill.study.report.prose import limits, making, methods
 from polydistill.study.report.tables import arms, components, exploratory, new_images, pairing, planned
+from polydistill.study.teachers import are_given, shares_one
 
 NAMED_LINES = 8  # of runs that are not in
 NAMED_SEEDS = 10
@@ -100,6 +101,10 @@ def _beforehand(plan: Plan) -> Iterator[Block]:
         yield Paragraph(
             "The plan was made after the runs: nothing was named beforehand, so all of this is exploratory.", "warning"
         )
+    if shares_one(plan):
+        yield Paragraph("All seeds share one teacher: this study says nothing of other teachers.", "warning")
+    elif are_given(plan):
+        yield Paragraph("Each seed has its own teacher, which was given.", "note")
     for amendment in plan.amendments:
         yield Paragraph(
             f"{len(amendment.seeds)} seeds were added on {amendment.date}, when {amendment.finished} runs were "

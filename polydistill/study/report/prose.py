@@ -12,6 +12,7 @@ from polydistill.study.plan import Plan
 from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.report.evidence import Evidence
 from polydistill.study.report.tables import confidence, number
+from polydistill.study.teachers import shares_one
 
 FEW = 10  # seeds: with fewer, an interval rests on the normal distribution alone
 
@@ -35,9 +36,14 @@ def methods(plan: Plan, analysis: Analysis) -> str:
 def _replication(plan: Plan) -> str:
     if plan.found:
         return "Runs of the same seed were paired."
-    shared = "the initial weights, the order of the data and the augmentation, unless an arm says otherwise."
+    shared = "the initial weights and all other random streams of training, unless an arm says otherwise."
+    if shares_one(plan):
+        return f"One teacher was given for all seeds; the arms of a seed shared {shared}"
     if plan.teacher is None:
-        return f"The teachers were given; the arms of a seed shared {shared}"
+        return (
+            "The unit of replication is a teacher with its students: each seed was given a teacher of its own, and the "
+            f"arms of a seed shared it, {shared}"
+        )
     return (
         "The unit of replication is a teacher with its students: each seed trained a teacher of its own, and the arms "
         f"of a seed shared it, {shared}"
@@ -83,8 +89,8 @@ def limits(plan: Plan, analysis: Analysis) -> Iterator[str]:
         "Whether it is so for another data set, network, training budget or recipe: all runs share one configuration, "
         "except for what an arm changes."
     )
-    if plan.teacher is None and not plan.found:
-        yield "Whether it is so for other teachers: those of this study were given, and not drawn anew for each seed."
+    if shares_one(plan):
+        yield "Whether it is so for other teachers: all seeds share one, which was given."
     if plan.metric == "test_error" and not any(contrast.new_images for contrast in analysis.shown):
         yield (
             "Whether other test images would show the same: the intervals are over seeds, on one test set. (The runs "
