@@ -31,6 +31,7 @@ COMMANDS = {
     "polydistill-agent": ("atari", "polydistill_agents.commands.distill_agent"),
     "polydistill-atari": ("atari", "polydistill_agents.commands.distill_atari"),
     "polydistill-cifar": ("vision", "polydistill.vision.commands.distill_cifar"),
+    "polydistill-cifar-ensemble": ("vision", "polydistill.vision.commands.ensemble_cifar"),
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
     "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
     "polydistill-show": ("runs", "polydistill.runs.show"),
@@ -48,8 +49,9 @@ REPORTS = {
 class WorldEntry(NamedTuple):
     """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
     (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
-    whether a run of no students trains a teacher, ``module:name`` of what estimates a run's seconds (or empty), and the
-    keys of its config that are younger than plans of it: where they are off, a plan does not name them."""
+    whether a run of no students trains a teacher, ``module:name`` of what estimates a run's seconds (or empty), the
+    keys of its config that are younger than plans of it (where they are off, a plan does not name them), and the module
+    of its ensembles (or empty)."""
 
     extra: str
     config: str
@@ -59,9 +61,11 @@ class WorldEntry(NamedTuple):
     trains_teachers: bool
     seconds: str = ""
     younger: tuple[str, ...] = ()
+    ensembles: str = ""
 
 
-# the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
+# the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py; of ensembles
+# polydistill-<name>-ensemble and ensemble_<name>.py
 WORLDS = {
     "agent": WorldEntry(
         "atari",
@@ -89,6 +93,7 @@ WORLDS = {
         "generation_{last}.safetensors",
         True,
         "polydistill.vision.plan:expected_seconds",
+        ensembles="polydistill.vision.ensemble",
     ),
 }
 

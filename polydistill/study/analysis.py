@@ -127,13 +127,14 @@ def _count_never(plan: Plan, runs: Iterable[RunRecord]) -> int | None:
 
 
 def _teachers(plan: Plan, done: Mapping[tuple[str, int], RunRecord]) -> ArmResult | None:
-    """The seeds' own teachers, or those that were given, as the runs of the first arm measured them."""
+    """The seeds' own teachers, or those that were given, as the runs of the first arm that has any measured them."""
     if plan.teacher is not None:
         return _arm(plan, TEACHER, done)
+    student = next((arm.name for arm in plan.arms if not arm.members), None)
     given = {
         (TEACHER, seed): replace(record, arm=TEACHER, metrics=record.teacher_metrics, seconds=math.nan)
         for (arm, seed), record in done.items()
-        if arm == plan.names[0] and plan.metric in record.teacher_metrics
+        if arm == student and plan.metric in record.teacher_metrics
     }
     teachers = _arm(plan, TEACHER, given)
     if len(set(teachers.values.values())) == 1:  # one teacher for all seeds: it has no spread

@@ -16,13 +16,14 @@ from polydistill.config.plain_yaml import flatten, to_mapping
 from polydistill.errors import UserError, suggest
 from polydistill.provenance import git_state
 from polydistill.study.config import StudyConfig
-from polydistill.study.plan import Arm, Plan
+from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER
 from polydistill.study.worlds import CLONE, World
 
 GROUPS = ("student", "training", "play", "lineage", "teacher")  # of a world's config, in which arms may differ
 OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
 GIVEN = "teacher.path"
+SEED = "{seed}"  # in a config, where a path names a file or a folder of each seed
 ONE_CORE = {"threads": 1}
 
 
@@ -45,7 +46,12 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
     base = resolve("settings", {})
     given = bool(base.get("teacher", {}).get("path"))
     trains = world.trains_teachers and not given
-    arms = tuple(_make_arm(name, keys, config, resolve, trains) for name, keys in config.arms.items())
+    arms = tuple(
+        _make_ensemble(name, keys, config, world, base)
+        if is_ensemble(keys)
+        else _make_arm(name, keys, config, resolve, trains)
+        for name, keys in config.arms.items()
+    )
     _refuse_circles(arms)
     _refuse_twins(arms)
     commit = git_state(CLONE)
@@ -128,10 +134,48 @@ def _make_arm(name: str, keys: Mapping[Any, Any] | None, config: StudyConfig, re
         raise UserError(f"{whose}: teacher must be the name of an arm, got {teacher!r}")
     if teacher not in {*config.arms, TEACHER if trains else ""}:
         raise UserError(f"{whose}: its teacher {teacher!r} is no arm{suggest(teacher, config.arms)}")
+    if is_ensemble(config.arms.get(teacher)):
+        raise UserError(f"{whose}: its teacher {teacher} is an ensemble, which is no network; name one of its members")
     whole = resolve(whose, overrides)  # first: a key that the world does not know is the likelier slip
     for key in overrides:
         _check_key(whose, key, trains)
     return Arm(name, overrides, teacher, whole)
+
+
+def is_ensemble(keys: Mapping[Any, Any] | None) -> bool:
+    """Whether an arm with these keys is an ensemble of others."""
+    return keys is not None and ENSEMBLE in keys
+
+
+def _make_ensemble(
+    name: str, keys: Mapping[Any, Any], config: StudyConfig, world: World, base: Mapping[str, Any]
+) -> Arm:
+    whose = f"arm {name}"
+    if world.ensemble is None:
+        raise UserError(f"{whose} is an ensemble, which the world {world.name} cannot measure; leave the arm out")
+    others = [key for key in keys if key != ENSEMBLE]
+    if others:
+        raise UserError(f"{whose} is an ensemble, which trains nothing: it cannot set {others[0]}")
+    members = _check_members(whose, keys[ENSEMBLE], config.arms)
+    shared = {field.name for field in dataclasses.fields(world.ensemble.config_class)}
+    settings = {key: value for key, value in flatten(base) if key.partition(".")[0] in shared}
+    folders = [f"../../{member}/seed{SEED}" for member in members]  # from the folder of a run
+    mapping = to_mapping(read_config(world.ensemble.config_class, None, {**settings, "members": folders}))
+    del mapping["seed"]
+    return Arm(name, {ENSEMBLE: members}, "", mapping)
+
+
+def _check_members(whose: str, named: Any, arms: Mapping[str, Any]) -> list[str]:
+    """The names of the members of an ensemble, checked."""
+    members = ["null" if name is None else str(name) for name in named] if isinstance(named, list | tuple) else []
+    if len(members) < 2 or len(set(members)) < len(members):
+        raise UserError(f"{whose}: an ensemble is a list of at least 2 arms, each once, got {named!r}")
+    for member in members:
+        if member not in arms:
+            raise UserError(f"{whose}: its member {member!r} is no arm{suggest(member, arms)}")
+        if is_ensemble(arms[member]):
+            raise UserError(f"{whose}: its member {member} is an ensemble; name the arms of that instead")
+    return members
 
 
 def _check_key(whose: str, key: str, trains: bool) -> None:
@@ -163,6 +207,8 @@ def _refuse_twins(arms: tuple[Arm, ...]) -> None:
     """Refuse arms that are the same to the last bit: their differences would all be zero."""
     for index, arm in enumerate(arms):
         for other in arms[:index]:
+            if arm.members and sorted(arm.members) == sorted(other.members):
+                raise UserError(f"arms {other.name} and {arm.name} are ensembles of the same members")
             if (arm.teacher, arm.config) == (other.teacher, other.config):
                 raise UserError(
                     f"arms {other.name} and {arm.name} are the same run: nothing that they set differs; a second "

@@ -16,7 +16,8 @@ from polydistill.runs import format_table
 from polydistill.runs.speeds import recall
 from polydistill.statistics import least_p, smallest_effect
 from polydistill.study.arms import GIVEN
-from polydistill.study.plan import Plan
+from polydistill.study.budget import unequal_ensembles
+from polydistill.study.plan import ENSEMBLE, Plan
 from polydistill.study.records import METRICS, RunRecord
 from polydistill.study.runner import PlannedRun, planned_runs, work_of
 from polydistill.study.teachers import shares_one
@@ -24,6 +25,7 @@ from polydistill.study.worlds import World
 
 FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
 POWER = 0.8
+ENSEMBLE_SECONDS = 3.0  # nothing is trained; the start of the process takes 2.4 s of one core
 DOUBT = "it may be two or three times off, and more for runs of seconds"
 
 
@@ -42,7 +44,9 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out:
     margin = "" if plan.margin is None else f"; a difference below {_in_unit(plan.margin, plan)} does not matter"
     contrasts = ", ".join(f"{first} against {second}" for first, second in plan.contrasts)
     given = "given, one for all seeds" if shares_one(plan) else "given, one for each seed"
-    rows = [(arm.name, arm.teacher or given, format_overrides(arm.overrides)) for arm in plan.arms]
+    rows = [
+        (arm.name, "-" if arm.members else arm.teacher or given, format_overrides(arm.overrides)) for arm in plan.arms
+    ]
     return "\n".join(
         [
             dump_yaml(plan.base),
@@ -52,6 +56,7 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out:
             f"plan {plan.sha256[:12]}: {len(plan.all_seeds)} seeds, {len(runs)} runs in {out}, {len(done)} finished",
             f"time: {_forecast([run for run in runs if run.key not in done], world, workers)}",
             *_sight(plan, records),
+            *(f"warning: {line}" for line in unequal_ensembles(plan)),
         ]
     )
 
@@ -99,7 +104,8 @@ def format_overrides(overrides: Mapping[str, Any]) -> str:
         >>> format_overrides({"student.objective": "ban", "student.repeat": 1})
         'student.objective ban, student.repeat 1'
     """
-    return ", ".join(f"{key} {value}" for key, value in overrides.items()) or "nothing"
+    values = {key: " + ".join(value) if key == ENSEMBLE else value for key, value in overrides.items()}
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "nothing"
 
 
 def _forecast(runs: Sequence[PlannedRun], world: World, workers: int) -> str:
@@ -131,6 +137,8 @@ def _whose(some: Mapping[str, float], arms: Mapping[str, PlannedRun]) -> str:
 
 def _estimate(run: PlannedRun, world: World) -> float | None:
     """Seconds of a run whose like has not finished here; None: the world does not say."""
+    if run.members:
+        return ENSEMBLE_SECONDS
     if world.expected_seconds is None:
         return None
     settings = dict(flatten(run.config)) | ({GIVEN: "given"} if run.teacher is not None else {})

@@ -19,15 +19,16 @@ from polydistill._environment import WORLDS
 from polydistill.config.plain_yaml import flatten, load_yaml
 from polydistill.errors import UserError
 from polydistill.runs.folder import is_off
-from polydistill.study.arms import GIVEN, GROUPS
+from polydistill.study.arms import GIVEN, GROUPS, SEED
 from polydistill.study.config import FEWEST_SEEDS, StudyConfig
-from polydistill.study.plan import Arm, Plan
+from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER, RunRecord, read_record
 
 PLACES = ("data.root", GIVEN)  # where something lies, which may differ between runs of one arm
 OF_A_RUN = ("seed",)
 OF_A_MACHINE = ("device", "threads", "precision")
 GENERATIONS = "lineage.generations"
+MEMBERS = "members"  # of the config of an ensemble
 
 
 class Found(NamedTuple):
@@ -61,16 +62,25 @@ def read_found(config: StudyConfig, out: Path) -> tuple[Plan, list[RunRecord]]:
     if kinds[0] not in WORLDS or config.world not in {"", kinds[0]}:
         raise UserError(f"{config.runs} finds runs of {kinds[0]}, not of {config.world or ', '.join(WORLDS)}")
     config = dataclasses.replace(config, world=kinds[0])
-    teachers = [run for run in found if run.config.get(GENERATIONS) == 0]
-    students = [run for run in found if run not in teachers]
+    ensembles = [run for run in found if MEMBERS in run.config]
+    trained = [run for run in found if run not in ensembles]
+    teachers = [run for run in trained if run.config.get(GENERATIONS) == 0]
+    students = [run for run in trained if run not in teachers]
     keys = _differing_keys(students)
     names = {run.path: _name_arm(run.config, keys) for run in students}
     names |= {run.path: TEACHER for run in teachers}
+    members = {run.path: _name_members(run, names) for run in ensembles}
+    names |= {path: f"ensemble of {' + '.join(arms)}" for path, arms in members.items() if arms}
+    found = [run for run in found if run.path in names]
     _refuse_doubles(found, names)
     arms: dict[str, Arm] = {}
     for run in students:
         sets = {key: run.config[key] for key in keys if key in run.config}
         arms.setdefault(names[run.path], Arm(names[run.path], sets, "", _nested(_shared(run.config))))
+    for run in found:
+        if run.path in members:
+            mean_of = {ENSEMBLE: members[run.path]}
+            arms.setdefault(names[run.path], Arm(names[run.path], mean_of, "", _nested(_shared(run.config))))
     seeds = sorted({int(run.config["seed"]) for run in students})
     if len(arms) < 2 or len(seeds) < FEWEST_SEEDS:
         raise UserError(
@@ -170,6 +180,17 @@ def _name_arm(config: Mapping[str, Any], keys: Sequence[str]) -> str:
     words = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
     set_keys = [(word, config[key]) for word, key in zip(words, keys, strict=True) if config.get(key) is not None]
     return " ".join(f"{word}={value}" for word, value in set_keys) or "as the default"
+
+
+def _name_members(run: Found, names: Mapping[Path, str]) -> list[str]:
+    """The arms of the members of an ensemble; none, with a line that says so, where one was not found."""
+    there = {path.resolve(): name for path, name in names.items()}
+    folders = [(run.path / str(name).replace(SEED, str(run.config["seed"]))).resolve() for name in run.config[MEMBERS]]
+    missing = next((folder for folder in folders if folder not in there), None)
+    if missing is None:
+        return [there[folder] for folder in folders]
+    print(f"left out: {run.path} is an ensemble, and its member {missing} is not among the runs", file=sys.stderr)
+    return []
 
 
 def _refuse_doubles(found: Sequence[Found], names: Mapping[Path, str]) -> None:

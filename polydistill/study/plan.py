@@ -24,6 +24,7 @@ from polydistill.errors import UserError
 from polydistill.study.records import Direction
 
 PLAN = "plan.json"
+ENSEMBLE = "ensemble"  # the key by which an arm names its members
 SCHEMA = 1
 PLACES = ("data.root",)  # dotted keys that say where something lies: on another computer elsewhere
 
@@ -34,7 +35,8 @@ class Arm:
 
     Args:
         name: of the arm.
-        overrides: dotted keys of the world's config that it sets, beside those that all arms share.
+        overrides: dotted keys of the world's config that it sets, beside those that all arms share; of an ensemble
+            :data:`ENSEMBLE` alone, a list of arms.
         teacher: the arm whose student of the same seed teaches it; "teacher": the seed's own teacher; "": whoever its
             config names.
         config: the whole config of its runs, resolved, as nested plain values; each run has its own seed and teacher.
@@ -44,6 +46,11 @@ class Arm:
     overrides: Mapping[str, Any]
     teacher: str
     config: Mapping[str, Any]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The arms whose students of a seed, together, are the ensemble that this arm is; none: it trains a student."""
+        return tuple(self.overrides.get(ENSEMBLE, ()))
 
 
 @dataclass(frozen=True)

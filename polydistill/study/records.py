@@ -70,7 +70,8 @@ class RunRecord:
         seed: root of its random streams.
         folder: its run folder, relative to the study's.
         status: done; running (now, in whatever process); failed; missing: there is no result, and no process.
-        metrics: of its last generation, finite numbers by name: ``test_accuracy``, ``test_error`` (in %), ``score``
+        metrics: of its last generation or its ensemble, finite numbers by name: ``test_accuracy``, ``test_error`` (in
+            %), ``score``
         teacher_metrics: of the generation before it; empty where there is none.
         seconds: that the run took, by its own clock; 0 where it is not done.
         why: of a failure, one line.
@@ -108,7 +109,7 @@ def read_record(out: Path, arm: str, seed: int, folder: str, why: str = "") -> R
         return RunRecord(arm, seed, folder, "failed" if why else "missing", why=why)
     try:
         summary = read_summary(path)
-        generations = summary["generations"]
+        generations = summary["generations"] or summary["ensembles"]  # a run without generations is an ensemble
         return RunRecord(
             arm,
             seed,

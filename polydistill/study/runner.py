@@ -46,12 +46,14 @@ class PlannedRun(NamedTuple):
         seed: of it.
         config: of its arm.
         teacher: the run whose student teaches it; None: its config names a teacher, or it is one.
+        members: the runs whose students are measured together; none: it trains a student.
     """
 
     arm: str
     seed: int
     config: Mapping[str, Any]
     teacher: Key | None
+    members: tuple[Key, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -76,7 +78,9 @@ def planned_runs(plan: Plan) -> list[PlannedRun]:
         if plan.teacher is not None:
             runs.append(PlannedRun(TEACHER, seed, plan.teacher, None))
         for arm in plan.arms:
-            runs.append(PlannedRun(arm.name, seed, arm.config, (arm.teacher, seed) if arm.teacher else None))
+            teacher = (arm.teacher, seed) if arm.teacher else None
+            members = tuple((member, seed) for member in arm.members)
+            runs.append(PlannedRun(arm.name, seed, arm.config, teacher, members))
     return runs
 
 
@@ -196,17 +200,18 @@ class Runner:
                 self._fail(run.key, self.records[run.key].why)
 
     def _must_wait(self, run: PlannedRun) -> bool:
-        """Whether its teacher is not there; where the teacher has failed, so has the run."""
-        if run.teacher is None or self.records[run.teacher].status == "done":
-            return False
-        if run.teacher in self._tried:
-            self._fail(run.key, f"its teacher, {'/seed'.join(map(str, run.teacher))}, failed")
-        return True
+        """Whether its teacher or a member is not there; where one of those has failed, so has the run."""
+        needed = {run.teacher: "teacher"} if run.teacher else dict.fromkeys(run.members, "member")
+        absent = [key for key in needed if self.records[key].status != "done"]
+        failed = next((key for key in absent if key in self._tried), None)
+        if failed is not None:
+            self._fail(run.key, f"its {needed[failed]}, {'/seed'.join(map(str, failed))}, failed")
+        return bool(absent)
 
     def _start(self, run: PlannedRun) -> None:
         folder = self.out / run.folder
         self._started[run.name] = not is_bound(folder)
-        command = [*self.world.command, "--config", str(self.out / "arms" / f"{run.arm}.yaml")]
+        command = [*self._command(run), "--config", str(self.out / "arms" / f"{run.arm}.yaml")]
         command += ["--seed", str(run.seed), "--out", str(folder)]
         teacher = self._teacher_file(run)
         if teacher:
@@ -216,6 +221,13 @@ class Runner:
         log = self.out / "logs" / f"{run.name}.txt"
         self.executor.start(Job(run.name, tuple(command), log))
         self.records[run.key] = RunRecord(*run.key, run.folder, "running")
+
+    def _command(self, run: PlannedRun) -> tuple[str, ...]:
+        """The words that start a run, before its flags."""
+        if not run.members:
+            return self.world.command
+        assert self.world.ensemble is not None  # its plan could not have been made
+        return self.world.ensemble.command
 
     def _teacher_file(self, run: PlannedRun) -> str:
         """Path of the teacher of a run; empty: there is none."""
@@ -280,24 +292,33 @@ class Runner:
                     self._write()
 
     def _check_finished(self, key: Key) -> None:
-        """Refuse a finished run that is not the one of the plan, or whose teacher is not its seed's."""
+        """Refuse a finished run that is not the one of the plan, or whose teacher or members are not its seed's."""
         run = self.runs[key]
         if self.records[key].status != "done":
             return
         folder = self.out / run.folder
         expected = {**run.config, "seed": run.seed}
         require_same_config(folder, expected, may_move=(*PLACES, GIVEN))
-        if run.teacher is None:
-            if run.arm != TEACHER:
-                self._check_given(run)
-        elif self.records[run.teacher].status == "done":
-            ours = read_summary(folder)["generations"][0]["sha256"]
-            theirs = read_summary(self.out / self.runs[run.teacher].folder)["generations"][-1]["sha256"]
-            if ours != theirs:
-                raise UserError(
-                    f"{folder} had another teacher than {self.out / self.runs[run.teacher].folder}; remove it, and the "
-                    "same command runs it again"
-                )
+        summary = read_summary(folder)
+        if run.teacher is None and not run.members and run.arm != TEACHER:
+            self._check_given(run)
+        if run.teacher is not None:
+            self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])
+        for member, ours in zip(run.members, summary.get("members", ()), strict=True):
+            self._require_origin(folder, "member", member, ours["sha256"])
+
+    def _require_origin(self, folder: Path, what: str, origin: Key, ours: str) -> None:
+        """Refuse a finished run whose teacher or member is not what the run ``origin`` ended with, where that is done.
+
+        Args:
+            folder: of the finished run.
+            what: the origin is.
+            origin: a run of the study.
+            ours: sha256 of the network that the finished run had.
+        """
+        there = self.out / self.runs[origin].folder
+        if self.records[origin].status == "done" and read_summary(there)["generations"][-1]["sha256"] != ours:
+            raise UserError(f"{folder} had another {what} than {there}; remove it, and the same command runs it again")
 
     def _check_given(self, run: PlannedRun) -> None:
         """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""

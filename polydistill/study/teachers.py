@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.study.arms import GIVEN
+from polydistill.study.arms import GIVEN, SEED
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
-
-SEED = "{seed}"  # in teacher.path of a config
 
 
 def given_path(config: Mapping[str, Any], seed: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from polydistill._environment import WORLDS, MissingExtra, require_extra
 from polydistill.errors import UserError
@@ -23,6 +23,22 @@ class WorldConfig(Protocol):
 
     def resolve(self, stored: Mapping[str, Any] | None = None) -> WorldConfig:
         """With device, threads and precision of this machine; ``stored`` is the config of what is continued."""
+
+
+class EnsembleWorld(NamedTuple):
+    """How a world measures an ensemble of the networks of finished runs.
+
+    Args:
+        config_class: of such a run: ``members``, the run folders, and whatever it shares with the config of a run.
+        command: words that start one, before its flags.
+        epochs_of: how long a run with a config of plain values trains.
+        is_taught: whether the students of such a run learn from their teacher.
+    """
+
+    config_class: type[Any]
+    command: tuple[str, ...]
+    epochs_of: Callable[[Mapping[str, Any]], int]
+    is_taught: Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class World:
         expected_seconds: of a run with a resolved config, roughly; None: the world does not say.
         younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them, so
             that its hash is that of the version which made it.
+        ensemble: how it measures ensembles; None: it does not.
     """
 
     name: str
@@ -49,6 +66,7 @@ class World:
     trains_teachers: bool
     expected_seconds: Callable[[Any], float] | None = None
     younger: tuple[str, ...] = ()
+    ensemble: EnsembleWorld | None = None
 
 
 def open_world(name: str) -> World:
@@ -66,11 +84,21 @@ def open_world(name: str) -> World:
         name=name,
         config_class=_find(entry.config),
         default=_find(entry.default) if entry.default else None,
-        command=_command(name),
+        command=_command(f"distill_{name}", f"polydistill-{name}"),
         product=entry.product,
         trains_teachers=entry.trains_teachers,
         expected_seconds=_find(entry.seconds) if entry.seconds else None,
         younger=entry.younger,
+        ensemble=_open_ensembles(name, entry.ensembles) if entry.ensembles else None,
+    )
+
+
+def _open_ensembles(name: str, module: str) -> EnsembleWorld:
+    return EnsembleWorld(
+        config_class=_find(f"{module}:EnsembleConfig"),
+        command=_command(f"ensemble_{name}", f"polydistill-{name}-ensemble"),
+        epochs_of=_find(f"{module}:epochs_of"),
+        is_taught=_find(f"{module}:is_taught"),
     )
 
 
@@ -79,10 +107,10 @@ def _find(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _command(name: str) -> tuple[str, ...]:
-    """The clone's script where there is a clone, else what the console command calls."""
-    script = CLONE / "scripts" / f"distill_{name}.py"
+def _command(script_name: str, name: str) -> tuple[str, ...]:
+    """The clone's script where there is a clone, else what the console command ``name`` calls."""
+    script = CLONE / "scripts" / f"{script_name}.py"
     if script.is_file():
         return sys.executable, str(script)
-    call = f"from polydistill._environment import run_command; run_command('polydistill-{name}')"
+    call = f"from polydistill._environment import run_command; run_command('{name}')"
     return sys.executable, "-c", call

@@ -44,9 +44,10 @@ class Examiner:
         if len(self.images.validation):
             self._val_logits.append(predict(member, self.images.validation, self.normalizer, seen))
 
-    def correct(self) -> NDArray[np.bool_]:
-        """``(test images,)``: which of them the latest generation got right."""
-        right: NDArray[np.bool_] = (self._test_logits[-1].argmax(dim=1) == self.images.test.labels).cpu().numpy()
+    def correct(self, members: Sequence[int] = (-1,)) -> NDArray[np.bool_]:
+        """``(test images,)``: which of them the latest generation, or the ensemble of ``members``, got right."""
+        guess = self._logits(self._test_logits, members).argmax(dim=1)
+        right: NDArray[np.bool_] = (guess == self.images.test.labels).cpu().numpy()
         return right
 
     def remembered(self, member: nn.Module, seen: Callable[[int], None] | None = None) -> float:
@@ -92,12 +93,21 @@ class Examiner:
         found = []
         for members in self.config.chosen_ensembles(generations):
             reference = min(members) - 1 if min(members) else None
-            metrics = self._measure(members) | {"agreement": None, "kl": None}
-            if reference is not None:
-                metrics |= compare(self._logits(self._test_logits, members), self._test_logits[reference].double())
-            require_finite_metrics(metrics, f"the ensemble of {', '.join(map(str, members))} on the test images")
+            metrics = self.ensemble(members, reference)
             found.append({"members": list(members), "reference": reference, "metrics": metrics})
         return found
+
+    def ensemble(self, members: Sequence[int], reference: int | None = None) -> dict[str, Any]:
+        """The metrics of the mean probability of ``members``, at least 2; agreement and KL are with ``reference``.
+
+        Raises:
+            FloatingPointError: a metric is not finite.
+        """
+        metrics = self._measure(members) | {"agreement": None, "kl": None}
+        if reference is not None:
+            metrics |= compare(self._logits(self._test_logits, members), self._test_logits[reference].double())
+        require_finite_metrics(metrics, f"the ensemble of {', '.join(map(str, members))} on the test images")
+        return metrics
 
     def _measure(self, members: Sequence[int]) -> dict[str, Any]:
         """The metrics of one generation, or of the mean probability of several."""

@@ -28,7 +28,7 @@ Row = dict[str, str | float | None]
 
 
 def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
-    """Generations and ensembles, the paper's row beside ours where it has one.
+    """Generations and ensembles, the paper's row beside ours where it has one; or an ensemble of several runs.
 
     Agreement is with the teacher on the test images; an ensemble's is that of its earliest member.
 
@@ -36,6 +36,8 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         summary: what summary.json holds.
         wide: every column of the table; else those that matter most, in 80 characters.
     """
+    if "members" in summary:
+        return _format_members(summary)
     rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
     rows += [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]
     has_paper = any(row[PAPER] is not None for row in rows)
@@ -44,6 +46,21 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     importance = [header for header in IMPORTANCE if header != PAPER or has_paper]
     table = format_table(HEADERS, cells) if wide else format_narrow_table(HEADERS, cells, importance)
     return f"{title}\n\n{table}"
+
+
+def _format_members(summary: Mapping[str, Any]) -> str:
+    """An ensemble of the networks of several runs, below its members."""
+    members = summary["members"]
+    rows = [
+        [member["folder"], member["objective"], *_measured(member["metrics"]).values(), member["parameters"]]
+        for member in members
+    ]
+    (ensemble,) = summary["ensembles"]
+    parameters = sum(member["parameters"] for member in members)
+    rows.append([f"ensemble of the {len(members)}", "mean", *_measured(ensemble["metrics"]).values(), parameters])
+    data, images = summary["config"]["data"], summary["data"]["test"]["images"]
+    title = f"{data['name']}{_say_classes(summary['config'])}, {images:,} test images, seed {summary['seed']}"
+    return f"{title}\n\n{format_table(['who', 'learns by', *_measured(ensemble['metrics']), 'parameters'], rows)}"
 
 
 def _title(summary: Mapping[str, Any], *, has_paper: bool) -> str:

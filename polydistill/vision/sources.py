@@ -50,17 +50,25 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
     found, wanted = classifier.card["architecture"], config.teacher.network
     if found != wanted:
         raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; choose --teacher.network {found}")
+    require_fit(classifier, path, images)
+    return classifier
+
+
+def require_fit(classifier: Classifier, path: Path, images: Images) -> None:
+    """Check that the classifier in ``path`` is one for ``images``.
+
+    Raises:
+        UserError: it has other classes, or another normalisation.
+    """
     if classifier.card["classes"] != images.classes:
         raise UserError(
-            f"{path} tells {classifier.card['classes']} classes apart, the {config.data.name} of this run has "
-            f"{images.classes}"
+            f"{path} tells {classifier.card['classes']} classes apart, the images of this run have {images.classes}"
         )
     if classifier.normalization != images.normalization:
         raise UserError(
             f"{path} was trained on pixels normalised by {classifier.normalization}, those here are normalised by "
-            f"{images.normalization}: teacher and student would see different images"
+            f"{images.normalization}: it would see different images"
         )
-    return classifier
 
 
 def _has_card(path: Path) -> bool:

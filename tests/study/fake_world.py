@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polydistill.study.config import StudyConfig
-from polydistill.study.worlds import World
+from polydistill.study.worlds import EnsembleWorld, World
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class FakeConfig:
         return dataclasses.replace(self, precision=precision)
 
 
+@dataclass(frozen=True)
+class FakeEnsemble:
+    members: tuple[str, ...]
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    data: FakeData = field(default_factory=FakeData)
+
+
 FAKE = World(
     name="cifar",
     config_class=FakeConfig,
@@ -65,6 +74,9 @@ FAKE = World(
     command=(sys.executable, str(Path(__file__).with_name("fake_run.py"))),
     product="product_{last}.json",
     trains_teachers=True,
+    ensemble=EnsembleWorld(
+        FakeEnsemble, (sys.executable, str(Path(__file__).with_name("fake_ensemble.py"))), lambda config: 1, bool
+    ),
 )
 ARMS = {"labels": {"student.objective": "cross_entropy"}, "ban": {"student.bonus": 0.125}}
 

@@ -220,6 +220,7 @@ class InThisProcess:
     """An executor that runs a script's main here, so that nothing heavy is imported again for each run."""
 
     workers = 1
+    short_of_memory = False
 
     def __init__(self, workers: int) -> None:
         self.ended: list[Outcome] = []
@@ -253,9 +254,12 @@ def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, caps
         "validation_images: 100}}"
     )
     threads = torch.get_num_threads()
-    study.main(["--seeds", "3", "--settings", settings, "--out", "s"])
+    arms = "{labels: {student.objective: cross_entropy}, ban_l: {student.objective: ban_l}, "
+    arms += "both: {ensemble: [labels, ban_l]}}"
+    words = ["--arms", arms, "--contrasts", "[[ban_l, labels], [both, labels]]"]
+    study.main(["--seeds", "3", "--settings", settings, *words, "--out", "s"])
     torch.set_num_threads(threads)
-    assert "9/9 runs (100%)" in capsys.readouterr().err
+    assert "12/12 runs (100%)" in capsys.readouterr().err
     heads = {}
     for arm in ("labels", "ban_l"):
         for seed in (0, 1):
@@ -263,5 +267,10 @@ def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, caps
             config = summary["config"]
             assert (config["threads"], config["device"], config["seed"]) == (1, "cpu", seed)
             heads[arm, seed] = summary["generations"][0]["sha256"]
-    assert "new seeds and new images" in Path("s/report.md").read_text()
+    report = Path("s/report.md").read_text()
+    assert "new seeds and new images" in report
+    both = re.escape("| both against labels |")
+    assert len(re.findall(rf"^{both}", report, re.MULTILINE)) >= 2, "stored answers give the second interval, too"
+    # labels has no use for the teacher; one epoch each
+    assert re.search(r"\| both +\| labels \+ ban\\_l +\| +2 +\| teacher, labels, ban\\_l +\| +3 +\|", report), report
     assert heads["labels", 0] == heads["ban_l", 0] != heads["labels", 1] == heads["ban_l", 1]

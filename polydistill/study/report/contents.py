@@ -15,7 +15,7 @@ from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.report.evidence import Evidence
 from polydistill.study.report.illustrations import picture_of_agreement, picture_of_generations, picture_of_shares
 from polydistill.study.report.prose import limits, making, methods
-from polydistill.study.report.tables import arms, components, exploratory, new_images, pairing, planned
+from polydistill.study.report.tables import arms, components, ensembles, exploratory, new_images, pairing, planned
 from polydistill.study.teachers import are_given, shares_one
 
 NAMED_LINES = 8  # of runs that are not in
@@ -41,6 +41,7 @@ def build(
         Section("What pairing by seed gained", list(pairing(analysis))),
         Section("New seeds, and new images", list(new_images(plan, analysis))),
         Section("The arms", list(arms(plan, analysis, published))),
+        Section("What the ensembles cost", list(ensembles(plan, analysis))),
         Section("Agreement against gain", list(picture_of_agreement(plan, analysis))),
         Section("Generation after generation", list(picture_of_generations(plan, analysis))),
         Section("Where the gradient comes from", list(picture_of_shares(plan, evidence.shares))),

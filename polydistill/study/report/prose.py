@@ -24,6 +24,7 @@ def methods(plan: Plan, analysis: Analysis) -> str:
         [
             f"We compared {len(plan.names)} arms ({', '.join(plan.names)}) over {len(plan.all_seeds)} seeds.",
             _replication(plan),
+            *_ensembles(plan),
             f"The outcome was the {outcome} ({plan.direction} is better).",
             *_naming(plan, analysis),
             f"Differences were paired by seed; we report their mean with Student's {confidence(plan)} interval, and a "
@@ -48,6 +49,12 @@ def _replication(plan: Plan) -> str:
         "The unit of replication is a teacher with its students: each seed trained a teacher of its own, and the arms "
         f"of a seed shared it, {shared}"
     )
+
+
+def _ensembles(plan: Plan) -> Iterator[str]:
+    for arm in plan.arms:
+        if arm.members:
+            yield f"The arm {arm.name} is the mean of the class probabilities of {' and '.join(arm.members)}."
 
 
 def _naming(plan: Plan, analysis: Analysis) -> Iterator[str]:

@@ -17,7 +17,8 @@ def published_values(plan: Plan) -> dict[str, float]:
     look_up = getattr(import_module(REPORTS[plan.world]), "published", None)
     if look_up is None:
         return {}
-    found = {arm.name: look_up(plan.metric, arm.config, count_teachers(plan, arm.name)) for arm in plan.arms}
+    students = [arm for arm in plan.arms if not arm.members]
+    found = {arm.name: look_up(plan.metric, arm.config, count_teachers(plan, arm.name)) for arm in students}
     if plan.teacher is not None:
         found[TEACHER] = look_up(plan.metric, plan.teacher, 0)
     return {arm: value for arm, value in found.items() if value is not None}

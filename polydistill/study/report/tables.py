@@ -10,6 +10,7 @@ from polydistill.runs import format_interval
 from polydistill.statistics import Interval
 from polydistill.study.analysis import Analysis, ArmResult
 from polydistill.study.answer import signed
+from polydistill.study.budget import budgets, unequal_ensembles
 from polydistill.study.contrasts import Contrast
 from polydistill.study.plan import Plan
 from polydistill.study.report.illustrations import axis_name, picture_of_arms, picture_of_gains, pictures_of_pairs
@@ -151,6 +152,28 @@ def arms(plan: Plan, analysis: Analysis, published: Mapping[str, float]) -> Iter
     if published:
         yield Paragraph("The paper's numbers are of one run each: 200 epochs on all training images.", "note")
     yield from picture_of_arms(plan, analysis)
+
+
+def ensembles(plan: Plan, analysis: Analysis) -> Iterator[Block]:
+    """What each ensemble costs."""
+    costs = budgets(plan)
+    if not costs:
+        return
+    seconds = {result.arm: result.seconds for result in (*analysis.arms, analysis.teachers) if result is not None}
+    rows = []
+    for name, cost in costs.items():
+        known = [seconds.get(trained) for trained in cost.trained]
+        took = None if None in known else sum(each for each in known if each is not None)
+        members, trained = " + ".join(plan.arm(name).members), ", ".join(cost.trained)
+        rows.append((name, members, f"{cost.networks}", trained, f"{cost.epochs:,}", number(took, 0)))
+    yield Table(("ensemble", "mean of", "networks that answer", "trained for it", "epochs", "seconds"), tuple(rows))
+    yield Paragraph(
+        "An ensemble is the mean of its networks' class probabilities: each of its answers takes one of each network. "
+        "It trains nothing itself: epochs and seconds are of one seed, of the runs that were needed for it, which are "
+        "those of its members and of the arms that taught them.",
+        "note",
+    )
+    yield from (Paragraph(f"{line}.", "warning") for line in unequal_ensembles(plan))
 
 
 def _arm_cells(result: ArmResult, digits: int) -> Sequence[str]:

@@ -1,0 +1,165 @@
+"""An ensemble of classifiers from several run folders: the mean of their class probabilities on the test images.
+
+Contract: the members saw the same images as this run has, and are what their runs finished with. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from polydistill.config.fields import check_fields
+from polydistill.device import MOST_THREADS, Device, prepare, resolve_machine
+from polydistill.errors import UserError, require_at_least, require_at_most
+from polydistill.losses import OBJECTIVES
+from polydistill.runs import Run, read_summary
+from polydistill.runs.correctness import write_correct
+from polydistill.vision.classifier import load_classifier
+from polydistill.vision.config import EvaluationConfig
+from polydistill.vision.examiner import Examiner
+from polydistill.vision.images.augmentation import Normalizer
+from polydistill.vision.images.data import DataConfig, Images
+from polydistill.vision.sources import describe_images, require_fit
+
+CORRECT = "ensemble_correct.npz"  # which test images it got right
+SEED = "{seed}"
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Measure the mean of the class probabilities of several trained networks.
+
+    Args:
+        members: finished run folders, at least 2, each named from the folder of this run; {seed} stands for the seed.
+            The network of the last generation of each is a member.
+        seed: of the runs.
+        device: auto, cpu or cuda.
+        threads: processor threads of torch; 0: as many as pay.
+        data: which images: those of the members.
+    """
+
+    members: tuple[str, ...]
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_at_least(0, self, "seed", "threads")
+        require_at_most(MOST_THREADS, self, "threads")
+        if len(set(self.members)) != len(self.members) or len(self.members) < 2:
+            raise ValueError(f"members must be at least 2 run folders, each once, got {list(self.members)}")
+
+    def resolve(self, stored: Mapping[str, Any] | None = None) -> EnsembleConfig:
+        """The config with auto and 0 replaced by this machine's device and threads; ``stored`` as for a lineage.
+
+        Raises:
+            UserError: the device is missing.
+        """
+        machine = resolve_machine(self.device, self.threads, "float32", stored=stored)
+        return EnsembleConfig(self.members, self.seed, machine["device"], machine["threads"], self.data)
+
+    def folders(self, out: Path) -> list[Path]:
+        """The run folders of the members of the run in ``out``."""
+        return [out / name.replace(SEED, str(self.seed)) for name in self.members]
+
+
+class Member(NamedTuple):
+    """A network, and what summary.json says of it: its generation, as its run has it, and its ``folder``."""
+
+    network: nn.Module
+    summary: Mapping[str, Any]
+
+
+def measure_ensemble(config: EnsembleConfig, images: Images, run: Run) -> dict[str, Any]:
+    """Measure the ensemble, and finish its run.
+
+    Args:
+        config: resolved.
+        images: on the device of ``config``.
+        run: its folder, not finished.
+
+    Returns:
+        what summary.json holds. It has no ``generations``, since nothing was trained.
+
+    Raises:
+        UserError: a member is missing or damaged, or saw other images.
+        FloatingPointError: a metric is not finite.
+    """
+    started = time.perf_counter()
+    device, data = prepare(config.device, config.threads), describe_images(images)
+    examiner = Examiner(images, Normalizer.of(images.normalization, device), EvaluationConfig())
+    members = []
+    for name, folder in zip(config.members, config.folders(run.out), strict=True):
+        member = open_member(folder, images, data, device)
+        examiner.look(member.network)
+        members.append({"folder": name.replace(SEED, str(config.seed)), **member.summary})
+    every = range(len(members))
+    return run.finish(
+        {
+            "generations": [],
+            "members": members,
+            "ensembles": [{"members": [*every], "reference": None, "metrics": examiner.ensemble(every)}],
+            "correct": [write_correct(run.out / CORRECT, examiner.correct(every))],
+            "data": data,
+            "throughput": {},
+            "seconds": [round(time.perf_counter() - started, 1)],
+        }
+    )
+
+
+def open_member(folder: Path, images: Images, data: Mapping[str, Any], device: torch.device) -> Member:
+    """The network of the last generation of the finished run in ``folder``, on ``device``.
+
+    Args:
+        folder: of the run.
+        images: of the ensemble.
+        data: of :func:`describe_images`, of ``images``.
+        device: where to put it.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of other images.
+    """
+    summary = read_summary(folder)
+    try:
+        last, seen = summary["generations"][-1], summary["data"]
+        layout = summary["config"]["training"]["channels_last"]
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{folder} holds no trained network: {error!r}") from error
+    if seen != data:
+        raise UserError(f"{folder} was trained and tested on other images than those of this ensemble")
+    path = folder / f"generation_{last['generation']}.safetensors"
+    classifier = load_classifier(path, device)
+    require_fit(classifier, path, images)
+    if classifier.card["sha256"] != last["sha256"]:
+        raise UserError(f"{path} holds other weights than those that its run ended with")
+    memory_format = torch.channels_last if layout else torch.contiguous_format
+    network = classifier.network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    return Member(network, {**last, "objective": last["objective"] or "labels"})
+
+
+# ---- what a study asks of its arms -----------------------------------------------------------------------------------
+
+
+def epochs_of(config: Mapping[str, Any]) -> int:
+    """The epochs of training of a run of a lineage, all its generations together; of a given teacher none.
+
+    Args:
+        config: of a lineage, as plain values.
+    """
+    generations, epochs = config["lineage"]["generations"], config["training"]["epochs"]
+    own = config["student"].get("epochs") or epochs
+    first = 0 if generations else epochs  # a student's teacher is given to it
+    return int(first + generations * own)
+
+
+def is_taught(config: Mapping[str, Any]) -> bool:
+    """Whether the students of a lineage learn from a teacher at all, and not from labels alone."""
+    return "teacher" in OBJECTIVES[config["student"]["objective"]].takes and config["lineage"]["generations"] > 0
