@@ -16,11 +16,18 @@ from tests.curves_and_tables import columns, explained
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.parametrize(("env", "kind", "steps"), [("CartPole-v1", "q_values", 1_300), ("Acrobot-v1", "logits", 64)])
+@pytest.mark.parametrize(
+    ("env", "asked", "kind", "steps"),
+    [
+        ("CartPole-v1", [], "q_values", 1_300),
+        ("Acrobot-v1", [], "logits", 64),
+        ("Acrobot-v1", ["--algorithm", "dqn"], "q_values", 64),
+    ],
+)
 def test_a_trained_teacher_is_scored_and_teaches(
-    inside: Script, tmp_path: Path, env: str, kind: str, steps: int
+    inside: Script, tmp_path: Path, env: str, asked: list[str], kind: str, steps: int
 ) -> None:
-    words = ["--env", env, "--file", "teachers/new.zip", "--steps", steps, "--episodes", 3]
+    words = ["--env", env, *asked, "--file", "teachers/new.zip", "--steps", steps, "--episodes", 3]
     done = inside("train_control_teacher.py", *words)
     assert done.returncode == 0, done.stderr
     assert "teachers/new.zip: mean " in done.stdout
@@ -28,11 +35,21 @@ def test_a_trained_teacher_is_scored_and_teaches(
     assert as_teacher(tmp_path / "teachers" / "new.zip").kind == kind
 
 
+def test_a_teacher_that_is_no_better_than_chance_is_said(inside: Script) -> None:
+    done = inside(
+        "train_control_teacher.py", "--env", "Acrobot-v1", "--file", "new.zip", "--steps", 64, "--episodes", 3
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: the teacher's score " in done.stderr
+    assert "is not clearly above random play's" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--env", "Pendulum-v1", "--file", "new.zip"], "unknown env 'Pendulum-v1' (there are Acrobot-v1, "),
         (["--env", "CartPole-v1", "--file", "new"], "file must end in .zip"),
+        (["--env", "CartPole-v1", "--algorithm", "ppo", "--file", "new.zip"], "algorithm of CartPole-v1"),
         (["--env", "CartPole-v1", "--file", "there.zip"], "there.zip is there already"),
     ],
 )
