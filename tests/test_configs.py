@@ -81,6 +81,7 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
     script, *options = header_command(path.read_text(encoding="utf-8"))
     if Path(script).name == "study.py":
         pytest.importorskip("matplotlib", reason="the extra study is not installed")
+        monkeypatch.setattr("polydistill.study.commands.study.require_given", lambda *_: None)  # the user's own agents
     assert Path(script).name in SCRIPTS_OF_FOLDER[path.parent.name]
     assert options[:2] == ["--config", str(path.relative_to(root))], "the command must name this very file"
 
