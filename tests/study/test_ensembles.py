@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from polydistill.errors import UserError
 from polydistill.study.arms import make_plan
 from polydistill.study.budget import budgets, unequal_ensembles
 from polydistill.study.config import StudyConfig
+from polydistill.study.forecast import format_forecast
 from polydistill.study.found import read_found
 from polydistill.study.plan import Plan, keep_plan, read_plan
 from polydistill.study.runner import in_order_of_start
@@ -171,4 +173,9 @@ def test_an_ensemble_costs_its_members_and_the_networks_that_taught_them() -> No
 def test_ensembles_of_unequal_budgets_in_one_contrast_are_told(
     ensembles: dict[str, list[str]], says: list[str]
 ) -> None:
-    assert unequal_ensembles(real_plan(ensembles)) == says
+    plan = real_plan(ensembles)
+    assert unequal_ensembles(plan) == says
+    forecast = format_forecast(plan, [], open_world("cifar"), Path("out"), 2)
+    assert [line in forecast for line in says] == [True] * len(says)
+    assert ("budgets are not equal" in forecast or "a larger is better" in forecast) == bool(says)
+    assert re.search(rf"\| a +\| - +\| ensemble {re.escape(' + '.join(ensembles['a']))} ", forecast), forecast
