@@ -52,7 +52,7 @@ ACROBOT_AND_LUNAR_LANDER_DQN = {
     "target_update_interval": 250, "train_freq": 4, "gradient_steps": -1, "exploration_fraction": 0.12,
     "exploration_final_eps": 0.1, "policy_kwargs": {"net_arch": [256, 256]},
 }  # fmt: skip
-TRAININGS = {  # the first of an environment is the one where none is asked for
+TRAININGS = {  # of each environment the first is the default
     ("Acrobot-v1", "ppo"): Training(PPO, 16, 150_000, {
         "n_steps": 256, "gae_lambda": 0.94, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0,
     }),

@@ -112,7 +112,8 @@ class QLearning(DQN):
         super().train(owed, batch_size)
         loss = self.logger.name_to_value["train/loss"]
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss of td is {loss} at step {self.num_timesteps:,}", {"loss": float(loss)})
+            message = f"the loss of td is {loss} at step {self.num_timesteps:,}"
+            raise NonFiniteError(message, {"loss": float(loss)}, left="the state behind it and the loss")
 
     def _count_owed(self) -> int:
         assert self.replay_buffer is not None

@@ -17,11 +17,12 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
         batch: what they were computed from, by name: tensors and plain values.
+        left: in words, what is left of what learns, and of the batch.
     """
 
-    def __init__(self, message: str, batch: dict[str, Any]) -> None:
+    def __init__(self, message: str, batch: dict[str, Any], left: str = "the state before it and the batch") -> None:
         super().__init__(message)
-        self.batch = batch
+        self.batch, self.left = batch, left
 
 
 class Learning(Protocol):

@@ -248,12 +248,12 @@ class Keeper(Generic[Member]):
 
         Args:
             error: the number that is not finite, with its batch.
-            state: before it: of what learns, or the weights.
+            state: of what learns, or the weights: before it, or where that is not known behind it.
         """
         where = (
             "the run folder" if self.run is None else self.run.keep_failure(self.generation, error, state, error.batch)
         )
-        return FloatingPointError(f"{error}; the state before it and the batch are in {where}")
+        return FloatingPointError(f"{error}; {error.left} are in {where}")
 
     # ---- keeping -----------------------------------------------------------------------------------------------------
 

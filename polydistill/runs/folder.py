@@ -19,6 +19,7 @@ from polydistill.runs.lock import LOCK
 
 SCHEMA = 1
 FAILURE = "generation_{}_failure.pt"  # written when a number is not finite
+SEED = "{seed}"  # in the path of a config: stands for the seed of the run
 MACHINE = ("device", "threads", "precision")  # if the command line leaves them out, the stored values count
 
 

@@ -19,10 +19,10 @@ def describe_metric(plan: Plan) -> Metric:
     return METRICS.get(plan.metric, Metric(plan.direction, plan.metric.replace("_", " ")))
 
 
-def with_unit(plan: Plan) -> str:
-    """`` points`` for a metric in points, nothing for one without a unit."""
+def with_unit(plan: Plan, value: float | None = None) -> str:
+    """`` points`` for a metric in points, `` point`` of one, nothing for a metric without a unit."""
     unit = describe_metric(plan).unit
-    return f" {unit}" if unit else ""
+    return f" {unit.removesuffix('s') if value == 1 else unit}" if unit else ""
 
 
 def say(contrast: Contrast, plan: Plan, digits: int) -> str:
@@ -51,7 +51,7 @@ def say(contrast: Contrast, plan: Plan, digits: int) -> str:
     if contrast.null:
         return f"{first} against {second}, which differ in the student's seed alone, the size of nothing: {shown}."
     if contrast.verdict == "equivalent":
-        return f"{first} equals {second} within {plan.margin:g}{unit}: {shown}."
+        return f"{first} equals {second} within {plan.margin:g}{with_unit(plan, plan.margin)}: {shown}."
     if contrast.p is not None and (low > 0 or high < 0):  # the interval alone would mislead
         shown = shown.removesuffix(")") + f", yet p = {contrast.p:.2g}{' after Holm' * contrast.planned})"
     return f"{first} against {second}: undecided, {shown}; {_to_decide(contrast)}."

@@ -15,6 +15,7 @@ from polydistill.config.parsing import read_config
 from polydistill.config.plain_yaml import flatten, to_mapping
 from polydistill.errors import UserError, suggest
 from polydistill.provenance import git_state
+from polydistill.runs.folder import SEED
 from polydistill.study.config import StudyConfig
 from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER
@@ -23,7 +24,6 @@ from polydistill.study.worlds import CLONE, World
 GROUPS = ("student", "training", "play", "lineage", "teacher")  # of a world's config, in which arms may differ
 OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
 GIVEN = "teacher.path"
-SEED = "{seed}"  # in a config, where a path names a file or a folder of each seed
 ONE_CORE = {"threads": 1}
 
 

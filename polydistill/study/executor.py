@@ -65,7 +65,7 @@ class Executor(Protocol):
 
     @property
     def short_of_memory(self) -> bool:
-        """Whether another job might be killed for want of memory; never while none is running."""
+        """Whether there is too little memory for another job; never while none is running."""
 
     def start(self, job: Job) -> None:
         """Start it; at most ``workers`` run at once.

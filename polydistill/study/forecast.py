@@ -15,11 +15,13 @@ from polydistill.config.plain_yaml import dump_yaml, flatten
 from polydistill.runs import format_table
 from polydistill.runs.speeds import recall
 from polydistill.statistics import least_p, smallest_effect
+from polydistill.study.answer import with_unit
 from polydistill.study.arms import GIVEN
 from polydistill.study.budget import unequal_ensembles
 from polydistill.study.plan import ENSEMBLE, Plan
-from polydistill.study.records import METRICS, RunRecord
-from polydistill.study.runner import PlannedRun, planned_runs, work_of
+from polydistill.study.planned import PlannedRun, planned_runs
+from polydistill.study.records import RunRecord
+from polydistill.study.runner import work_of
 from polydistill.study.teachers import shares_one
 from polydistill.study.worlds import World
 
@@ -93,8 +95,7 @@ def _sight(plan: Plan, records: Sequence[RunRecord]) -> list[str]:
 
 
 def _in_unit(value: float, plan: Plan) -> str:
-    unit = METRICS[plan.metric].unit if plan.metric in METRICS else ""
-    return f"{value:.3g} {unit}".rstrip()
+    return f"{value:.3g}{with_unit(plan, value)}"
 
 
 def format_overrides(overrides: Mapping[str, Any]) -> str:

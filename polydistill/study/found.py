@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from polydistill._environment import WORLDS
 from polydistill.config.plain_yaml import flatten, load_yaml
 from polydistill.errors import UserError
-from polydistill.runs.folder import is_off
-from polydistill.study.arms import GIVEN, GROUPS, SEED
+from polydistill.runs.folder import SEED, is_off
+from polydistill.study.arms import GIVEN, GROUPS
 from polydistill.study.config import FEWEST_SEEDS, StudyConfig
 from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER, RunRecord, read_record

@@ -10,94 +10,28 @@ every further run would fail of stops the study: a full disk, and a reason for w
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from polydistill.config.plain_yaml import dump_yaml
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import UserError
-from polydistill.runs import Progress, read_summary, require_same_config
+from polydistill.runs import Progress
 from polydistill.runs.folder import is_bound
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.speeds import remember
 from polydistill.study.arms import GIVEN
 from polydistill.study.executor import Executor, Job, Outcome
-from polydistill.study.plan import PLACES, Plan
+from polydistill.study.failures import FirstRuns, explain, is_of_full_disk
+from polydistill.study.finished import FinishedRuns
+from polydistill.study.plan import Plan
+from polydistill.study.planned import Key, PlannedRun, in_order_of_start, planned_runs
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
 from polydistill.study.teachers import given_path
 from polydistill.study.worlds import World
 
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
-NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(getattr(errno, "EDQUOT", errno.ENOSPC)), "make room")
-ALIKE = 3  # first runs that fail for the same reason: then the others would, too
-Key = tuple[str, int]
-
-
-class PlannedRun(NamedTuple):
-    """A run of the plan.
-
-    Args:
-        arm: its name, or :data:`TEACHER`.
-        seed: of it.
-        config: of its arm.
-        teacher: the run whose student teaches it; None: its config names a teacher, or it is one.
-        members: the runs whose students are measured together; none: it trains a student.
-    """
-
-    arm: str
-    seed: int
-    config: Mapping[str, Any]
-    teacher: Key | None
-    members: tuple[Key, ...] = ()
-
-    @property
-    def key(self) -> Key:
-        """Arm and seed."""
-        return self.arm, self.seed
-
-    @property
-    def name(self) -> str:
-        """In words, and as the end of a path."""
-        return f"{self.arm}/seed{self.seed}"
-
-    @property
-    def folder(self) -> str:
-        """Relative to the study's."""
-        return f"runs/{self.name}"
-
-
-def planned_runs(plan: Plan) -> list[PlannedRun]:
-    """All runs, seed by seed: its teacher, then its arms."""
-    runs = []
-    for seed in plan.all_seeds:
-        if plan.teacher is not None:
-            runs.append(PlannedRun(TEACHER, seed, plan.teacher, None))
-        for arm in plan.arms:
-            teacher = (arm.teacher, seed) if arm.teacher else None
-            members = tuple((member, seed) for member in arm.members)
-            runs.append(PlannedRun(arm.name, seed, arm.config, teacher, members))
-    return runs
-
-
-def in_order_of_start(plan: Plan) -> list[PlannedRun]:
-    """All runs, in the order in which a core takes the first that is ready.
-
-    It is seed by seed, so that a study that is stopped has whole seeds; but a run for which generations of others wait
-    starts as many seeds ahead, so that near the end no core waits for the last teacher.
-    """
-    ahead = {name: _count_waiting(plan, name) for name in (TEACHER, *plan.names)}
-    index = {seed: number for number, seed in enumerate(plan.all_seeds)}
-    return sorted(planned_runs(plan), key=lambda run: (index[run.seed] - ahead[run.arm], -ahead[run.arm]))
-
-
-def _count_waiting(plan: Plan, name: str) -> int:
-    """How many generations of arms learn from the arm, one after another."""
-    return max((1 + _count_waiting(plan, arm.name) for arm in plan.arms if arm.teacher == name), default=0)
 
 
 def read_records(plan: Plan, out: Path) -> list[RunRecord]:
@@ -141,13 +75,11 @@ class Runner:
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
-        self._given: dict[
-            str, tuple[str, str | None]
-        ] = {}  # file of a teacher -> the run that had it first, its sha256
         self._memory = ""  # in words, once it has been short
-        self._alike: list[str] | None = []  # why the first ones did, without what is their own; None: one has not
+        self._first = FirstRuns()
+        self._finished = FinishedRuns(out, self.runs, self.records)
         for key in self.runs:
-            self._check_finished(key)
+            self._finished.check(self.runs[key])
 
     @property
     def sorted_records(self) -> list[RunRecord]:
@@ -253,35 +185,24 @@ class Runner:
         else:
             self._fail(run.key, explain(outcome.code, self.out / "logs" / f"{run.name}.txt"))
         self._write()
-        self._require_hope(run)
-
-    def _require_hope(self, run: PlannedRun) -> None:
-        """Stop where each of the first runs failed for the same reason, the numbers in it aside.
-
-        A teacher that is trained well says nothing of the arms.
-        """
-        if self._alike is None:
-            return
-        if self.records[run.key].status != "failed":
-            self._alike = self._alike if run.arm == TEACHER else None
-            return
-        why = self.records[run.key].why
-        self._alike.append(re.sub(r"\d+", "", why.replace(run.name, "")))
-        if len(self._alike) == ALIKE and len(set(self._alike)) == 1:
-            raise UserError(f"the first {ALIKE} runs failed alike, so no other is tried; the last, {run.name}: {why}")
+        record = self.records[run.key]
+        if record.status == "failed":
+            self._first.add_failure(run.name, record.why)
+        elif run.arm != TEACHER:
+            self._first.add_success()
 
     def _note(self, key: Key) -> None:
         """Read the record of a run from its folder."""
         self.records[key] = read_record(self.out, *key, self.runs[key].folder)
-        self._check_finished(key)
+        self._finished.check(self.runs[key])
 
     def _fail(self, key: Key, why: str) -> None:
         self._tried.add(key)
         self.records[key] = RunRecord(*key, self.runs[key].folder, "failed", why=why)
-        if any(words in why for words in NO_ROOM):
+        if is_of_full_disk(why):  # every further run would fail of it
             self._write()
             how = "" if "make room" in why else "; make room, and the same command goes on"
-            raise UserError(f"{'/seed'.join(map(str, key))}: {why}{how}")
+            raise UserError(f"{self.runs[key].name}: {why}{how}")
 
     def _look_at_others(self) -> None:
         """Read those that other processes run."""
@@ -290,46 +211,6 @@ class Runner:
                 self._note(key)
                 if self.records[key].status == "done":
                     self._write()
-
-    def _check_finished(self, key: Key) -> None:
-        """Refuse a finished run that is not the one of the plan, or whose teacher or members are not its seed's."""
-        run = self.runs[key]
-        if self.records[key].status != "done":
-            return
-        folder = self.out / run.folder
-        expected = {**run.config, "seed": run.seed}
-        require_same_config(folder, expected, may_move=(*PLACES, GIVEN))
-        summary = read_summary(folder)
-        if run.teacher is None and not run.members and run.arm != TEACHER:
-            self._check_given(run)
-        if run.teacher is not None:
-            self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])
-        for member, ours in zip(run.members, summary.get("members", ()), strict=True):
-            self._require_origin(folder, "member", member, ours["sha256"])
-
-    def _require_origin(self, folder: Path, what: str, origin: Key, ours: str) -> None:
-        """Refuse a finished run whose teacher or member is not what the run ``origin`` ended with, where that is done.
-
-        Args:
-            folder: of the finished run.
-            what: the origin is.
-            origin: a run of the study.
-            ours: sha256 of the network that the finished run had.
-        """
-        there = self.out / self.runs[origin].folder
-        if self.records[origin].status == "done" and read_summary(there)["generations"][-1]["sha256"] != ours:
-            raise UserError(f"{folder} had another {what} than {there}; remove it, and the same command runs it again")
-
-    def _check_given(self, run: PlannedRun) -> None:
-        """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""
-        sha256 = read_summary(self.out / run.folder)["generations"][0].get("sha256")
-        path = self._teacher_file(run)
-        first, known = self._given.setdefault(path, (run.folder, sha256))
-        if sha256 != known:
-            raise UserError(
-                f"{self.out / run.folder} had another teacher than {self.out / first}, though both had "
-                f"{path or 'the default'}: the file was changed in between; remove the runs of one of the two"
-            )
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
@@ -354,27 +235,6 @@ class Runner:
                 key = next(run.key for run in self.runs.values() if run.name == outcome.name)
                 del self._started[outcome.name]
                 self._note(key)
-
-
-def explain(code: int, log: Path) -> str:
-    """Why a command failed, in one line: its own ``error:``, or the last line that it printed."""
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
-        return f"ended by {name}" + ("; perhaps memory ran out" if name == "SIGKILL" else "")
-    lines = list(_last_lines(log))
-    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
-    return error or (f"{lines[-1]} (code {code})" if lines else f"it ended with code {code} and said nothing")
-
-
-def _last_lines(log: Path, n_bytes: int = 20_000) -> Iterator[str]:
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - n_bytes))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return
-    yield from (line.strip() for line in text.splitlines() if line.strip())
 
 
 def work_of(world: str, config: Mapping[str, Any]) -> dict[str, Any]:

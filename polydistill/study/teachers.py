@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.study.arms import GIVEN, SEED
+from polydistill.runs.folder import SEED
+from polydistill.study.arms import GIVEN
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
 

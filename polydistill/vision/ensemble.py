@@ -20,6 +20,7 @@ from polydistill.errors import UserError, require_at_least, require_at_most
 from polydistill.losses import OBJECTIVES
 from polydistill.runs import Run, read_summary
 from polydistill.runs.correctness import write_correct
+from polydistill.runs.folder import SEED
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.examiner import Examiner
@@ -28,7 +29,6 @@ from polydistill.vision.images.data import DataConfig, Images
 from polydistill.vision.sources import describe_images, require_fit
 
 CORRECT = "ensemble_correct.npz"  # which test images it got right
-SEED = "{seed}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from polydistill.losses import Finding, Report
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
+from tests.stop_signals import StopAt
 
 STEPS = 3
 
@@ -102,20 +102,6 @@ class TinyDomain:
 
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         return {"world": "tiny"}
-
-
-class StopAt(StopSignals):
-    """Has received SIGTERM once it was asked so many times."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.left = at
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "received":
-            return super().__getattribute__(name)
-        self.left -= 1
-        return signal.SIGTERM if self.left <= 0 else None
 
 
 def go(out: Path, domain: TinyDomain, **options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from polydistill.errors import UserError
 from polydistill.study.arms import make_plan
-from polydistill.study.runner import in_order_of_start, planned_runs
+from polydistill.study.planned import in_order_of_start, planned_runs
 from tests.study.fake_world import ARMS, FAKE, study
 
 

@@ -17,7 +17,7 @@ from polydistill.study.config import StudyConfig
 from polydistill.study.forecast import format_forecast
 from polydistill.study.found import read_found
 from polydistill.study.plan import Plan, keep_plan, read_plan
-from polydistill.study.runner import in_order_of_start
+from polydistill.study.planned import in_order_of_start
 from polydistill.study.worlds import open_world
 from tests.study.fake_world import ARMS, FAKE, study
 from tests.study.test_plan import make_plan as plan_without_ensembles

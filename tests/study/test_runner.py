@@ -20,9 +20,10 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import FolderLock
 from polydistill.study.arms import make_plan
 from polydistill.study.executor import Job, LocalExecutor, Outcome
+from polydistill.study.failures import explain
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
-from polydistill.study.runner import Runner, explain
+from polydistill.study.runner import Runner
 from tests.study.fake_world import ARMS, FAKE, study
 
 CHAIN = ARMS | {"ban_2": {"teacher": "ban", "student.bonus": 0.0625}}

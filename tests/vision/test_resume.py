@@ -36,6 +36,7 @@ from tests.crashes.disks import as_nobody, fill, remount, small_file_system
 from tests.crashes.killing import run_killed, start
 from tests.crashes.power import Power, PowerLossError
 from tests.crashes.same import assert_same_run
+from tests.stop_signals import StopAt
 
 PRODUCTS = ("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
 VARIANTS = ("last", "best_val")
@@ -82,20 +83,6 @@ def straight(made_up_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return get
 
 
-class StopAfter(StopSignals):
-    """Has received SIGTERM once it was asked so many times."""
-
-    def __init__(self, questions: int) -> None:
-        super().__init__()
-        self.questions = questions
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "received":
-            return super().__getattribute__(name)
-        self.questions -= 1
-        return signal.SIGTERM if self.questions < 0 else None
-
-
 # ---- older runs --------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +91,7 @@ def test_a_run_from_before_an_option_was_there_goes_on_without_it_and_not_with_i
 ) -> None:
     config, expected = straight("last")
     with pytest.raises(Interrupted):
-        go_on(config, tmp_path / "run", StopAfter(2))
+        go_on(config, tmp_path / "run", StopAt(3))
     path = tmp_path / "run" / "config.yaml"
     text = path.read_text()
     for name in ("alpha", "beta", "delta"):
@@ -123,7 +110,7 @@ def test_a_student_with_epochs_and_a_number_of_its_own_goes_on_bit_for_bit(tmp_p
     config = dataclasses.replace(straight("last")[0], student=StudentConfig(objective="ban", epochs=4, repeat=2))
     go_on(config, tmp_path / "whole")
     with pytest.raises(Interrupted, match="in generation 1 after step 14,"):  # of 16; 12 without its own epochs
-        go_on(config, tmp_path / "run", StopAfter(51))
+        go_on(config, tmp_path / "run", StopAt(52))
     go_on(config, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run", PRODUCTS)
 
@@ -134,7 +121,7 @@ def test_answers_are_kept_by_a_run_from_before_they_were_and_must_be_there_after
     config, expected = straight("last")
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match="in generation 1 after step 2,"):
-        go_on(config, out, StopAfter(27))
+        go_on(config, out, StopAt(28))
     before = tmp_path / "before"
     shutil.copytree(out, before)
     path = Checkpoints(before / "checkpoints", kind="cifar").paths()[-1]
@@ -161,7 +148,7 @@ def test_twenty_continuations_in_a_row_end_as_one_run(tmp_path: Path, straight: 
     places = []
     while True:
         try:
-            go_on(config, tmp_path / "run", StopAfter(0))  # one step, and out
+            go_on(config, tmp_path / "run", StopAt(1))  # one step, and out
             break
         except Interrupted as stopped:
             places.append(str(stopped))
@@ -179,7 +166,7 @@ def test_on_two_threads_and_in_bfloat16_a_stop_changes_nothing_either(
     go_on(config, tmp_path / "whole")
     for questions in (3, 2, 9):
         with pytest.raises(Interrupted):
-            go_on(config, tmp_path / "run", StopAfter(questions))
+            go_on(config, tmp_path / "run", StopAt(questions + 1))
     go_on(config, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run", PRODUCTS)
 
@@ -195,7 +182,7 @@ def test_the_moment_of_saving_changes_nothing(tmp_path: Path, straight: Straight
 def test_seconds_add_up_over_continuations(tmp_path: Path, straight: Straight) -> None:
     config, _ = straight("last")
     with pytest.raises(Interrupted):
-        go_on(config, tmp_path / "run", StopAfter(12))
+        go_on(config, tmp_path / "run", StopAt(13))
     saved = Checkpoints(tmp_path / "run" / "checkpoints", kind="cifar").latest()
     assert saved is not None
     before = saved["position"]["seconds"]
@@ -231,7 +218,7 @@ def test_from_a_damaged_checkpoint_it_goes_back_one_and_ends_the_same(
 ) -> None:
     config, expected = straight("last")
     with pytest.raises(Interrupted):
-        go_on(config, tmp_path / "run", StopAfter(25))
+        go_on(config, tmp_path / "run", StopAt(26))
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -267,7 +254,7 @@ def stopped(tmp_path: Path, straight: Straight) -> tuple[CifarConfig, Path]:
     """A run that was stopped in generation 1."""
     config, _ = straight("last")
     with pytest.raises(Interrupted, match="in generation 1"):
-        go_on(config, tmp_path / "run", StopAfter(30))
+        go_on(config, tmp_path / "run", StopAt(31))
     return config, tmp_path / "run"
 
 
@@ -342,7 +329,7 @@ def test_a_disk_that_turns_read_only_is_one_line_and_the_run_goes_on_afterwards(
     config, expected = straight("last")
     with small_file_system(tmp_path / "disk", "64m") as disk:
         with pytest.raises(Interrupted):
-            go_on(config, disk / "run", StopAfter(10))
+            go_on(config, disk / "run", StopAt(11))
         remount(disk, "ro")
         for out in (disk / "run", disk / "other"):
             with pytest.raises(UserError, match=r"^cannot write .*: Read-only file system$"):
@@ -360,7 +347,7 @@ def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
     config, expected = straight("last")
     out, images = tmp_path / "run", load_images(config.data)
     with pytest.raises(Interrupted):
-        go_on(config, out, StopAfter(10))
+        go_on(config, out, StopAt(11))
     (out / "checkpoints").chmod(0o500)
     with monkeypatch.context() as patch, as_nobody(out):
         patch.setitem(globals(), "load_images", lambda data: images)

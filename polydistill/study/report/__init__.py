@@ -45,7 +45,7 @@ def write_report(out: Path, plan: Plan, records: Sequence[RunRecord], analysis: 
     n_arms, n_seeds = len(plan.arms), len(plan.all_seeds)
     title = f"Study of {n_arms} arms over {n_seeds} seeds ({plan.world})"
     document = build(title, plan, records, analysis, gather(out, records), published_values(plan), command)
-    equal = "" if plan.margin is None else f" Equal: within {plan.margin:g}{with_unit(plan)}."
+    equal = "" if plan.margin is None else f" Equal: within {plan.margin:g}{with_unit(plan, plan.margin)}."
     caption = f"The contrasts named beforehand, paired by seed.{equal} Plan {plan.sha256[:16]}."
     for name, text in (
         (HTML, render_html(document)),

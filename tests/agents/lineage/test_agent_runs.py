@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.environments import toys
+from tests.stop_signals import StopAt
 
 PLAY = PlayConfig(steps=640, replay_steps=640, warmup_steps=64, n_envs=4, train_freq=8)
 
@@ -112,20 +112,6 @@ def config_of(path: str, env: str, **changes: Any) -> AgentConfig:
         checkpoint=CheckpointConfig(every_seconds=1e9, every_steps=160),
     )
     return dataclasses.replace(config, **changes)
-
-
-class StopAt(StopSignals):
-    """Asked for the ``at``-th time whether a signal came: yes."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.left = at
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "received":
-            return super().__getattribute__(name)
-        self.left -= 1
-        return signal.SIGTERM if self.left <= 0 else None
 
 
 def distil(out: Path, config: AgentConfig, stop: StopSignals | None = None) -> dict[str, Any]:

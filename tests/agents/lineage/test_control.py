@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, format_plan, kind_of
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_network
+from tests.stop_signals import StopAt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TD = AgentStudentConfig(objective="td", batch_size=16, samples_per_step=2)
@@ -61,20 +61,6 @@ def config(tmp_path: Path) -> AgentConfig:
         evaluation=AgentScoringConfig(episodes=5, curve_every_steps=320, curve_episodes=3),
         checkpoint=CheckpointConfig(every_seconds=1e9, every_steps=160),
     )
-
-
-class StopAt(StopSignals):
-    """Asked for the ``at``-th time whether a signal came: yes."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.left = at
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "received":
-            return super().__getattribute__(name)
-        self.left -= 1
-        return signal.SIGTERM if self.left <= 0 else None
 
 
 def distil(
@@ -184,8 +170,9 @@ def test_a_loss_that_is_not_finite_ends_a_control(config: AgentConfig) -> None:
     teacher = open_teacher(config)
     model = make_control(config, teacher, make_env(config, teacher, 1), 1)
     next(model.student.parameters()).data.fill_(np.nan)
-    with pytest.raises(NonFiniteError, match="the loss of td is nan at step 64"):
+    with pytest.raises(NonFiniteError, match="the loss of td is nan at step 64") as told:
         model.learn(100)
+    assert told.value.left == "the state behind it and the loss"  # not "before it": it is not put back
 
 
 def test_a_repeated_control_is_another_one(config: AgentConfig) -> None:

@@ -27,6 +27,7 @@ from polydistill_agents.teachers.training import (
     train_teacher,
 )
 from tests.curves_and_tables import explained
+from tests.stop_signals import StopAt
 
 CONFIG = TeacherTrainingConfig(
     steps=120, n_envs=2, batch_size=4, threads=1, buffer_size=400, learning_starts=20, checkpoint_steps=40, episodes=1,
@@ -35,23 +36,6 @@ CONFIG = TeacherTrainingConfig(
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class StopAtStep(StopSignals):
-    """A signal arrives when it has been looked for so many times."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-        super().__init__()
-
-    @property
-    def received(self) -> signal.Signals | None:
-        self.left -= 1
-        return signal.SIGTERM if self.left < 0 else None
-
-    @received.setter
-    def received(self, value: object) -> None:
-        """It is drawn."""
 
 
 @pytest.mark.parametrize("steps", [1, 10_000])
@@ -87,10 +71,10 @@ def latest(out: Path) -> dict[str, Any]:
 
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="stopped at step 62, and saved: the same command goes on from there"):
-        train(tmp_path / "a", StopAtStep(30))
+        train(tmp_path / "a", StopAt(31))
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 62
     with pytest.raises(Interrupted, match="stopped while the replay was filled again"):
-        train(tmp_path / "a", StopAtStep(3))
+        train(tmp_path / "a", StopAt(4))
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 62
     assert train(tmp_path / "a").num_timesteps == 120
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 120
@@ -111,7 +95,7 @@ def test_what_comes_back_is_what_was_saved_random_states_and_all(
 ) -> None:
     """Refilling the replay draws numbers and counts steps; learning begins as if it had not."""
     with pytest.raises(Interrupted):
-        train(tmp_path / "a", StopAtStep(30))
+        train(tmp_path / "a", StopAt(31))
     saved = latest(tmp_path / "a")
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(

@@ -1,0 +1,69 @@
+"""Whether the finished runs in a study's folder are those of its plan, and learned from each other as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from polydistill.errors import UserError
+from polydistill.runs import read_summary, require_same_config
+from polydistill.study.arms import GIVEN
+from polydistill.study.plan import PLACES
+from polydistill.study.planned import Key, PlannedRun
+from polydistill.study.records import TEACHER, RunRecord
+from polydistill.study.teachers import given_path
+
+
+class FinishedRuns:
+    """Checks them one by one.
+
+    Args:
+        out: folder of the study.
+        runs: of the plan.
+        records: of these runs, as they are at the time of a check.
+    """
+
+    def __init__(self, out: Path, runs: Mapping[Key, PlannedRun], records: Mapping[Key, RunRecord]) -> None:
+        self.out, self.runs, self.records = out, runs, records
+        self._given: dict[str, tuple[str, str | None]] = {}  # file of a teacher -> who had it first, its sha256
+
+    def check(self, run: PlannedRun) -> None:
+        """Look at one run.
+
+        Raises:
+            UserError: it is finished, and another than the plan's, or its teacher or members are not its seed's.
+        """
+        if self.records[run.key].status != "done":
+            return
+        folder = self.out / run.folder
+        require_same_config(folder, {**run.config, "seed": run.seed}, may_move=(*PLACES, GIVEN))
+        summary = read_summary(folder)
+        if run.teacher is not None:
+            self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])
+        elif not run.members and run.arm != TEACHER:
+            self._require_same_given(run, summary["generations"][0].get("sha256"))
+        for member, ours in zip(run.members, summary.get("members", ()), strict=True):
+            self._require_origin(folder, "member", member, ours["sha256"])
+
+    def _require_origin(self, folder: Path, what: str, origin: Key, ours: str) -> None:
+        """Refuse a finished run whose teacher or member is not what the run ``origin`` ended with, where that is done.
+
+        Args:
+            folder: of the finished run.
+            what: the origin is.
+            origin: a run of the study.
+            ours: sha256 of the network that the finished run had.
+        """
+        there = self.out / self.runs[origin].folder
+        if self.records[origin].status == "done" and read_summary(there)["generations"][-1]["sha256"] != ours:
+            raise UserError(f"{folder} had another {what} than {there}; remove it, and the same command runs it again")
+
+    def _require_same_given(self, run: PlannedRun, sha256: str | None) -> None:
+        """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""
+        path = given_path(run.config, run.seed)
+        first, known = self._given.setdefault(path, (run.folder, sha256))
+        if sha256 != known:
+            raise UserError(
+                f"{self.out / run.folder} had another teacher than {self.out / first}, though both had "
+                f"{path or 'the default'}: the file was changed in between; remove the runs of one of the two"
+            )
