@@ -31,11 +31,13 @@ class Job(NamedTuple):
         name: by which its end is told; one at a time has it.
         command: its words.
         log: file for what it prints; an older one is replaced.
+        environment: variables that it has beside this process's own, as (name, value).
     """
 
     name: str
     command: tuple[str, ...]
     log: Path
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -127,7 +129,7 @@ class LocalExecutor:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | dict.fromkeys(ONE_THREAD, "1"),
+                    env=os.environ | dict.fromkeys(ONE_THREAD, "1") | dict(job.environment),
                     start_new_session=True,
                 )
         finally:

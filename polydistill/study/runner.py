@@ -28,6 +28,7 @@ from polydistill.study.finished import FinishedRuns
 from polydistill.study.plan import Plan
 from polydistill.study.planned import Key, PlannedRun, in_order_of_start, planned_runs
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
+from polydistill.study.sharing import SharedScores
 from polydistill.study.teachers import given_path
 from polydistill.study.worlds import World
 
@@ -60,16 +61,23 @@ class Runner:
         out: folder of the study; this process has its lock.
         executor: of the commands.
         moved: dotted keys that are elsewhere than the plan says, see :func:`~polydistill.study.plan.moved_places`.
+        shared: the scores that runs of a seed share; None: they share none.
 
     Raises:
         UserError: a folder of a run holds another run.
     """
 
     def __init__(
-        self, plan: Plan, world: World, out: Path, executor: Executor, moved: Mapping[str, Any] | None = None
+        self,
+        plan: Plan,
+        world: World,
+        out: Path,
+        executor: Executor,
+        moved: Mapping[str, Any] | None = None,
+        shared: SharedScores | None = None,
     ) -> None:
         self.plan, self.world, self.out, self.executor = plan, world, out, executor
-        self.moved = moved or {}
+        self.moved, self.shared = moved or {}, shared
         self.runs = {run.key: run for run in planned_runs(plan)}
         self.records = {record.key: record for record in read_records(plan, out)}
         self._order = [run.key for run in in_order_of_start(plan)]
@@ -151,7 +159,8 @@ class Runner:
         for key, value in self.moved.items():
             command += [f"--{key}", str(value)]
         log = self.out / "logs" / f"{run.name}.txt"
-        self.executor.start(Job(run.name, tuple(command), log))
+        environment = () if self.shared is None else self.shared.environment(run)
+        self.executor.start(Job(run.name, tuple(command), log, environment))
         self.records[run.key] = RunRecord(*run.key, run.folder, "running")
 
     def _command(self, run: PlannedRun) -> tuple[str, ...]:
@@ -225,6 +234,8 @@ class Runner:
 
     def _write(self) -> None:
         write_results(self.out, self.sorted_records)
+        if self.shared is not None:
+            self.shared.clear(self.pending)
 
     def _stop(self, bar: Progress) -> None:
         """Ask the runs to save, and wait until they have."""

@@ -20,7 +20,9 @@ from polydistill.learning.lesson import Lesson, Tally
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.learning.schedules import TrainingConfig, schedule_rate
+from polydistill.learning.score_store import ScoreStore
 from polydistill.learning.update import Update, make_optimizer
+from polydistill.vision.epoch_scores import EpochScores
 from polydistill.vision.images.augmentation import INDEX, Normalizer, draw_plan, take_batch
 from polydistill.vision.images.data import ImageSet
 
@@ -61,6 +63,8 @@ class Trainer:
         generation: whose streams.
         precision: float32 or bfloat16.
         processes: that share each batch.
+        store: where runs with the same batches share the scores of their teacher; a GPU, and processes that share
+            batches, do without it.
 
     Raises:
         UserError: the batch is larger than the data.
@@ -78,6 +82,7 @@ class Trainer:
         generation: int,
         precision: str = "float32",
         processes: Processes = ALONE,
+        store: ScoreStore | None = None,
     ) -> None:
         if config.batch_size > len(data):
             raise UserError(
@@ -105,6 +110,7 @@ class Trainer:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._tally = torch.zeros(len(Tally._fields), dtype=torch.float64, device=self.device)
         self._plan: tuple[int, Tensor] | None = None
+        self._shared = None if store is None else self._share(store, precision)
         capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
         self._graphs = StepGraphs() if capture else None
 
@@ -218,6 +224,8 @@ class Trainer:
         if self._plan is None or self._plan[0] != epoch:
             plan = draw_plan(len(self.data), self.seed, self.generation, epoch, augment=self.config.augment)
             self._plan = (epoch, plan.to(self.device))
+            if self._shared is not None:
+                self._shared.begin(plan)
         rows = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return rows, self.lesson.draw_permutation(rows[:, INDEX], self.steps)
 
@@ -232,10 +240,30 @@ class Trainer:
         images, labels = take_batch(self.data, self.processes.share(batch))
         permutation = None if permutation is None else self.processes.share(permutation)
         with self.processes.peers_needed(among_others=True):
-            scores, teacher, loss = self._update(self.normalizer(images), labels, len(batch), permutation)
+            inputs = self.normalizer(images)
+            known = None if self._shared is None else self._teacher_scores(self._shared, inputs)
+            scores, teacher, loss = self._update(inputs, labels, len(batch), permutation, known)
             self._tally += self.lesson.tally(scores, teacher, labels, diagnose=diagnose)
         self._losses.index_copy_(0, self._cursor, loss.reshape(1).float())
         self._cursor += 1
+
+    def _share(self, store: ScoreStore, precision: str) -> EpochScores | None:
+        """The scores of the teacher that other runs know too; None: there is no such teacher, or it is not worth it."""
+        teacher = self.lesson.teacher
+        if not isinstance(teacher, nn.Module) or self.device.type != "cpu" or self.processes.size > 1:
+            return None
+        how = {"precision": precision, "compile": self.config.compile}
+        return EpochScores(store, teacher, self.data, self.normalizer, self.config.batch_size, how)
+
+    def _teacher_scores(self, shared: EpochScores, inputs: Tensor) -> Tensor:
+        """Of this step's images: from the store, or computed now."""
+
+        def compute() -> Tensor:
+            scores = self._update.teacher_scores(inputs)
+            assert scores is not None
+            return scores
+
+        return shared(self.steps % self.steps_per_epoch, compute)
 
     def _report(self, losses: list[float], epoch_ends: bool) -> Report:
         tally = self.processes.sum_(self._tally.clone())

@@ -10,6 +10,7 @@ from polydistill.errors import UserError
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.score_store import ScoreStore
 from polydistill.streams import derive_seed
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.images.augmentation import Normalizer
@@ -66,9 +67,22 @@ class Workshop:
         )
 
     def make_trainer(
-        self, student: nn.Module, lesson: Lesson, generation: int, training: TrainingConfig | None = None
+        self,
+        student: nn.Module,
+        lesson: Lesson,
+        generation: int,
+        training: TrainingConfig | None = None,
+        store: ScoreStore | None = None,
     ) -> Trainer:
-        """The trainer of ``student`` on the training images, as configured or as ``training`` says."""
+        """The trainer of ``student`` on the training images, as configured or as ``training`` says.
+
+        Args:
+            student: of :meth:`make_student`.
+            lesson: of :meth:`make_lesson`.
+            generation: of the student.
+            training: another schedule than the configured one.
+            store: where other runs with the same batches find the scores of their common teacher.
+        """
         return Trainer(
             student,
             lesson,
@@ -79,6 +93,7 @@ class Workshop:
             generation=generation,
             precision=self.config.precision,
             processes=self.processes,
+            store=store,
         )
 
     def out_of_memory(self, architecture: str) -> UserError:

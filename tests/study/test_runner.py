@@ -22,8 +22,10 @@ from polydistill.study.arms import make_plan
 from polydistill.study.executor import Job, LocalExecutor, Outcome
 from polydistill.study.failures import explain
 from polydistill.study.plan import Plan
+from polydistill.study.planned import planned_runs
 from polydistill.study.records import RunRecord
 from polydistill.study.runner import Runner
+from polydistill.study.sharing import SharedScores
 from tests.study.fake_world import ARMS, FAKE, study
 
 CHAIN = ARMS | {"ban_2": {"teacher": "ban", "student.bonus": 0.0625}}
@@ -107,6 +109,28 @@ def test_no_core_waits_for_a_slow_arm(tmp_path: Path) -> None:
     assert all(record.status == "done" for record in runner.sorted_records)
     assert all(len(names) == 2 for names in executor.together[:-1])
     assert executor.together[-1] == {"labels/seed0"}
+
+
+def test_runs_share_their_teachers_scores_where_they_are_more_than_the_workers(tmp_path: Path) -> None:
+    plan, environments = plan_of(arms=CHAIN | {"more": {"student.bonus": 0.5}}), {}
+
+    class Watcher(Recorder):
+        def start(self, job: Job) -> None:
+            environments[job.name] = dict(job.environment)
+            for folder in dict(job.environment).values():
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            assert all(path.name.startswith("seed") for path in tmp_path.glob("scores/*"))
+            super().start(job)
+
+    runner = Runner(plan, FAKE, tmp_path, Watcher(2), shared=SharedScores(tmp_path, planned_runs(plan), 2))
+    runner.run(StopSignals())
+    ban = {name: environment for name, environment in environments.items() if name.startswith("ban/")}
+    assert [len(environment) for environment in ban.values()] == [1] * len(ban)
+    assert len({str(environment) for environment in ban.values()}) == len(ban), "each seed has a folder of its own"
+    assert environments["ban/seed0"] == environments["labels/seed0"] != {}
+    assert environments["ban_2/seed0"] == environments["teacher/seed0"] == {}, "nobody else has the teacher of ban_2"
+    assert not (tmp_path / "scores").exists(), "nothing is left"
+    assert not SharedScores(tmp_path, planned_runs(plan), 4).environment(runner.runs["ban", 0])
 
 
 def test_where_memory_is_short_fewer_run_at_once_and_the_progress_says_so(

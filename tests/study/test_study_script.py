@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from polydistill.learning.score_store import ScoreStore
 from polydistill.runs.lock import FolderLock
 from polydistill.study.commands import study
 from polydistill.study.executor import Job, Outcome
@@ -232,7 +233,10 @@ class InThisProcess:
     def start(self, job: Job) -> None:
         interpreter, script, *words = job.command
         assert interpreter == sys.executable
-        runpy.run_path(script)["main"](words)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in job.environment:
+                patch.setenv(name, value)
+            runpy.run_path(script)["main"](words)
         self.ended.append(Outcome(job.name, 0, 1.0))
 
     def wait(self, seconds: float) -> list[Outcome]:
@@ -257,8 +261,12 @@ def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, caps
     arms = "{labels: {student.objective: cross_entropy}, ban_l: {student.objective: ban_l}, "
     arms += "both: {ensemble: [labels, ban_l]}}"
     words = ["--arms", arms, "--contrasts", "[[ban_l, labels], [both, labels]]"]
-    study.main(["--seeds", "3", "--settings", settings, *words, "--out", "s"])
+    read, asked = ScoreStore.read, []
+    monkeypatch.setattr(ScoreStore, "read", lambda *key, **rows: asked.append(read(*key, **rows)) or asked[-1])
+    study.main(["--seeds", "3", "--workers", "1", "--settings", settings, *words, "--out", "s"])
     torch.set_num_threads(threads)
+    assert [known is not None for known in asked] == [False, True] * 3, "the second arm of a seed reads the scores"
+    assert not Path("s/scores").exists()
     assert "12/12 runs (100%)" in capsys.readouterr().err
     heads = {}
     for arm in ("labels", "ban_l"):

@@ -184,8 +184,8 @@ def test_nothing_of_a_lesson_stays_but_the_student(config: CifarConfig, monkeypa
     trainers: list[weakref.ref[training.Trainer]] = []
     make_trainer = Workshop.make_trainer
 
-    def watch(self: Workshop, *arguments: Any) -> training.Trainer:
-        one = make_trainer(self, *arguments)
+    def watch(self: Workshop, *arguments: Any, **options: Any) -> training.Trainer:
+        one = make_trainer(self, *arguments, **options)
         trainers.append(weakref.ref(one))
         return one
 

@@ -33,9 +33,11 @@ from polydistill.study.executor import LocalExecutor
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.found import read_found
 from polydistill.study.plan import PLAN, Plan, amend, keep_plan, moved_places, read_plan, write_plan
+from polydistill.study.planned import planned_runs
 from polydistill.study.records import RESULTS, RunRecord, write_results
 from polydistill.study.report import HTML, MARKDOWN, write_report
 from polydistill.study.runner import Runner, read_records
+from polydistill.study.sharing import SharedScores
 from polydistill.study.table import format_results
 from polydistill.study.teachers import require_given
 from polydistill.study.worlds import CLONE, World, open_world
@@ -82,7 +84,8 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         parsed.out.mkdir(parents=True, exist_ok=True)
     with FolderLock(parsed.out):
         remove_temporaries(parsed.out)
-        _study(parsed.out, plan, world, workers, command)
+        shared = SharedScores(parsed.out, planned_runs(plan), workers) if parsed.config.share_scores else None
+        _study(parsed.out, plan, world, LocalExecutor(workers), shared, command)
 
 
 def _require_study_folder(out: Path) -> None:
@@ -95,7 +98,9 @@ def _require_study_folder(out: Path) -> None:
         raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
 
 
-def _study(out: Path, plan: Plan, world: World, workers: int, command: str) -> None:
+def _study(
+    out: Path, plan: Plan, world: World, local: LocalExecutor, shared: SharedScores | None, command: str
+) -> None:
     """Run what is not finished, and report. The folder is locked."""
     stored = read_plan(out)
     moved = {} if stored is None else moved_places(stored, plan)
@@ -103,8 +108,8 @@ def _study(out: Path, plan: Plan, world: World, workers: int, command: str) -> N
     print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
     _say_what_changed(plan)
     with StopSignals() as stop:
-        with LocalExecutor(workers) as executor:
-            runner = Runner(plan, world, out, executor, moved)
+        with local as executor:
+            runner = Runner(plan, world, out, executor, moved, shared)
             if runner.pending:
                 say_if_loaded()
                 runner.run(stop)
