@@ -1,4 +1,4 @@
-"""Rebuild the tables of README.md, RESULTS.md and scripts/measurements/*.md from the raw measurements beside those.
+"""Rebuild the tables of RESULTS.md, docs/speed.md and scripts/measurements/*.md from the raw measurements.
 
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is out of date
@@ -41,6 +41,7 @@ from polydistill.study.records import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
+DOCUMENTS = ("README.md", "RESULTS.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -542,7 +543,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(
         RenderConfig, argv, program="python scripts/render_results.py", description=__doc__, default_name=None
     ).config
-    for path in (ROOT / "README.md", ROOT / "RESULTS.md", *sorted(MEASUREMENTS.glob("*.md"))):
+    for path in (*(ROOT / name for name in DOCUMENTS), *sorted(MEASUREMENTS.glob("*.md"))):
         old = path.read_text(encoding="utf-8")
         new = render(old)
         if config.check and new != old:

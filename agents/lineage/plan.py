@@ -30,7 +30,7 @@ from polydistill_agents.teachers import Teacher
 PRODUCTS = ("student.zip", "generation_*.zip", RECORDINGS)  # that a run writes into its folder
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
 ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
-# of the largest network in batches of 128, bfloat16 and two threads, from RESULTS.md
+# of the largest network in batches of 128, bfloat16 and two threads, from docs/speed.md
 ZEN = (Rates(environment=4_880, labels=4_957, training=3_815), "two cores of an AMD EPYC (Zen 4)")
 STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game lasts is not known beforehand
 

@@ -33,7 +33,7 @@ PRODUCTS = (
 REPORT_BYTES = 1_000  # of metrics, timing and events
 SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
-# images/s of a network that learns by ban from its twin, in batches of 128, bfloat16, without torch.compile: RESULTS.md
+# images/s of a network that learns by ban from its twin, in batches of 128, bfloat16, without compiling: docs/speed.md
 ELSEWHERE = {
     "cpu": (725, "resnet-20", "two cores of an AMD EPYC (Zen 4)"),
     "cuda": (35_606, "wrn-28-1", "one NVIDIA H100"),  # replayed as CUDA graphs
