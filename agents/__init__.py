@@ -11,6 +11,7 @@ from polydistill._environment import require_extra
 
 if TYPE_CHECKING:
     from polydistill_agents.distillation.algorithm import PolicyDistillation
+    from polydistill_agents.distillation.multitask import MultitaskDistillation
     from polydistill_agents.environments.atari import AtariVecEnv
     from polydistill_agents.environments.evaluation import Evaluation, evaluate
     from polydistill_agents.environments.gym_task import open_environment
@@ -22,6 +23,7 @@ require_extra("atari")
 _HOMES = {
     "AtariVecEnv": "environments.atari",
     "Evaluation": "environments.evaluation",
+    "MultitaskDistillation": "distillation.multitask",
     "PolicyDistillation": "distillation.algorithm",
     "Teacher": "teachers",
     "as_teacher": "teachers",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "AtariVecEnv",
     "Evaluation",
+    "MultitaskDistillation",
     "PolicyDistillation",
     "Teacher",
     "as_teacher",

@@ -42,6 +42,7 @@ from polydistill_agents.distillation.student_policy import choose_architecture, 
 from polydistill_agents.distillation.watching import WatchingAgent, no_teacher
 from polydistill_agents.environments.atari import SHAPE
 from polydistill_agents.networks.nature import Size
+from polydistill_agents.networks.normalized import Statistics
 from polydistill_agents.networks.scaling import take_statistics
 from polydistill_agents.teachers import as_teacher
 
@@ -188,10 +189,22 @@ class PolicyDistillation(WatchingAgent):
         teachers_space = getattr(self.env, "teacher_space", None)  # where it sees another view than the student
         if self.teacher is not None:
             self.teacher.to(self.device).check_fits(teachers_space or self.observation_space, self.action_space)
+        self._build_student(None if self.teacher is None or teachers_space else self.teacher.input_statistics)
+        self._starts = np.ones(self.n_envs, dtype=bool)
+        self._rounds = 0
+        self._clear_dues()
+        self._start_streams(self.root_seed)
+        self.set_random_seed(self.seed)
+
+    def _build_student(self, statistics: Statistics | None) -> None:
+        """The student's network, its optimiser, and what makes its updates.
+
+        Args:
+            statistics: that its teacher has of the observations, where both see the same.
+        """
         architecture = choose_architecture(self.policy_name, self.size, self.teacher, self.policy_kwargs)
         self.size = architecture.size
         self._build_policy(architecture, derive_seed(self.root_seed, "built weights", self.generation))
-        statistics = None if self.teacher is None or teachers_space else self.teacher.input_statistics
         self.learner = Learner(
             self.student,
             self.policy.optimizer,
@@ -202,11 +215,6 @@ class PolicyDistillation(WatchingAgent):
             averaging=self.averaging,
             scaled=statistics is not None and take_statistics(self.student, statistics),
         )
-        self._starts = np.ones(self.n_envs, dtype=bool)
-        self._rounds = 0
-        self._clear_dues()
-        self._start_streams(self.root_seed)
-        self.set_random_seed(self.seed)
 
     def _choose_temperature(self) -> None:
         """Choose a temperature if none was given. One that must be measured from play stays None."""

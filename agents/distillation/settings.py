@@ -202,6 +202,19 @@ def check_same_game(where: str, known: tuple[spaces.Space[Any], spaces.Space[Any
         raise ValueError(f"another game: {where} is for {ours}, the environment has {theirs}")
 
 
+def check_same_observations(of_tasks: Mapping[str, spaces.Space[Any]]) -> None:
+    """The observations of all tasks must be of one form: one torso sees them.
+
+    Raises:
+        ValueError: naming two tasks that differ.
+    """
+    first, *others = of_tasks
+    for name in others:
+        if not _same_form(of_tasks[first], of_tasks[name]):
+            shown, other = _shown(of_tasks[first]), _shown(of_tasks[name])
+            raise ValueError(f"one student sees one form of observations: {first} shows {shown}, {name} shows {other}")
+
+
 def _same_form(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     """Whether arrays of one are arrays of the other, bounds aside."""
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):

@@ -93,7 +93,7 @@ def choose_architecture(
     asked = size is not None or {"net_arch", "features_extractor_kwargs"} & set(policy_kwargs)
     if teacher is not None and twin is None and not asked:
         widths = "a Nature-CNN" if policy == "CnnPolicy" else f"of net_arch {list(DEFAULT_WIDTHS)}"
-        warnings.warn(f"the teacher's architecture is unknown: the student is {widths}", stacklevel=4)
+        warnings.warn(f"the teacher's architecture is unknown: the student is {widths}", stacklevel=5)
     net_arch, activation = _net_arch(policy_kwargs, own.net_arch), _activation(policy_kwargs, own.activation)
     return own._replace(net_arch=net_arch, activation=activation)
 

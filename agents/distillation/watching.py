@@ -29,6 +29,7 @@ from polydistill_agents.distillation.dues import Dues
 from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.distillation.replay import Replay
+from polydistill_agents.distillation.rounds import Round
 from polydistill_agents.distillation.settings import whole_number
 from polydistill_agents.environments.masks import read_masks
 from polydistill_agents.environments.steps import Step
@@ -37,6 +38,7 @@ from polydistill_agents.teachers import Teacher, mask_scores
 from polydistill_agents.teachers.temperature import choose_temperature
 
 MEASURED_STATES = 2048  # from which a temperature is chosen
+Chosen = tuple[Any, NDArray[np.bool_], torch.Tensor, NDArray[np.int64]]  # the first parts of a ``Step``
 MIN_ROUNDS = 8  # of a call of learn: a schedule that ends at zero would else leave a short one nothing
 
 
@@ -111,21 +113,11 @@ class WatchingAgent(StudentAgent):
             UserWarning: steps were played, and no update was made.
         """
         self._require_what_learning_needs(log_interval)
-        if reset_num_timesteps:
-            self._clear_dues()
-        if reset_num_timesteps or self._last_obs is None:  # new games start
-            self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
-            assert self.teacher is not None
-            self.teacher.begin(self.n_envs)
-        total_timesteps, callback = self._setup_learn(
+        total_timesteps, callback = self._stand_ready(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if self.replay is None:
-            self.replay = self._make_replay()
         assert isinstance(self.env, VecEnv)
-        in_a_round = min(self.train_freq, (total_timesteps - self.num_timesteps) // (self.n_envs * MIN_ROUNDS))
-        self._round_steps, self._resumed_round_steps = self._resumed_round_steps or max(int(in_a_round), 1), 0
-        self.student.eval()
+        assert self.replay is not None
         updates_before, stopped = self._n_updates, False
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
@@ -143,6 +135,24 @@ class WatchingAgent(StudentAgent):
         if self._n_updates == updates_before and self.num_timesteps > self._num_timesteps_at_start:
             warnings.warn(f"learn made no update: {self._dues().explain_none(stopped, self.train_freq)}", stacklevel=2)
         return self
+
+    def _stand_ready(
+        self, total_timesteps: int, callback: MaybeCallback, reset: bool, tb_log_name: str, progress_bar: bool = False
+    ) -> tuple[int, BaseCallback]:
+        """Games, replay and callback for a call of :meth:`learn`; the total to play to, and the callback."""
+        if reset:
+            self._clear_dues()
+        if reset or self._last_obs is None:  # new games start
+            self._starts, self._rounds = np.ones(self.n_envs, dtype=bool), 0
+            assert self.teacher is not None
+            self.teacher.begin(self.n_envs)
+        total_timesteps, callback = self._setup_learn(total_timesteps, callback, reset, tb_log_name, progress_bar)
+        if self.replay is None:
+            self.replay = self._make_replay()
+        in_a_round = min(self.train_freq, (total_timesteps - self.num_timesteps) // (self.n_envs * MIN_ROUNDS))
+        self._round_steps, self._resumed_round_steps = self._resumed_round_steps or max(int(in_a_round), 1), 0
+        self.student.eval()
+        return total_timesteps, callback
 
     def _require_what_learning_needs(self, log_interval: int | None) -> None:
         if self.teacher is None:
@@ -191,18 +201,24 @@ class WatchingAgent(StudentAgent):
         callback.on_rollout_start()
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         for _ in range(self._round_steps):
-            self.last_step = step = self._play(env, replay)
-            self.num_timesteps += env.num_envs
-            self._played += env.num_envs
-            callback.update_locals(step._asdict())
-            if not callback.on_step():
+            if not self._note(self._play(env, replay), callback):
                 return False
-            self._update_info_buffer(step.infos, step.dones)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            self._episode_num += int(step.dones.sum())
             if self.num_timesteps >= self._total_timesteps:
                 break
         callback.on_rollout_end()
+        return True
+
+    def _note(self, step: Step, callback: BaseCallback) -> bool:
+        """Count a step that was played; False if the callback asks to stop."""
+        self.last_step, n_envs = step, len(step.actions)
+        self.num_timesteps += n_envs
+        self._played += n_envs
+        callback.update_locals(step._asdict())
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(step.infos, step.dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._episode_num += int(step.dones.sum())
         return True
 
     def label(self, env: VecEnv, seen: Tensors, starts: NDArray[np.bool_]) -> torch.Tensor:
@@ -225,6 +241,11 @@ class WatchingAgent(StudentAgent):
 
     def _play(self, env: VecEnv, replay: Replay) -> Step:
         """One step of all games, labelled by the teacher."""
+        chosen = self._choose(env, replay)
+        return self._take(chosen, env.step(chosen[-1]))
+
+    def _choose(self, env: VecEnv, replay: Replay) -> Chosen:
+        """What is done next in all games, labelled by the teacher."""
         observations, starts = self._last_obs, self._starts
         assert observations is not None
         seen = to_tensors(observations, self.device)
@@ -233,8 +254,11 @@ class WatchingAgent(StudentAgent):
         except NonFiniteError as error:
             raise self._located(error) from None
         replay.add(observations, scores, starts)
-        actions = self._act(seen, scores)
-        step = Step(observations, starts, scores, actions, *env.step(actions))  # type: ignore[arg-type]
+        return observations, starts, scores, self._act(seen, scores)
+
+    def _take(self, chosen: Chosen, came: Any) -> Step:
+        """The step of what was :meth:`chosen <_choose>` and ``came`` of it; the games stand behind it."""
+        step = Step(*chosen, *came)
         self._last_obs, self._starts = step.new_obs, step.dones
         return step
 
@@ -254,6 +278,10 @@ class WatchingAgent(StudentAgent):
             self._n_updates += error.batch["update"] - 1
             raise self._located(error, f", update {self._n_updates + 1:,}") from None
         self._n_updates += gradient_steps
+        self._record(done)
+
+    def _record(self, done: Round) -> None:
+        """What a round has shown, for the next dump."""
         self.logger.record("train/loss", done.loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("distill/loss", done.loss)

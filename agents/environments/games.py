@@ -55,11 +55,25 @@ def count_actions(game: str) -> int:
     Args:
         game: a ROM id.
     """
+    return len(joystick_actions(game))
+
+
+@cache
+def joystick_actions(game: str) -> tuple[int, ...]:
+    """The game's own actions, in its order, each by its number among the 18 of the joystick.
+
+    Args:
+        game: a ROM id.
+
+    Example:
+        >>> joystick_actions("pong")  # NOOP, FIRE, RIGHT, LEFT, RIGHTFIRE, LEFTFIRE
+        (0, 1, 3, 4, 11, 12)
+    """
     ALEInterface.setLoggerMode(LoggerMode.Error)  # else it greets
     console, path = ALEInterface(), roms.get_rom_path(game)
     assert path is not None
     console.loadROM(path)
-    return len(console.getMinimalActionSet())
+    return tuple(int(action.value) for action in console.getMinimalActionSet())
 
 
 def _squeeze(name: str) -> str:

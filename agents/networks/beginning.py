@@ -9,7 +9,7 @@ zero: a uniform policy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -19,7 +19,8 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.multitask import MultitaskNetwork
+from polydistill_agents.networks.observations import Tensors, count_rows, join
 from polydistill_agents.networks.scaling import fit_scales
 
 Layers = Iterable[tuple[Any, Callable[[Tensor], Tensor]]]
@@ -35,15 +36,7 @@ def initialize_from_data(network: QNetwork, observations: Tensors, generator: to
         observations: as they are stored, on the network's device; some hundreds of states of play.
         generator: on the CPU, of the orthogonal weights.
     """
-    extractor, behind = cast(Any, network.features_extractor), cast(Any, network.q_net)
-    inputs: Any = preprocess_obs(cast(Any, observations), network.observation_space, network.normalize_images)
-    if isinstance(extractor, CombinedExtractor):
-        parts = [_begin_part(part, inputs[name], generator) for name, part in extractor.extractors.items()]
-        features = torch.cat(parts, dim=1)
-    else:
-        features = _begin_part(extractor, inputs, generator)
-    _begin_layers(zip(behind[:-1:2], behind[1::2], strict=True), features, generator)
-    _draw_orthogonal(behind[-1], 0.01, generator)
+    _begin_head(cast(Any, network.q_net), _begin_features(network, observations, generator), generator)
 
 
 def begin(network: QNetwork, observations: Tensors, generator: torch.Generator, *, scaled: bool = False) -> None:
@@ -51,6 +44,40 @@ def begin(network: QNetwork, observations: Tensors, generator: torch.Generator, 
     if not scaled:
         fit_scales(network, observations)
     initialize_from_data(network, observations, generator)
+
+
+@torch.no_grad()
+def begin_multitask(network: MultitaskNetwork, observations: Mapping[str, Tensors], generator: torch.Generator) -> None:
+    """As :func:`begin`, of a torso that sees all tasks, and of heads that each see their own, or of one that sees all.
+
+    Args:
+        network: changed in place.
+        observations: of each task, as many of one as of another.
+        generator: on the CPU.
+    """
+    states, one = join(list(observations.values())), network.of(next(iter(observations)))
+    fit_scales(one, states)
+    features = _begin_features(one, states, generator)
+    trunk = cast(Any, network.trunk)
+    features = _begin_layers(zip(trunk[::2], trunk[1::2], strict=True), features, generator)
+    own = torch.split(features, [count_rows(seen) for seen in observations.values()])
+    seen_by = dict(zip(observations, own, strict=True)) if network.outputs is None else {"all": features}
+    for name, seen in seen_by.items():
+        _begin_head(network.heads[name], seen, generator)
+
+
+def _begin_features(network: QNetwork, observations: Tensors, generator: torch.Generator) -> Tensor:
+    extractor = cast(Any, network.features_extractor)
+    inputs: Any = preprocess_obs(cast(Any, observations), network.observation_space, network.normalize_images)
+    if not isinstance(extractor, CombinedExtractor):
+        return _begin_part(extractor, inputs, generator)
+    parts = [_begin_part(part, inputs[name], generator) for name, part in extractor.extractors.items()]
+    return torch.cat(parts, dim=1)
+
+
+def _begin_head(layers: Any, features: Tensor, generator: torch.Generator) -> None:
+    _begin_layers(zip(layers[:-1:2], layers[1::2], strict=True), features, generator)
+    _draw_orthogonal(layers[-1], 0.01, generator)
 
 
 def _begin_part(extractor: Any, inputs: Tensor, generator: torch.Generator) -> Tensor:
