@@ -12,6 +12,7 @@ from polydistill._environment import require_extra
 if TYPE_CHECKING:
     from polydistill_agents.distillation.algorithm import PolicyDistillation
     from polydistill_agents.distillation.multitask import MultitaskDistillation
+    from polydistill_agents.distillation.online import DistillCallback
     from polydistill_agents.environments.atari import AtariVecEnv
     from polydistill_agents.environments.evaluation import Evaluation, evaluate
     from polydistill_agents.environments.gym_task import open_environment
@@ -22,6 +23,7 @@ require_extra("atari")
 
 _HOMES = {
     "AtariVecEnv": "environments.atari",
+    "DistillCallback": "distillation.online",
     "Evaluation": "environments.evaluation",
     "MultitaskDistillation": "distillation.multitask",
     "PolicyDistillation": "distillation.algorithm",
@@ -33,6 +35,7 @@ _HOMES = {
 }
 __all__ = [
     "AtariVecEnv",
+    "DistillCallback",
     "Evaluation",
     "MultitaskDistillation",
     "PolicyDistillation",

@@ -27,7 +27,7 @@ from polydistill_agents.distillation.acting import Actor, StudentActs, TeacherAc
 from polydistill_agents.distillation.agent import StudentAgent
 from polydistill_agents.distillation.dues import Dues
 from polydistill_agents.distillation.frame_replay import open_replay
-from polydistill_agents.distillation.learner import Learner
+from polydistill_agents.distillation.learner import Learner, Source
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.rounds import Round
 from polydistill_agents.distillation.settings import whole_number
@@ -269,11 +269,15 @@ class WatchingAgent(StudentAgent):
             NonFiniteError: the loss is not finite; the student is as it was before that update.
         """
         assert self.replay is not None
+        self.learn_from(self.replay, gradient_steps, batch_size)
+
+    def learn_from(self, source: Source, gradient_steps: int, batch_size: int) -> None:
+        """As :meth:`train`, from play that lies in ``source``."""
         if self.temperature is None:
-            self._measure_temperature(self.replay)
+            self._measure_temperature(source)
         self._update_learning_rate(self.policy.optimizer)
         try:
-            done = self.learner.round(self.replay, gradient_steps, batch_size)
+            done = self.learner.round(source, gradient_steps, batch_size)
         except NonFiniteError as error:
             self._n_updates += error.batch["update"] - 1
             raise self._located(error, f", update {self._n_updates + 1:,}") from None
@@ -290,9 +294,9 @@ class WatchingAgent(StudentAgent):
         if done.label_share is not None:
             self.logger.record("distill/label_share", done.label_share)
 
-    def _measure_temperature(self, replay: Replay) -> None:
+    def _measure_temperature(self, source: Source) -> None:
         """Choose the temperature of the lesson from the first states of play."""
-        _, scores = next(replay.batches(1, MEASURED_STATES, torch_stream(self.root_seed, "temperature")))
+        _, scores = next(source.batches(1, MEASURED_STATES, torch_stream(self.root_seed, "temperature")))
         chosen = choose_temperature(scores)
         self.temperature = chosen.temperature
         self.lesson.temper(self.temperature)
