@@ -83,7 +83,7 @@ WORLDS = {
         "score",
         "student.zip",
         False,
-        younger=("student.repeat",),
+        younger=("student.repeat", "teacher.more"),
     ),
     "cifar": WorldEntry(
         "vision",

@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, (kind, env) in kinds.items():
         policy = "MlpLstmPolicy" if name == "recurrent" else "MlpPolicy"
         kind(policy, env, device="cpu", seed=0).save(made / name)
+    (made / "runs" / "born").mkdir(parents=True)
+    for name in ("generation_1", "generation_2", "student"):
+        shutil.copy(made / "dqn.zip", made / "runs" / "born" / f"{name}.zip")
     yield made
     os.chdir(before[0])
     for name in set(sys.modules) - set(before[1]):

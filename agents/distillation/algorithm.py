@@ -44,7 +44,7 @@ from polydistill_agents.environments.atari import SHAPE
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.networks.normalized import Statistics
 from polydistill_agents.networks.scaling import take_statistics
-from polydistill_agents.teachers import as_teacher
+from polydistill_agents.teachers import as_one_teacher
 
 ATARI_TEMPERATURE = 0.01  # of Rusu et al. (2016), for clipped rewards
 Precision = Literal["float32", "bfloat16"]
@@ -68,8 +68,9 @@ class PolicyDistillation(WatchingAgent):
             width)`` uint8 of at least 36 x 36; "MlpPolicy", of numbers; "MultiInputPolicy", of a ``Dict`` of both.
         env: a ``VecEnv``, environment, or id of gymnasium with discrete actions. For Atari see
             :class:`polydistill_agents.environments.atari.AtariVecEnv`.
-        teacher: whatever :func:`polydistill_agents.as_teacher` takes: a file, a Stable-Baselines3 model, or a callable
-            from observations to scores. It may be missing as long as nothing is learned.
+        teacher: whatever :func:`polydistill_agents.as_teacher` takes: a file, a Stable-Baselines3 model, a callable
+            from observations to scores, or a list of these, whose mean policy teaches (of Q-values at ``temperature``).
+            It may be missing as long as nothing is learned.
         learning_rate: of Adam; a number or a schedule of the remaining progress; None: from 1e-3 linearly to zero.
         buffer_size: samples kept in the replay: of Atari 7 KiB each of a stack that slides, else 7 KiB for each of its
             planes.
@@ -167,7 +168,7 @@ class PolicyDistillation(WatchingAgent):
         self.temperature = None if temperature is None else positive_number("temperature", temperature)
         self.objective, self.objective_kwargs = objective, keyword_arguments("objective_kwargs", objective_kwargs)
         check_objective(get_objective(objective), self.objective_kwargs, self.temperature or 1.0)
-        source = None if teacher is None else as_teacher(teacher)
+        source = None if teacher is None else as_one_teacher(teacher, self.temperature)
         self.lesson = Lesson(
             objective,
             source or no_teacher,

@@ -37,10 +37,7 @@ class AgentTeacherConfig(TeacherConfig):
     Args:
         path: a zip of Stable-Baselines3 or sb3-contrib (.zip may be left out), or a table of weights; a path, hf:// or
             https://.
-        more: further teachers; the student learns the mean of all policies.
     """
-
-    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,17 +38,29 @@ class TeacherConfig:
             student.temperature.
         expected_score: mean score that the teacher is known for; the run stops before it trains where the teacher's
             games say otherwise. null: that of the card beside its file, if there is one.
+        more: further teachers, as several generations of students; what is taught is the mean of all policies.
     """
 
     path: str = ""
     epsilon: float = 0.05
     play: Literal["greedy", "sample"] = "greedy"
     expected_score: float | None = None
+    more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon is a probability, got {self.epsilon}")
+        for name in self.paths:
+            if self.paths.count(name) > 1:
+                raise ValueError(f"path and more name the teacher {name} twice")
+        if "" in self.more:
+            raise ValueError("more names files, one of them is empty")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that are named."""
+        return (self.path, *self.more) if self.path else self.more
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ ScoreCurve = Callable[[PolicyDistillation | QLearning, int], dict[str, float]]
 def role_of(generation: int) -> str:
     """The name under which a student's numbers are logged."""
     return f"generation_{generation}"
+
+
+def role_of_ensemble(members: Sequence[int]) -> str:
+    """The name under which the score of an ensemble is logged; those of a lineage are generations in a row."""
+    return f"ensemble_{members[0]}_{members[-1]}"
 
 
 def seed_of_students(config: AnyConfig) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
+from polydistill.lineage.ensembles import growing_ensembles, name_members
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Progress, Run
 from polydistill.streams import derive_seed
@@ -22,13 +23,15 @@ from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.environments.recording import DoesNotRepeat
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.lineage.baseline import Baseline, expected_score
-from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of
+from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
+from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers.several import mean_policy
 
 CHARTS = {  # of TensorBoard, in their order
     "score of teacher, random play and students": [SCORE],
@@ -64,6 +67,7 @@ class AgentDomain:
         torch.set_num_threads(config.threads)
         self._learned_steps = 0  # of the student that was taught last
         self._curve: list[Point] | None = None  # its points so far
+        self._ensembles: list[dict[str, Any]] = []  # scored so far, for summary.json
         self._play = choose_play(config, teacher)
         self._choose_temperature()
 
@@ -91,6 +95,8 @@ class AgentDomain:
         """The given teacher for None, or the student of ``teacher``, read back from its zip."""
         if teacher is None:
             return self.teacher
+        if begun is None:  # else they were scored before it began
+            self._score_ensembles(keeper)
         course = self._open_course(teacher, begun, keeper)
         keeper.follow(course)
         self._learned_steps, self._curve = course.steps, course.curve
@@ -124,22 +130,30 @@ class AgentDomain:
 
     def evaluate(self, member: Teacher, teacher: Teacher | None, keeper: Keeper[Teacher]) -> dict[str, Any]:
         """Score ``member`` under the configured protocol; the metrics of summary.json."""
-        episodes, generation, run = self.config.evaluation.episodes, keeper.generation, run_of(keeper)
+        generation, run = keeper.generation, run_of(keeper)
         who = f"generation {generation}" if generation else "the teacher"
-        with run.progress(f"{who} plays", episodes, "games") as bar:
-            result = self.play(member, member.network, episodes, "evaluation", keeper, teacher, bar)
-        masked = None if result.invalid_share is None else self.play(
-            member, member.network, episodes, "evaluation, masked", keeper, masked=True
-        )  # fmt: skip
+        result, masked = self._score(member, who, teacher, keeper)
         if generation == 0:
             baseline = Baseline.of_task(self.config, result.scores)
             baseline.check_expected(expected_score(self.config, member), result)
-            self._draw_level_lines(result.mean, baseline.random, run)
+            self._draw_levels({"teacher": result.mean, "random_play": baseline.random}, run)
             memory = {"has_memory": True} if self.teacher.has_memory else {}
-            return self._metrics(result, masked, baseline) | baseline.metrics() | memory
+            return measured(self.config, result, masked, baseline) | baseline.metrics() | memory
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve
         baseline = Baseline.of_metrics(self.config, keeper.generations[0].metrics)
-        return self._metrics(result, masked, baseline) | self._how_soon(result.mean, baseline)
+        return measured(self.config, result, masked, baseline) | self._how_soon(result.mean, baseline)
+
+    def _score(
+        self, member: Teacher, who: str, teacher: Teacher | None, keeper: Keeper[Teacher], members: Sequence[int] = ()
+    ) -> tuple[Evaluation, Evaluation | None]:
+        """The games of the table, and those without invalid actions where the environment tells them."""
+        episodes = self.config.evaluation.episodes
+        with run_of(keeper).progress(f"{who} plays", episodes, "games") as bar:
+            result = self.play(member, member.network, episodes, "evaluation", keeper, teacher, bar, members=members)
+        masked = None if result.invalid_share is None else self.play(
+            member, member.network, episodes, "evaluation, masked", keeper, masked=True, members=members
+        )  # fmt: skip
+        return result, masked
 
     def _how_soon(self, last: float, baseline: Baseline) -> dict[str, float]:
         """When the student that was taught last had reached 0.95 of the teacher, by its curve and its ``last`` score.
@@ -152,29 +166,47 @@ class AgentDomain:
         points = [*self._curve, Point(self._learned_steps, last)]
         return steps_to_level(points, teacher, random)
 
-    def _draw_level_lines(self, teacher: float, random: float | None, run: Run) -> None:
-        """The teacher's score, and random play's, at every step where a student may have a point.
+    def _draw_levels(self, scores: Mapping[str, float | None], run: Run) -> None:
+        """The score of each role, where it is known, at every step where a student may have a point.
 
         A chart that leaves out outliers then never takes the untrained student, or the others, for some.
         """
         settings, end = self.config.evaluation, self.config.play.steps
         for step in [*range(0, end, settings.curve_every_steps or end), end]:
-            run.log("teacher", step, {SCORE: teacher})
-            if random is not None:
-                run.log("random_play", step, {SCORE: random})
+            for role, score in scores.items():
+                if score is not None:
+                    run.log(role, step, {SCORE: score})
+
+    def _score_ensembles(self, keeper: Keeper[Teacher]) -> None:
+        """Score the ensembles whose members are there, one after another; each is saved, and not scored again."""
+        students = len(keeper.generations) - 1
+        for members in growing_ensembles(students)[len(self._ensembles) :]:
+            self._ensembles.append(self._score_ensemble(members, keeper))
+            keeper.save()
+
+    def _score_ensemble(self, members: tuple[int, ...], keeper: Keeper[Teacher]) -> dict[str, Any]:
+        """The mean of the policies of ``members``, in the games of the last of them; agreement is with the teacher."""
+        ensemble = mean_policy([keeper.generations[k].member for k in members], self.config.student.temperature or 1.0)
+        who = f"the ensemble of {name_members(members)}"
+        result, masked = self._score(ensemble, who, self.teacher, keeper, members)
+        self._draw_levels({role_of_ensemble(members): result.mean}, run_of(keeper))
+        baseline = Baseline.of_metrics(self.config, keeper.generations[0].metrics)
+        metrics = measured(self.config, result, masked, baseline)
+        return {"members": list(members), "reference": 0, "metrics": metrics}
 
     def _file(self, generation: int) -> str:
         return "student.zip" if generation == self.config.lineage.generations else f"generation_{generation}.zip"
 
     def state(self, generations: Sequence[Generation[Teacher]]) -> dict[str, Any]:
-        """File of each student, the widths of a Nature-CNN, and the temperature of the first lesson."""
+        """File of each student, the widths of a Nature-CNN, the temperature of the first lesson, ensembles so far."""
         files = []
         for student in generations[1:]:
             own = architecture_of(student.member.network)
             size = None if own is None else own.size
             widths = None if size is None else [list(size.channels), size.hidden]
             files.append({"file": self._file(student.generation), "size": widths})
-        return {"files": files, "temperature": self.config.student.temperature}
+        ensembles = {"ensembles": self._ensembles} if self._ensembles else {}
+        return {"files": files, "temperature": self.config.student.temperature, **ensembles}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[Teacher]) -> list[Teacher]:
         """The given teacher, and the students from their zips.
@@ -185,6 +217,7 @@ class AgentDomain:
         temperature = saved.get("temperature")
         if temperature is not None:
             self.config = tempered(self.config, temperature)
+        self._ensembles = list(saved.get("ensembles", []))
         if not saved["generations"]:
             return []
         require_same_teacher(self.config, self.teacher, saved["generations"][0]["sha256"])
@@ -200,9 +233,10 @@ class AgentDomain:
         return member
 
     def finish(self, keeper: Keeper[Teacher]) -> dict[str, Any]:
-        """Nothing is added; the recordings go."""
+        """The ensembles of students; the recordings go."""
+        self._score_ensembles(keeper)
         remove_recordings(run_of(keeper).out)
-        return {}
+        return {"ensembles": self._ensembles}
 
     def play(
         self,
@@ -214,6 +248,7 @@ class AgentDomain:
         teacher: Teacher | None = None,
         bar: Progress | None = None,
         masked: bool = False,
+        members: Sequence[int] = (),
     ) -> Evaluation:
         """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement.
 
@@ -226,11 +261,13 @@ class AgentDomain:
             teacher: who is asked, too.
             bar: counts the games.
             masked: without the actions that the environment calls invalid.
+            members: generations of which ``member`` is the ensemble, which plays the games of the last of them; none:
+                it is the generation in progress.
 
         Raises:
             FloatingPointError: scores are not finite; the weights that gave them and the states are in a file.
         """
-        generation = keeper.generation
+        generation = members[-1] if members else keeper.generation
 
         def on_step(games: int) -> None:
             keeper.heed("games were scored")
@@ -256,29 +293,6 @@ class AgentDomain:
             if error.batch["of_reference"] and teacher is not None:
                 network = teacher.network
             who = f"generation {generation} ({self.objective})" if generation else "the teacher"
+            who = f"the ensemble of {name_members(members)}" if members else who
             named = NonFiniteError(f"{error}: {who}, {stream}", error.batch)
             raise keeper.keep_failure(named, None if network is None else network.state_dict()) from error
-
-    def _metrics(self, result: Evaluation, masked: Evaluation | None, baseline: Baseline) -> dict[str, Any]:
-        """What summary.json holds of a member."""
-        metrics: dict[str, Any] = {
-            "score_mean": result.mean,
-            "score_iqm": result.iqm,
-            "score_ci95": result.interval(self.config.seed),
-            "episodes": len(result.scores),
-            "truncated": result.truncated,
-            "n_actions": result.n_actions,
-            "game_actions": result.game_actions,
-            "protocol": self.config.evaluation.protocol,
-            "human_normalized": self.config.task.human_normalized(result.mean),
-            "teacher_normalized": None,
-            "teacher_normalized_ci95": None,
-            "agreement": result.agreement,
-            "scores": result.scores.tolist(),
-        }
-        if masked is not None:
-            metrics |= {"invalid_share": result.invalid_share, "masked_score_mean": masked.mean}
-        if result.scores is not baseline.teacher:
-            normalized, interval = baseline.normalize(self.config.task, result.scores, self.config.seed)
-            metrics |= {"teacher_normalized": normalized, "teacher_normalized_ci95": interval}
-        return metrics

@@ -16,9 +16,10 @@ from polydistill_agents.distillation.acting import TeacherActs
 from polydistill_agents.environments.protocols import sampling_temperature
 from polydistill_agents.environments.recording import first_difference
 from polydistill_agents.lineage.agent_config import AgentConfig
-from polydistill_agents.lineage.config import AtariConfig
+from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
 from polydistill_agents.lineage.course import AnyConfig, rehearse
 from polydistill_agents.lineage.student_file import is_student
+from polydistill_agents.networks.nature import SIZES
 from polydistill_agents.networks.observations import Arrays, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
 from polydistill_agents.teachers.temperature import Tempered, choose_temperature
@@ -34,20 +35,20 @@ def open_teacher(config: AnyConfig) -> Teacher:
         UserError: there is none, the file is damaged, it does not fit the environment, or no student could learn from
             it.
     """
-    if isinstance(config, AtariConfig):
-        teacher = as_teacher(config.teacher.path or find_teacher(config.game))
-    else:
-        teacher = _open_all(config)
+    teacher = _open_all(config)
     teacher.to(config.device).count_actions(config.task)
     rehearse(config, teacher)
     return teacher
 
 
-def _open_all(config: AgentConfig) -> Teacher:
+def _open_all(config: AnyConfig) -> Teacher:
     """The teacher, or the mean of several, each of Q-values at its own temperature."""
-    members = [as_teacher(path).to(config.device) for path in (config.teacher.path, *config.teacher.more)]
+    first = config.teacher.path or find_teacher(config.game) if isinstance(config, AtariConfig) else config.teacher.path
+    members = [as_teacher(path).to(config.device) for path in (first, *config.teacher.more)]
     if len(members) == 1:
         return members[0]
+    if isinstance(config, AtariConfig) and config.student.size == SAME_SIZE and len({m.size for m in members}) > 1:
+        raise UserError(f"teacher.more: the teachers are of several sizes: choose student.size, of {', '.join(SIZES)}")
     temperatures = []
     for member in members:
         member.count_actions(config.task)
@@ -100,8 +101,8 @@ def choose_play(config: AnyConfig, teacher: Teacher) -> str:
     """How all agents of a lineage act while they are scored, "greedy" or "sample": as the protocol has it for the first
     teacher, so that its students, which are DQNs in their files, compare with it.
     """
-    settings, path = config.evaluation, config.teacher.path
-    play = "greedy" if settings.play == "protocol" and path and is_student(path) else settings.play
+    settings, paths = config.evaluation, config.teacher.paths
+    play = "greedy" if settings.play == "protocol" and paths and all(map(is_student, paths)) else settings.play
     sampled = sampling_temperature(play, config.task.protocol(settings.protocol), teacher.kind, 1.0)
     return "greedy" if sampled is None else "sample"
 
@@ -114,4 +115,5 @@ def require_same_teacher(config: AnyConfig, teacher: Teacher, sha256: str | None
     """
     if teacher.network is not None and weights_sha256(teacher.network.state_dict()) != sha256:
         where = f"teacher.path {config.teacher.path} holds" if config.teacher.path else "the project's teacher has"
+        where = "teacher.path and teacher.more hold" if config.teacher.more else where
         raise UserError(f"{where} other weights than those that this run began with; give --out another folder")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gymnasium import spaces
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
+from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import in_todays_form
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
@@ -109,9 +110,8 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
     generations, steps = config.lineage.generations, config.play.steps
     samples = int(steps * config.student.samples_per_step)
     curve_points = -(-steps // config.evaluation.curve_every_steps) if config.evaluation.curve_every_steps else 0
-    games = (
-        generations + 1
-    ) * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
+    tables = 1 + generations + len(growing_ensembles(generations))  # teacher, students and ensembles are scored
+    games = tables * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
     speed = (None if measure else _remembered(config)) or _measured(config, teacher)
     lines = [
         dump_yaml(to_mapping(config)),

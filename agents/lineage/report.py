@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from polydistill.lineage.ensembles import name_members
 from polydistill.runs import NARROW, format_interval, format_narrow_table, format_table
 from polydistill.statistics import FEWEST, ROUGH
 from polydistill_agents.environments.random_play import no_better_than_random
@@ -24,7 +25,8 @@ Row = dict[str, str | float | None]
 
 
 def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
-    """Teacher and students, best read top to bottom, below random play and a human player where their scores are known.
+    """Teacher and students, best read top to bottom, below random play and a human player where their scores are known;
+    then ensembles of students, whose agreement is with the teacher.
 
     Args:
         summary: what summary.json holds.
@@ -38,6 +40,11 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         who = "teacher" if generation["generation"] == 0 else f"student {generation['generation']}"
         records.append(GamesPlayed.of_metrics(who, metrics))
         rows.append(_member(who, metrics) | {"parameters": generation["parameters"], "seconds": f"{seconds:.0f}"})
+    for ensemble in summary["ensembles"]:
+        who, metrics = f"ensemble of {name_members(ensemble['members'])}", ensemble["metrics"]
+        records.append(GamesPlayed.of_metrics(who, metrics))
+        parameters = sum(summary["generations"][member]["parameters"] for member in ensemble["members"])
+        rows.append(_member(who, metrics) | {"parameters": parameters})
     told = [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
     table = [[row.get(name) for name in told] for row in rows]
     name = config.get("game") or config["env"]

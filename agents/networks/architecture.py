@@ -44,7 +44,14 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(network: nn.Module | None) -> Architecture | None:
-    """That of a teacher's network, without its quantiles and the statistics before it; None where it is another."""
+    """That of a teacher's network, without its quantiles and the statistics before it; None where it is another.
+
+    Several teachers of frames that are alike have the one of all.
+    """
+    if isinstance(network, nn.ModuleList):
+        alike = {architecture_of(member) for member in network}
+        first = alike.pop() if len(alike) == 1 else None
+        return first if first is not None and first.size is not None else None
     if isinstance(network, Normalized):
         return architecture_of(network.network)
     if isinstance(network, QuantileNetwork):

@@ -27,7 +27,7 @@ from polydistill_agents.networks.normalized import Normalized
 from polydistill_agents.networks.scoring import scoring_of
 from polydistill_agents.teachers.memory import RememberingTeacher, remembers
 from polydistill_agents.teachers.models import copy_network, learned_with_masks, score_network
-from polydistill_agents.teachers.several import MeanTeacher
+from polydistill_agents.teachers.several import MeanTeacher, mean_policy
 from polydistill_agents.teachers.teacher import Teacher, sees_pixels
 
 Source = Place | BaseAlgorithm | Teacher | nn.Module | ScoreFunction
@@ -67,6 +67,21 @@ def as_teacher(source: Source | Sequence[Source], **options: Any) -> Teacher:
     )
 
 
+def as_one_teacher(source: Source | Sequence[Source], temperature: float | None) -> Teacher:
+    """:func:`as_teacher` of whatever it takes; the Q-values in a list are taken at ``temperature``.
+
+    Args:
+        source: as there.
+        temperature: in the unit of the Q-values; None: a list must hold logits alone.
+
+    Raises:
+        UserError: as there.
+    """
+    if isinstance(source, list | tuple) and temperature is not None:
+        return mean_policy([as_teacher(each) for each in source], temperature)
+    return as_teacher(source)
+
+
 def _from_callable(source: ScoreFunction, kind: str = "q_values") -> Teacher:
     if not isinstance(source, nn.Module):
         return Teacher(source, kind=kind)
@@ -94,4 +109,4 @@ def _of_network(network: nn.Module, kind: str, masks: bool = False) -> Teacher:
     return Teacher(function, kind=kind, network=network, masks=masks)
 
 
-__all__ = ["ScoreFunction", "Teacher", "as_teacher", "mask_scores"]
+__all__ = ["ScoreFunction", "Teacher", "as_one_teacher", "as_teacher", "mask_scores"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
+from polydistill.learning.lesson import policy_temperature
 from polydistill_agents.networks.fitting import space_fits, tell_space
 from polydistill_agents.networks.observations import Tensors
 from polydistill_agents.teachers.teacher import Rows, Teacher
@@ -81,6 +82,11 @@ class MeanTeacher(Teacher):
         return super().to(device)
 
 
+def mean_policy(agents: Sequence[Teacher], temperature: float) -> MeanTeacher:
+    """The mean of the policies of several agents: of logits at temperature 1, of Q-values at ``temperature``."""
+    return MeanTeacher(agents, [policy_temperature(agent.kind, temperature) for agent in agents])
+
+
 def _check_temperatures(members: Sequence[Teacher], temperatures: Sequence[float] | None) -> tuple[float, ...]:
     if not members:
         raise UserError("no teacher: the list of them is empty")
@@ -88,7 +94,8 @@ def _check_temperatures(members: Sequence[Teacher], temperatures: Sequence[float
         for number, member in enumerate(members, 1):
             if member.kind != "logits":
                 raise UserError(
-                    f"teacher {number} gives Q-values: choose the temperature of each, as temperatures=[...]"
+                    f"teacher {number} gives Q-values: choose the temperature of each, as temperatures=[...], or one "
+                    "temperature of a student"
                 )
         return (1.0,) * len(members)
     found = tuple(float(each) for each in temperatures)

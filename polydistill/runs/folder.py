@@ -110,8 +110,8 @@ def _flat(config: Mapping[str, Any] | Path) -> dict[str, Any]:
 
 
 def is_off(value: Any) -> bool:
-    """Whether a newer option, which an older run does not have, changes nothing: it is null or 0."""
-    return value is None or (type(value) is int and value == 0)
+    """Whether a newer option, which an older run does not have, changes nothing: it is null, 0 or an empty list."""
+    return value is None or (type(value) is int and value == 0) or value == []
 
 
 def require_same_config(

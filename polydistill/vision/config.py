@@ -17,6 +17,7 @@ from polydistill.errors import UserError, require_at_least, require_at_most, req
 from polydistill.learning.lesson import check_options
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig
+from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.losses import OBJECTIVES
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
@@ -147,7 +148,7 @@ class EvaluationConfig:
             return [tuple(members) for members in self.ensembles]
         if generations == 1:
             return [(0, 1)]
-        return [tuple(range(1, last + 1)) for last in range(2, generations + 1)]
+        return growing_ensembles(generations)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
+from polydistill.lineage.ensembles import name_members
 from polydistill.runs import NARROW, format_narrow_table, format_table
 from polydistill.vision.config import TWIN
 from polydistill.vision.images.archives import RELEASES
@@ -142,7 +142,7 @@ def _generation_row(summary: Mapping[str, Any], index: int, wide: bool) -> Row:
 
 def _ensemble_row(ensemble: Mapping[str, Any], generations: Sequence[Mapping[str, Any]]) -> Row:
     return {
-        "who": textwrap.shorten(f"ensemble of {_name_members(ensemble['members'])}", LONGEST_NAME, placeholder=" ..."),
+        "who": textwrap.shorten(f"ensemble of {name_members(ensemble['members'])}", LONGEST_NAME, placeholder=" ..."),
         "learns by": "mean",
         PAPER: None,
         "parameters": sum(generations[member]["parameters"] for member in ensemble["members"]),
@@ -166,18 +166,6 @@ def _objective(config: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
     if generation["objective"] is not None:
         return str(generation["objective"])
     return "(a file)" if config["teacher"]["path"] else "labels"
-
-
-def _name_members(members: Sequence[int]) -> str:
-    """``1 to 4, 6`` for 1, 2, 3, 4 and 6; two in a row stay two numbers."""
-    ordered = sorted(members)
-    runs = [[ordered[0]]]
-    for before, member in pairwise(ordered):
-        if member == before + 1:
-            runs[-1].append(member)
-        else:
-            runs.append([member])
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _error(accuracy: float | None) -> str | None:

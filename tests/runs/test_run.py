@@ -223,6 +223,7 @@ def test_a_key_that_only_one_side_has_and_that_is_off_there_is_none(tmp_path: Pa
     open_run(tmp_path)
     mapping = to_mapping(Demo())
     tracking.require_same_config(tmp_path, mapping | {"newer": None})
+    tracking.require_same_config(tmp_path, mapping | {"newer": []})
     with open(tmp_path / "config.yaml", "a") as file:
         file.write("newer: 0\n")
     tracking.require_same_config(tmp_path, mapping)

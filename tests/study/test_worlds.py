@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_a_plan_names_a_key_that_is_younger_than_its_world_only_where_it_is_used
     assert "repeat" not in plan.arm("kl").config["student"]
     assert "repeat" not in plan.base["student"]
     assert plan.arm("null").config["student"]["repeat"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("pong", "b4ea363681fa80ef013a6b80f22137335b03997f4e9b08789b2fa36df77e7105"),
+        ("control_cartpole", "5d0bdc10fa8c914aaedfa81b878539012c50250a5022360305bf8943393eac01"),
+        ("small_data", "d89530a3724357fd1b84fc44cbe9b6f66f69bcb978c7c90e3a939b45e3099c26"),
+    ],
+)
+def test_the_plan_of_a_published_study_keeps_its_hash(name: str, sha256: str, root: Path) -> None:
+    file = root / "configs" / "study" / f"{name}.yaml"
+    config = read_config(StudyConfig, file, {})
+    machine = {"device": "cpu"} | ({} if config.world == "agent" else {"precision": "float32"})
+    config = dataclasses.replace(config, settings=config.settings | machine)
+    plan = make_plan(config, open_world(config.world), file)
+    assert dataclasses.replace(plan, commit=None).sha256 == sha256
 
 
 def test_an_installation_without_scripts_calls_what_the_console_command_calls(

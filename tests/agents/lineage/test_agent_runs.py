@@ -38,6 +38,7 @@ from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
+from polydistill_agents.teachers.several import MeanTeacher
 from tests.agents.environments import toys
 from tests.stop_signals import StopAt
 
@@ -115,7 +116,8 @@ def config_of(path: str, env: str, **changes: Any) -> AgentConfig:
 
 
 def distil(out: Path, config: AgentConfig, stop: StopSignals | None = None) -> dict[str, Any]:
-    with Run.open(out, config, kind=kind_of(config), command="-", products=PRODUCTS) as run:
+    options: Any = {"products": PRODUCTS, "may_grow": ("lineage.generations",)}
+    with Run.open(out, config, kind=kind_of(config), command="-", **options) as run:
         return run_lineage(AgentDomain(config, open_teacher(config)), config, run, stop=stop or StopSignals())
 
 
@@ -335,6 +337,28 @@ def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> No
     config = dataclasses.replace(config, student=dataclasses.replace(config.student, net_arch=(6,)))
     summary = distil(tmp_path / "run", config)
     assert [one["parameters"] for one in summary["generations"][1:]] == [4 * 6 + 6 + 6 * 2 + 2] * 2
+
+
+def test_a_lineage_that_grows_keeps_its_ensembles_and_scores_the_new_one(
+    tmp_path: Path, walker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = AgentStudentConfig(objective="policy_mse", temperature=0.5, batch_size=16, samples_per_step=2)
+    config = config_of(walker, "polydistill-test/Walk-v0", student=student, lineage=LineageConfig(generations=3))
+    whole = distil(tmp_path / "whole", config)
+    assert [ensemble["members"] for ensemble in whole["ensembles"]] == [[1, 2], [1, 2, 3]]
+    distil(tmp_path / "run", dataclasses.replace(config, lineage=LineageConfig(generations=2)))
+    played: list[Any] = []
+    play = AgentDomain.play
+
+    def noted(domain: AgentDomain, member: Teacher, *args: Any, **options: Any) -> Any:
+        played.append(member)
+        return play(domain, member, *args, **options)
+
+    monkeypatch.setattr(AgentDomain, "play", noted)
+    distil(tmp_path / "run", config)
+    ensembles = [member for member in played if isinstance(member, MeanTeacher)]
+    assert [(len(one.members), one.temperatures) for one in ensembles] == [(3, (0.5, 0.5, 0.5))]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 def examined(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,8 +24,10 @@ from polydistill_agents.lineage.config import (
 )
 from polydistill_agents.lineage.course import make_env, make_student, rehearse
 from polydistill_agents.lineage.opening import choose_play, open_teacher
+from polydistill_agents.lineage.plan import count_student
+from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
-from tests.agents.samples import make_network
+from tests.agents.samples import make_frames, make_network
 
 NAN, INF = float("nan"), float("inf")
 CARTPOLE = {"env": "CartPole-v1", "teacher": AgentTeacherConfig(path="a.zip")}
@@ -37,6 +39,9 @@ CARTPOLE = {"env": "CartPole-v1", "teacher": AgentTeacherConfig(path="a.zip")}
         (TeacherConfig, {"epsilon": NAN}, "epsilon must be a finite number, got nan"),
         (TeacherConfig, {"epsilon": 1.5}, "epsilon is a probability"),
         (TeacherConfig, {"play": "samples"}, "play must be one of greedy, sample.*did you mean sample"),
+        (TeacherConfig, {"path": "a.zip", "more": ("b.zip", "a.zip")}, "path and more name the teacher a.zip twice"),
+        (AgentTeacherConfig, {"path": "a.zip", "more": ("b.zip", "b.zip")}, "more name the teacher b.zip twice"),
+        (TeacherConfig, {"more": ("b.zip", "")}, "more names files, one of them is empty"),
         (StudentConfig, {"temperature": 0.0}, "temperature must be positive"),
         (StudentConfig, {"temperature": INF}, "temperature must be a finite number"),
         (StudentConfig, {"learning_rate": NAN}, "learning_rate must be a finite number"),
@@ -128,10 +133,53 @@ def test_open_teacher_rehearses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert asked == [config]
 
 
+# ------------------------------------------------------------------ several teachers
+
+
+@pytest.fixture
+def zips(tmp_path: Path) -> dict[str, str]:
+    """Files of a DQN of net3, of a student of that, and of a wider DQN."""
+    for name, size, kind in (("dqn", "net3", "q_values"), ("student", "net3", "logits"), ("wide", "net2", "q_values")):
+        network = as_teacher(make_network(size, seed=len(name))).network
+        write_dqn_zip(tmp_path / f"{name}.zip", network, score_kind=kind)
+    return {name: str(tmp_path / f"{name}.zip") for name in ("dqn", "student", "wide")}
+
+
+def test_generations_of_atari_teach_as_the_mean_of_their_policies(zips: dict[str, str]) -> None:
+    teachers = TeacherConfig(path=zips["dqn"], more=(zips["student"],))
+    student = StudentConfig(size="teacher", batch_size=8, temperature=0.02)
+    config = dataclasses.replace(SMALL, teacher=teachers, student=student)
+    teacher = open_teacher(config)
+    dqn, logits = as_teacher(zips["dqn"])(make_frames()), as_teacher(zips["student"])(make_frames())
+    expected = ((dqn / 0.02).softmax(dim=1) + logits.softmax(dim=1)) / 2
+    torch.testing.assert_close(teacher(make_frames()).exp(), expected, rtol=1e-5, atol=1e-7)
+    assert count_student(config, teacher) == count_parameters(make_network("net3")), "the size that both have"
+    both = dataclasses.replace(SMALL, teacher=TeacherConfig(more=(zips["student"],)))
+    assert len(open_teacher(both).members) == 2, "the project's own teacher and another"  # type: ignore[attr-defined]
+
+
+def test_generations_of_atari_that_are_no_one_teacher_are_one_line(zips: dict[str, str], tmp_path: Path) -> None:
+    write_dqn_zip(tmp_path / "other.zip", make_network("net3", n_actions=4))
+    for more, message in (
+        (zips["wide"], "teacher.more: the teachers are of several sizes: choose student.size, of nature, net1, net2"),
+        (str(tmp_path / "other.zip"), "has 6: was it trained"),
+        (str(tmp_path / "none.zip"), "no such file"),
+    ):
+        teachers = TeacherConfig(path=zips["dqn"], more=(more,))
+        config = dataclasses.replace(SMALL, teacher=teachers, student=StudentConfig(batch_size=8))
+        with pytest.raises(UserError, match=message) as refused:
+            open_teacher(config)
+        assert "\n" not in str(refused.value)
+    mixed = TeacherConfig(path=zips["dqn"], more=(zips["wide"],))
+    open_teacher(dataclasses.replace(SMALL, teacher=mixed))  # its student is a net3
+
+
 # ------------------------------------------------------------------ greedy or sampled
 
 
-def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tmp_path: Path) -> None:
+def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     q_values = as_teacher(make_network())
     logits = as_teacher(q_values.network, kind="logits")
     zoo = dataclasses.replace(SMALL, evaluation=EvaluationConfig(protocol="zoo"))
@@ -140,6 +188,9 @@ def test_a_lineage_samples_under_the_zoo_where_its_teacher_is_an_actor_critic(tm
     write_dqn_zip(tmp_path / "student.zip", q_values.network, score_kind="logits")
     student = dataclasses.replace(zoo, teacher=TeacherConfig(path=str(tmp_path / "student.zip")))
     assert choose_play(student, as_teacher(tmp_path / "student.zip")) == "greedy", "rl_zoo3 sees a DQN"
+    more = TeacherConfig(path=str(tmp_path / "student.zip"), more=("hf://nobody/has/this.zip",))
+    monkeypatch.setattr("polydistill_agents.lineage.opening.is_student", lambda path: path == more.path)
+    assert choose_play(dataclasses.replace(student, teacher=more), logits) == "sample", "one of them is none"
     sampled = dataclasses.replace(student, evaluation=EvaluationConfig(protocol="zoo", play="sample"))
     assert choose_play(sampled, as_teacher(tmp_path / "student.zip")) == "sample"
     assert choose_play(dataclasses.replace(zoo, evaluation=EvaluationConfig("zoo", play="greedy")), logits) == "greedy"

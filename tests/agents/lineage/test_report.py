@@ -37,7 +37,8 @@ def summary(*of_generations: dict[str, Any], game: str = "pong") -> dict[str, An
         {"generation": k, "parameters": 1_687_206, "metrics": metrics(**other)}
         for k, other in enumerate(of_generations)
     ]
-    return {"config": {"game": game}, "seed": 0, "generations": generations, "seconds": [1.0] * len(generations)}
+    told = {"config": {"game": game}, "seed": 0, "generations": generations, "ensembles": []}
+    return told | {"seconds": [1.0] * len(generations)}
 
 
 STUDENT = {"teacher_normalized": 0.987, "teacher_normalized_ci95": [0.951, 1.02], "agreement": 0.754}
@@ -73,6 +74,21 @@ def test_random_play_and_a_human_stand_above_where_the_game_has_them():
 def test_an_interval_without_an_end_or_none_at_all_is_printed(ends, text):
     table = format_summary(summary({}, STUDENT | {"teacher_normalized_ci95": ends}), wide=True)
     assert row(table, "student 1")[5] == text
+
+
+def test_an_ensemble_stands_below_its_members_with_the_weights_of_all_of_them():
+    told = summary({}, STUDENT, STUDENT, STUDENT)
+    cut = STUDENT | {"truncated": 2, "score_mean": 3.25}
+    told["ensembles"] = [
+        {"members": members, "reference": 0, "metrics": metrics(**cut)} for members in ([1, 2], [1, 2, 3])
+    ]
+    table = format_summary(told)
+    names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert names[4:] == ["teacher", "student 1", "student 2", "student 3", "ensemble of 1, 2", "ensemble of 1 to 3"]
+    assert max(map(len, table.splitlines())) <= 80
+    assert row(table, "ensemble of 1 to 3")[1] == "3.25"
+    assert row(format_summary(told, wide=True), "ensemble of 1, 2")[-2:] == ["3,374,412", "-"]  # twice 1,687,206
+    assert "note: ensemble of 1, 2: 2 of 30 games were cut" in " ".join(table.split())
 
 
 def test_what_is_rounded_to_zero_has_no_sign():

@@ -33,6 +33,7 @@ from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig, Checkpoints
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.run import PARTIAL
+from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.learner import Learner
 from polydistill_agents.environments.atari import AtariVecEnv
@@ -165,8 +166,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 # while the teacher plays (1), when it is kept (4), at the start of generation 1 (5), in the warm-up (9), at a point of
 # the curve (16), just after games have begun again (20), while it learns (31), in its last rounds (39, 40), after them
-# (41), while it is scored for the table (42, 44), when it is kept (45), and so on in generation 2
-@pytest.mark.parametrize("at", [1, 4, 5, 9, 16, 20, 31, 39, 40, 41, 42, 44, 45, 66, 83, 85])
+# (41), while it is scored for the table (42, 44), when it is kept (45), and so on in generation 2; while their ensemble
+# is scored (87, 89)
+@pytest.mark.parametrize("at", [1, 4, 5, 9, 16, 20, 31, 39, 40, 41, 42, 44, 45, 66, 83, 85, 87, 89])
 def test_a_run_that_was_stopped_once_ends_like_one_that_never_was(
     tmp_path: Path, expected: dict[str, Any], at: int
 ) -> None:
@@ -244,7 +246,7 @@ def test_a_signal_while_games_are_played_again_is_heeded_at_once(
     assert_same_outcome(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("at", [9, 24, 41, 43, 53, 63, 84])
+@pytest.mark.parametrize("at", [9, 24, 41, 43, 53, 63, 84, 88])
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, expected: dict[str, Any], at: int) -> None:
     """What was played, learned and logged after the checkpoint is done again, and stands in no file twice."""
     with pytest.raises(Killed):
@@ -290,6 +292,46 @@ def test_the_last_point_of_a_curve_is_the_score_of_the_table(expected: dict[str,
     teacher = expected["summary"]["generations"][0]["metrics"]["score_mean"]
     assert curve(expected["metrics"], "teacher", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), teacher)
     assert curve(expected["metrics"], "random_play", "eval/mean_reward") == dict.fromkeys((0, 60, 120, 180, 200), -20.7)
+
+
+def test_an_ensemble_has_the_mean_policy_of_its_members_and_the_games_of_the_last(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    distill(tmp_path / "run")
+    (ensemble,) = expected["summary"]["ensembles"]
+    assert (ensemble["members"], ensemble["reference"]) == ([1, 2], 0)
+    seed = derive_seed(CONFIG.seed, "evaluation", 2)
+    frames = torch.randint(256, (2, 4, 84, 84), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    students = [as_teacher(tmp_path / "run" / name) for name in ("generation_1.zip", "student.zip")]
+    policies = [student(frames).double().softmax(dim=1) for student in students]
+    scores = (sum(policies) / 2).log().sum(dim=1)
+    assert ensemble["metrics"]["scores"] == pytest.approx(scores.tolist(), abs=1e-4)
+    alone = expected["summary"]["generations"][2]["metrics"]["scores"]
+    assert [student(frames).sum(dim=1).tolist() for student in students][1] == pytest.approx(alone, abs=1e-4)
+
+
+def test_one_chart_has_every_generation_and_the_level_of_their_ensemble(expected: dict[str, Any]) -> None:
+    score = expected["summary"]["ensembles"][0]["metrics"]["score_mean"]
+    roles = {role for role, tag in expected["events"] if tag == SCORE}
+    assert roles == {"teacher", "random_play", "generation_1", "generation_2", "ensemble_1_2"}
+    assert curve(expected["metrics"], "ensemble_1_2", SCORE) == dict.fromkeys((0, 60, 120, 180, 200), score)
+
+
+def test_a_run_that_ends_while_its_ensemble_is_scored_scores_no_member_again(
+    tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        distill(tmp_path / "run", StopAt(88, kill=True))
+    seeds = []
+
+    def noted(*args: Any, seed: int, **options: Any) -> Evaluation:
+        seeds.append(seed)
+        return evaluate_quickly(*args, seed=seed, **options)
+
+    monkeypatch.setattr(polydistill_agents.lineage.domain, "evaluate", noted)
+    distill(tmp_path / "run")
+    assert seeds == [derive_seed(CONFIG.seed, "evaluation", 2)]
+    assert_same_outcome(tmp_path / "run", expected)
 
 
 def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(expected: dict[str, Any]) -> None:
@@ -395,6 +437,7 @@ def test_a_finished_lineage_can_grow_and_ends_like_one_that_was_longer_from_the_
 ) -> None:
     distill(tmp_path / "run", config=dataclasses.replace(CONFIG, lineage=LineageConfig(generations=1)))
     assert {path.name for path in (tmp_path / "run").glob("*.zip")} == {"student.zip"}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["ensembles"] == []
     distill(tmp_path / "run")
     assert_same_outcome(tmp_path / "run", expected)
     left = [path for path in (tmp_path / "run").iterdir() if not any(map(path.match, (*PARTIAL, *PRODUCTS)))]

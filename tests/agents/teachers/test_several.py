@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from polydistill.errors import UserError
+from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.files.inspection import convert_agent, inspect_agent
 from polydistill_agents.teachers import as_teacher, mask_scores
 from tests.agents.samples import refusal
@@ -116,6 +117,17 @@ def test_several_teachers_are_the_mean_of_their_policies(tmp_path):
     teacher.check_fits(VECTOR, spaces.Discrete(3))
     assert teacher.observation_space == VECTOR
     assert as_teacher([first, second], temperatures=[1, 0.05]).network is not None
+
+
+def test_a_student_takes_a_list_of_teachers_and_their_q_values_at_its_temperature():
+    first, second = ppo(0), dqn(1)
+    options: Any = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
+    student = PolicyDistillation("MlpPolicy", Room(), [first, second], temperature=0.05, **options)
+    expected = as_teacher([first, second], temperatures=[1.0, 0.05])(SEEN)
+    assert torch.equal(student.teacher(SEEN), expected)
+    assert student.lesson.options()["temperature"] == 1.0, "their mean is sharpened no further"
+    with pytest.raises(UserError, match=r"teacher 2 gives Q-values: choose .* or one temperature of a student"):
+        PolicyDistillation("MlpPolicy", Room(), [first, second], **options)
 
 
 def test_a_policy_that_is_certain_stays_finite_and_a_masked_action_has_no_probability():
