@@ -306,21 +306,23 @@ def read_study(name: str) -> tuple[Plan, list[RunRecord]]:
     return plan, records
 
 
-def contrasts_table(name: str) -> str:
-    """The contrasts of a study that were named beforehand, judged as its own report judges them."""
-    plan, records = read_study(name)
-    analysis = analyse(plan, records)
+def contrasts_table(*names: str) -> str:
+    """The contrasts of studies that were named beforehand, judged as their own reports judge them."""
     rows: list[list[str | float | None]] = []
-    for contrast in analysis.planned:
-        if contrast.comparison is None or contrast.p is None:
-            raise UserError(f"{name}: {contrast.first} against {contrast.second} has fewer than two seeds")
-        gain = f"{contrast.comparison.mean:+z.{analysis.digits}f}"
-        interval = format_interval(contrast.comparison.interval, analysis.digits)
-        p, n = f"{contrast.p:.2g}", len(contrast.gains)
-        rows.append([f"{contrast.first} against {contrast.second}", f"{gain} ({interval})", p, n, contrast.verdict])
+    for name in names:
+        plan, records = read_study(name)
+        analysis = analyse(plan, records)
+        task = [plan.base["env"]] if len(names) > 1 else []
+        for contrast in analysis.planned:
+            if contrast.comparison is None or contrast.p is None:
+                raise UserError(f"{name}: {contrast.first} against {contrast.second} has fewer than two seeds")
+            gain = f"{contrast.comparison.mean:+z.{analysis.digits}f}"
+            interval = format_interval(contrast.comparison.interval, analysis.digits)
+            pair, p, n = f"{contrast.first} against {contrast.second}", f"{contrast.p:.2g}", len(contrast.gains)
+            rows.append([*task, pair, f"{gain} ({interval})", p, n, contrast.verdict])
     unit = describe_metric(plan).unit
     headers = ["contrast", f"gain, {unit} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
-    return format_table(headers, rows)
+    return format_table([*(["environment"] if len(names) > 1 else []), *headers], rows)
 
 
 def arms_table(name: str) -> str:
@@ -335,6 +337,29 @@ def arms_table(name: str) -> str:
         rows.append([arm.arm, error, *others, agreement, len(arm.values), f"{arm.seconds:.0f}"])
     headers = ["arm", f"{describe_metric(plan).name} % (95% over seeds)", "test NLL", "test ECE", "right in training"]
     return format_table([*headers, "agreement", "seeds", "seconds"], rows)
+
+
+def agents_table(name: str) -> str:
+    """The arms of a study of agents: means over its seeds."""
+    plan, records = read_study(name)
+    rows: list[list[str | float | None]] = []
+    for arm in plan.names:
+        of_arm = [record.metrics for record in records if record.arm == arm]
+        columns = {key: [metrics[key] for metrics in of_arm if key in metrics] for key in of_arm[0]}
+        reached = columns.get("reached_95")
+        rows.append(
+            [
+                arm,
+                interval_text(columns["steps_to_95"], ".0f") if reached else None,
+                f"{sum(reached):.0f} of {len(reached)}" if reached else None,
+                interval_text(columns["score"], ".1f"),
+                interval_text(columns["teacher_normalized"], ".3f"),
+                f"{statistics.mean(columns['agreement']):.3f}",
+                len(of_arm),
+            ]
+        )
+    headers = ["arm", "steps to 0.95 (95% over seeds)", "got there", "score at the end (95% over seeds)"]
+    return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
 
 
 def bench_cifar_table() -> str:
@@ -520,6 +545,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
     "small_data": lambda: contrasts_table("small_data"),
     "small_data_arms": lambda: arms_table("small_data"),
+    "control_study": lambda: contrasts_table("control_cartpole"),
+    "control_cartpole_arms": lambda: agents_table("control_cartpole"),
     "bench_cifar": bench_cifar_table,
     "control": control_table,
     "control_short": lambda: control_table(short=True),
