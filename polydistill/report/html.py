@@ -41,7 +41,7 @@ table { border-collapse: collapse; margin: 0.8rem 0; font-size: 0.9rem; font-var
 th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule);
   overflow-wrap: normal }
 th { color: var(--quiet); font-weight: 600; vertical-align: bottom }
-th.name, td.name { text-align: left; overflow-wrap: anywhere; min-width: 5rem }
+th.name, td.name { text-align: left; overflow-wrap: anywhere; min-width: 9.5rem }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem;
   margin: 1rem 0 }
 figure { margin: 0; max-width: 32rem; break-inside: avoid }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,13 @@ from polydistill.study.records import TEACHER, RunRecord
 pytest.importorskip("scipy", reason="the extra study is not installed")
 pytest.importorskip("matplotlib", reason="the extra study is not installed")
 
+from matplotlib.figure import Figure
+
 from polydistill.report.document import Table
 from polydistill.study.report import write_report
 from polydistill.study.report.latex import render_latex
 from polydistill.study.report.markdown import escape
+from polydistill.study.report.pictures import Row, draw_curves, draw_pair, draw_points
 from polydistill.study.report.published import published_values
 from polydistill.study.report.tables import main_table
 
@@ -174,6 +178,28 @@ def test_every_picture_is_well_formed_and_keeps_its_identifiers_to_itself(tmp_pa
         assert "DejaVu" not in picture
 
 
+def test_a_long_label_stays_within_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    label, gains = "play needed to reach 0.95 of the teacher, steps", Row("", [1.0, 2.0], 1.5, None)
+    outside: list[str] = []
+
+    class Watched(Figure):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, dpi=72)  # as SVG is drawn
+
+        def savefig(self, *words: Any, **options: Any) -> None:
+            super().savefig(*words, **options)
+            for axes in self.axes:
+                box = axes.yaxis.label.get_window_extent()
+                if not (box.x0 >= 0 and box.y0 >= 0 and box.y1 <= self.bbox.height):
+                    outside.append(axes.yaxis.label.get_text())
+
+    monkeypatch.setattr("matplotlib.figure.Figure", Watched)
+    draw_pair(("a", "b"), [(100.0, 800.0), (200.0, 700.0)], gains, label, "gain in steps")
+    draw_points({"a": [(0.5, 100.0), (0.7, 800.0)]}, "agreement", label)
+    draw_curves([[100.0, 800.0]], [gains, gains], label, "generation")
+    assert not outside
+
+
 def test_names_of_users_are_text_and_nothing_else(tmp_path: Path) -> None:
     plan = make_plan(("labels", NASTY, "ban_2"))
     records = [
@@ -216,14 +242,14 @@ def test_runs_that_never_got_there_are_counted_in_the_first_lines_and_in_the_tab
     ]
     text = write(tmp_path, plan, records)["report.md"]
     opening = text.partition("## ")[0]
-    assert "Some runs ended before (labels: 3 of 4)" in opening
+    assert "Some runs never got there (labels: 3 of 4)" in opening
     assert "restricted means" in opening
     assert "of the play needed to reach 0.95 of the teacher up to the end of the run" in opening
     rows = {line.split("|")[1].strip(): line.split("|")[5].strip() for line in text.splitlines() if line.count("|") > 5}
     assert (rows["arm"], rows["labels"], rows["ban"]) == ("never reached", "3", "0")
 
     reached = [replace(record, metrics=record.metrics | {"reached_95": 1.0}) for record in records]
-    assert "Some runs ended before" not in write(tmp_path, plan, reached)["report.md"]
+    assert "Some runs never got there" not in write(tmp_path, plan, reached)["report.md"]
 
 
 def test_a_study_of_which_nothing_is_done_still_has_a_report(tmp_path: Path) -> None:

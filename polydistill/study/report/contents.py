@@ -120,9 +120,9 @@ def _never_reached(plan: Plan, analysis: Analysis) -> Iterator[Block]:
     if never:
         counts = "; ".join(f"{arm}: {count} of {runs}" for arm, count, runs in never)
         yield Paragraph(
-            f"Some runs ended before ({counts}): they never got there, and count with the length of the whole run. So "
-            f"the means are restricted means: of the {describe_metric(plan).name} up to the end of the run, not of all "
-            "that would be needed.",
+            f"Some runs never got there ({counts}): they count with the length of the whole run. So the means are "
+            f"restricted means: of the {describe_metric(plan).name} up to the end of the run, not of all that would be "
+            "needed.",
             "warning",
         )
 

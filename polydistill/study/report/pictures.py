@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from polydistill.statistics import Interval
 WIDTH = 360.0  # points; a point is a pixel where the picture is shown in its own size
 ROW = 48.0  # height of an arm or a contrast
 LEFT, RIGHT, TOP, BOTTOM = 12.0, 12.0, 8.0, 44.0
+LETTER, LINE = 6.6, 15.0  # a letter's width in the middle, and the height of a line
 N_COLOURS = 8
 # matplotlib draws with these, which stand for the page's variables
 INK, QUIET, RULE = "#0a0001", "#0a0002", "#0a0003"
@@ -104,10 +106,11 @@ def draw_pair(
 
     def paint(figure: Any, height: float) -> None:
         tall = height - 12 - 30
-        left = _axes(figure, height, 52, 30, 160, tall)
+        text, place = _upright(label, tall)
+        left = _axes(figure, height, place, 30, 212 - place, tall)
         for first, second in pairs:
             left.plot([0, 1], [second, first], "o-", color=colour(0), alpha=0.55, linewidth=1, markersize=4)
-        left.set(xlim=(-0.35, 1.35), ylabel=label)
+        left.set(xlim=(-0.35, 1.35), ylabel=text)
         left.set_xticks([0, 1], [shorten(name, 13) for name in reversed(names)])
         right = _axes(figure, height, 272, 30, WIDTH - 272 - 8, tall)
         right.axhline(0, color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
@@ -141,7 +144,9 @@ def _draw_groups(groups: Groups, label: str, up: str, *, joined: bool) -> str:
     below = BOTTOM + 18.0 * len(groups)  # the names
 
     def paint(figure: Any, height: float) -> None:
-        axes = _axes(figure, height, 52, below, WIDTH - 64, height - TOP - below)
+        tall = height - TOP - below
+        text, left = _upright(up, tall)
+        axes = _axes(figure, height, left, below, WIDTH - 12 - left, tall)
         if not joined:
             axes.axhline(0, color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
         for number, (name, points) in enumerate(groups.items()):
@@ -156,7 +161,7 @@ def _draw_groups(groups: Groups, label: str, up: str, *, joined: bool) -> str:
             place = (below - BOTTOM - 18.0 * number - 8) / height
             figure.add_artist(Line2D([58 / WIDTH], [place], transform=figure.transFigure, **look))
             figure.text(68 / WIDTH, place, shorten(name, 40), va="center")
-        axes.set(xlabel=label, ylabel=up)
+        axes.set(xlabel=label, ylabel=text)
 
     return _draw("groups" + label, 176.0 + below, paint)
 
@@ -172,15 +177,22 @@ def draw_curves(curves: Sequence[Sequence[float]], means: Sequence[Row], label: 
     """
 
     def paint(figure: Any, height: float) -> None:
-        axes = _axes(figure, height, 52, BOTTOM, WIDTH - 64, height - TOP - BOTTOM)
+        text, left = _upright(label, height - TOP - BOTTOM)
+        axes = _axes(figure, height, left, BOTTOM, WIDTH - 12 - left, height - TOP - BOTTOM)
         for curve in curves:
             axes.plot(range(len(curve)), curve, color=colour(0), alpha=0.4, linewidth=1)
         for place, row in enumerate(means):
             _mean(axes, (row.mean, place), row.interval, upright=True)
-        axes.set(xlabel=axis, ylabel=label, xlim=(-0.3, len(means) - 0.7))
+        axes.set(xlabel=axis, ylabel=text, xlim=(-0.3, len(means) - 0.7))
         axes.set_xticks(range(len(means)), [shorten(row.name, 13) for row in means])
 
     return _draw("curves" + label, 240.0, paint)
+
+
+def _upright(label: str, height: float) -> tuple[str, float]:
+    """The label of an axis of that height, in as many lines as it needs, and where the axis then stands."""
+    lines = textwrap.wrap(label, max(int(height / LETTER), 1)) or [""]
+    return "\n".join(lines), 52 + LINE * (len(lines) - 1)
 
 
 def shorten(name: str, most: int) -> str:
