@@ -11,7 +11,7 @@ from polydistill.study.arms import GIVEN
 from polydistill.study.plan import PLACES
 from polydistill.study.planned import Key, PlannedRun
 from polydistill.study.records import TEACHER, RunRecord
-from polydistill.study.teachers import given_path
+from polydistill.study.teachers import MORE, further_paths, given_path
 
 
 class FinishedRuns:
@@ -36,7 +36,7 @@ class FinishedRuns:
         if self.records[run.key].status != "done":
             return
         folder = self.out / run.folder
-        require_same_config(folder, {**run.config, "seed": run.seed}, may_move=(*PLACES, GIVEN))
+        require_same_config(folder, {**run.config, "seed": run.seed}, may_move=(*PLACES, GIVEN, MORE))
         summary = read_summary(folder)
         if run.teacher is not None:
             self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])
@@ -60,7 +60,7 @@ class FinishedRuns:
 
     def _require_same_given(self, run: PlannedRun, sha256: str | None) -> None:
         """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""
-        path = given_path(run.config, run.seed)
+        path = ", ".join([given_path(run.config, run.seed), *further_paths(run.config, run.seed)])
         first, known = self._given.setdefault(path, (run.folder, sha256))
         if sha256 != known:
             raise UserError(

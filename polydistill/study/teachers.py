@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,25 @@ from polydistill.study.arms import GIVEN
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
 
+MORE = "teacher.more"  # key of further files, which teach together with the first
+
 
 def given_path(config: Mapping[str, Any], seed: int) -> str:
-    """Where the teacher that a config names for a seed lies; empty: it names none."""
+    """Where the teacher that a config names for a seed lies, the first of several; empty: it names none."""
     named: str = config.get("teacher", {}).get("path", "")
     return named.replace(SEED, str(seed))
+
+
+def further_paths(config: Mapping[str, Any], seed: int) -> list[str]:
+    """Where the others lie, with which it teaches together."""
+    return [named.replace(SEED, str(seed)) for named in config.get("teacher", {}).get("more", ())]
+
+
+def words_for_seed(config: Mapping[str, Any], seed: int) -> list[str]:
+    """The flags of a run that name its seed's own teachers; none where all seeds have those of the config."""
+    more = further_paths(config, seed)
+    own = more != list(config.get("teacher", {}).get("more", ()))
+    return [f"--{MORE}", json.dumps(more)] if own else []
 
 
 def are_given(plan: Plan) -> bool:
@@ -26,11 +41,12 @@ def are_given(plan: Plan) -> bool:
 
 def shares_one(plan: Plan) -> bool:
     """Whether all seeds have the same given teacher."""
-    return are_given(plan) and SEED not in plan.base.get("teacher", {}).get("path", "")
+    teacher = plan.base.get("teacher", {})
+    return are_given(plan) and not any(SEED in path for path in (teacher.get("path", ""), *teacher.get("more", ())))
 
 
 def require_given(plan: Plan, records: Sequence[RunRecord]) -> None:
-    """Look for the file of each given teacher whose seed has runs to come.
+    """Look for the files of each given teacher whose seed has runs to come.
 
     Args:
         plan: of the study.
@@ -43,9 +59,10 @@ def require_given(plan: Plan, records: Sequence[RunRecord]) -> None:
         return
     missing = {}
     for seed in sorted({record.seed for record in records if record.status != "done"}):
-        path = given_path(plan.base, seed)
-        if path and not _is_there(path):
-            missing[seed] = path
+        paths = (given_path(plan.base, seed), *further_paths(plan.base, seed))
+        absent = [path for path in paths if path and not _is_there(path)]
+        if absent:
+            missing[seed] = absent[0]
     if missing:
         seed, path = next(iter(missing.items()))
         more = f" and for {len(missing) - 1} further seeds" if len(missing) > 1 else ""

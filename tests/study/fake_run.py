@@ -32,6 +32,7 @@ def main() -> None:
     config: dict[str, Any] = yaml.safe_load(Path(words["--config"]).read_text())
     config["seed"] = int(words["--seed"])
     config["teacher"]["path"] = words.get("--teacher.path", config["teacher"]["path"])
+    config["teacher"]["more"] = json.loads(words.get("--teacher.more", json.dumps(config["teacher"]["more"])))
     config["data"]["root"] = words.get("--data.root", config["data"]["root"])
     out.mkdir(parents=True, exist_ok=True)
     with FolderLock(out):

@@ -22,6 +22,7 @@ class FakeData:
 @dataclass(frozen=True)
 class FakeTeacher:
     path: str = ""
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

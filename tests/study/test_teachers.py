@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from polydistill.errors import UserError
 from polydistill.report.document import Items, Paragraph
+from polydistill.runs.interruption import StopSignals
 from polydistill.study.analysis import analyse
 from polydistill.study.arms import make_plan
 from polydistill.study.executor import LocalExecutor
@@ -18,12 +21,12 @@ from polydistill.study.records import RunRecord
 from polydistill.study.report.contents import build
 from polydistill.study.report.evidence import gather
 from polydistill.study.runner import Runner, read_records
-from polydistill.study.teachers import require_given
+from polydistill.study.teachers import require_given, shares_one
 from tests.study.fake_world import FAKE, study
 
 
-def plan_of(path: Path | str, **settings: Any) -> Plan:
-    return make_plan(study(settings={"teacher.path": str(path)}, **settings), FAKE, None)
+def plan_of(path: Path | str, more: Sequence[str] = (), **settings: Any) -> Plan:
+    return make_plan(study(settings={"teacher.path": str(path), "teacher.more": [*more]}, **settings), FAKE, None)
 
 
 def test_a_teacher_that_is_missing_is_named_before_the_first_run(tmp_path: Path) -> None:
@@ -36,6 +39,27 @@ def test_a_teacher_that_is_missing_is_named_before_the_first_run(tmp_path: Path)
         require_given(plan, read_records(plan, tmp_path / "s"))
     assert "\n" not in str(told.value)
     require_given(plan_of(tmp_path / "t{seed}"), read_records(plan_of(tmp_path / "t{seed}"), tmp_path / "s")[:1])
+
+
+def test_several_teachers_of_a_seed_are_named_and_handed_to_its_runs(tmp_path: Path) -> None:
+    more = [str(tmp_path / "u{seed}.zip"), str(tmp_path / "v.zip")]
+    plan = plan_of(tmp_path / "t.zip", more=more)
+    for name in ("t", "v", "u0"):
+        (tmp_path / f"{name}.zip").write_text(json.dumps({"sha256": name, "accuracy": 0.5}))
+    out = tmp_path / "s"
+    with pytest.raises(UserError, match=r"no teacher .*/u1.zip for seed 1: teacher.path"):
+        require_given(plan, read_records(plan, out))
+    assert not shares_one(plan)
+    assert shares_one(plan_of(tmp_path / "t.zip", more=more[1:]))
+    (tmp_path / "u1.zip").touch()
+    require_given(plan, read_records(plan, out))
+    out.mkdir()
+    with StopSignals() as stop, LocalExecutor(2) as executor:
+        Runner(plan, FAKE, out, executor).run(stop)
+    stored = yaml.safe_load((out / "runs" / "ban" / "seed1" / "config.yaml").read_text())
+    assert stored["teacher"]["more"] == [str(tmp_path / "u1.zip"), str(tmp_path / "v.zip")]
+    with LocalExecutor(1) as executor:
+        assert not Runner(plan, FAKE, out, executor).pending
 
 
 def test_a_teacher_whose_seed_is_finished_or_that_lies_elsewhere_is_not_looked_for(tmp_path: Path) -> None:
