@@ -1,11 +1,13 @@
-"""Rebuild the tables of RESULTS.md, docs/speed.md and scripts/measurements/*.md from the raw measurements.
+"""Rebuild the tables of README.md and RESULTS.md, and of the pages beside the raw measurements: what runs gave.
 
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is out of date
 
-A measurement is the summary.json of a run (``<config>-<arm>-seed<n>.json``) or what a benchmark writes. "95% over
-seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it includes their spread.
-"95% over games" is a bootstrap interval that resamples the games within each seed: it does not cover other seeds.
+scripts/render_speed.py does those of the benchmarks. A measurement is the summary.json of a run
+(``<config>-<arm>-seed<n>.json``), a table of runs, or what a study leaves: a folder with plan.json and results.csv. "95%
+over seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it includes their
+spread. "95% over games" is a bootstrap interval that resamples the games within each seed: it does not cover other
+seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ require_environment("study")
 
 import csv
 import json
-import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ from typing import Any
 import numpy as np
 
 from polydistill.config.parsing import parse
-from polydistill.disk import atomic_write
 from polydistill.errors import UserError, run_script
+from polydistill.report.blocks import fill_documents
 from polydistill.runs import format_interval, format_table
 from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
 from polydistill.study.analysis import analyse
@@ -41,8 +42,6 @@ from polydistill.study.records import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
-DOCUMENTS = ("README.md", "RESULTS.md", "docs/speed.md")
-BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -185,27 +184,6 @@ def seed_table() -> str:
             who = f"seed {run['seed']}, {'student' if k else 'teacher'}"
             rows.append([who, score, of_teacher, agreement])
     return format_table(["run", "score (95% over games)", "of teacher (95% over games)", "agreement"], rows)
-
-
-def bench_table() -> str:
-    """Medians of bench_atari.py."""
-    raw = json.loads((MEASUREMENTS / "bench_atari.json").read_text(encoding="utf-8"))
-    rates = raw["rates_per_second"]
-    names = {
-        "environment": "emulator, steps/s",
-        "labels": "teacher's labels, labels/s",
-        "training": "student's updates, samples/s",
-        "loop": "whole loop, samples/s",
-        "by_hand": "the same update by hand in float32, samples/s",
-        "dqn_loop": "Stable-Baselines3's DQN.learn, samples/s",
-    }
-    rows: list[list[str | float | None]] = []
-    for name, text in names.items():
-        beside = rates.get(f"loop_{name}")
-        spread = f"{min(rates[name]):,.0f} to {max(rates[name]):,.0f}"
-        in_loop = None if beside is None else statistics.median(beside)
-        rows.append([text, statistics.median(rates[name]), spread, in_loop])
-    return format_table(["rate", "median", "range", "in the running loop"], rows)
 
 
 LESS_CONTROL = "less the control, points (95% over seeds)"
@@ -362,25 +340,6 @@ def agents_table(name: str) -> str:
     return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
 
 
-def bench_cifar_table() -> str:
-    """Medians of bench_cifar.py, and how many times as fast the trainer is."""
-    raw = json.loads((MEASUREMENTS / "bench_cifar.json").read_text(encoding="utf-8"))
-    names = {
-        "trainer": "the trainer, loader included",
-        "bare": "the bare step in its precision, one batch in memory",
-        "float32": "plain float32, one batch in memory",
-        "timm": "timm's LogitDistillationTask, one batch in memory",
-        "torchdistill": "torchdistill's box, its loader included",
-    }
-    rows: list[list[str | float | None]] = []
-    for rates in raw["images_per_second"].values():
-        for contender, values in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(rates["trainer"], values, strict=True))
-            spread = f"{min(values):,.0f} to {max(values):,.0f}"
-            rows.append([names[contender], f"{statistics.median(values):,.0f}", spread, f"{ratio:.2f}"])
-    return format_table(["images/s", "median", "range", "trainer / this"], rows)
-
-
 def read_control(study: str) -> dict[tuple[str, str, str], list[dict[str, str]]]:
     """The runs of ``study`` in control.csv: (environment, teacher, arm) -> one row per seed."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -425,113 +384,6 @@ def control_arms_table(study: str, arm: str) -> str:
     return format_table(["environment", "teacher", arm, f"of teacher {over}", f"agreement {over}", "seeds"], rows)
 
 
-def bench_agent_table() -> str:
-    """Medians of bench_agent.py, and how many times as fast the student is."""
-    raw = json.loads((MEASUREMENTS / "bench_agent.json").read_text(encoding="utf-8"))
-    games = raw["config"]["n_envs"]
-    names = {
-        "student": f"PolicyDistillation, {games} games",
-        "dqn": "DQN.learn, one game",
-        "dqn_games": f"DQN.learn, {games} games",
-    }
-    rows: list[list[str | float | None]] = []
-    for width, rates in raw["samples_per_second"].items():
-        for name, text in names.items():
-            values = rates[name]
-            ratio = statistics.median(a / b for a, b in zip(rates["student"], values, strict=True))
-            spread = f"{min(values):,.0f} to {max(values):,.0f}"
-            rows.append([f"[{width}, {width}]", text, f"{statistics.median(values):,.0f}", spread, f"{ratio:.2f}"])
-    return format_table(["net_arch", "learner", "samples/s", "range", "student / this"], rows)
-
-
-CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
-Key = tuple[str, ...]  # objective, shape, type, work
-KEY = ("objective", "shape", "type", "work")
-ALL = "loss and gradient"
-FEW_ROWS: dict[str, list[Key]] = {
-    "losses_cpu": [
-        *(("policy_kl", shape, "float32", ALL) for shape in ("256x18", "128x100", "8192x100", "4096x32000")),
-        *(("hinton_kd", shape, "float32", ALL) for shape in ("128x100", "8192x100", "4096x32000")),
-        ("jsd", "128x100", "float32", ALL),
-    ],
-    "losses_cuda": [
-        ("policy_kl", "256x18", "float32", ALL),
-        ("policy_kl", "256x18", "float32", "replayed"),
-        ("policy_kl", "8192x100", "bfloat16", "replayed"),
-        ("policy_kl", "4096x32000", "float32", ALL),
-        ("policy_kl", "4096x32000", "bfloat16", ALL),
-        ("hinton_kd", "128x100", "bfloat16", "replayed"),
-        ("hinton_kd", "4096x32000", "bfloat16", ALL),
-    ],
-}
-
-
-def read_losses(name: str) -> dict[Key, dict[str, dict[str, str]]]:
-    """Of bench_losses.py: key -> contender -> line."""
-    path = MEASUREMENTS / f"{name}.csv"
-    if not path.exists():
-        raise UserError(f"no measurement {path.name} in {MEASUREMENTS.name}/")
-    groups: dict[Key, dict[str, dict[str, str]]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            groups.setdefault(tuple(line[field] for field in KEY), {})[line["contender"]] = line
-    return groups
-
-
-def losses_table(name: str) -> str:
-    """Medians of bench_losses.py in microseconds, with the range of the middle two thirds of the samples."""
-    groups = read_losses(name)
-    lines = [line for of in groups.values() for line in of.values()]
-    contenders = [c for c in CONTENDERS if any(c in of for of in groups.values())]
-    of_copy = [c for c in ("ours", "one pass") if c in contenders]
-    peaks = [c for c in ("ours", "formula") if any(line["contender"] == c and line["peak_bytes"] for line in lines)]
-    rows: list[list[str | float | None]] = []
-    for key, of in groups.items():
-        rows.append(
-            [
-                *key,
-                *(spread_text(of[c]) if c in of else None for c in contenders),
-                ratio_text(of),
-                f"{int(next(iter(of.values()))['bytes']) / 1e6:,.4g}",
-                *(f"{float(of[c]['of_copy']):.1%}" if c in of else None for c in of_copy),
-                *(f"{int(of[c]['peak_bytes']) / 1e6:,.4g}" if c in of and of[c]["peak_bytes"] else None for c in peaks),
-            ]
-        )
-    headers = [*KEY, *contenders, "ours / formula", "MB"]
-    headers += [f"{c} of copy" for c in of_copy] + [f"{c} peak MB" for c in peaks]
-    return format_table(headers, rows)
-
-
-def few_losses_table(name: str) -> str:
-    """Of :func:`losses_table` the medians of the rows ``FEW_ROWS``."""
-    groups = {key: of for key, of in read_losses(name).items() if key in FEW_ROWS[name]}
-    contenders = [c for c in CONTENDERS if any(c in of for of in groups.values())]
-    rows: list[list[str | float | None]] = []
-    for key in FEW_ROWS[name]:
-        of = groups[key]
-        of_copy = f"{float(of['one pass']['of_copy']):.0%}"
-        medians = [micro_text(float(of[c]["median_us"])) if c in of else None for c in contenders]
-        rows.append([*key, *medians, ratio_text(of), of_copy])
-    return format_table([*KEY, *contenders, "ours / formula", "one pass of copy"], rows)
-
-
-def ratio_text(of: dict[str, dict[str, str]]) -> str | None:
-    """Ours / formula, where both were measured."""
-    ratio = of.get("ours", {}).get("of_formula")
-    return f"{float(ratio):.2f}" if ratio else None
-
-
-def micro_text(microseconds: float) -> str:
-    """With as many digits as matter."""
-    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.1f}"
-
-
-def spread_text(line: dict[str, str]) -> str:
-    """``median (low-high)``."""
-    median, low, high = (micro_text(float(line[name])) for name in ("median_us", "low_us", "high_us"))
-    return f"{median} ({low}-{high})"
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "pong": lambda: pong_table("pong"),
     "pong_long": lambda: pong_table("pong_long"),
@@ -540,29 +392,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "acktr_short": lambda: acktr_table(short=True),
     "acktr_curves": acktr_curves_table,
     "pong_seeds": seed_table,
-    "bench_atari": bench_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
     "small_data": lambda: contrasts_table("small_data"),
     "small_data_arms": lambda: arms_table("small_data"),
     "control_study": lambda: contrasts_table("control_cartpole"),
     "control_cartpole_arms": lambda: agents_table("control_cartpole"),
-    "bench_cifar": bench_cifar_table,
     "control": control_table,
     "control_short": lambda: control_table(short=True),
     "control_acts": lambda: control_arms_table("acts", "beta"),
     "control_temperature": lambda: control_arms_table("temperature", "temperature"),
-    "bench_agent": bench_agent_table,
-    "losses_cpu": lambda: losses_table("losses_cpu"),
-    "losses_cuda": lambda: losses_table("losses_cuda"),
-    "losses_cpu_few": lambda: few_losses_table("losses_cpu"),
-    "losses_cuda_few": lambda: few_losses_table("losses_cuda"),
 }
-
-
-def render(text: str) -> str:
-    """The document with every table rendered again."""
-    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", text)
 
 
 @run_script
@@ -570,15 +410,12 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(
         RenderConfig, argv, program="python scripts/render_results.py", description=__doc__, default_name=None
     ).config
-    for path in (*(ROOT / name for name in DOCUMENTS), *sorted(MEASUREMENTS.glob("*.md"))):
-        old = path.read_text(encoding="utf-8")
-        new = render(old)
-        if config.check and new != old:
-            name = path.relative_to(ROOT)
-            print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
-            sys.exit(1)
-        if new != old:
-            atomic_write(path, new.encode())
+    documents = (ROOT / "README.md", ROOT / "RESULTS.md", *sorted(MEASUREMENTS.glob("*.md")))
+    changed = fill_documents(documents, TABLES, write=not config.check)
+    if config.check and changed:
+        name = changed[0].relative_to(ROOT)
+        print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

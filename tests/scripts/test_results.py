@@ -11,17 +11,32 @@ from pathlib import Path
 
 import pytest
 
+from polydistill.report.blocks import BLOCK
+
 RESULTS = ("RESULTS.md", "docs/speed.md")  # pages of questions and answers
+RENDER, RENDER_SPEED = SCRIPTS = ("render_results.py", "render_speed.py")
 
 
-def check(root: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(root / "scripts" / "render_results.py"), "--check", "true"]
+def check(root: Path, script: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(root / "scripts" / script), "--check", "true"]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_tables_are_those_of_the_measurements(root: Path) -> None:
-    done = check(root)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_tables_are_those_of_the_measurements(root: Path, script: str) -> None:
+    done = check(root, script)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_table_is_made_by_one_script(root: Path) -> None:
+    pages = [root / "README.md", *(root / page for page in RESULTS), *(root / "scripts" / "measurements").glob("*.md")]
+    named = {name for page in pages for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    made = [
+        set(re.findall(r'^    "(\w+)": ', (root / "scripts" / script).read_text(encoding="utf-8"), re.MULTILINE))
+        for script in SCRIPTS
+    ]
+    assert named
+    assert [sum(name in tables for tables in made) for name in sorted(named)] == [1] * len(named)
 
 
 @pytest.mark.parametrize("name", ["RESULTS.md", "scripts/measurements/pong.md"])
@@ -29,13 +44,13 @@ def test_a_changed_number_is_found(root: Path, tmp_path: Path, name: str) -> Non
     clone = tmp_path / "clone"
     shutil.copytree(root / "scripts" / "measurements", clone / "scripts" / "measurements")
     (clone / "docs").mkdir()
-    for copied in ("README.md", *RESULTS, "scripts/render_results.py"):
+    for copied in ("README.md", *RESULTS, f"scripts/{RENDER}"):
         shutil.copy(root / copied, clone / copied)
-    assert check(clone).returncode == 0
+    assert check(clone, RENDER).returncode == 0
     text = (clone / name).read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if re.match(r"\| (its twin|seed 1)", line))
     (clone / name).write_text(text.replace(row, row.replace("1", "2", 1)), encoding="utf-8")
-    done = check(clone)
+    done = check(clone, RENDER)
     assert done.returncode == 1
     assert name in done.stdout
 
@@ -100,19 +115,16 @@ policy_kl,256x18,float32,ours,replayed,10.0,9.0,11.0,,13824,0.9,,3000000000000
 
 def test_measurements_of_a_gpu_are_rendered_once_they_are_there(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts" / "measurements").mkdir(parents=True)
-    script = (root / "scripts" / "render_results.py").read_text(encoding="utf-8")
-    (tmp_path / "scripts" / "render_results.py").write_text(script, encoding="utf-8")
+    shutil.copy(root / "scripts" / RENDER_SPEED, tmp_path / "scripts" / RENDER_SPEED)
     (tmp_path / "docs").mkdir()
-    for empty in ("README.md", "docs/speed.md"):
-        (tmp_path / empty).write_text("", encoding="utf-8")
-    (tmp_path / "RESULTS.md").write_text("<!-- table: losses_cuda -->\n<!-- end -->\n", encoding="utf-8")
-    done = check(tmp_path)
+    (tmp_path / "docs" / "speed.md").write_text("<!-- table: losses_cuda -->\n<!-- end -->\n", encoding="utf-8")
+    done = check(tmp_path, RENDER_SPEED)
     assert done.returncode == 2
     assert "no measurement losses_cuda.csv in measurements/" in done.stderr
     (tmp_path / "scripts" / "measurements" / "losses_cuda.csv").write_text(GPU_ROWS, encoding="utf-8")
-    subprocess.run([sys.executable, str(tmp_path / "scripts" / "render_results.py")], check=True, timeout=120)
-    assert check(tmp_path).returncode == 0
-    lines = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    subprocess.run([sys.executable, str(tmp_path / "scripts" / RENDER_SPEED)], check=True, timeout=120)
+    assert check(tmp_path, RENDER_SPEED).returncode == 0
+    lines = (tmp_path / "docs" / "speed.md").read_text(encoding="utf-8").splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     row = dict(zip(table[0], table[2], strict=True))
     assert row["ours"] == "40.2 (39.0-123)"
