@@ -4,10 +4,10 @@
     python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is out of date
 
 scripts/render_speed.py does those of the benchmarks. A measurement is the summary.json of a run
-(``<config>-<arm>-seed<n>.json``), a table of runs, or what a study leaves: a folder with plan.json and results.csv. "95%
-over seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it includes their
-spread. "95% over games" is a bootstrap interval that resamples the games within each seed: it does not cover other
-seeds.
+(``<config>-<arm>-seed<n>.json``), a table of runs, or what a study leaves: a folder with plan.json and results.csv.
+"95% over seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it
+includes their spread. "95% over games" is a bootstrap interval that resamples the games within each seed: it does not
+cover other seeds.
 """
 
 from __future__ import annotations
