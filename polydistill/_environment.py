@@ -29,6 +29,7 @@ EXTRAS = {
 # the console commands of pyproject.toml: the extra that each needs, and the module whose main it calls
 COMMANDS = {
     "polydistill-agent": ("atari", "polydistill_agents.commands.distill_agent"),
+    "polydistill-agents-ensemble": ("atari", "polydistill_agents.commands.ensemble_agents"),
     "polydistill-atari": ("atari", "polydistill_agents.commands.distill_atari"),
     "polydistill-cifar": ("vision", "polydistill.vision.commands.distill_cifar"),
     "polydistill-cifar-ensemble": ("vision", "polydistill.vision.commands.ensemble_cifar"),
@@ -64,8 +65,7 @@ class WorldEntry(NamedTuple):
     ensembles: str = ""
 
 
-# the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py; of ensembles
-# polydistill-<name>-ensemble and ensemble_<name>.py
+# the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
 WORLDS = {
     "agent": WorldEntry(
         "atari",
@@ -75,6 +75,7 @@ WORLDS = {
         "student.zip",
         False,
         younger=("student.repeat",),
+        ensembles="polydistill_agents.lineage.ensemble",
     ),
     "atari": WorldEntry(
         "atari",
@@ -84,6 +85,7 @@ WORLDS = {
         "student.zip",
         False,
         younger=("student.repeat", "teacher.more"),
+        ensembles="polydistill_agents.lineage.ensemble",
     ),
     "cifar": WorldEntry(
         "vision",

@@ -35,14 +35,18 @@ def open_teacher(config: AnyConfig) -> Teacher:
         UserError: there is none, the file is damaged, it does not fit the environment, or no student could learn from
             it.
     """
-    teacher = _open_all(config)
+    teacher = open_teachers(config)
     teacher.to(config.device).count_actions(config.task)
     rehearse(config, teacher)
     return teacher
 
 
-def _open_all(config: AnyConfig) -> Teacher:
-    """The teacher, or the mean of several, each of Q-values at its own temperature."""
+def open_teachers(config: AnyConfig) -> Teacher:
+    """The teacher, or the mean of several, each of Q-values at its own temperature.
+
+    Raises:
+        UserError: a file is missing or damaged, or they are no one teacher.
+    """
     first = config.teacher.path or find_teacher(config.game) if isinstance(config, AtariConfig) else config.teacher.path
     members = [as_teacher(path).to(config.device) for path in (first, *config.teacher.more)]
     if len(members) == 1:
@@ -52,12 +56,14 @@ def _open_all(config: AnyConfig) -> Teacher:
     temperatures = []
     for member in members:
         member.count_actions(config.task)
-        temperatures.append(1.0 if member.kind == "logits" else temperature_of(config, member))
+        temperatures.append(temperature_of(config, member))
     return as_teacher(members, temperatures=temperatures)
 
 
 def temperature_of(config: AnyConfig, teacher: Teacher) -> float:
-    """The configured temperature, or the one that :func:`measure_temperature` finds."""
+    """T of its policy: 1 of logits; of Q-values the configured one, else what its own play asks for."""
+    if teacher.kind == "logits":
+        return 1.0
     return config.student.temperature or measure_temperature(config, teacher).temperature
 
 

@@ -32,6 +32,8 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         summary: what summary.json holds.
         wide: all columns; else those that matter most, in 80 characters.
     """
+    if "members" in summary:
+        return _format_members(summary, wide)
     config, first = summary["config"], summary["generations"][0]["metrics"]
     rows = [*_baselines(config, first)]
     records = []
@@ -45,19 +47,44 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         records.append(GamesPlayed.of_metrics(who, metrics))
         parameters = sum(summary["generations"][member]["parameters"] for member in ensemble["members"])
         rows.append(_member(who, metrics) | {"parameters": parameters})
-    told = [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
-    table = [[row.get(name) for name in told] for row in rows]
-    name = config.get("game") or config["env"]
     found = notes(config.get("game"), first["protocol"], _without_own_limit(config, records))
     lines = [
-        f"{name}, {count_games(first['episodes'])} each, protocol {first['protocol']}, seed {summary['seed']}",
+        _title(config, first, summary["seed"]),
         "",
-        format_table(told, table)
-        if wide
-        else format_narrow_table(told, table, [name for name in IMPORTANCE if name in told]),
+        _format_rows(rows, wide),
         *format_notes([*found, *_no_scale(first), *_without_memory(summary["generations"])]),
     ]
     return "\n".join(lines)
+
+
+def _title(played: Mapping[str, Any], teacher: Mapping[str, Any], seed: int) -> str:
+    name = played.get("game") or played["env"]
+    return f"{name}, {count_games(teacher['episodes'])} each, protocol {teacher['protocol']}, seed {seed}"
+
+
+def _format_rows(rows: Sequence[Row], wide: bool, left_out: Sequence[str] = ()) -> str:
+    """The table, without optional columns of which no row has a value."""
+    told = [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
+    told = [name for name in told if name not in left_out]
+    table = [[row.get(name) for name in told] for row in rows]
+    if wide:
+        return format_table(told, table)
+    return format_narrow_table(told, table, [name for name in IMPORTANCE if name in told])
+
+
+def _format_members(summary: Mapping[str, Any], wide: bool) -> str:
+    """An ensemble of the students of several runs, below its members; ``teacher`` is that of the first of them."""
+    played, first, members = summary["played"], summary["teacher"]["metrics"], summary["members"]
+    (ensemble,) = summary["ensembles"]
+    everyone = [("teacher", first), *((member["folder"], member["metrics"]) for member in members)]
+    everyone.append((f"ensemble of the {len(members)}", ensemble["metrics"]))
+    weights = [member["parameters"] for member in members]
+    parameters = [None, *weights, sum(weights)]
+    rows = [_member(who, metrics) | {"parameters": n} for (who, metrics), n in zip(everyone, parameters, strict=True)]
+    records = [GamesPlayed.of_metrics(who, metrics) for who, metrics in everyone]
+    found = notes(played.get("game"), first["protocol"], _without_own_limit(played, records))
+    table = _format_rows([*_baselines(played, first), *rows], wide, left_out=("agreement", "seconds"))
+    return "\n".join([_title(played, first, summary["seed"]), "", table, *format_notes([*found, *_no_scale(first)])])
 
 
 def _baselines(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Iterator[Row]:

@@ -21,12 +21,14 @@ class Budget:
     Args:
         networks: that each answer takes.
         trained: arms whose runs made them, :data:`TEACHER` among them where it taught one.
-        epochs: of training, all of those runs together.
+        training: of all of those runs together, in ``unit``.
+        unit: like "epochs of training".
     """
 
     networks: int
     trained: tuple[str, ...]
-    epochs: int
+    training: int
+    unit: str
 
 
 def budgets(plan: Plan) -> dict[str, Budget]:
@@ -50,7 +52,8 @@ def _budget(plan: Plan, arm: Arm, world: EnsembleWorld) -> Budget:
         if name != TEACHER and world.is_taught(configs[name]) and plan.arm(name).teacher:
             waiting.append(plan.arm(name).teacher)
     ordered = tuple(name for name in configs if name in trained)
-    return Budget(len(arm.members), ordered, sum(world.epochs_of(configs[name]) for name in ordered))
+    training = sum(world.training_of(configs[name]) for name in ordered)
+    return Budget(len(arm.members), ordered, training, world.training)
 
 
 def unequal_ensembles(plan: Plan) -> list[str]:
@@ -62,9 +65,9 @@ def unequal_ensembles(plan: Plan) -> list[str]:
             one, other = costs[first], costs[second]
             if one.networks != other.networks:
                 lines.append(f"{first} has {one.networks} networks and {second} {other.networks}: a larger is better")
-            elif one.epochs != other.epochs:
+            elif one.training != other.training:
                 lines.append(
-                    f"{first} takes {one.epochs:,} epochs of training ({', '.join(one.trained)}) and {second} "
-                    f"{other.epochs:,} ({', '.join(other.trained)}): budgets are not equal"
+                    f"{first} takes {one.training:,} {one.unit} ({', '.join(one.trained)}) and {second} "
+                    f"{other.training:,} ({', '.join(other.trained)}): budgets are not equal"
                 )
     return lines

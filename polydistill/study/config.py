@@ -27,7 +27,7 @@ class StudyConfig:
         settings: keys of the world's config for all arms, like {training.epochs: 2}.
         arms: name -> keys that the arm sets, like {ban: {student.objective: ban}}. `teacher` names an arm: its student
             of the same seed teaches; else the seed's own teacher does. {ensemble: [ban, ban_2]} trains nothing: it is
-            the mean of the class probabilities of those arms' students of the same seed.
+            the mean of the probabilities of those arms' students of the same seed.
         contrasts: pairs of arms named beforehand, the first against the second; all other pairs are exploratory.
         seeds: how many; a study may get more later, and its report says which they were.
         first_seed: the first of them.

@@ -27,7 +27,6 @@ from polydistill.study.worlds import World
 
 FEWEST_PAIRS = 3  # finished ones, for a standard deviation of their differences that is worth a word
 POWER = 0.8
-ENSEMBLE_SECONDS = 3.0  # nothing is trained; the start of the process takes 2.4 s of one core
 DOUBT = "it may be two or three times off, and more for runs of seconds"
 
 
@@ -139,7 +138,7 @@ def _whose(some: Mapping[str, float], arms: Mapping[str, PlannedRun]) -> str:
 def _estimate(run: PlannedRun, world: World) -> float | None:
     """Seconds of a run whose like has not finished here; None: the world does not say."""
     if run.members:
-        return ENSEMBLE_SECONDS
+        return None if world.ensemble is None else world.ensemble.seconds
     if world.expected_seconds is None:
         return None
     settings = dict(flatten(run.config)) | ({GIVEN: "given"} if run.teacher is not None else {})

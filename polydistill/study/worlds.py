@@ -31,13 +31,17 @@ class EnsembleWorld(NamedTuple):
     Args:
         config_class: of such a run: ``members``, the run folders, and whatever it shares with the config of a run.
         command: words that start one, before its flags.
-        epochs_of: how long a run with a config of plain values trains.
+        training: what the cost of a run is counted in, like "epochs of training".
+        training_of: how many of these a run with a config of plain values takes.
+        seconds: that one takes; None: nobody knows beforehand.
         is_taught: whether the students of such a run learn from their teacher.
     """
 
     config_class: type[Any]
     command: tuple[str, ...]
-    epochs_of: Callable[[Mapping[str, Any]], int]
+    training: str
+    training_of: Callable[[Mapping[str, Any]], int]
+    seconds: float | None
     is_taught: Callable[[Mapping[str, Any]], bool]
 
 
@@ -89,15 +93,17 @@ def open_world(name: str) -> World:
         trains_teachers=entry.trains_teachers,
         expected_seconds=_find(entry.seconds) if entry.seconds else None,
         younger=entry.younger,
-        ensemble=_open_ensembles(name, entry.ensembles) if entry.ensembles else None,
+        ensemble=_open_ensembles(entry.ensembles) if entry.ensembles else None,
     )
 
 
-def _open_ensembles(name: str, module: str) -> EnsembleWorld:
+def _open_ensembles(module: str) -> EnsembleWorld:
     return EnsembleWorld(
         config_class=_find(f"{module}:EnsembleConfig"),
-        command=_command(f"ensemble_{name}", f"polydistill-{name}-ensemble"),
-        epochs_of=_find(f"{module}:epochs_of"),
+        command=_command(*_find(f"{module}:COMMAND")),
+        training=_find(f"{module}:TRAINING"),
+        training_of=_find(f"{module}:training_of"),
+        seconds=_find(f"{module}:SECONDS"),
         is_taught=_find(f"{module}:is_taught"),
     )
 

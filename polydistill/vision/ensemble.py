@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from polydistill.config.fields import check_fields
-from polydistill.device import MOST_THREADS, Device, prepare, resolve_machine
-from polydistill.errors import UserError, require_at_least, require_at_most
+from polydistill.device import prepare
+from polydistill.errors import UserError
+from polydistill.lineage.members import MembersConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.runs import Run, read_summary
 from polydistill.runs.correctness import write_correct
-from polydistill.runs.folder import SEED
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.examiner import Examiner
@@ -32,43 +31,14 @@ CORRECT = "ensemble_correct.npz"  # which test images it got right
 
 
 @dataclass(frozen=True)
-class EnsembleConfig:
+class EnsembleConfig(MembersConfig):
     """Measure the mean of the class probabilities of several trained networks.
 
     Args:
-        members: finished run folders, at least 2, each named from the folder of this run; {seed} stands for the seed.
-            The network of the last generation of each is a member.
-        seed: of the runs.
-        device: auto, cpu or cuda.
-        threads: processor threads of torch; 0: as many as pay.
         data: which images: those of the members.
     """
 
-    members: tuple[str, ...]
-    seed: int = 0
-    device: Device = "auto"
-    threads: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require_at_least(0, self, "seed", "threads")
-        require_at_most(MOST_THREADS, self, "threads")
-        if len(set(self.members)) != len(self.members) or len(self.members) < 2:
-            raise ValueError(f"members must be at least 2 run folders, each once, got {list(self.members)}")
-
-    def resolve(self, stored: Mapping[str, Any] | None = None) -> EnsembleConfig:
-        """The config with auto and 0 replaced by this machine's device and threads; ``stored`` as for a lineage.
-
-        Raises:
-            UserError: the device is missing.
-        """
-        machine = resolve_machine(self.device, self.threads, "float32", stored=stored)
-        return EnsembleConfig(self.members, self.seed, machine["device"], machine["threads"], self.data)
-
-    def folders(self, out: Path) -> list[Path]:
-        """The run folders of the members of the run in ``out``."""
-        return [out / name.replace(SEED, str(self.seed)) for name in self.members]
 
 
 class Member(NamedTuple):
@@ -97,10 +67,10 @@ def measure_ensemble(config: EnsembleConfig, images: Images, run: Run) -> dict[s
     device, data = prepare(config.device, config.threads), describe_images(images)
     examiner = Examiner(images, Normalizer.of(images.normalization, device), EvaluationConfig())
     members = []
-    for name, folder in zip(config.members, config.folders(run.out), strict=True):
+    for name, folder in zip(config.names, config.folders(run.out), strict=True):
         member = open_member(folder, images, data, device)
         examiner.look(member.network)
-        members.append({"folder": name.replace(SEED, str(config.seed)), **member.summary})
+        members.append({"folder": name, **member.summary})
     every = range(len(members))
     return run.finish(
         {
@@ -147,8 +117,12 @@ def open_member(folder: Path, images: Images, data: Mapping[str, Any], device: t
 
 # ---- what a study asks of its arms -----------------------------------------------------------------------------------
 
+COMMAND = ("ensemble_cifar", "polydistill-cifar-ensemble")
+TRAINING = "epochs of training"
+SECONDS = 3.0  # nothing is trained; the start of the process takes 2.4 s of one core
 
-def epochs_of(config: Mapping[str, Any]) -> int:
+
+def training_of(config: Mapping[str, Any]) -> int:
     """The epochs of training of a run of a lineage, all its generations together; of a given teacher none.
 
     Args:

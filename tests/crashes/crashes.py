@@ -149,6 +149,15 @@ CASES = {
     },
     "agent": {
         "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 6),
+        "CartPole, ensembles of Q-values": Case(  # they take about half of the run
+            agent(
+                *("--student.objective", "policy_mse", "--lineage.generations", "3", "--play.steps", "9600"),
+                *("--evaluation.episodes", "400"),
+            ),
+            assert_same_agents,
+            5,
+            6,
+        ),
     },
     "atari": {
         "policy_kl, a smaller student": Case(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN, PPO
 
+from polydistill_agents.environments.evaluation import evaluate
+from polydistill_agents.teachers import as_teacher
 from tests.agents.environments import toys
 from tests.curves_and_tables import columns, explained
 
@@ -35,6 +37,35 @@ def test_an_agent_is_scored_in_any_environment_beside_random_play(inside: Script
     assert all(-1 <= float(cells[0]) <= 0 for cells in shown.values()), "that reward is -1 at a fall, else 0"
     optional = {"of human", "invalid", "masked mean"}
     assert columns(done.stdout) == [explained(root, "Table of evaluate_agent.py") - optional]
+
+
+def test_several_files_are_scored_as_one_agent_by_their_mean_policy(inside: Script, tmp_path: Path) -> None:
+    save_two(tmp_path)
+    words = ["--env", "CartPole-v1", "--episodes", 4, "--temperature", 0.5]
+    done = inside("evaluate_agent.py", "a.zip", "--more", "[b.zip]", "--beside", "b.zip", *words)
+    assert done.returncode == 0, done.stderr
+    shown = rows(done.stdout)
+    assert list(shown) == ["random play", "b.zip", "ensemble of the 2"]
+    assert "note: ensemble of the 2: a.zip, b.zip; Q-values among them at T = 0.5" in done.stdout
+    both = as_teacher([tmp_path / "a.zip", tmp_path / "b.zip"], temperatures=[1.0, 0.5])
+    assert float(shown["ensemble of the 2"][0]) == evaluate(both, "CartPole-v1", episodes=4).mean
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[b.zip, a.zip]", "more names further files, each once, got 'a.zip', 'b.zip', 'a.zip'"),
+        ("[wide.zip]", "teacher 1 sees (4,) float32, teacher 2 sees (6,) float32"),
+        ("[none.zip]", "no such file: none.zip"),
+    ],
+)
+def test_files_that_are_no_one_agent_are_one_line(inside: Script, tmp_path: Path, more: str, message: str) -> None:
+    save_two(tmp_path)
+    DQN("MlpPolicy", "Acrobot-v1", device="cpu", seed=0).save(tmp_path / "wide.zip")
+    done = inside("evaluate_agent.py", "a.zip", "--more", more, "--env", "CartPole-v1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
 
 
 def test_where_there_are_masks_the_share_of_invalid_actions_and_masked_play_are_told(

@@ -76,7 +76,12 @@ FAKE = World(
     product="product_{last}.json",
     trains_teachers=True,
     ensemble=EnsembleWorld(
-        FakeEnsemble, (sys.executable, str(Path(__file__).with_name("fake_ensemble.py"))), lambda config: 1, bool
+        FakeEnsemble,
+        (sys.executable, str(Path(__file__).with_name("fake_ensemble.py"))),
+        "epochs of training",
+        lambda config: 1,
+        3.0,
+        bool,
     ),
 )
 ARMS = {"labels": {"student.objective": "cross_entropy"}, "ban": {"student.bonus": 0.125}}

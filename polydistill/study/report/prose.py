@@ -54,7 +54,7 @@ def _replication(plan: Plan) -> str:
 def _ensembles(plan: Plan) -> Iterator[str]:
     for arm in plan.arms:
         if arm.members:
-            yield f"The arm {arm.name} is the mean of the class probabilities of {' and '.join(arm.members)}."
+            yield f"The arm {arm.name} is the mean of the probabilities of {' and '.join(arm.members)}."
 
 
 def _naming(plan: Plan, analysis: Analysis) -> Iterator[str]:

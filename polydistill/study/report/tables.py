@@ -165,11 +165,12 @@ def ensembles(plan: Plan, analysis: Analysis) -> Iterator[Block]:
         known = [seconds.get(trained) for trained in cost.trained]
         took = None if None in known else sum(each for each in known if each is not None)
         members, trained = " + ".join(plan.arm(name).members), ", ".join(cost.trained)
-        rows.append((name, members, f"{cost.networks}", trained, f"{cost.epochs:,}", number(took, 0)))
-    yield Table(("ensemble", "mean of", "networks that answer", "trained for it", "epochs", "seconds"), tuple(rows))
+        rows.append((name, members, f"{cost.networks}", trained, f"{cost.training:,}", number(took, 0)))
+    unit = next(iter(costs.values())).unit
+    yield Table(("ensemble", "mean of", "networks that answer", "trained for it", unit, "seconds"), tuple(rows))
     yield Paragraph(
-        "An ensemble is the mean of its networks' class probabilities: each of its answers takes one of each network. "
-        "It trains nothing itself: epochs and seconds are of one seed, of the runs that were needed for it, which are "
+        "An ensemble is the mean of its networks' probabilities: each of its answers takes one of each network. "
+        f"It trains nothing itself: {unit} and seconds are of one seed, of the runs that were needed for it, which are "
         "those of its members and of the arms that taught them.",
         "note",
     )

@@ -9,7 +9,7 @@ from ale_py import roms
 from ale_py.registration import rom_id_to_name
 
 from polydistill.errors import UserError
-from polydistill_agents.commands.evaluate_agent import AgentEvaluationConfig
+from polydistill_agents.commands.scoring import AgentEvaluationConfig
 from polydistill_agents.environments.games import check_game
 from polydistill_agents.environments.task import open_task
 from polydistill_agents.files.inspection import AgentInspectionConfig

@@ -12,7 +12,7 @@ import torch
 
 from polydistill.errors import UserError
 from polydistill.lineage import LineageConfig
-from polydistill_agents.commands.evaluate_agent import AgentEvaluationConfig
+from polydistill_agents.commands.scoring import AgentEvaluationConfig
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.lineage.agent_config import AgentConfig, AgentTeacherConfig
 from polydistill_agents.lineage.config import (
