@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from polydistill.config.plain_yaml import load_yaml
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCRIPTS_OF_FOLDER = {
     "agents": {"distill_agent.py"},
@@ -60,6 +62,18 @@ def test_configs_lie_in_the_known_folders() -> None:
     assert folders == {path.parent.name for path in FILES}, "a folder without a config"
 
 
+def write_agents(config: Path, folder: Path) -> str:
+    """Untrained agents of several games, as ``--games`` names them."""
+    from polydistill_agents.environments.games import count_actions
+    from polydistill_agents.files.sb3_zip import write_dqn_zip
+    from tests.agents.samples import make_network
+
+    games = list(load_yaml(config)["games"])
+    for game in games:
+        write_dqn_zip(folder / f"{game}.zip", make_network(n_actions=count_actions(game)))
+    return "{" + ", ".join(f"{game}: {folder / game}.zip" for game in games) + "}"
+
+
 def write_agent(config: Path, folder: Path) -> str:
     """An untrained agent of the config's environment, or of Breakout."""
     from stable_baselines3 import DQN, PPO
@@ -89,6 +103,8 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
     monkeypatch.chdir(root)
     if "--teacher.path" in options:  # the user's own agent
         options[options.index("--teacher.path") + 1] = write_agent(path, tmp_path)
+    if "games" in load_yaml(path):
+        options += ["--games", write_agents(path, tmp_path)]
     monkeypatch.setattr(sys, "argv", [script, *options, "--out", str(out), "--dry_run"])
     code: object = 0
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from polydistill.config.parsing import Parsed
 from polydistill.config.plain_yaml import to_mapping
@@ -35,65 +35,102 @@ from polydistill_agents.lineage.plan import (
     require_same_start,
 )
 from polydistill_agents.lineage.report import format_summary
+from polydistill_agents.teachers import Teacher
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
-def distil(parsed: Parsed[Any], argv: list[str] | None, called: str) -> None:
+class World(NamedTuple):
+    """What differs between a distillation of one task and one of several; ``teacher`` is one, or one of each task.
+
+    Attributes:
+        kind_of: from a config to the name of its world.
+        may_move_of: from a config to the keys of files that may lie elsewhere.
+        products: patterns of the files that a run writes.
+        open_teacher: from a resolved config to its teacher.
+        require_same_teacher: of a config, its teacher and generation 0 of a summary.
+        require_same_start: of a config, its teacher and a run folder.
+        check_run: likewise; it refuses what the run would refuse.
+        require_disk: likewise; it refuses a folder without room.
+        format_plan: of a config, its teacher, a run folder, and whether to ``measure``.
+        say_what_to_expect: of a config.
+        open_domain: of a config and its teacher.
+        examine: of a domain and a generation, the doctor's report.
+        remember_speed: of a config and a summary.
+        show: of a summary, a run folder, and whether wide.
+    """
+
+    kind_of: Callable[[Any], str]
+    may_move_of: Callable[[Any], Sequence[str]]
+    products: Sequence[str]
+    open_teacher: Callable[[Any], Any]
+    require_same_teacher: Callable[[Any, Any, Mapping[str, Any]], None]
+    require_same_start: Callable[[Any, Any, Path], None]
+    check_run: Callable[[Any, Any, Path], None]
+    require_disk: Callable[[Any, Any, Path], None]
+    format_plan: Callable[..., str]
+    say_what_to_expect: Callable[[Any], None]
+    open_domain: Callable[[Any, Any], Any]
+    examine: Callable[[Any, Generation[Any]], Report]
+    remember_speed: Callable[[Any, Mapping[str, Any]], None]
+    show: Callable[[Mapping[str, Any], Path, bool], None]
+
+
+def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: World | None = None) -> None:
     """Make the run that a command line asks for, or go on with it, and print its table.
 
     Args:
         parsed: what is asked for, a config of agents.
         argv: the words; None: those of this process.
         called: how it is called, for summary.json.
+        world: of the config; None: one task.
 
     Raises:
         UserError: the folder, the teacher or the machine does not allow it.
     """
-    given: AnyConfig = parsed.config
+    given, world = parsed.config, world or ONE_TASK
     if parsed.doctor and not given.student.has_teacher:
         raise UserError("the doctor looks at what a teacher teaches: leave --doctor out with student.objective td")
     stored = stored_config(parsed.out)
     before = as_before({"precision": given.precision, **vars(given)}, stored)
     config = dataclasses.replace(given, **{name: before[name] for name in before if name in vars(given)})
-    allowed = {"may_grow": MAY_GROW, "may_move": MAY_MOVE}
+    allowed = {"may_grow": MAY_GROW, "may_move": world.may_move_of(config)}
     standing = examine_folder(parsed.out, to_mapping(config), **allowed)
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its teacher, its GPU, its cores
         summary = read_summary(parsed.out)
         if standing.moved:
-            teacher = open_teacher(dataclasses.replace(config, device="cpu"))
-            require_same_teacher(config, teacher, summary["generations"][0]["sha256"])
-        show(summary, parsed.out, parsed.wide)
+            teacher = world.open_teacher(dataclasses.replace(config, device="cpu"))
+            world.require_same_teacher(config, teacher, summary["generations"][0])
+        world.show(summary, parsed.out, parsed.wide)
         return
     config = given.resolve(stored)
-    teacher = open_teacher(config)
+    teacher = world.open_teacher(config)
     if parsed.dry_run:
         if standing.state != "finished":
-            check_run(config, teacher, parsed.out)
-        plan = format_plan(config, teacher, parsed.out, measure=parsed.measure)
+            world.check_run(config, teacher, parsed.out)
+        plan = world.format_plan(config, teacher, parsed.out, measure=parsed.measure)
         print(f"{plan}\n{parsed.out}: {standing.describe()}")
         return
     if standing.moved or standing.grown:  # before the folder is changed
-        require_same_start(config, teacher, parsed.out)
+        world.require_same_start(config, teacher, parsed.out)
     command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
-    whose = {"products": PRODUCTS, "packages": PACKAGES}
-    with Run.open(parsed.out, config, kind=kind_of(config), command=command, **whose, **allowed) as run:
+    whose = {"products": world.products, "packages": PACKAGES}
+    with Run.open(parsed.out, config, kind=world.kind_of(config), command=command, **whose, **allowed) as run:
         if run.summary is None:
-            require_disk(config, teacher, run.out)
+            world.require_disk(config, teacher, run.out)
             say_if_loaded()
-            if isinstance(config, AgentConfig):
-                say_what_to_expect(config)
-        domain = AgentDomain(config, teacher)
+            world.say_what_to_expect(config)
+        domain = world.open_domain(config, teacher)
 
         def look(generation: Generation[Any]) -> Report:
-            return examine(domain.config, generation)
+            return world.examine(domain, generation)
 
         try:
             summary = run_lineage(domain, config, run, examine=look if parsed.doctor else None)
         except GameError as error:
             raise GameError(f"{error}; what was saved is kept, and the same command goes on from there") from error
-        remember_speed(config, summary)
-        show(summary, run.out, parsed.wide)
+        world.remember_speed(config, summary)
+        world.show(summary, run.out, parsed.wide)
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
@@ -103,3 +140,34 @@ def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
     if student.is_file():
         print(how_to_go_on(student, read_agent(student).score_kind))
+
+
+def _same_teacher(config: AnyConfig, teacher: Teacher, first: Mapping[str, Any]) -> None:
+    require_same_teacher(config, teacher, first["sha256"])
+
+
+def _say(config: AnyConfig) -> None:
+    if isinstance(config, AgentConfig):
+        say_what_to_expect(config)
+
+
+def _examine(domain: AgentDomain, generation: Generation[Any]) -> Report:
+    return examine(domain.config, generation)
+
+
+ONE_TASK = World(
+    kind_of,
+    lambda _: MAY_MOVE,
+    PRODUCTS,
+    open_teacher,
+    _same_teacher,
+    require_same_start,
+    check_run,
+    require_disk,
+    format_plan,
+    _say,
+    AgentDomain,
+    _examine,
+    remember_speed,
+    show,
+)

@@ -7,6 +7,7 @@
     python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers "[FlattenObservation, VecFrameStack:4]"
     python scripts/distill_agent.py --teacher.path ppo.zip --env ID --wrappers minigrid.wrappers:ImgObsWrapper
     python scripts/distill_agent.py --teacher.path a.zip --teacher.more "[b.zip]" --env ID    two teachers
+    python scripts/distill_agent.py --config tasks.yaml        one student of several tasks: --tasks {} --help
 
 The teacher is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN, TRPO, MaskablePPO, RecurrentPPO);
 nothing in it is executed. VecNormalize's statistics are found beside it. Its kind, its size, the temperature, and the
@@ -19,10 +20,14 @@ environment repeats itself from a seed.
 
 from __future__ import annotations
 
+from typing import Any
+
 from polydistill.config.parsing import parse
 from polydistill.errors import run_script
 from polydistill_agents.commands.distil import distil
+from polydistill_agents.commands.distil_tasks import SEVERAL_TASKS, asks_for
 from polydistill_agents.lineage.agent_config import AgentConfig
+from polydistill_agents.lineage.tasks_config import ManyTasksConfig
 
 SCRIPT = "python scripts/distill_agent.py"
 
@@ -31,5 +36,8 @@ SCRIPT = "python scripts/distill_agent.py"
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
     description = (__doc__ or "").replace(SCRIPT, called)
-    parsed = parse(AgentConfig, argv, program=called, description=description, default_name="agent", distils=True)
-    distil(parsed, argv, called)
+    options: dict[str, Any] = {"program": called, "description": description, "distils": True}
+    if asks_for("tasks", argv):
+        distil(parse(ManyTasksConfig, argv, default_name="tasks", **options), argv, called, SEVERAL_TASKS)
+    else:
+        distil(parse(AgentConfig, argv, default_name="agent", **options), argv, called)

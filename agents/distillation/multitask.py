@@ -222,14 +222,15 @@ class MultitaskDistillation:
         for name, seat in self.seats.items():
             seat.count_updates(n_updates, rounds.get(name), shares[name])
 
-    def save(self, folder: Path) -> None:
-        """Write each task's network as ``<task>.zip``, an ordinary DQN zip of that task alone.
+    def save(self, folder: str | Path) -> None:
+        """Write each task's network as ``<task>.zip``, an ordinary DQN zip of that task alone; the folder may be new.
 
         Raises:
             ValueError: the torso is wider than what ``DQN.load`` opens.
         """
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for name, seat in self.seats.items():
-            seat.save(folder / f"{name}.zip")
+            seat.save(Path(folder) / f"{name}.zip")
 
     def state(self) -> dict[str, Any]:
         """All that decides the future but the inner state of the games and the frames of the replays."""

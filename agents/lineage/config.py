@@ -306,14 +306,14 @@ class AtariConfig:
         Raises:
             UserError: the device is not there.
         """
-        work = {"step": self._update_work(), "run": self._update_work() * self._updates()}
+        work = {"step": self.update_work(), "run": self.update_work() * self._updates()}
         machine = resolve_machine(self.device, self.threads, self.precision, stored=stored, **work)
         return dataclasses.replace(self, **machine)
 
     def _updates(self) -> float:
         return self.play.steps * self.student.samples_per_step / self.student.batch_size
 
-    def _update_work(self) -> float:
+    def update_work(self) -> float:
         """Multiply-adds of an update and of the play that it needs; a teacher counts as the largest size."""
         largest = multiply_adds(SIZES["nature"])
         student = largest if self.student.size == SAME_SIZE else multiply_adds(SIZES[self.student.size])

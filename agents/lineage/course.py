@@ -94,24 +94,32 @@ def make_student(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generat
         env,
         teacher,
         learning_rate=config.student.learning_rate,
-        buffer_size=config.play.replay_steps,
-        learning_starts=config.play.warmup_steps,
-        batch_size=config.student.batch_size,
-        samples_per_step=config.student.samples_per_step,
         averaging=config.student.averaging,
-        train_freq=config.play.train_freq,
-        objective=config.student.objective,
-        objective_kwargs=config.student.options(),
         temperature=config.student.temperature or 1.0,
-        exploration_rate=config.teacher.epsilon,
-        play=config.teacher.play,
-        beta=config.play.beta if config.play.beta_end is None else (config.play.beta, config.play.beta_end),
         **network,
-        precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        **settings_of_play(config),
         generation=generation,
         seed=seed_of_students(config),
-        device=config.device,
     )
+
+
+def settings_of_play(config: AnyConfig) -> dict[str, Any]:
+    """What a student is told of its play, and of what it learns from it."""
+    beta, end = config.play.beta, config.play.beta_end
+    return {
+        "buffer_size": config.play.replay_steps,
+        "learning_starts": config.play.warmup_steps,
+        "batch_size": config.student.batch_size,
+        "samples_per_step": config.student.samples_per_step,
+        "train_freq": config.play.train_freq,
+        "objective": config.student.objective,
+        "objective_kwargs": config.student.options(),
+        "exploration_rate": config.teacher.epsilon,
+        "play": config.teacher.play,
+        "beta": beta if end is None else (beta, end),
+        "precision": "bfloat16" if config.precision == "bfloat16" else "float32",
+        "device": config.device,
+    }
 
 
 def make_control(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generation: int) -> QLearning:
@@ -192,7 +200,7 @@ class Course:
         self.env = make_env(config, teacher, generation)
         make = make_student if config.student.has_teacher else make_control
         self.model: PolicyDistillation | QLearning = make(config, teacher, self.env, generation)
-        self.model.set_logger(Logger(None, [_RunWriter(run, self.role)]))
+        self.model.set_logger(Logger(None, [RunWriter(run, self.role)]))
         folder = run.out / RECORDINGS / self.role
         n_scores = int(self.model.action_space.n) if config.student.has_teacher else 0  # type: ignore[attr-defined]
         self.recording = Recording(folder, self.env, n_scores)
@@ -294,7 +302,7 @@ class Course:
             self.curve.append(Point(self.steps, point[SCORE]))
 
 
-class _RunWriter(KVWriter):
+class RunWriter(KVWriter):
     """Stable-Baselines3's records go to the run: clock values apart, since metrics must not depend on the machine."""
 
     def __init__(self, run: Run, role: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
-from polydistill_agents.environments.recording import DoesNotRepeat
-from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
+from polydistill_agents.lineage.resuming import open_course
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size
@@ -82,6 +80,11 @@ class AgentDomain:
                 print(chosen, flush=True)
                 self.config = tempered(config, chosen.temperature)
 
+    def temper(self, temperature: float | None) -> None:
+        """Take the temperature that was found before; None: none was."""
+        if temperature is not None:
+            self.config = tempered(self.config, temperature)
+
     @property
     def objective(self) -> str:
         """Name of the students' objective."""
@@ -99,13 +102,16 @@ class AgentDomain:
             self._score_ensembles(keeper)
         course = self._open_course(teacher, begun, keeper)
         keeper.follow(course)
-        self._learned_steps, self._curve = course.steps, course.curve
+        self.note_course(course.steps, course.curve)
         path = run_of(keeper).out / self._file(keeper.generation)
         course.model.save(path)
         return read_student(path, course.model.widths).to(self.device)
 
+    def note_course(self, steps: int, curve: list[Point] | None) -> None:
+        """Note what the student that was taught last has learned from, and its curve, for its evaluation."""
+        self._learned_steps, self._curve = steps, curve
+
     def _open_course(self, teacher: Teacher, begun: Mapping[str, Any] | None, keeper: Keeper[Teacher]) -> Course:
-        """The one that was begun; a new one where there is none, or its recording is damaged."""
         generation, run = keeper.generation, run_of(keeper)
 
         def score_curve(model: PolicyDistillation | QLearning, step: int) -> dict[str, float]:
@@ -113,20 +119,10 @@ class AgentDomain:
             episodes = self.config.evaluation.curve_episodes
             return curve_point(self.play(student, model.student, episodes, f"curve {step}", keeper))
 
-        course = Course(self.config, teacher, generation, run, score_curve)
-        if begun is None:
-            return course
-        try:
-            course.load(begun, lambda: keeper.heed("the games were played again"))
-        except DamagedSegment as error:
-            print(f"{error}: generation {generation} starts over", file=sys.stderr)
-            run.rewind(begun["began"])
+        def make() -> Course:
             return Course(self.config, teacher, generation, run, score_curve)
-        except DoesNotRepeat as error:
-            print(f"{error}: generation {generation} goes on in new games", file=sys.stderr)
-            course = Course(self.config, teacher, generation, run, score_curve)
-            course.load_into_new_games(begun)
-        return course
+
+        return open_course(make, begun, keeper, run)
 
     def evaluate(self, member: Teacher, teacher: Teacher | None, keeper: Keeper[Teacher]) -> dict[str, Any]:
         """Score ``member`` under the configured protocol; the metrics of summary.json."""
@@ -214,9 +210,7 @@ class AgentDomain:
         Raises:
             UserError: the teacher is another one, or a student's file is damaged.
         """
-        temperature = saved.get("temperature")
-        if temperature is not None:
-            self.config = tempered(self.config, temperature)
+        self.temper(saved.get("temperature"))
         self._ensembles = list(saved.get("ensembles", []))
         if not saved["generations"]:
             return []

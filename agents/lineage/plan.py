@@ -109,17 +109,15 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
     """
     generations, steps = config.lineage.generations, config.play.steps
     samples = int(steps * config.student.samples_per_step)
-    curve_points = -(-steps // config.evaluation.curve_every_steps) if config.evaluation.curve_every_steps else 0
-    tables = 1 + generations + len(growing_ensembles(generations))  # teacher, students and ensembles are scored
-    games = tables * config.evaluation.episodes + generations * curve_points * config.evaluation.curve_episodes
-    speed = (None if measure else _remembered(config)) or _measured(config, teacher)
+    games = count_scored_games(config, len(growing_ensembles(generations)))
+    speed = find_speed(config, teacher, measure=measure)
     lines = [
         dump_yaml(to_mapping(config)),
         f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "
         f"{samples:,} samples each; student of {count_student(config, teacher):,} parameters",
         speed.whose,
-        f"time: about {_duration(generations * samples / speed.samples)} of learning, and "
-        f"{_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
+        f"time: about {tell_duration(generations * samples / speed.samples)} of learning, and "
+        f"{tell_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
         _memory(config, teacher),
         f"disk: about {disk_bytes(config, teacher) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
         f"{'s' * (generations > 1)}",
@@ -127,19 +125,38 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
     return "\n".join(lines)
 
 
+def count_scored_games(config: AnyConfig, ensembles: int) -> int:
+    """Games for the table, of teacher, students and ``ensembles``, and for the curves of all generations."""
+    generations, every = config.lineage.generations, config.evaluation.curve_every_steps
+    points = -(-config.play.steps // every) if every else 0
+    tables = 1 + generations + ensembles
+    return tables * config.evaluation.episodes + generations * points * config.evaluation.curve_episodes
+
+
+def find_speed(config: AnyConfig, teacher: Teacher, *, measure: bool) -> Speed:
+    """How fast a run will be: as it is measured, or remembered, or as another machine was."""
+    return (None if measure else _remembered(config)) or _measured(config, teacher)
+
+
+def replay_bytes(config: AnyConfig, teacher: Teacher) -> float:
+    """Memory of the replay of play that ``teacher`` labels."""
+    capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
+    space, n_actions = config.task.observation_space, teacher.count_actions(config.task)
+    return open_replay(space, capacity, config.play.n_envs, n_actions, "meta").n_bytes
+
+
 def _memory(config: AnyConfig, teacher: Teacher) -> str:
     capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
     space, where = config.task.observation_space, config.device
     if config.student.has_teacher:
-        n_actions = teacher.count_actions(config.task)
-        n_bytes: float = open_replay(space, capacity, config.play.n_envs, n_actions, "meta").n_bytes
+        n_bytes = replay_bytes(config, teacher)
     else:  # Stable-Baselines3's holds each observation, and the next one
         parts = space.values() if isinstance(space, spaces.Dict) else [space]
         n_bytes, where = 2 * capacity * sum(part.sample().nbytes for part in parts), "cpu"
-    return f"memory: {_size(n_bytes)} of replay on {where}, beside about 1 GiB of libraries"
+    return f"memory: {tell_size(n_bytes)} of replay on {where}, beside about 1 GiB of libraries"
 
 
-class _Speed(NamedTuple):
+class Speed(NamedTuple):
     """Samples and games per second, whose they are, and what the games assume."""
 
     samples: float
@@ -148,10 +165,10 @@ class _Speed(NamedTuple):
     note: str = ""
 
 
-def _from_rates(config: AnyConfig, rates: Rates, where: str) -> _Speed:
+def _from_rates(config: AnyConfig, rates: Rates, where: str) -> Speed:
     per_step = 1 / rates.environment + 2 / rates.labels
     steps = min(config.task.longest, STEPS_PER_GAME) if isinstance(config, AgentConfig) else STEPS_PER_GAME
-    return _Speed(
+    return Speed(
         samples=rates.loop_bound(1 / config.student.samples_per_step),
         games=1 / (steps * per_step),
         whose=f"{where}: {rates.environment:,.0f} steps/s of the games, {rates.labels:,.0f} labels/s, "
@@ -160,7 +177,7 @@ def _from_rates(config: AnyConfig, rates: Rates, where: str) -> _Speed:
     )
 
 
-def _measured(config: AnyConfig, teacher: Teacher) -> _Speed:
+def _measured(config: AnyConfig, teacher: Teacher) -> Speed:
     if not config.student.has_teacher:  # its updates cost about as much as those of a student who asks its teacher
         lesson: Any = dataclasses.replace(config.student, objective="policy_kl", td=TDConfig())
         config = dataclasses.replace(config, student=lesson)
@@ -172,12 +189,12 @@ def _measured(config: AnyConfig, teacher: Teacher) -> _Speed:
     return _from_rates(config, rates, "measured here")
 
 
-def _remembered(config: AnyConfig) -> _Speed | None:
+def _remembered(config: AnyConfig) -> Speed | None:
     """That of the last such run here; of one elsewhere, where that is known."""
     samples, games = recall(_learning(config)), recall(_games(config))
     if samples is not None and games is not None:
         whose = f"an earlier run here: {samples:,.0f} samples/s with their play, {games * 60:.1f} games per minute"
-        return _Speed(samples, games, whose)
+        return Speed(samples, games, whose)
     if isinstance(config, AgentConfig):  # measured in a second or two: environments are nothing alike
         return None
     rates, machine = ZEN
@@ -215,11 +232,13 @@ def remember_speed(config: AnyConfig, summary: Mapping[str, Any]) -> None:
         remember(_games(config), config.evaluation.episodes / scoring)
 
 
-def _size(n_bytes: float) -> str:
+def tell_size(n_bytes: float) -> str:
+    """In words."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**28 else f"{n_bytes / 2**20:.1f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def tell_duration(seconds: float) -> str:
+    """In words."""
     return (
         f"{seconds:.0f} s"
         if seconds < 100

@@ -108,10 +108,10 @@ def _member(who: str, metrics: Mapping[str, Any]) -> Row:
         "who": who,
         "score": format_points(metrics["score_mean"]),
         "95% over games": format_points_interval(metrics["score_ci95"]),
-        "of human": _number(metrics["human_normalized"]),
-        "of teacher": _number(metrics["teacher_normalized"], 3),
+        "of human": format_number(metrics["human_normalized"]),
+        "of teacher": format_number(metrics["teacher_normalized"], 3),
         "of teacher, 95% over games": format_interval(metrics["teacher_normalized_ci95"], 3),
-        "agreement": _number(metrics["agreement"], 3),
+        "agreement": format_number(metrics["agreement"], 3),
         "invalid": None if invalid is None else f"{100 * invalid:.1f}%",
         "masked score": None if masked is None else format_points(masked),
     }
@@ -135,7 +135,7 @@ def _without_memory(generations: Sequence[Mapping[str, Any]]) -> list[str]:
     """What it costs that a student does not remember, where its teacher does."""
     if not generations[0]["metrics"].get("has_memory") or len(generations) == 1:
         return []
-    share = _number(generations[1]["metrics"]["teacher_normalized"], 3)
+    share = format_number(generations[1]["metrics"]["teacher_normalized"], 3)
     kept = "" if share is None else f": it keeps {share} of what the teacher scores above random play"
     return [f"the teacher remembers earlier steps, student 1 sees one observation alone{kept}"]
 
@@ -213,5 +213,6 @@ def _digits(points: float) -> int:
     return 2 if size < 100 else 1 if size < 1000 else 0
 
 
-def _number(value: float | None, digits: int = 2) -> str | None:
+def format_number(value: float | None, digits: int = 2) -> str | None:
+    """A number of a table; None stays."""
     return None if value is None else f"{value:z.{digits}f}"

@@ -30,6 +30,17 @@ CONTROLLER = (128,)  # units of a head's hidden layers in the paper
 TORSOS: dict[str, Size] = {**SIZES, "wide": Size((64, 64, 64), 1500)}
 
 
+def fits_stock(torso: Architecture) -> bool:
+    """Whether Stable-Baselines3's ``NatureCNN`` has room for a torso, so that ``DQN.load`` plays its heads.
+
+    Example:
+        >>> [fits_stock(Architecture(TORSOS[name], None, (), nn.ReLU)) for name in ("nature", "wide")]
+        [True, False]
+    """
+    room = SIZES["nature"].channels
+    return torso.size is None or all(have <= most for have, most in zip(torso.size.channels, room, strict=True))
+
+
 class Outputs(nn.Module):
     """Some of the outputs of a layer that all tasks share.
 

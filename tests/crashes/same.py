@@ -15,7 +15,7 @@ def points(role: Path) -> dict[str, list[tuple[int, float | None]]]:
     """``(step, value)`` of every tag of a role as TensorBoard reads them; of what depends on the clock, None."""
     events = EventAccumulator(str(role), size_guidance={SCALARS: 0}).Reload()
     return {
-        tag: [(point.step, None if tag.startswith("time/") else point.value) for point in events.Scalars(tag)]
+        tag: [(point.step, None if "time/" in tag else point.value) for point in events.Scalars(tag)]
         for tag in sorted(events.Tags()["scalars"])
     }
 

@@ -1,0 +1,59 @@
+"""What is found before a lineage of several tasks begins: their teachers, and whether one student can have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from polydistill.errors import UserError
+from polydistill.provenance import weights_sha256
+from polydistill_agents.distillation.settings import check_same_observations
+from polydistill_agents.lineage.multitask_config import SeveralTasks
+from polydistill_agents.lineage.opening import open_teacher
+from polydistill_agents.lineage.task_view import TASKS
+from polydistill_agents.teachers import Teacher
+
+
+def open_teachers(config: SeveralTasks) -> dict[str, Teacher]:
+    """The teacher of each task, on the configured device.
+
+    Raises:
+        UserError: one is missing, damaged, does not fit its task, or no student could learn from it; the message names
+            the task. Or the tasks do not show the same.
+    """
+    try:
+        check_same_observations({name: config.of(name).task.observation_space for name in config.names})
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    found = {}
+    for name in config.names:
+        try:
+            found[name] = open_teacher(config.of(name))
+        except UserError as error:
+            raise UserError(f"{config.field_name}.{name}: {error}") from error
+    return found
+
+
+def hash_of(teacher: Teacher) -> str | None:
+    """Of its weights; None of a bare function."""
+    return None if teacher.network is None else weights_sha256(teacher.network.state_dict())
+
+
+def require_same_teachers(config: SeveralTasks, teachers: Mapping[str, Teacher], first: Mapping[str, Any]) -> None:
+    """Compare the teachers' weights with those that a run began with: where they lie does not matter.
+
+    Args:
+        config: names their files.
+        teachers: that there are.
+        first: generation 0 in summary.json or in a checkpoint.
+
+    Raises:
+        UserError: one has other weights.
+    """
+    for name, teacher in teachers.items():
+        began, here = first["metrics"][TASKS][name]["sha256"], hash_of(teacher)
+        if here is not None and here != began:
+            raise UserError(
+                f"{config.field_name}.{name}.teacher {config.entries[name]['teacher']} holds other weights than those "
+                "that this run began with; give --out another folder"
+            )
