@@ -11,12 +11,10 @@ DQN draws from numpy's global generator, so that one is part of its state; nothi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-import numpy as np
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -35,6 +33,7 @@ from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.networks.observations import Arrays, Tensors
 from polydistill_agents.networks.scaling import folded
 from polydistill_agents.networks.scoring import scoring_of
+from polydistill_agents.teachers.continuing import continue_play, generators_state, load_generators_state, read_step
 
 COUNTERS = (
     "num_timesteps", "_n_updates", "_n_calls", "_episode_num", "_current_progress_remaining", "exploration_rate",
@@ -147,10 +146,7 @@ class QLearning(DQN):
 
     def read_step(self, told: Mapping[str, Any]) -> Step:
         """The step of play that a callback is told of, among its ``locals``; nobody scores it."""
-        nobody = torch.zeros(self.n_envs, 0)
-        starts = np.zeros(self.n_envs, dtype=bool)
-        parts = (told[name] for name in ("new_obs", "rewards", "dones", "infos"))
-        return Step(self._last_obs, starts, nobody, told["actions"], *parts)
+        return read_step(self, told)
 
     def continue_play(self, first: Arrays, steps: Iterable[Step]) -> None:
         """Fill the empty replay with what is played again, and stand where the games then stand.
@@ -159,23 +155,18 @@ class QLearning(DQN):
             first: what the games show before the first step.
             steps: of :meth:`polydistill_agents.environments.recording.Recording.play_again`.
         """
-        assert self.replay_buffer is not None
-        self._last_obs = first
-        for step in steps:
-            self._store_transition(self.replay_buffer, step.actions, step.new_obs, step.rewards, step.dones, step.infos)
+        continue_play(self, first, steps)
 
     def state(self) -> dict[str, Any]:
         """All that decides the future but the inner state of the games and the replay, which are played again.
 
         Plain values and tensors on the CPU. To be asked for between two steps, in a callback's ``on_rollout_start``.
         """
-        numpy = np.random.get_state(legacy=False)
-        generators = {"numpy": numpy, "actions": self.action_space.np_random.bit_generator.state}
         return {
             "counters": read_attributes(self, COUNTERS),
             "policy": copied(self.policy.state_dict(), "cpu"),
             "optimizer": copied(self.policy.optimizer.state_dict(), "cpu"),
-            "generators": json.dumps(generators, default=lambda array: array.tolist()),
+            "generators": generators_state(self),
             **read_records(self),
         }
 
@@ -190,9 +181,7 @@ class QLearning(DQN):
         self.policy.optimizer.load_state_dict(copied(state["optimizer"]))
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        generators = json.loads(state["generators"])
-        np.random.set_state(generators["numpy"])
-        self.action_space.np_random.bit_generator.state = generators["actions"]
+        load_generators_state(self, state["generators"])
         load_records(self, state)
         if new_games:
             self._played, self._updates_at_zero = 0, self._n_updates

@@ -93,6 +93,25 @@ def agent(*words: str) -> Callable[[Path], list[str]]:
     return command
 
 
+def teacher(*words: str) -> Callable[[Path], list[str]]:
+    """train_teacher.py on one thread, with students that learn meanwhile, for over a minute with its kills."""
+
+    def command(out: Path) -> list[str]:
+        script = str(ROOT / "scripts" / "train_teacher.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--game", "breakout", "--out", str(out)]
+        small = [
+            *("--steps", "2400", "--n_envs", "8", "--batch_size", "16", "--buffer_size", "2000", "--episodes", "2"),
+            *("--learning_starts", "200", "--exploration_steps", "400", "--exploration_final", "0.5"),  # games end soon
+            *("--cooldown_steps", "800"),
+            *("--checkpoint_steps", "80", "--students", "[net3, net2]", "--student.best_games", "3"),
+            *("--student.samples_per_step", "4"),
+            *("--student.curve_every_steps", "1200", "--student.curve_episodes", "1"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
 def write_cartpole_teacher(path: Path) -> None:
     """An untrained agent: its games end soon, so that runs are not all evaluation."""
     from stable_baselines3 import DQN
@@ -116,14 +135,40 @@ def write_teacher(path: Path) -> None:
 
 
 def assert_same_agents(expected: Path, found: Path) -> None:
-    """As :func:`assert_same_run`; of a zip, which carries the time of its writing, every tensor."""
+    """As :func:`assert_same_run`; of the zips every tensor."""
+    assert_same_run(expected, found, products=())
+    zips = {path.name for path in expected.glob("*.zip")}
+    assert "student.zip" in zips
+    assert_same_tensors(expected, found, zips)
+
+
+def assert_same_teachers(expected: Path, found: Path) -> None:
+    """Every tensor of the zips and of the newest checkpoints, and what the cards say of the games."""
+    import json
+
+    from polydistill.runs.checkpoint import Checkpoints
+
+    assert (found / "config.yaml").read_bytes() == (expected / "config.yaml").read_bytes()
+    assert_same_tensors(expected, found, {"teacher.zip", "net2.zip", "net3.zip"})
+    for name in ("teacher.json", "net2.json", "net3.json"):
+        cards = [json.loads((folder / name).read_text(encoding="utf-8")) for folder in (expected, found)]
+        for key in ("sha256", "steps", "evaluation"):
+            assert cards[0][key] == cards[1][key], (name, key)
+    states = [Checkpoints(folder / "checkpoints", kind="teacher").latest() for folder in (expected, found)]
+    assert states[0] is not None
+    for key in ("generators", "counters"):
+        assert states[0][key] == states[1][key], key  # type: ignore[index]
+    assert states[0]["companion"]["group"]["updates"] > 0
+
+
+def assert_same_tensors(expected: Path, found: Path, zips: set[str]) -> None:
+    """Of these zips, which are all there; a zip carries the time of its writing."""
     import torch
 
     from polydistill_agents.files.sb3_zip import read_agent
 
-    assert_same_run(expected, found, products=())
-    zips = [path.name for path in expected.glob("*.zip")]
-    assert "student.zip" in zips
+    for folder in (expected, found):
+        assert {path.name for path in folder.glob("*.zip")} == zips
     for name in zips:
         one, other = (read_agent(folder / name).weights for folder in (expected, found))
         assert one.keys() == other.keys(), name
@@ -158,6 +203,9 @@ CASES = {
             5,
             6,
         ),
+    },
+    "teacher": {
+        "breakout, two students meanwhile": Case(teacher("--precision", "float32"), assert_same_teachers, 10, 6),
     },
     "atari": {
         "policy_kl, a smaller student": Case(

@@ -353,6 +353,16 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, inside: S
     assert "gamma is 0.99 there and 0.9 here" in other.stderr
 
 
+def test_the_bench_of_students_that_learn_meanwhile_shows_the_limit(script: Script, root: Path, tmp_path: Path) -> None:
+    words = ["--students", "[net3, net2]", "--rounds", 1, "--steps", 64, "--warm_up_steps", 64, "--threads", 1]
+    done = script("bench_online.py", *words, "--round_steps", 64, "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    raw = json.loads((tmp_path / "bench.json").read_text())
+    assert list(raw["seconds_per_step"]) == ["without students", "net3", "net2", "all"]
+    assert all(seconds > 0 for values in raw["seconds_per_step"].values() for seconds in values)
+    assert columns(done.stdout) == [explained(root, "Tables of the benchmarks", "bench_online.py")]
+
+
 def test_the_bench_measures_every_rate(script: Script, teacher: Path, root: Path, tmp_path: Path) -> None:
     words = ["--teacher", teacher, "--rounds", 1, "--seconds", "0.05", "--loop_steps", 64, "--threads", 1]
     done = script("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")

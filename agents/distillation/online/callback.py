@@ -37,7 +37,7 @@ from polydistill_agents.distillation.settings import (
 )
 
 LABEL_SCORE = "distill/label_score"  # of whoever labels
-COUNTERS = ("_began_at", "_round_at", "_rounds")
+COUNTERS = ("_watched", "_began_at", "_round_at", "_rounds")
 
 
 class DistillCallback(BaseCallback):
@@ -49,13 +49,13 @@ class DistillCallback(BaseCallback):
         students: one, a list of them, or a table from names to them; each is "net1", "net2", "net3", "nature" or a
             ``Size``, of frames; a list of the widths of linear layers; or "teacher", its own architecture. Two of one
             kind begin with different weights.
-        labels: "best": by the teacher when it was best (Rusu et al. 2016, section 4.5); students begin once there is
-            one. "current": by the teacher as it is at each round of updates.
+        labels: "best": by the teacher when it was best (Rusu et al. 2016, section 4.5), by the mean return of its last
+            games of training; "best_score": likewise by ``score``. Students begin once there is such a teacher.
+            "current": by the teacher as it is at each round of updates.
         score: from an agent, a function from observations to scores of actions, to its mean score, as
-            :func:`polydistill_agents.evaluate` gives it. It then says which teacher is best, and makes the students'
-            curves. None: best is the mean return of the last games of training, and there are no curves.
+            :func:`polydistill_agents.evaluate` gives it: for the curves of teacher and students. None: there are none.
         score_every: steps between two points of the curves.
-        best_games: over which the mean return is taken, where there is no ``score``.
+        best_games: over which the mean return is taken.
         learning_starts: observations that the teacher has seen before the students' first update.
         samples_per_step: samples that each student learns from per step of the teacher.
         round_steps: steps of the teacher between two rounds of updates.
@@ -81,7 +81,7 @@ class DistillCallback(BaseCallback):
         self,
         students: str | Sequence[Any] | Mapping[str, Wanted],
         *,
-        labels: Literal["best", "current"] = "best",
+        labels: Literal["best", "best_score", "current"] = "best",
         score: ScoreOf | None = None,
         score_every: int = 50_000,
         best_games: int = 20,
@@ -102,11 +102,12 @@ class DistillCallback(BaseCallback):
     ) -> None:
         super().__init__(verbose)
         self.wanted = name_students(students)
-        require_choice("labels", labels, ("best", "current"))
+        require_choice("labels", labels, ("best", "best_score", "current"))
+        if labels == "best_score" and score is None:
+            raise ValueError("labels='best_score' needs a function score= from an agent to its mean score")
         if score is not None and not callable(score):
             raise ValueError(f"score must be a function from an agent to its mean score, got {score!r:.80}")
         self._curves = Curves(score, whole_number("score_every", score_every, 1))
-        best_games = whole_number("best_games", best_games, 1)
         self.learning_starts = whole_number("learning_starts", learning_starts, 1)
         self.samples_per_step = positive_number("samples_per_step", samples_per_step)
         self.round_steps = whole_number("round_steps", round_steps, 1)
@@ -127,9 +128,10 @@ class DistillCallback(BaseCallback):
             "averaging": averaging, "precision": precision,
         }  # fmt: skip
         self.precision = precision
-        self.labels = Labels(labels, 0 if score is not None else best_games, precision)
+        self.labels = Labels(labels, whole_number("best_games", best_games, 1), precision)
         self._group: Group | None = None
-        self._began_at: int | None = None  # steps of the teacher when the students began
+        self._watched = 0  # steps of the teacher, over all calls of learn with this callback: the clock of the rounds
+        self._began_at: int | None = None  # on it, when the students began
         self._round_at = self._rounds = 0
         self._pending: Mapping[str, Any] | None = None
         self._seen: Seen | None = None
@@ -158,7 +160,7 @@ class DistillCallback(BaseCallback):
         check_model(model)
         teacher = freeze(model, self.precision)
         check_teacher(model, teacher)
-        if self.labels.counts_games:
+        if self.labels.which == "best":
             check_returns(self.training_env)
         if self._group is None:
             if self.seed is None:
@@ -187,6 +189,7 @@ class DistillCallback(BaseCallback):
         self._curves.open(self.model.logger, self.students)
 
     def _on_step(self) -> bool:
+        self._watched += self.training_env.num_envs
         self.labels.watch(self.model, self.locals["infos"])
         return True
 
@@ -206,7 +209,7 @@ class DistillCallback(BaseCallback):
             warnings.warn(f"the students made no update: {self._explain_none()}", stacklevel=2)
 
     def _explain_none(self) -> str:
-        if self.labels.teacher is None and self.labels.which == "best":
+        if self.labels.teacher is None and self.labels.which != "current":
             return self.labels.explain_none()
         if not self._has_seen_enough:
             held = f"{len(self._seen or ()):,} of learning_starts={self.learning_starts:,} observations"
@@ -218,17 +221,19 @@ class DistillCallback(BaseCallback):
     def _go_on(self) -> None:
         """A point of the curves and a round of updates, each if it is due."""
         self.num_timesteps = self.model.num_timesteps
-        if self._curves.due(self.num_timesteps):
+        if self._curves.due(self._watched):
             self.score_all()
-        if self.num_timesteps - self._round_at >= self.round_steps:
-            self._round_at = self.num_timesteps
+        if self._watched - self._round_at >= self.round_steps:
+            self._round_at = self._watched
             self._round()
 
     def _round(self) -> None:
-        now, taken_before = self.num_timesteps, self.labels.at_step
+        now, taken_before = self._watched, self.labels.at_step
         teacher = self.labels.choose(self.model, now)
-        if self.verbose and self.labels.which == "best" and self.labels.at_step != taken_before:
-            print(f"step {now:,}: the teacher is better than before ({self.labels.best:.2f}), and labels")
+        if self.verbose and self.labels.which != "current" and self.labels.at_step != taken_before:
+            print(
+                f"step {self.num_timesteps:,}: the teacher is better than before ({self.labels.best:.2f}), and labels"
+            )
         if teacher is None or not self._has_seen_enough:
             return
         if self._began_at is None:
@@ -237,10 +242,10 @@ class DistillCallback(BaseCallback):
         source = SharedBatches(self._seen, teacher)
         tempered = self.group.temper(source, self.labels.at_step, now)
         if tempered is not None and self.verbose:
-            print(f"step {now:,}: {tempered}")
+            print(f"step {self.num_timesteps:,}: {tempered}")
         owed = int((now - self._began_at) * self.samples_per_step / self.batch_size) - self.group.updates
         if owed > 0:
-            self.group.learn(source, owed, now, self.model._current_progress_remaining)
+            self.group.learn(source, owed, self.num_timesteps, self.model._current_progress_remaining)
             self._record()
 
     @property
@@ -249,7 +254,7 @@ class DistillCallback(BaseCallback):
         return len(self._seen) >= self.learning_starts or (self._seen.full and len(self._seen) > 0)
 
     def _record(self) -> None:
-        if self.labels.which == "best":
+        if self.labels.which != "current":
             for student in self.students.values():
                 student.logger.record(LABEL_SCORE, self.labels.best)
         self._rounds += 1
@@ -265,7 +270,7 @@ class DistillCallback(BaseCallback):
         if self._curves.score is None:
             raise ValueError("give a function score= to DistillCallback: it says what is scored, and how")
         found = self._curves.add(freeze(self.model, "float32"), self.students, self.num_timesteps)
-        self.labels.offer(self.model, found[TEACHER], self.num_timesteps)
+        self.labels.offer(self.model, found[TEACHER], self._watched)
         return found
 
     # ---- saved and gone on with --------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Curves:
             self._logger = logger_within(logger, TEACHER)
 
     def due(self, step: int) -> bool:
-        """Whether a point is due; the next one is then ``every`` steps later."""
+        """Whether a point is due after so many steps that were watched; the next one is then ``every`` steps later."""
         if self.score is None or step < self.next_at:
             return False
         self.next_at = (step // self.every + 1) * self.every

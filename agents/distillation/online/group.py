@@ -66,8 +66,8 @@ class Group:
 
         Args:
             source: the states, and who labels.
-            taken_at: the step at which that one was taken.
-            step: of the teacher.
+            taken_at: when that one was taken, in steps that were watched.
+            step: now, likewise.
 
         Returns:
             None where it stays.

@@ -1,8 +1,8 @@
 """Who labels what a learning teacher has seen: the teacher at its best, or as it is.
 
 Rusu et al. (2016, section 4.5) save the learning network whenever it sets a new best score, and distil from what was
-saved until that is beaten. Best is here, by default, the mean return of its last games of training; where its games are
-scored apart from training, that score.
+saved until that is beaten. Best is here the mean return of its last games of training, or, where its games are scored
+apart from training, that score.
 """
 
 from __future__ import annotations
@@ -48,27 +48,26 @@ class Labels:
     """Keeps the teacher that labels.
 
     Args:
-        which: "best" or "current".
-        games: of training, over whose last ones the mean return is taken; 0: it is told of scores by :meth:`offer`.
+        which: "best"; "best_score", of which it is told by :meth:`offer`; or "current".
+        games: of training, over whose last ones the mean return is taken.
         precision: see :func:`freeze`.
 
     Attributes:
         teacher: who labels; None: nobody yet.
         best: the score that the teacher had when it was taken.
-        at_step: when it was taken.
-        counts_games: whether the games of training say who is best.
+        at_step: when it was taken, on the clock of the callback.
     """
 
     def __init__(self, which: str, games: int, precision: str) -> None:
         self.which, self.precision = which, precision
         self.teacher: Teacher | None = None
         self.best, self.at_step = float("-inf"), -1
-        self._returns: deque[float] = deque(maxlen=games or 1)
-        self.counts_games, self._new_games = which == "best" and games > 0, False
+        self._returns: deque[float] = deque(maxlen=games)
+        self._new_games = False
 
     def watch(self, model: BaseAlgorithm, infos: Iterable[Mapping[str, Any]]) -> None:
         """Note the returns of games that have just ended, as far as the model played them, and not chance."""
-        if not self.counts_games or not model._n_updates or _explores(model):
+        if self.which != "best" or not model._n_updates or _explores(model):
             return
         for info in infos:
             if "episode" in info:
@@ -77,27 +76,31 @@ class Labels:
 
     def offer(self, model: BaseAlgorithm, score: float, step: int) -> None:
         """Take the model as teacher, if ``score`` is better than all before."""
-        if self.which == "best" and score > self.best:
-            self._take(model, score, step)
+        if self.which == "best_score":
+            self._take_better(model, score, step)
 
     def choose(self, model: BaseAlgorithm, step: int) -> Teacher | None:
         """Who labels now."""
         if self.which == "current":
             self._take(model, self.best, step)
         elif self._new_games and len(self._returns) == self._returns.maxlen:
-            self.offer(model, sum(self._returns) / len(self._returns), step)
+            self._take_better(model, sum(self._returns) / len(self._returns), step)
         self._new_games = False
         return self.teacher
 
     def explain_none(self) -> str:
         """Why there is no best teacher yet, and what to change."""
-        if not self.counts_games:
-            return "no score was better than -inf"
+        if self.which == "best_score":
+            return "no score was better than -inf; lower score_every"
         have, needed = len(self._returns), self._returns.maxlen
         return (
             f"only {have} of best_games={needed} games have ended after the teacher's exploration; play more steps, "
-            "lower best_games, give a function score=, or labels='current'"
+            "lower best_games, or give another labels="
         )
+
+    def _take_better(self, model: BaseAlgorithm, score: float, step: int) -> None:
+        if score > self.best:
+            self._take(model, score, step)
 
     def _take(self, model: BaseAlgorithm, score: float, step: int) -> None:
         self.teacher, self.best, self.at_step = freeze(model, self.precision), score, step

@@ -57,6 +57,6 @@ def check_returns(env: Any) -> None:
     """
     if not (is_vecenv_wrapped(env, VecMonitor) or all(env.env_is_wrapped(Monitor))):
         raise ValueError(
-            "labels='best' needs the returns of the games: wrap the environment in VecMonitor, give a function score=, "
-            "or labels='current'"
+            "labels='best' needs the returns of the games: wrap the environment in VecMonitor, or give "
+            "labels='best_score' with a function score=, or labels='current'"
         )

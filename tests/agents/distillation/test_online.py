@@ -279,7 +279,7 @@ def test_a_score_of_ones_own_says_who_is_best_and_draws_curves(tmp_path: Path) -
     scores = iter([1.0, -1.0, 3.0, -1.0, 2.0, -1.0, 4.0, -1.0])  # teacher and student, in turn
     model = make_dqn()
     model.set_logger(configure(str(tmp_path), ["tensorboard"]))
-    callback = make_callback(score=lambda agent: next(scores), score_every=80, log_every=1)
+    callback = make_callback(labels="best_score", score=lambda agent: next(scores), score_every=80, log_every=1)
     taken = []
     offer = callback.labels.offer
 
@@ -342,6 +342,18 @@ def test_students_go_on_from_their_state_as_if_nobody_had_stopped_them(labels: A
         assert torch.equal(state["order"], weights[1][name]["order"])
         for key, value in state["weights"].items():
             assert torch.equal(value, weights[1][name]["weights"][key]), (name, key)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_learning_again_goes_on_and_owes_nothing_for_steps_that_nobody_watched(reset: bool) -> None:
+    callback = make_callback(labels="current")
+    model = make_dqn()
+    model.learn(200, callback=callback)
+    first = callback.group.updates
+    model.learn(200, reset_num_timesteps=False)
+    model.learn(200, callback=callback, reset_num_timesteps=reset)
+    assert callback.group.updates - first == 200 * 4 / 16
+    assert callback.students["8"]._n_updates == callback.group.updates
 
 
 def test_a_state_of_other_students_is_refused() -> None:
@@ -438,7 +450,8 @@ def test_a_model_that_cannot_teach_is_refused_before_it_learns(what: str) -> Non
         ({"students": ["net4"]}, r"students: unknown 'net4'; did you mean net\d\?"),
         ({"students": [{}]}, r"students: each is one of nature, net1, .*, or widths as \[64, 64\], got \{\}"),
         ({"students": {"../a": "net1"}}, "students: '../a' is no name for a file"),
-        ({"labels": "worst"}, "unknown labels .worst. .there are best, current."),
+        ({"labels": "worst"}, "unknown labels .worst. .there are best, best_score, current."),
+        ({"labels": "best_score"}, "labels='best_score' needs a function score="),
         ({"score": 3}, "score must be a function from an agent to its mean score"),
         ({"samples_per_step": 0}, "samples_per_step must be positive"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),

@@ -14,7 +14,7 @@ from polydistill_agents.environments.games import check_game
 from polydistill_agents.environments.task import open_task
 from polydistill_agents.files.inspection import AgentInspectionConfig
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.teachers.training import TeacherTrainingConfig
+from polydistill_agents.teachers.training_config import TeacherTrainingConfig
 from polydistill_agents.teachers.zoo import find_teacher
 
 gymnasium.register_envs(ale_py)

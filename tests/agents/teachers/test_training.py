@@ -18,14 +18,11 @@ from polydistill.errors import Interrupted, UserError
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.interruption import StopSignals
 from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.teachers import kept_training
 from polydistill_agents.teachers import training as teacher_training
-from polydistill_agents.teachers.training import (
-    TeacherTrainingConfig,
-    check_folder,
-    finish_teacher,
-    open_folder,
-    train_teacher,
-)
+from polydistill_agents.teachers.continuing import load_training_state, training_state
+from polydistill_agents.teachers.training import finish_teacher, train_teacher
+from polydistill_agents.teachers.training_config import TeacherTrainingConfig, check_folder, open_folder
 from tests.curves_and_tables import explained
 from tests.stop_signals import StopAt
 
@@ -71,14 +68,70 @@ def latest(out: Path) -> dict[str, Any]:
 
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="stopped at step 62, and saved: the same command goes on from there"):
-        train(tmp_path / "a", StopAt(31))
+        train(tmp_path / "a", StopAt(32))
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 62
-    with pytest.raises(Interrupted, match="stopped while the replay was filled again"):
-        train(tmp_path / "a", StopAt(4))
+    with pytest.raises(Interrupted, match="stopped while the games were played again"):
+        train(tmp_path / "a", _Stopped())
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 62
     assert train(tmp_path / "a").num_timesteps == 120
     assert latest(tmp_path / "a")["counters"]["num_timesteps"] == 120
     assert len(Checkpoints(tmp_path / "a" / "checkpoints", kind="teacher").paths()) == 2
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    train(tmp_path / "unbroken")
+    for at in (14, 25):  # asked once before each step: at steps 26 and 74
+        with pytest.raises(Interrupted):
+            train(tmp_path / "stopped", StopAt(at))
+    train(tmp_path / "stopped")
+    assert_same(*(latest(tmp_path / name) for name in ("unbroken", "stopped")))
+
+
+def assert_same(one: Any, other: Any, where: str = "state") -> None:
+    """Of checkpoints, all but the recordings, which lie in other segments."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one.keys() - {"recording"}:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def test_without_its_recording_the_replay_is_filled_by_new_games(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    with pytest.raises(Interrupted):
+        train(out, StopAt(32))
+    for segment in (out / "recording").glob("*.segment"):
+        segment.unlink()
+    with pytest.raises(Interrupted, match="stopped while the replay was filled again"):
+        train(out, StopAt(4))
+    assert "is missing: the replay is filled again by new games" in capsys.readouterr().err
+    with pytest.raises(Interrupted, match="stopped at step 68"):
+        train(out, StopAt(10 + 5))  # asked after each of the 10 steps of both games, then before each
+    capsys.readouterr()
+    assert train(out).num_timesteps == 120
+    assert "filled" not in capsys.readouterr().err, "the new games are recorded"
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_from_a_replay_that_is_filled_again(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    with pytest.raises(Interrupted):
+        train(out, StopAt(32))
+    state = latest(out)
+    earlier = {name: value for name, value in state.items() if name not in ("recording", "games")}
+    earlier["counters"] = {
+        name: state["counters"][name] for name in ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
+    }
+    Checkpoints(out / "checkpoints", kind="teacher").save(earlier, 62)
+    assert train(out).num_timesteps == 120
 
 
 def test_its_curves_are_those_that_are_explained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,19 +146,19 @@ def test_its_curves_are_those_that_are_explained(root: Path, tmp_path: Path, mon
 def test_what_comes_back_is_what_was_saved_random_states_and_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refilling the replay draws numbers and counts steps; learning begins as if it had not."""
+    """Filling the replay draws numbers and counts steps; learning begins as if it had not."""
     with pytest.raises(Interrupted):
-        train(tmp_path / "a", StopAt(31))
+        train(tmp_path / "a", StopAt(32))
     saved = latest(tmp_path / "a")
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        teacher_training._Watch, "_on_training_start", lambda watch: seen.append(teacher_training._state(watch.model))
+        kept_training._Watch, "_on_training_start", lambda watch: seen.append(training_state(watch.model))
     )
     monkeypatch.setattr(DQN, "train", lambda *_, **options: None)
     train(tmp_path / "a")
     assert seen[0]["generators"] == saved["generators"]
     assert seen[0]["counters"] == saved["counters"]
-    assert saved["counters"]["_n_updates"] == 20  # one after each step of both games, from step 22 to 60
+    assert saved["counters"]["_n_updates"] == 21  # one after each step of both games, from step 22 to 62
     assert torch.equal(seen[0]["torch"], saved["torch"])
     for name, weight in saved["policy"].items():
         assert torch.equal(weight, seen[0]["policy"][name]), name
@@ -118,14 +171,14 @@ def test_what_comes_back_is_what_was_saved_random_states_and_all(
 
 def test_numbers_drawn_after_a_restored_state_are_those_that_would_have_been(tmp_path: Path) -> None:
     model = train(tmp_path / "a", config=CONFIG)
-    state = teacher_training._state(model)
+    state = training_state(model)
 
     def draw() -> tuple[float, int, float]:
         return np.random.rand(), int(model.action_space.sample()), float(torch.rand(()))
 
     first = draw()
     draw()
-    teacher_training._load_state(model, state)
+    load_training_state(model, state)
     assert draw() == first
 
 
@@ -169,7 +222,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_the_checkpoint_before_is_kept(
 
     monkeypatch.setattr(DQN, "train", turns_bad)
     with pytest.raises(
-        FloatingPointError, match="the loss of DQN is nan at step 92; the checkpoint of step 80 is kept"
+        FloatingPointError, match="the loss of DQN is nan at step 90; the checkpoint of step 80 is kept"
     ):
         train(tmp_path / "a")
     kept = latest(tmp_path / "a")
@@ -190,11 +243,11 @@ def test_weights_that_the_last_update_makes_infinite_are_not_saved(
 
     with monkeypatch.context() as patch:
         patch.setattr(DQN, "train", turns_bad)
-        words = "the weights of DQN are not finite at step 120; the checkpoint of step 120 is kept"
+        words = "the weights of DQN are not finite at step 120; the checkpoint of step 80 is kept"
         with pytest.raises(FloatingPointError, match=words):
             train(tmp_path / "a")
     kept = latest(tmp_path / "a")  # from before that update
-    assert kept["counters"]["num_timesteps"] == 120
+    assert kept["counters"]["num_timesteps"] == 80
     assert all(bool(weight.isfinite().all()) for weight in kept["policy"].values())
     assert train(tmp_path / "a").num_timesteps == 120
 
