@@ -23,7 +23,7 @@ from polydistill_agents.networks.nature import SIZES, multiply_adds
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
 EMULATOR_STEP = 1e7  # multiply-adds that take about as long as a step of the emulator
-MAY_MOVE = ("teacher.path",)  # the weights count, not where they lie
+MAY_MOVE = ("teacher.path", "teacher.more")  # the weights count, not where they lie
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from polydistill.study.plan import Plan
 from polydistill.study.planned import Key, PlannedRun, in_order_of_start, planned_runs
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
 from polydistill.study.sharing import SharedScores
-from polydistill.study.teachers import given_path, words_for_seed
+from polydistill.study.teachers import given_path, words_of_more
 from polydistill.study.worlds import World
 
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
@@ -155,7 +155,7 @@ class Runner:
         command += ["--seed", str(run.seed), "--out", str(folder)]
         teacher = self._teacher_file(run)
         if teacher:
-            command += [f"--{GIVEN}", teacher, *words_for_seed(run.config, run.seed)]
+            command += [f"--{GIVEN}", teacher, *words_of_more(run)]
         for key, value in self.moved.items():
             command += [f"--{key}", str(value)]
         log = self.out / "logs" / f"{run.name}.txt"

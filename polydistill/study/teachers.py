@@ -11,6 +11,7 @@ from polydistill.errors import UserError
 from polydistill.runs.folder import SEED
 from polydistill.study.arms import GIVEN
 from polydistill.study.plan import Plan
+from polydistill.study.planned import PlannedRun
 from polydistill.study.records import RunRecord
 
 MORE = "teacher.more"  # key of further files, which teach together with the first
@@ -27,10 +28,13 @@ def further_paths(config: Mapping[str, Any], seed: int) -> list[str]:
     return [named.replace(SEED, str(seed)) for named in config.get("teacher", {}).get("more", ())]
 
 
-def words_for_seed(config: Mapping[str, Any], seed: int) -> list[str]:
-    """The flags of a run that name its seed's own teachers; none where all seeds have those of the config."""
-    more = further_paths(config, seed)
-    own = more != list(config.get("teacher", {}).get("more", ()))
+def words_of_more(run: PlannedRun) -> list[str]:
+    """The flags of a run that name its further teachers; none where they are those of its config.
+
+    Whom another run's student teaches, that one teaches alone.
+    """
+    more = [] if run.teacher is not None else further_paths(run.config, run.seed)
+    own = more != list(run.config.get("teacher", {}).get("more", ()))
     return [f"--{MORE}", json.dumps(more)] if own else []
 
 

@@ -194,10 +194,10 @@ CASES = {
     },
     "agent": {
         "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 6),
-        "CartPole, ensembles of Q-values": Case(  # they take about half of the run
+        "CartPole, ensembles of Q-values": Case(  # many games, so that kills fall into them
             agent(
-                *("--student.objective", "policy_mse", "--lineage.generations", "3", "--play.steps", "9600"),
-                *("--evaluation.episodes", "400"),
+                *("--student.objective", "policy_mse", "--lineage.generations", "3", "--play.steps", "4800"),
+                *("--play.replay_steps", "4800", "--evaluation.episodes", "1500"),
             ),
             assert_same_agents,
             5,

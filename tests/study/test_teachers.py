@@ -62,6 +62,23 @@ def test_several_teachers_of_a_seed_are_named_and_handed_to_its_runs(tmp_path: P
         assert not Runner(plan, FAKE, out, executor).pending
 
 
+def test_a_student_of_another_arm_teaches_alone_where_others_have_several_teachers(tmp_path: Path) -> None:
+    arms = {"labels": {}, "second": {"teacher": "labels", "student.repeat": 1}}
+    plan = plan_of(tmp_path / "t.zip", more=[str(tmp_path / "u.zip")], arms=arms)
+    (tmp_path / "t.zip").write_text(json.dumps({"sha256": "t", "accuracy": 0.5}))
+    out = tmp_path / "s"
+    out.mkdir()
+    with StopSignals() as stop, LocalExecutor(2) as executor:
+        Runner(plan, FAKE, out, executor).run(stop)
+    first, second = (
+        yaml.safe_load((out / "runs" / arm / "seed0" / "config.yaml").read_text())["teacher"] for arm in arms
+    )
+    assert first["more"] == [str(tmp_path / "u.zip")]
+    assert (Path(second["path"]).parent.parent.name, second["more"]) == ("labels", [])
+    with LocalExecutor(1) as executor:
+        assert not Runner(plan, FAKE, out, executor).pending
+
+
 def test_a_teacher_whose_seed_is_finished_or_that_lies_elsewhere_is_not_looked_for(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "t{seed}.zip")
     require_given(plan, [RunRecord(arm, seed, "", "done") for arm in plan.names for seed in plan.seeds])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 
+from polydistill.config.plain_yaml import to_mapping
 from polydistill.errors import Interrupted, UserError
 from polydistill.lineage import Generation, LineageConfig, run_lineage
 from polydistill.provenance import weights_sha256
-from polydistill.runs import Run
+from polydistill.runs import Run, require_same_config
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
 from polydistill_agents.files.sb3_zip import read_agent, write_dqn_zip
@@ -29,10 +31,10 @@ from polydistill_agents.lineage.agent_config import (
     AgentTeacherConfig,
 )
 from polydistill_agents.lineage.checkup import examine_lesson
-from polydistill_agents.lineage.config import AtariConfig, PlayConfig
+from polydistill_agents.lineage.config import MAY_MOVE, AtariConfig, PlayConfig
 from polydistill_agents.lineage.course import make_env
 from polydistill_agents.lineage.domain import AgentDomain
-from polydistill_agents.lineage.opening import measure_temperature, open_teacher
+from polydistill_agents.lineage.opening import measure_temperature, open_teacher, require_same_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
 from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.lineage.student_file import read_student
@@ -337,6 +339,14 @@ def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> No
     config = dataclasses.replace(config, student=dataclasses.replace(config.student, net_arch=(6,)))
     summary = distil(tmp_path / "run", config)
     assert [one["parameters"] for one in summary["generations"][1:]] == [4 * 6 + 6 + 6 * 2 + 2] * 2
+    moved = dataclasses.replace(teacher, more=(str(shutil.copy(more[0], tmp_path / "moved.zip")),))
+    elsewhere = dataclasses.replace(config, teacher=moved)
+    require_same_config(tmp_path / "run", to_mapping(elsewhere), may_move=MAY_MOVE)
+    first = summary["generations"][0]["sha256"]
+    require_same_teacher(elsewhere, open_teacher(elsewhere), first)
+    other = dataclasses.replace(config, teacher=AgentTeacherConfig(path=more[0], more=(teacher.path,)))
+    with pytest.raises(UserError, match=r"teacher\.path and teacher\.more hold other weights"):
+        require_same_teacher(other, open_teacher(other), first)
 
 
 def test_a_lineage_that_grows_keeps_its_ensembles_and_scores_the_new_one(
