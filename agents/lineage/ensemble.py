@@ -106,8 +106,12 @@ def _open_run(folder: Path, config: EnsembleConfig) -> MemberRun:
     summary = read_summary(folder)
     try:
         kind, generations = summary["kind"], summary["generations"]
-        if kind not in CONFIGS or len(generations) < 2:
-            raise UserError(f"{folder} holds no student of an agent, but a run of {kind}")
+        if kind not in CONFIGS:
+            raise UserError(
+                f"{folder} is a run of {kind}: a member is one of distill_atari.py or distill_agent.py, of one task"
+            )
+        if len(generations) < 2:
+            raise UserError(f"{folder} holds no student: nothing was trained in that run")
         machine = {"device": config.device, "threads": config.threads}
         given = read_config(CONFIGS[kind], None, dict(flatten(summary["config"])) | machine)
     except (LookupError, TypeError) as error:

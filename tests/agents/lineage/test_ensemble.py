@@ -126,11 +126,11 @@ def change(folder: Path, **values: Any) -> None:
     ("harm", "message"),
     [
         (lambda out: change(out / "mse", evaluation__episodes=7), "evaluation.episodes is 5 in the first and 7 in the"),
-        (lambda out: change(out / "mse", kind="cifar"), "mse holds no student of an agent, but a run of cifar"),
+        (lambda out: change(out / "mse", kind="tasks"), "mse is a run of tasks: a member is one of distill_atari.py"),
         (lambda out: (out / "mse" / "summary.json").unlink(), "mse/summary.json"),
         (lambda out: save_dqn(out / "mse" / "student.zip"), "holds other weights than those that its run ended with"),
         (lambda out: (out / "kl" / "student.zip").unlink(), "no such file"),
-        (lambda out: change(out / "mse", generations=[]), "mse holds no student of an agent"),
+        (lambda out: change(out / "mse", generations=[]), "mse holds no student: nothing was trained"),
     ],
 )
 def test_members_that_make_no_ensemble_are_one_line(
