@@ -81,6 +81,9 @@ class MultitaskDistillation:
         **settings: Any,
     ) -> None:
         check_tasks(envs, teachers)
+        for what, given in (("temperatures", temperatures), ("weights", weights), ("outputs", outputs)):
+            if given is not None and set(given) != set(envs):
+                raise ValueError(f"{what} must be of the tasks {', '.join(envs)}, got {', '.join(given)}")
         torso = torso or Architecture(SIZES["nature"], None, (), torch.nn.ReLU)
         self.generation, self.seed = generation, seed
         space = next(iter(envs.values())).observation_space
@@ -110,6 +113,9 @@ class MultitaskDistillation:
             )
             for name, env in envs.items()
         }
+        kinds = {name: seat.score_kind for name, seat in self.seats.items()}
+        if outputs is not None and len(set(kinds.values())) > 1:
+            raise ValueError(f"one head gives scores of one kind, and the teachers would ask it for {kinds}")
         self.learner = MultitaskLearner(
             self.network,
             self.optimizer,

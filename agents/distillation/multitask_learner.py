@@ -21,6 +21,7 @@ from polydistill.learning.update import Update
 from polydistill.streams import torch_stream
 from polydistill_agents.distillation.learner import Source, label
 from polydistill_agents.distillation.rounds import Batch, Round, Rounds
+from polydistill_agents.distillation.settings import positive_number
 from polydistill_agents.networks.beginning import begin_multitask
 from polydistill_agents.networks.multitask import MultitaskNetwork
 from polydistill_agents.networks.observations import Tensors
@@ -68,6 +69,8 @@ class MultitaskLearner(Rounds):
         require_choice("weighting", weighting, WEIGHTINGS)
         self.student, self.lessons, self.weighting, self.generation = student, dict(lessons), weighting, generation
         self.weights = {name: 1.0 if weights is None else float(weights[name]) for name in lessons}
+        for name, weight in self.weights.items():
+            positive_number(f"the weight of {name}", weight)
         self._updates = {
             name: Update(student.of(name), lesson, optimizer, score=scoring_of(student.of(name), precision))
             for name, lesson in lessons.items()

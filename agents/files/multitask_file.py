@@ -85,8 +85,13 @@ def read_multitask(path: Path, space: spaces.Space[Any]) -> MultitaskFile:
             raise UserError(f"{path}: its scores are neither {' nor '.join(SCORE_KINDS)}")
         size = None if card["size"] is None else Size(tuple(card["size"][0]), card["size"][1])
         torso = Architecture(size, card["cnn_output_dim"], tuple(card["net_arch"]), ACTIVATIONS[card["activation"]])
+        shape: Any = (space, card["actions"], torso, card["controller"], card["outputs"])
+        with torch.device("meta"):  # first: weights of another shape would take what memory the card asks for
+            expected = {name: value.shape for name, value in MultitaskNetwork(*shape).state_dict().items()}
+        if expected != {name: value.shape for name, value in weights.items()}:
+            raise UserError(f"{path}: its weights are not those of the network that it names")
         with torch.random.fork_rng(devices=[]):  # building draws initial weights that nobody keeps
-            network = MultitaskNetwork(space, card["actions"], torso, card["controller"], card["outputs"])
+            network = MultitaskNetwork(*shape)
         network.load_state_dict(weights)
     # as it has learned, and faster on processors: another layout would round differently
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from polydistill.errors import UserError
+from polydistill.learning.lesson import learned_kind
+from polydistill.losses import get_objective
 from polydistill.provenance import weights_sha256
 from polydistill_agents.distillation.settings import check_same_observations
 from polydistill_agents.lineage.multitask_config import SeveralTasks
@@ -19,7 +21,7 @@ def open_teachers(config: SeveralTasks) -> dict[str, Teacher]:
 
     Raises:
         UserError: one is missing, damaged, does not fit its task, or no student could learn from it; the message names
-            the task. Or the tasks do not show the same.
+            the task. Or the tasks do not show the same, or one head would have to give two kinds of scores.
     """
     try:
         check_same_observations({name: config.of(name).task.observation_space for name in config.names})
@@ -31,6 +33,11 @@ def open_teachers(config: SeveralTasks) -> dict[str, Teacher]:
             found[name] = open_teacher(config.of(name))
         except UserError as error:
             raise UserError(f"{config.field_name}.{name}: {error}") from error
+    objective = get_objective(config.student.objective)
+    kinds = {name: learned_kind(objective, teacher.kind) for name, teacher in found.items()}
+    if config.student.heads == "one" and len(set(kinds.values())) > 1:
+        told = ", ".join(f"{kind} in {name}" for name, kind in kinds.items())
+        raise UserError(f"student.heads one: a head gives scores of one kind, {objective.name} would teach it {told}")
     return found
 
 

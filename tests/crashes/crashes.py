@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import random
 import shutil
@@ -75,6 +76,28 @@ def atari(*words: str) -> Callable[[Path], list[str]]:
     return command
 
 
+def games(*words: str) -> Callable[[Path], list[str]]:
+    """distill_atari.py with two games on one thread; their teachers lie beside the run folder."""
+
+    def command(out: Path) -> list[str]:
+        named = {}
+        for game, n_actions in (("pong", 6), ("breakout", 4)):
+            named[game] = str(out.parent / f"{game}.zip")
+            if not Path(named[game]).exists():
+                write_teacher(Path(named[game]), n_actions)
+        script = str(ROOT / "scripts" / "distill_atari.py")
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        small = [
+            *("--games", json.dumps(named), "--play.steps", "2560", "--play.replay_steps", "1280"),
+            *("--play.warmup_steps", "400", "--play.n_envs", "4", "--student.batch_size", "32"),
+            *("--student.samples_per_step", "4", "--lineage.generations", "2", "--evaluation.episodes", "2"),
+            *("--evaluation.curve_every_steps", "1600", "--evaluation.curve_episodes", "1"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
 def agent(*words: str) -> Callable[[Path], list[str]]:
     """distill_agent.py on CartPole on one thread, for half a minute with its kills; the teacher lies beside."""
 
@@ -120,7 +143,7 @@ def write_cartpole_teacher(path: Path) -> None:
     DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu").save(path)
 
 
-def write_teacher(path: Path) -> None:
+def write_teacher(path: Path, n_actions: int = 6) -> None:
     """An untrained agent: it loses Pong quickly, so that runs are not all evaluation."""
     import numpy as np
     import torch
@@ -131,14 +154,14 @@ def write_teacher(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    write_dqn_zip(path, build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), 6, SIZES["net3"]))
+    write_dqn_zip(path, build_network(spaces.Box(0, 255, (4, 84, 84), np.uint8), n_actions, SIZES["net3"]))
 
 
-def assert_same_agents(expected: Path, found: Path) -> None:
-    """As :func:`assert_same_run`; of the zips every tensor."""
-    assert_same_run(expected, found, products=())
+def assert_same_agents(expected: Path, found: Path, named: str = "student.zip", products: tuple[str, ...] = ()) -> None:
+    """As :func:`assert_same_run`; of the zips, of which one is ``named``, every tensor."""
+    assert_same_run(expected, found, products=products)
     zips = {path.name for path in expected.glob("*.zip")}
-    assert "student.zip" in zips
+    assert named in zips
     assert_same_tensors(expected, found, zips)
 
 
@@ -175,6 +198,9 @@ def assert_same_tensors(expected: Path, found: Path, zips: set[str]) -> None:
         assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
+SEVERAL_AGENTS = functools.partial(
+    assert_same_agents, named="generation_2_breakout.zip", products=("generation_*.safetensors",)
+)
 CIFAR_FILES = functools.partial(
     assert_same_run, products=("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
 )
@@ -217,6 +243,15 @@ CASES = {
                 *("--evaluation.protocol", "machado", "--checkpoint.every_steps", "512"),
             ),
             assert_same_agents,
+            5,
+            6,
+        ),
+        "two games, both act, by their gaps": Case(
+            games(
+                *("--precision", "auto", "--student.size", "net2", "--student.weighting", "gap"),
+                *("--play.beta_end", "0", "--student.averaging", "0.1"),
+            ),
+            SEVERAL_AGENTS,
             5,
             6,
         ),

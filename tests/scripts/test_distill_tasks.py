@@ -18,7 +18,7 @@ from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.lineage.games_config import ManyGamesConfig
 from polydistill_agents.lineage.tasks_config import ManyTasksConfig
 from tests.agents.samples import make_network
-from tests.curves_and_tables import columns
+from tests.curves_and_tables import columns, explained, written_tags
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
@@ -56,7 +56,9 @@ def planets(agents: Path, **more: object) -> str:
 
 
 @pytest.mark.usefixtures("short_games")
-def test_two_games_from_their_zips_to_the_table_and_again(inside: Script, agents: Path, tmp_path: Path) -> None:
+def test_two_games_from_their_zips_to_the_table_and_again(
+    inside: Script, agents: Path, root: Path, tmp_path: Path
+) -> None:
     games = json.dumps({name: str(agents / f"{name}.zip") for name in ("pong", "breakout")})
     words = ["--games", games, *SMALL, "--precision", "float32", "--student.size", "net3"]
     done = inside("distill_atari.py", *words)
@@ -67,7 +69,10 @@ def test_two_games_from_their_zips_to_the_table_and_again(inside: Script, agents
     table = done.stdout[done.stdout.index("2 tasks,") :]
     assert inside("distill_atari.py", *words).stdout == table
     assert inside("show.py", "run").stdout.strip() in table
-    assert inside("show.py", "run", "--wide").stdout.count("% of teacher") == 2
+    wide = inside("show.py", "run", "--wide").stdout
+    assert columns(wide)[0] | {"student"} == explained(root, "Table of several tasks"), "one student has no number"
+    tags = {tag.partition("/")[2] for tag in written_tags(tmp_path / "run")}
+    assert tags <= explained(root, "Curves of distill_atari.py and distill_agent.py") | {"distill/batch_share"}
     seen = np.zeros((1, 4, 84, 84), np.uint8)
     for name, n_actions in (("pong", 6), ("breakout", 4)):
         model = DQN.load(tmp_path / "run" / f"generation_1_{name}.zip", device="cpu")
@@ -127,6 +132,13 @@ def test_environments_that_no_student_could_learn_together_are_refused_in_one_li
         refused = inside("distill_agent.py", "--tasks", tasks, *SMALL)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
         assert message in refused.stderr
+
+
+def test_one_head_of_two_kinds_of_scores_is_refused_before_anything_is_played(inside: Script, agents: Path) -> None:
+    words = ["--tasks", planets(agents), *SMALL, "--student.heads", "one", "--student.objective", "policy_mse"]
+    refused = inside("distill_agent.py", *words)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+    assert "policy_mse would teach it q_values in earth, logits in jupiter" in refused.stderr
 
 
 def test_the_page_about_several_tasks_shows_configs_that_are_read(root: Path, tmp_path: Path) -> None:

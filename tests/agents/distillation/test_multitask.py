@@ -166,6 +166,13 @@ def test_a_bad_batch_of_one_task_names_it_and_leaves_the_student_as_it_was_befor
     [
         ({"teachers": {"right": look}}, "the task left has no teacher"),
         ({"teachers": {"right": look, "left": look, "up": look}}, "the teacher of up has no task"),
+        ({"weights": {"right": 1.0}}, "weights must be of the tasks right, left, got right"),
+        ({"weights": {"right": 1.0, "left": 0.0}}, "the weight of left must be positive and finite"),
+        ({"temperatures": {"right": 1.0, "lft": None}}, "temperatures must be of the tasks right, left"),
+        (
+            {"objective": "policy_mse", "outputs": {"right": (0, 1, 2), "left": (0, 1, 2, 3, 4)}},
+            "one head gives scores of one kind, and the teachers would ask it for",
+        ),
         ({"weighting": "equally"}, "unknown weighting .equally.; did you mean equal"),
     ],
 )
