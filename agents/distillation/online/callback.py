@@ -35,6 +35,7 @@ from polydistill_agents.distillation.settings import (
     positive_number,
     whole_number,
 )
+from polydistill_agents.teachers import Teacher
 
 LABEL_SCORE = "distill/label_score"  # of whoever labels
 COUNTERS = ("_watched", "_began_at", "_round_at", "_rounds")
@@ -236,17 +237,25 @@ class DistillCallback(BaseCallback):
             )
         if teacher is None or not self._has_seen_enough:
             return
+        self._teach(teacher)
+
+    def _teach(self, teacher: Teacher) -> None:
+        """The updates that are owed for what was watched since the students began."""
+        assert self._seen is not None
+        now, step = self._watched, self.num_timesteps
         if self._began_at is None:
             self._began_at = now - self.round_steps
-        assert self._seen is not None
         source = SharedBatches(self._seen, teacher)
         tempered = self.group.temper(source, self.labels.at_step, now)
         if tempered is not None and self.verbose:
-            print(f"step {self.num_timesteps:,}: {tempered}")
+            print(f"step {step:,}: {tempered}")
         owed = int((now - self._began_at) * self.samples_per_step / self.batch_size) - self.group.updates
-        if owed > 0:
-            self.group.learn(source, owed, self.num_timesteps, self.model._current_progress_remaining)
-            self._record()
+        while owed > 0:
+            n_updates = min(owed, source.most(self.batch_size))
+            self.group.learn(source, n_updates, step, self.model._current_progress_remaining)
+            owed -= n_updates
+            if owed == 0:
+                self._record()
 
     @property
     def _has_seen_enough(self) -> bool:

@@ -118,7 +118,9 @@ class Labels:
 
     def load_state(self, state: Mapping[str, Any], model: BaseAlgorithm) -> None:
         """Go on from :meth:`state`, beside the ``model`` that then was beside it."""
+        self._returns.clear()
         self._returns.extend(state["returns"])
+        self.teacher = None
         self._new_games, self.best, self.at_step = state["new_games"], state["best"], state["at_step"]
         if state["weights"] is not None:
             self.teacher = freeze(model, self.precision)

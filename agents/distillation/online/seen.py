@@ -20,6 +20,8 @@ from polydistill_agents.distillation.replay import GATHERED_AT_ONCE
 from polydistill_agents.networks.observations import Tensors, each, example, leaves, take
 from polydistill_agents.teachers import Teacher
 
+HELD_AT_ONCE = 2**26  # bytes of observations in the batches that students share
+
 
 class Seen(Protocol):
     """Observations, as the environment showed them."""
@@ -121,7 +123,11 @@ class SharedBatches:
         self.seen, self.teacher = seen, teacher
         self._drawn: Tensor | None = None
         self._made: list[tuple[Tensors, Tensor]] = []
-        self._bytes = sum(one.nbytes for one in leaves(example(seen.space, 1)))
+        self._bytes: int = sum(one.nbytes for one in leaves(example(seen.space, 1)))
+
+    def most(self, batch_size: int) -> int:
+        """How many batches may be drawn at once: they are held until the last student has learned from them."""
+        return max(HELD_AT_ONCE // (batch_size * self._bytes), 1)
 
     def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Any, Tensor]]:
         """Draw uniformly, with replacement; the batches that were drawn last are not made again."""

@@ -197,6 +197,33 @@ def test_a_batch_is_labelled_once_for_all_students() -> None:
     assert sum(asked) == 30
 
 
+def test_a_round_of_many_updates_is_made_in_pieces_that_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    learn = group_module.Group.learn
+
+    def note(group: Any, source: SharedBatches, n_updates: int, step: int, remaining: float) -> None:
+        learn(group, source, n_updates, step, remaining)
+        held.append(len(source._made))
+
+    monkeypatch.setattr(group_module.Group, "learn", note)
+    monkeypatch.setattr("polydistill_agents.distillation.online.seen.HELD_AT_ONCE", 3 * 16 * N_ACTIONS * 4)
+    callback = make_callback(labels="current", round_steps=32)
+    make_dqn().learn(64, callback=callback)
+    assert held == [3, 3, 2, 3, 3, 2]
+    assert callback.group.updates == callback.students["8"]._n_updates == 16
+
+
+def test_a_student_may_go_on_in_games_of_its_own() -> None:
+    callback = make_callback(labels="current")
+    make_dqn().learn(80, callback=callback)
+    student = callback.students["8"]
+    made = student._n_updates
+    student.set_env(largest())
+    student.learning_starts = 32
+    student.learn(400)
+    assert student._n_updates == made + 400 * 4 // 16
+
+
 @pytest.mark.parametrize(
     "space",
     [
@@ -257,6 +284,11 @@ def test_the_best_teacher_stays_until_it_is_beaten_and_what_learns_does_not_chan
     assert not torch.equal(model.q_net(seen), before)
     assert play(3.0, 5.0) is first, "equal is not better"
     assert play(5.0) is not first
+    assert (labels.best, labels.at_step) == (5.0, 120)
+    saved = labels.state()
+    assert play(9.0) is not None
+    labels.load_state(saved, model)  # back, in the same place
+    assert labels.state()["returns"] == saved["returns"] == [5.0, 5.0]
     assert (labels.best, labels.at_step) == (5.0, 120)
 
 
