@@ -137,7 +137,8 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
 
     for name in ("generation_1.zip", "student.zip"):
         assert DQN.load(out / name, device="cpu").action_space.n == 6
-    assert {path.name for path in (out / "tb").iterdir()} == {"teacher", "random_play", "generation_1", "generation_2"}
+    roles = {"teacher", "random_play", "generation_1", "generation_2", "ensemble_1_2"}
+    assert {path.name for path in (out / "tb").iterdir()} == roles
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not any(tag.startswith("time/") for line in lines for tag in line["values"])
     others = {"teacher/ep_rew_mean", "teacher/ep_len_mean", "distill/teacher_action_share"}  # no game ended; beta is 1
@@ -145,7 +146,7 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
     for generation in summary["generations"]:
         assert generation["metrics"].keys() == explained(root, "Metrics of summary.json, Atari")
     assert columns(inside("show.py", out, "--wide").stdout) == [explained(root, "Table of distill_atari.py")]
-    for word in ("random", "human", "teacher", "student 1", "student 2", "student.zip"):
+    for word in ("random", "human", "teacher", "student 1", "student 2", "ensemble of 1, 2", "student.zip"):
         assert word in done.stdout
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
