@@ -44,7 +44,7 @@ REPORTS = {
     "agent": "polydistill_agents.lineage.report",
     "atari": "polydistill_agents.lineage.report",
     "cifar": "polydistill.vision.report",
-    "tasks": "polydistill_agents.lineage.multitask_report",
+    "tasks": "polydistill_agents.lineage.multitask.report",
 }
 
 

@@ -16,10 +16,10 @@ from polydistill.losses import Finding, Report
 from polydistill_agents.commands.distil import World
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.checkup import examine
-from polydistill_agents.lineage.multitask_config import SeveralTasks
-from polydistill_agents.lineage.multitask_domain import MultitaskDomain
-from polydistill_agents.lineage.multitask_opening import open_teachers, require_same_teachers
-from polydistill_agents.lineage.multitask_plan import (
+from polydistill_agents.lineage.multitask.config import SeveralTasks
+from polydistill_agents.lineage.multitask.domain import MultitaskDomain
+from polydistill_agents.lineage.multitask.opening import open_teachers, require_same_teachers
+from polydistill_agents.lineage.multitask.plan import (
     KIND,
     PRODUCTS,
     check_run,
@@ -28,9 +28,9 @@ from polydistill_agents.lineage.multitask_plan import (
     require_disk,
     require_same_start,
 )
-from polydistill_agents.lineage.multitask_report import format_summary
+from polydistill_agents.lineage.multitask.report import format_summary
+from polydistill_agents.lineage.multitask.view import TASKS
 from polydistill_agents.lineage.opening import say_what_to_expect
-from polydistill_agents.lineage.task_view import TASKS
 
 
 def asks_for(field: str, argv: list[str] | None) -> bool:

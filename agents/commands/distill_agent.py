@@ -27,7 +27,7 @@ from polydistill.errors import run_script
 from polydistill_agents.commands.distil import distil
 from polydistill_agents.commands.distil_tasks import SEVERAL_TASKS, asks_for
 from polydistill_agents.lineage.agent_config import AgentConfig
-from polydistill_agents.lineage.tasks_config import ManyTasksConfig
+from polydistill_agents.lineage.multitask.tasks import ManyTasksConfig
 
 SCRIPT = "python scripts/distill_agent.py"
 

@@ -22,7 +22,7 @@ from polydistill.errors import run_script
 from polydistill_agents.commands.distil import distil
 from polydistill_agents.commands.distil_tasks import SEVERAL_TASKS, asks_for
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.games_config import ManyGamesConfig
+from polydistill_agents.lineage.multitask.games import ManyGamesConfig
 
 SCRIPT = "python scripts/distill_atari.py"
 

@@ -15,8 +15,8 @@ from stable_baselines3 import DQN, PPO
 
 from polydistill.config.parsing import read_config
 from polydistill_agents.files.sb3_zip import write_dqn_zip
-from polydistill_agents.lineage.games_config import ManyGamesConfig
-from polydistill_agents.lineage.tasks_config import ManyTasksConfig
+from polydistill_agents.lineage.multitask.games import ManyGamesConfig
+from polydistill_agents.lineage.multitask.tasks import ManyTasksConfig
 from tests.agents.samples import make_network
 from tests.curves_and_tables import columns, explained, written_tags
 

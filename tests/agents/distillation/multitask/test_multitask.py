@@ -1,4 +1,4 @@
-"""polydistill_agents.distillation.multitask: several teachers, one student."""
+"""polydistill_agents.distillation.multitask.algorithm: several teachers, one student."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor, nn
 
 from polydistill.learning.rewind import NonFiniteError
-from polydistill_agents.distillation import multitask_learner
-from polydistill_agents.distillation.multitask import MultitaskDistillation
+from polydistill_agents.distillation.multitask import learner
+from polydistill_agents.distillation.multitask.algorithm import MultitaskDistillation
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import as_teacher
@@ -43,7 +43,7 @@ class Recorder(BaseCallback):
 
 @pytest.fixture(autouse=True)
 def few_initial_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multitask_learner, "INITIAL_STATES", 32)
+    monkeypatch.setattr(learner, "INITIAL_STATES", 32)
 
 
 def make(seed: int = 0, teachers: Any = None, **options: Any) -> MultitaskDistillation:

@@ -1,8 +1,8 @@
 """Policy distillation of several teachers into one student of several tasks (Rusu et al. 2016).
 
-Every task has games, a teacher, a replay and random streams of its own (:class:`~polydistill_agents.distillation.seat.
-Seat`). The games of all tasks play a round at the same time, step by step, then the student makes the updates that all
-their steps owe, each from one task.
+Every task has games, a teacher, a replay and random streams of its own: its seat (``seat.Seat``). The games of all
+tasks play a round at the same time, step by step, then the student makes the updates that all their steps owe, each
+from one task.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.dues import Dues
-from polydistill_agents.distillation.multitask_learner import MultitaskLearner
-from polydistill_agents.distillation.seat import Seat
+from polydistill_agents.distillation.multitask.learner import MultitaskLearner
+from polydistill_agents.distillation.multitask.seat import Seat
 from polydistill_agents.distillation.settings import check_same_observations
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.networks.architecture import Architecture
@@ -40,7 +40,7 @@ class MultitaskDistillation:
         controller: units of a head's hidden layers.
         outputs: of one head for all tasks, see :class:`~polydistill_agents.networks.multitask.MultitaskNetwork`.
         temperatures: of each task's Q-values; None: as :class:`PolicyDistillation` finds them.
-        weighting: see :class:`~polydistill_agents.distillation.multitask_learner.MultitaskLearner`.
+        weighting: see :class:`~polydistill_agents.distillation.multitask.learner.MultitaskLearner`.
         weights: likewise.
         learning_rate: of Adam; a number, or a schedule of the remaining progress.
         precision: of a Nature-CNN's convolutions and hidden layer.

@@ -25,7 +25,7 @@ from polydistill_agents.lineage.agent_config import (
     AgentTeacherConfig,
 )
 from polydistill_agents.lineage.config import PlayConfig, check_enough_play
-from polydistill_agents.lineage.multitask_config import (
+from polydistill_agents.lineage.multitask.config import (
     OPTIONS,
     SeveralLessonsConfig,
     SeveralTasks,

@@ -15,8 +15,8 @@ from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.course import RECORDINGS
-from polydistill_agents.lineage.multitask_config import SeveralTasks
-from polydistill_agents.lineage.multitask_opening import require_same_teachers
+from polydistill_agents.lineage.multitask.config import SeveralTasks
+from polydistill_agents.lineage.multitask.opening import require_same_teachers
 from polydistill_agents.lineage.plan import (
     ROUND_BYTES,
     ZIP_BYTES,

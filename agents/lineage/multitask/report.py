@@ -7,6 +7,7 @@ from typing import Any
 
 from polydistill.runs import format_interval, format_narrow_table, format_table
 from polydistill_agents.environments.task import open_task
+from polydistill_agents.lineage.multitask.view import TASKS
 from polydistill_agents.lineage.report import (
     GamesPlayed,
     Row,
@@ -17,7 +18,6 @@ from polydistill_agents.lineage.report import (
     format_points_interval,
     notes,
 )
-from polydistill_agents.lineage.task_view import TASKS
 
 HEADERS = (
     "task", "student", "random", "teacher", "score", "95% over games", "of teacher", "of teacher, 95% over games",

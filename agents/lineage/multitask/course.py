@@ -14,9 +14,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from polydistill.runs import Progress, Run
-from polydistill_agents.distillation.multitask import MultitaskDistillation
-from polydistill_agents.distillation.multitask_learner import MultitaskLearner
-from polydistill_agents.distillation.seat import Seat
+from polydistill_agents.distillation.multitask.algorithm import MultitaskDistillation
+from polydistill_agents.distillation.multitask.learner import MultitaskLearner
+from polydistill_agents.distillation.multitask.seat import Seat
 from polydistill_agents.environments.recording import Recording
 from polydistill_agents.environments.steps import Step
 from polydistill_agents.lineage.course import (
@@ -28,8 +28,8 @@ from polydistill_agents.lineage.course import (
     settings_of_play,
 )
 from polydistill_agents.lineage.curve import SCORE, Point
-from polydistill_agents.lineage.multitask_config import SeveralTasks
-from polydistill_agents.lineage.task_view import TaskRun
+from polydistill_agents.lineage.multitask.config import SeveralTasks
+from polydistill_agents.lineage.multitask.view import TaskRun
 from polydistill_agents.teachers import Teacher
 
 ScoreCurve = Callable[[str, Seat, int], dict[str, float]]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from stable_baselines3 import DQN
 
-import polydistill_agents.distillation.multitask_learner
+import polydistill_agents.distillation.multitask.learner
 import polydistill_agents.environments.task
 import polydistill_agents.lineage.domain
-import polydistill_agents.lineage.multitask_domain
+import polydistill_agents.lineage.multitask.domain
 from polydistill.errors import Interrupted, UserError
 from polydistill.lineage import LineageConfig, run_lineage
 from polydistill.runs import Run
@@ -27,12 +27,12 @@ from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.files.multitask_file import read_multitask
 from polydistill_agents.files.sb3_zip import read_agent
 from polydistill_agents.lineage.config import EvaluationConfig, PlayConfig
-from polydistill_agents.lineage.games_config import ManyGamesConfig, ManyGamesStudentConfig
-from polydistill_agents.lineage.multitask_course import MultitaskCourse
-from polydistill_agents.lineage.multitask_domain import MultitaskDomain, geometric_mean, means
-from polydistill_agents.lineage.multitask_plan import KIND, PRODUCTS, format_plan, require_same_start
-from polydistill_agents.lineage.multitask_report import format_summary
-from polydistill_agents.lineage.task_view import TASKS
+from polydistill_agents.lineage.multitask.course import MultitaskCourse
+from polydistill_agents.lineage.multitask.domain import MultitaskDomain, geometric_mean, means
+from polydistill_agents.lineage.multitask.games import ManyGamesConfig, ManyGamesStudentConfig
+from polydistill_agents.lineage.multitask.plan import KIND, PRODUCTS, format_plan, require_same_start
+from polydistill_agents.lineage.multitask.report import format_summary
+from polydistill_agents.lineage.multitask.view import TASKS
 from polydistill_agents.networks.nature import compute_scores
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.lineage.test_resume import Killed, StopAt, evaluate_quickly
@@ -62,7 +62,7 @@ def quick_games(one_thread: None) -> Iterator[None]:
         patch.setattr(polydistill_agents.environments.task, "AtariVecEnv", partial(AtariVecEnv, **short))
         patch.setattr(polydistill_agents.lineage.domain, "evaluate", evaluate_quickly)
         patch.setattr(MultitaskCourse, "load", load_uncounted)
-        patch.setattr(polydistill_agents.distillation.multitask_learner, "INITIAL_STATES", 16)
+        patch.setattr(polydistill_agents.distillation.multitask.learner, "INITIAL_STATES", 16)
         yield
 
 
@@ -172,7 +172,7 @@ def test_a_torso_too_wide_for_stock_dqn_is_kept_without_zips(
     plan = format_plan(wide, teachers(), tmp_path / "run")
     assert "its heads are not written as zips: stock DQN.load has no room" in plan
     assert "0 zips" in plan
-    monkeypatch.setattr(polydistill_agents.lineage.multitask_domain, "fits_stock", lambda torso: False)
+    monkeypatch.setattr(polydistill_agents.lineage.multitask.domain, "fits_stock", lambda torso: False)
     summary = distill(tmp_path / "run", config=once)
     assert not list((tmp_path / "run").glob("*.zip"))
     show(summary, tmp_path / "run", False)

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from polydistill_agents.distillation.multitask_learner import Part
+from polydistill_agents.distillation.multitask.learner import Part
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.rounds import Round
 from polydistill_agents.distillation.watching import Chosen

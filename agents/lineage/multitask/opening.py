@@ -10,9 +10,9 @@ from polydistill.learning.lesson import learned_kind
 from polydistill.losses import get_objective
 from polydistill.provenance import weights_sha256
 from polydistill_agents.distillation.settings import check_same_observations
-from polydistill_agents.lineage.multitask_config import SeveralTasks
+from polydistill_agents.lineage.multitask.config import SeveralTasks
+from polydistill_agents.lineage.multitask.view import TASKS
 from polydistill_agents.lineage.opening import open_teacher
-from polydistill_agents.lineage.task_view import TASKS
 from polydistill_agents.teachers import Teacher
 
 

@@ -14,16 +14,16 @@ from torch import nn
 
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
-from polydistill_agents.distillation.seat import Seat
+from polydistill_agents.distillation.multitask.seat import Seat
 from polydistill_agents.files.multitask_file import read_multitask, write_multitask
 from polydistill_agents.lineage.course import remove_recordings
 from polydistill_agents.lineage.curve import curve_point
 from polydistill_agents.lineage.domain import CHARTS, AgentDomain, run_of
-from polydistill_agents.lineage.multitask_config import SeveralTasks
-from polydistill_agents.lineage.multitask_course import MultitaskCourse
-from polydistill_agents.lineage.multitask_opening import hash_of, require_same_teachers
+from polydistill_agents.lineage.multitask.config import SeveralTasks
+from polydistill_agents.lineage.multitask.course import MultitaskCourse
+from polydistill_agents.lineage.multitask.opening import hash_of, require_same_teachers
+from polydistill_agents.lineage.multitask.view import TASKS, TaskKeeper
 from polydistill_agents.lineage.resuming import open_course
-from polydistill_agents.lineage.task_view import TASKS, TaskKeeper
 from polydistill_agents.networks.multitask import fits_stock
 from polydistill_agents.teachers import Teacher, as_teacher
 
@@ -55,7 +55,7 @@ class MultitaskDomain:
 
     Args:
         config: resolved.
-        teachers: of each task, see :func:`~polydistill_agents.lineage.multitask_opening.open_teachers`.
+        teachers: of each task, see :func:`~polydistill_agents.lineage.multitask.opening.open_teachers`.
     """
 
     def __init__(self, config: SeveralTasks, teachers: Mapping[str, Teacher]) -> None:

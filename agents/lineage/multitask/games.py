@@ -23,7 +23,7 @@ from polydistill_agents.lineage.config import (
     TeacherConfig,
     check_enough_play,
 )
-from polydistill_agents.lineage.multitask_config import (
+from polydistill_agents.lineage.multitask.config import (
     OPTIONS,
     SeveralLessonsConfig,
     SeveralTasks,
