@@ -102,6 +102,18 @@ def bench_agent_table() -> str:
     return format_table(["net_arch", "learner", "samples/s", "range", "student / this"], rows)
 
 
+def online_table() -> str:
+    """Medians of bench_online.py, and how many times as long a teacher takes with students."""
+    seconds = json.loads((MEASUREMENTS / "bench_online.json").read_text(encoding="utf-8"))["seconds_per_step"]
+    alone = next(iter(seconds.values()))
+    rows: list[list[str | float | None]] = []
+    for name, values in seconds.items():
+        ratios = [ours / without for ours, without in zip(values, alone, strict=True)]
+        ratio = None if values is alone else f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append([name, f"{1 / statistics.median(values):,.0f}", ratio])
+    return format_table(["students", "steps of the teacher/s", "time / without (range)"], rows)
+
+
 CONTENDERS = ("ours", "one pass", "ours compiled", "formula", "compiled", "liger")
 Key = tuple[str, ...]  # objective, shape, type, work
 KEY = ("objective", "shape", "type", "work")
@@ -194,6 +206,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
     "bench_cifar": bench_cifar_table,
     "bench_agent": bench_agent_table,
+    "bench_online": online_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),
     "losses_cuda": lambda: losses_table("losses_cuda"),
     "losses_cpu_few": lambda: few_losses_table("losses_cpu"),

@@ -18,7 +18,7 @@ def test_each_arm_has_the_whole_config_and_one_core_and_one_precision() -> None:
     plan = make_plan(study(settings={"data.made_up": 50}), FAKE, None)
     assert plan.base == {
         "device": "cpu", "threads": 1, "precision": "bfloat16", "data": {"made_up": 50, "root": ""},
-        "teacher": {"path": ""},
+        "teacher": {"path": "", "more": []},
         "student": {"objective": "ban", "repeat": 0, "bonus": 0.0, "does": "learn", "seed": None},
         "lineage": {"generations": 1},
     }  # fmt: skip
