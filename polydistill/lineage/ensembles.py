@@ -10,7 +10,7 @@ def growing_ensembles(students: int) -> list[tuple[int, ...]]:
     """Students 1 to k for each k of at least 2, in this order.
 
     Args:
-        students: that are there.
+        students: how many there are.
 
     Example:
         >>> growing_ensembles(3), growing_ensembles(1)

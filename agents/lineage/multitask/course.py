@@ -181,7 +181,7 @@ class MultitaskCourse:
         self.model.close()
 
     def score(self) -> None:
-        """A point of each of the student's curves; none is logged before all are there, since a signal may come."""
+        """Score the student in every task, then log all points: a signal in between must not leave a part of them."""
         started = time.perf_counter()
         points = {name: self.score_curve(name, seat, self.steps) for name, seat in self.model.seats.items()}
         for name, point in points.items():
