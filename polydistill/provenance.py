@@ -54,6 +54,14 @@ def hardware() -> dict[str, Any]:
     return found
 
 
+def arithmetic() -> dict[str, Any]:
+    """On what the last bits of a sum on the processor depend: its kind, the threads, the version of torch."""
+    import torch
+
+    machine = {"cpu": hardware()["cpu"], "features": torch.backends.cpu.get_cpu_capability()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), **machine}
+
+
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
     """``{"commit": 40 hex digits, "dirty": bool}`` of the clone whose root is ``folder``; None: it is no clone's root.
 

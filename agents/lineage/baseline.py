@@ -19,6 +19,7 @@ from polydistill_agents.environments.task import Task
 from polydistill_agents.files.card import card_score
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.shared_games import SharedGames
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.zoo import find_teacher
 
@@ -42,13 +43,23 @@ class Baseline(NamedTuple):
     apart: bool
 
     @classmethod
-    def of_task(cls, config: AnyConfig, teacher: NDArray[np.float64]) -> Baseline:
-        """From the table of reference scores, or measured in as many games as the teacher has played."""
+    def of_task(cls, config: AnyConfig, teacher: NDArray[np.float64], games: SharedGames | None = None) -> Baseline:
+        """From the table of reference scores, or measured in as many games as the teacher has played.
+
+        Args:
+            config: of the run.
+            teacher: scores of its games.
+            games: of random play, which another run may have played; None: they are this run's own.
+        """
         row = config.task.reference
         if row is not None:
             return cls(teacher, row.random, None, float(teacher.mean()) > row.random)
         seed = derive_seed(config.seed, "random play")
-        measured = measure_random(config.task, len(teacher), seed, n_threads=config.threads)
+
+        def play() -> NDArray[np.float64]:
+            return measure_random(config.task, len(teacher), seed, n_threads=config.threads)
+
+        measured = play() if games is None else games.of_random_play(play)
         return cls(teacher, float(measured.mean()), measured, no_better_than_random(teacher, measured) is None)
 
     @classmethod

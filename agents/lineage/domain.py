@@ -25,6 +25,7 @@ from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_poin
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.resuming import open_course
+from polydistill_agents.lineage.shared_games import SharedGames
 from polydistill_agents.lineage.student_file import read_student
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size
@@ -130,7 +131,7 @@ class AgentDomain:
         who = f"generation {generation}" if generation else "the teacher"
         result, masked = self._score(member, who, teacher, keeper)
         if generation == 0:
-            baseline = Baseline.of_task(self.config, result.scores)
+            baseline = Baseline.of_task(self.config, result.scores, self._shared_games)
             baseline.check_expected(expected_score(self.config, member), result)
             self._draw_levels({"teacher": result.mean, "random_play": baseline.random}, run)
             memory = {"has_memory": True} if self.teacher.has_memory else {}
@@ -146,10 +147,15 @@ class AgentDomain:
         episodes = self.config.evaluation.episodes
         with run_of(keeper).progress(f"{who} plays", episodes, "games") as bar:
             result = self.play(member, member.network, episodes, "evaluation", keeper, teacher, bar, members=members)
+            bar.advance(episodes - bar.done)  # where another run has played them
         masked = None if result.invalid_share is None else self.play(
             member, member.network, episodes, "evaluation, masked", keeper, masked=True, members=members
         )  # fmt: skip
         return result, masked
+
+    @property
+    def _shared_games(self) -> SharedGames:
+        return SharedGames(self.config, self.teacher, self._play)
 
     def _how_soon(self, last: float, baseline: Baseline) -> dict[str, float]:
         """When the student that was taught last had reached 0.95 of the teacher, by its curve and its ``last`` score.
@@ -246,6 +252,8 @@ class AgentDomain:
     ) -> Evaluation:
         """``episodes`` games of ``member`` in the random stream ``stream``; ``teacher`` is asked for the agreement.
 
+        Those of generation 0 may be another run's, see :class:`SharedGames`.
+
         Args:
             member: who plays.
             network: behind it, for what a failure leaves.
@@ -268,7 +276,7 @@ class AgentDomain:
             if bar is not None:
                 bar.advance(games - bar.done)
 
-        try:
+        def played() -> Evaluation:
             return evaluate(
                 member,
                 self.config.task if generation else self.config.task.for_teacher(),
@@ -283,6 +291,9 @@ class AgentDomain:
                 temperature=self.config.student.temperature or 1.0,
                 masked=masked,
             )
+
+        try:
+            return played() if generation else self._shared_games.of_teacher(stream, played)
         except NonFiniteError as error:
             if error.batch["of_reference"] and teacher is not None:
                 network = teacher.network

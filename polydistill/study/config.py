@@ -36,8 +36,9 @@ class StudyConfig:
         margin: difference that does not matter, in the metric's unit, for a test of equivalence; null: none.
         alpha: rate of false positives over all contrasts together.
         workers: runs at once, of one core each; 0: as many as there are cores.
-        share_scores: where the runs of a seed with one teacher are more than the workers, and learn from the same
-            images, each score of the teacher is computed once; false: by each of them. The results are the same.
+        share_scores: where the runs of a seed with one teacher are more than the workers, what they would all compute
+            of it is computed once: its scores of the images that they learn from, or the games that it is scored in;
+            false: by each of them. The results are the same.
         runs: read the finished run folders that this pattern finds, like 'runs/*', and run nothing. Arms are found
             by what differs in their configs.
     """

@@ -11,11 +11,11 @@ from torch import nn
 
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
-from polydistill.learning.score_store import ScoreStore
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
 from polydistill.runs.correctness import read_correct, write_correct
+from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.course import Course, Recorder
@@ -90,7 +90,7 @@ class CifarDomain:
         generation, workshop = keeper.generation, self.workshop
         student = workshop.make_student(architecture, generation)
         lesson = workshop.make_lesson(teacher, generation)
-        trainer = workshop.make_trainer(student, lesson, generation, store=ScoreStore.of_environment())
+        trainer = workshop.make_trainer(student, lesson, generation, store=SharedStore.of_environment())
         course = Course(trainer, self.images.validation, self.config.evaluation, Recorder(keeper.run, generation))
         if begun is not None:
             course.load_state(begun)

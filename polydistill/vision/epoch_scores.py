@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polydistill.learning.score_store import ScoreStore
-from polydistill.provenance import hardware, weights_sha256
+from polydistill.provenance import arithmetic, weights_sha256
+from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import ImageSet
 
@@ -34,7 +35,7 @@ class EpochScores:
 
     def __init__(
         self,
-        store: ScoreStore,
+        store: SharedStore,
         teacher: nn.Module,
         data: ImageSet,
         normalizer: Normalizer,
@@ -56,7 +57,9 @@ class EpochScores:
         """
         self._n_images = len(plan)
         self._key = hashlib.sha256(self._common + plan.numpy().tobytes()).hexdigest()
-        self._known, self._parts = self.store.read(self._key, len(plan)), {}
+        content = self.store.read(self._key)
+        self._known = None if content is None else _as_tensor(content, len(plan))
+        self._parts = {}
 
     def __call__(self, position: int, compute: Callable[[], Tensor]) -> Tensor:
         """``(batch, classes)`` scores of the step at ``position`` of the epoch; computed where they are not known."""
@@ -69,13 +72,16 @@ class EpochScores:
 
     def _keep(self, scores: Tensor) -> None:
         if bool(scores.isfinite().all()):
-            self.store.write(self._key, scores)
+            self.store.write(self._key, np.ascontiguousarray(scores.cpu().numpy()).data.cast("B"))
+
+
+def _as_tensor(content: memoryview, rows: int) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, dtype=np.float32).reshape(rows, -1).copy())
 
 
 def _describe(teacher: nn.Module, data: ImageSet, normalizer: Normalizer, settings: dict[str, Any]) -> bytes:
     """A hash of everything but the plan on which scores depend, 32 bytes."""
-    machine = {"cpu": hardware()["cpu"], "features": torch.backends.cpu.get_cpu_capability()}
-    how = {"torch": torch.__version__, "threads": torch.get_num_threads(), "teacher": repr(teacher), **machine}
+    how = {"teacher": repr(teacher), **arithmetic()}
     layouts = [list(weight.stride()) for weight in teacher.parameters()]
     digest = hashlib.sha256(json.dumps([how, layouts, settings], sort_keys=True).encode())
     digest.update(weights_sha256(teacher.state_dict()).encode())

@@ -20,8 +20,8 @@ from polydistill.learning.lesson import Lesson, Tally
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.learning.schedules import TrainingConfig, schedule_rate
-from polydistill.learning.score_store import ScoreStore
 from polydistill.learning.update import Update, make_optimizer
+from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.epoch_scores import EpochScores
 from polydistill.vision.images.augmentation import INDEX, Normalizer, draw_plan, take_batch
 from polydistill.vision.images.data import ImageSet
@@ -82,7 +82,7 @@ class Trainer:
         generation: int,
         precision: str = "float32",
         processes: Processes = ALONE,
-        store: ScoreStore | None = None,
+        store: SharedStore | None = None,
     ) -> None:
         if config.batch_size > len(data):
             raise UserError(
@@ -247,7 +247,7 @@ class Trainer:
         self._losses.index_copy_(0, self._cursor, loss.reshape(1).float())
         self._cursor += 1
 
-    def _share(self, store: ScoreStore, precision: str) -> EpochScores | None:
+    def _share(self, store: SharedStore, precision: str) -> EpochScores | None:
         """The scores of the teacher that other runs know too; None: there is no such teacher, or it is not worth it."""
         teacher = self.lesson.teacher
         if not isinstance(teacher, nn.Module) or self.device.type != "cpu" or self.processes.size > 1:

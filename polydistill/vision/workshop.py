@@ -10,7 +10,7 @@ from polydistill.errors import UserError
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.schedules import TrainingConfig
-from polydistill.learning.score_store import ScoreStore
+from polydistill.runs.shared_store import SharedStore
 from polydistill.streams import derive_seed
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.images.augmentation import Normalizer
@@ -72,7 +72,7 @@ class Workshop:
         lesson: Lesson,
         generation: int,
         training: TrainingConfig | None = None,
-        store: ScoreStore | None = None,
+        store: SharedStore | None = None,
     ) -> Trainer:
         """The trainer of ``student`` on the training images, as configured or as ``training`` says.
 

@@ -22,8 +22,8 @@ from polydistill.study.arms import make_plan
 from polydistill.study.executor import Job, LocalExecutor, Outcome
 from polydistill.study.failures import explain
 from polydistill.study.plan import Plan
-from polydistill.study.planned import planned_runs
-from polydistill.study.records import RunRecord
+from polydistill.study.planned import PlannedRun, planned_runs
+from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.runner import Runner
 from polydistill.study.sharing import SharedScores
 from tests.study.fake_world import ARMS, FAKE, study
@@ -131,6 +131,19 @@ def test_runs_share_their_teachers_scores_where_they_are_more_than_the_workers(t
     assert environments["ban_2/seed0"] == environments["teacher/seed0"] == {}, "nobody else has the teacher of ban_2"
     assert not (tmp_path / "scores").exists(), "nothing is left"
     assert not SharedScores(tmp_path, planned_runs(plan), 4).environment(runner.runs["ban", 0])
+
+
+def test_arms_share_the_scores_of_a_given_teacher_seed_by_seed(tmp_path: Path) -> None:
+    given = {"teacher": {"path": "teacher-{seed}.zip"}}
+    runs = {name: PlannedRun(name, 0, given, None) for name in ("kl", "nll", "mse")}
+    runs["other"] = PlannedRun("other", 0, {"teacher": {"path": "another.zip"}}, None)
+    runs["later"] = PlannedRun("kl", 1, given, None)
+    runs["both"] = PlannedRun("both", 0, given, None, members=(("kl", 0), ("mse", 0)))
+    runs["teacher"] = PlannedRun(TEACHER, 0, {}, None)
+    shared = SharedScores(tmp_path, runs.values(), workers=2)
+    assert {name for name, run in runs.items() if shared.environment(run)} == {"kl", "nll", "mse"}
+    own = [PlannedRun(name, 0, {}, None) for name in ("kl", "nll", "mse")]  # that of the project
+    assert all(SharedScores(tmp_path, own, workers=2).environment(run) for run in own)
 
 
 def test_where_memory_is_short_fewer_run_at_once_and_the_progress_says_so(

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from polydistill.learning.score_store import ScoreStore
 from polydistill.runs.lock import FolderLock
+from polydistill.runs.shared_store import SharedStore
 from polydistill.study.commands import study
 from polydistill.study.executor import Job, Outcome
 from tests.study.fake_world import FAKE
@@ -250,6 +250,16 @@ class InThisProcess:
         pass
 
 
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_what_an_earlier_start_has_shared_is_not_taken_over(script: Script, share: str) -> None:
+    assert script("--config", "study.yaml", "--workers", 2).code == 0
+    left = Path("runs/study/scores/seed0")
+    left.mkdir(parents=True)
+    (left / "a.shared").write_bytes(b"of other code")
+    assert script("--config", "study.yaml", "--workers", 2, "--share_scores", share).code == 0
+    assert not left.parent.exists()
+
+
 def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "LocalExecutor", InThisProcess)
@@ -261,8 +271,8 @@ def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, caps
     arms = "{labels: {student.objective: cross_entropy}, ban_l: {student.objective: ban_l}, "
     arms += "both: {ensemble: [labels, ban_l]}}"
     words = ["--arms", arms, "--contrasts", "[[ban_l, labels], [both, labels]]"]
-    read, asked = ScoreStore.read, []
-    monkeypatch.setattr(ScoreStore, "read", lambda *key, **rows: asked.append(read(*key, **rows)) or asked[-1])
+    read, asked = SharedStore.read, []
+    monkeypatch.setattr(SharedStore, "read", lambda *key: asked.append(read(*key)) or asked[-1])
     study.main(["--seeds", "3", "--workers", "1", "--settings", settings, *words, "--out", "s"])
     torch.set_num_threads(threads)
     assert [known is not None for known in asked] == [False, True] * 3, "the second arm of a seed reads the scores"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.learning.lesson import Lesson
-from polydistill.learning.score_store import ScoreStore
+from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.epoch_scores import EpochScores
 from polydistill.vision.images.augmentation import draw_plan
 from polydistill.vision.training import Trainer
@@ -37,7 +37,7 @@ def arm(folder: Path | None, objective: str = "ban", teacher_seed: int = 9, **op
     """How often its teacher was asked, and the trainer at its end."""
     teacher = Asked(teacher_seed)
     lesson = Lesson(objective, teacher, generation=1)
-    one = trainer(lesson, store=None if folder is None else ScoreStore(folder), **options)
+    one = trainer(lesson, store=None if folder is None else SharedStore(folder), **options)
     for _ in one.run():
         pass
     return teacher.times, one
@@ -79,10 +79,10 @@ def test_more_epochs_of_the_same_images_ask_for_the_new_ones_alone(tmp_path: Pat
 
 def test_an_arm_that_begins_within_an_epoch_keeps_no_part_of_it(tmp_path: Path) -> None:
     whole = arm(None)[1]
-    first = trainer(Lesson("ban", Asked(), generation=1), store=ScoreStore(tmp_path))
+    first = trainer(Lesson("ban", Asked(), generation=1), store=SharedStore(tmp_path))
     next(iter(first.run(lambda steps: steps == 3)), None)
     assert not list(tmp_path.iterdir())
-    second = trainer(Lesson("ban", Asked(), generation=1), store=ScoreStore(tmp_path))
+    second = trainer(Lesson("ban", Asked(), generation=1), store=SharedStore(tmp_path))
     second.load_state(first.state())
     for _ in second.run():
         pass
@@ -92,12 +92,12 @@ def test_an_arm_that_begins_within_an_epoch_keeps_no_part_of_it(tmp_path: Path) 
 
 def test_steps_that_are_made_again_after_a_failure_count_once(tmp_path: Path) -> None:
     data = image_set()
-    scores = EpochScores(ScoreStore(tmp_path), tiny(), data, NORMALIZER, 16, {})
+    scores = EpochScores(SharedStore(tmp_path), tiny(), data, NORMALIZER, 16, {})
     scores.begin(draw_plan(len(data), 0, 1, 0))
     for position in (0, 1, 2, 1, 2, 3, 4):
         assert not list(tmp_path.iterdir())
         scores(position, lambda position=position: torch.full((6 if position == 4 else 16, 5), float(position)))
-    again = EpochScores(ScoreStore(tmp_path), tiny(), data, NORMALIZER, 16, {})
+    again = EpochScores(SharedStore(tmp_path), tiny(), data, NORMALIZER, 16, {})
     again.begin(draw_plan(len(data), 0, 1, 0))
     assert [again(position, refuse)[-1, 0].item() for position in range(5)] == [0, 1, 2, 3, 4]
     assert len(again(4, refuse)) == 6
@@ -111,7 +111,7 @@ def test_scores_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
     teacher = Asked()
     with torch.no_grad():
         teacher.network[4].bias.fill_(float("inf"))
-    one = trainer(Lesson("cross_entropy", teacher, generation=1), store=ScoreStore(tmp_path))
+    one = trainer(Lesson("cross_entropy", teacher, generation=1), store=SharedStore(tmp_path))
     for _ in one.run():
         pass
     assert not list(tmp_path.iterdir())

@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         parsed.out.mkdir(parents=True, exist_ok=True)
     with FolderLock(parsed.out):
         remove_temporaries(parsed.out)
+        SharedScores.forget(parsed.out)
         shared = SharedScores(parsed.out, planned_runs(plan), workers) if parsed.config.share_scores else None
         _study(parsed.out, plan, world, LocalExecutor(workers), shared, command)
 
