@@ -15,6 +15,7 @@ from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import in_todays_form
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
+from polydistill.runs.shared_store import SharedStore
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.distillation.frame_replay import open_replay
@@ -229,7 +230,8 @@ def remember_speed(config: AnyConfig, summary: Mapping[str, Any]) -> None:
     scoring = summary["seconds"][0]  # the teacher does nothing but play its games
     if learning and scoring:
         remember(_learning(config), learning)
-        remember(_games(config), config.evaluation.episodes / scoring)
+        if SharedStore.of_environment() is None:  # else another run may have played them
+            remember(_games(config), config.evaluation.episodes / scoring)
 
 
 def tell_size(n_bytes: float) -> str:
