@@ -1,10 +1,10 @@
 """Rebuild the tables of README.md and RESULTS.md, and of the pages beside the raw measurements: what runs gave.
 
     python scripts/render_results.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
-    python scripts/render_results.py --check true     changes nothing; exit code 1 if a table is out of date
+    python scripts/render_results.py --check    changes nothing; exit code 1 if a table is out of date
 
-scripts/render_speed.py does those of the benchmarks. A measurement is the summary.json of a run
-(``<config>-<arm>-seed<n>.json``), a table of runs, or what a study leaves: a folder with plan.json and results.csv.
+scripts/render_studies.py does those of studies, scripts/render_speed.py those of benchmarks. A measurement is the
+summary.json of a run (``<config>-<arm>-seed<n>.json``), or a table of runs.
 "95% over seeds" is Student's interval of the seeds' means: each seed has its own games or training, so it
 includes their spread. "95% over games" is a bootstrap interval that resamples the games within each seed: it does not
 cover other seeds.
@@ -24,35 +24,18 @@ import csv
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polydistill.config.parsing import parse
-from polydistill.errors import UserError, run_script
-from polydistill.report.blocks import fill_documents
-from polydistill.runs import format_interval, format_table
+from polydistill.errors import UserError
+from polydistill.report.blocks import render
+from polydistill.runs import format_interval, format_mean_interval, format_table
 from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
-from polydistill.study.analysis import analyse
-from polydistill.study.answer import describe_metric
-from polydistill.study.plan import Plan, read_plan
-from polydistill.study.records import RunRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """Whether to write.
-
-    Args:
-        check: compare only, and write nothing.
-    """
-
-    check: bool = False
 
 
 def load(name: str) -> list[dict[str, Any]]:
@@ -150,7 +133,7 @@ def acting_table() -> str:
         for name, form in (("teacher_normalized", ".3f"), ("agreement", ".3f")):
             values, first = [m[name] for m in metrics], [m[name] for m in of["the teacher"]]
             less = [value - start for value, start in zip(values, first, strict=True)]
-            row += [interval_text(values, form), None if values == first else interval_text(less, "+.3f")]
+            row += [format_mean_interval(values, form), None if values == first else format_mean_interval(less, "+.3f")]
         rows.append([*row, f"{len(seeds)} x {metrics[0]['episodes']}"])
     headers = ["who acts in Pong", "of teacher (95% over seeds)", "less the first row's"]
     return format_table([*headers, "agreement (95% over seeds)", "less the first row's", "seeds x games"], rows)
@@ -198,13 +181,6 @@ ARMS = {
 }
 
 
-def interval_text(values: list[float], form: str) -> str:
-    """``mean (low to high)`` over seeds."""
-    interval = t_interval(values)
-    ends = "-" if interval is None else " to ".join(format(end, form) for end in interval)
-    return f"{statistics.mean(values):{form}} ({ends})"
-
-
 Metrics = dict[int, dict[str, Any]]  # by seed
 
 
@@ -239,8 +215,8 @@ def study_table(name: str) -> str:
         agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of.values()):.3f}"
         return [
             who,
-            interval_text(list(errors_of(of).values()), ".2f"),
-            None if alone else interval_text(less_control(f"{name}: {who}", of, arms["labels"]), "+.2f"),
+            format_mean_interval(list(errors_of(of).values()), ".2f"),
+            None if alone else format_mean_interval(less_control(f"{name}: {who}", of, arms["labels"]), "+.2f"),
             f"{statistics.mean(m['test_nll'] for m in of.values()):.3f}",
             f"{statistics.mean(m['test_ece'] for m in of.values()):.3f}",
             agreement,
@@ -264,80 +240,8 @@ def stages_table(name: str, first_later: int) -> str:
             ("decided on before they ran", [seed for seed in of if seed >= first_later]),
         ):
             points = less_control(ARMS[arm], {seed: of[seed] for seed in seeds}, arms["labels"])
-            rows.append([ARMS[arm], stage, f"{seeds[0]} to {seeds[-1]}", interval_text(points, "+.2f")])
+            rows.append([ARMS[arm], stage, f"{seeds[0]} to {seeds[-1]}", format_mean_interval(points, "+.2f")])
     return format_table(["who", "stage", "which seeds", LESS_CONTROL], rows)
-
-
-def read_study(name: str) -> tuple[Plan, list[RunRecord]]:
-    """``plan.json`` and the finished rows of ``results.csv`` that a study of scripts/study.py left in ``name``/."""
-    plan = read_plan(MEASUREMENTS / name)
-    if plan is None:
-        raise UserError(f"no plan.json in {MEASUREMENTS.name}/{name}/")
-    records = []
-    with open(MEASUREMENTS / name / "results.csv", encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            texts = {key: text for key, text in line.items() if key not in {"arm", "status", "folder", "why"}}
-            numbers = {key: float(text) for key, text in texts.items() if text}
-            seed, seconds = int(numbers.pop("seed")), numbers.pop("seconds", 0.0)
-            if line["status"] == "done":
-                records.append(RunRecord(line["arm"], seed, line["folder"], "done", numbers, seconds=seconds))
-    return plan, records
-
-
-def contrasts_table(*names: str) -> str:
-    """The contrasts of studies that were named beforehand, judged as their own reports judge them."""
-    rows: list[list[str | float | None]] = []
-    for name in names:
-        plan, records = read_study(name)
-        analysis = analyse(plan, records)
-        task = [plan.base["env"]] if len(names) > 1 else []
-        for contrast in analysis.planned:
-            if contrast.comparison is None or contrast.p is None:
-                raise UserError(f"{name}: {contrast.first} against {contrast.second} has fewer than two seeds")
-            gain = f"{contrast.comparison.mean:+z.{analysis.digits}f}"
-            interval = format_interval(contrast.comparison.interval, analysis.digits)
-            pair, p, n = f"{contrast.first} against {contrast.second}", f"{contrast.p:.2g}", len(contrast.gains)
-            rows.append([*task, pair, f"{gain} ({interval})", p, n, contrast.verdict])
-    unit = describe_metric(plan).unit
-    headers = ["contrast", f"gain, {unit} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
-    return format_table([*(["environment"] if len(names) > 1 else []), *headers], rows)
-
-
-def arms_table(name: str) -> str:
-    """The arms of a study of classifiers: means over its seeds."""
-    plan, records = read_study(name)
-    analysis = analyse(plan, records)
-    rows: list[list[str | float | None]] = []
-    for arm in ([] if analysis.teachers is None else [analysis.teachers]) + list(analysis.arms):
-        others = [f"{arm.others[key]:.3f}" for key in ("test_nll", "test_ece", "train_accuracy")]
-        agreement = f"{statistics.mean(arm.agreement.values()):.3f}" if arm.agreement else None
-        error = f"{arm.mean:.2f} ({format_interval(arm.interval)})"
-        rows.append([arm.arm, error, *others, agreement, len(arm.values), f"{arm.seconds:.0f}"])
-    headers = ["arm", f"{describe_metric(plan).name} % (95% over seeds)", "test NLL", "test ECE", "right in training"]
-    return format_table([*headers, "agreement", "seeds", "seconds"], rows)
-
-
-def agents_table(name: str) -> str:
-    """The arms of a study of agents: means over its seeds."""
-    plan, records = read_study(name)
-    rows: list[list[str | float | None]] = []
-    for arm in plan.names:
-        of_arm = [record.metrics for record in records if record.arm == arm]
-        columns = {key: [metrics[key] for metrics in of_arm if key in metrics] for key in of_arm[0]}
-        reached = columns.get("reached_95")
-        rows.append(
-            [
-                arm,
-                interval_text(columns["steps_to_95"], ".0f") if reached else None,
-                f"{sum(reached):.0f} of {len(reached)}" if reached else None,
-                interval_text(columns["score"], ".1f"),
-                interval_text(columns["teacher_normalized"], ".3f"),
-                f"{statistics.mean(columns['agreement']):.3f}",
-                len(of_arm),
-            ]
-        )
-    headers = ["arm", "steps to 0.95 (95% over seeds)", "got there", "score at the end (95% over seeds)"]
-    return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
 
 
 def read_control(study: str) -> dict[tuple[str, str, str], list[dict[str, str]]]:
@@ -352,7 +256,7 @@ def read_control(study: str) -> dict[tuple[str, str, str], list[dict[str, str]]]
 
 def seeds_text(runs: list[dict[str, str]], field: str, form: str) -> str:
     """Mean over the seeds with its interval."""
-    return interval_text([float(run[field]) for run in runs], form)
+    return format_mean_interval([float(run[field]) for run in runs], form)
 
 
 def control_table(short: bool = False) -> str:
@@ -394,11 +298,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_seeds": seed_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
-    "small_data": lambda: contrasts_table("small_data"),
-    "small_data_arms": lambda: arms_table("small_data"),
-    "control_study": lambda: contrasts_table("control_cartpole", "control_acrobot"),
-    "control_cartpole_arms": lambda: agents_table("control_cartpole"),
-    "control_acrobot_arms": lambda: agents_table("control_acrobot"),
     "control": control_table,
     "control_short": lambda: control_table(short=True),
     "control_acts": lambda: control_arms_table("acts", "beta"),
@@ -406,18 +305,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-@run_script
-def main(argv: list[str] | None = None) -> None:
-    config = parse(
-        RenderConfig, argv, program="python scripts/render_results.py", description=__doc__, default_name=None
-    ).config
-    documents = (ROOT / "README.md", ROOT / "RESULTS.md", *sorted(MEASUREMENTS.glob("*.md")))
-    changed = fill_documents(documents, TABLES, write=not config.check)
-    if config.check and changed:
-        name = changed[0].relative_to(ROOT)
-        print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    render(TABLES, ["README.md", "RESULTS.md"], ROOT, description=__doc__)

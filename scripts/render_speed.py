@@ -1,9 +1,9 @@
 """Rebuild the tables of docs/speed.md and of the pages beside the raw measurements: what the benchmarks gave.
 
     python scripts/render_speed.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
-    python scripts/render_speed.py --check true     changes nothing; exit code 1 if a table is out of date
+    python scripts/render_speed.py --check    changes nothing; exit code 1 if a table is out of date
 
-scripts/render_results.py does the others.
+scripts/render_results.py and scripts/render_studies.py do the others.
 """
 
 from __future__ import annotations
@@ -20,27 +20,14 @@ import csv
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from polydistill.config.parsing import parse
-from polydistill.errors import UserError, run_script
-from polydistill.report.blocks import fill_documents
+from polydistill.errors import UserError
+from polydistill.report.blocks import render
 from polydistill.runs import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """Whether to write.
-
-    Args:
-        check: compare only, and write nothing.
-    """
-
-    check: bool = False
 
 
 def bench_table() -> str:
@@ -214,18 +201,5 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-@run_script
-def main(argv: list[str] | None = None) -> None:
-    config = parse(
-        RenderConfig, argv, program="python scripts/render_speed.py", description=__doc__, default_name=None
-    ).config
-    documents = (ROOT / "docs" / "speed.md", *sorted(MEASUREMENTS.glob("*.md")))
-    changed = fill_documents(documents, TABLES, write=not config.check)
-    if config.check and changed:
-        name = changed[0].relative_to(ROOT)
-        print(f"error: the tables of {name} are not what the measurements give; run {Path(__file__).name}")
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    render(TABLES, ["docs/speed.md"], ROOT, description=__doc__)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from polydistill.disk import atomic_write, disk_errors
+from polydistill.errors import run_script
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MEASUREMENTS = Path("scripts", "measurements")  # of a clone
 Tables = Mapping[str, Callable[[], str]]  # name -> what makes the table, as Markdown
 
 
@@ -54,3 +58,27 @@ def fill_documents(paths: Iterable[Path], tables: Tables, *, write: bool) -> lis
             if write:
                 atomic_write(path, new.encode())
     return changed
+
+
+@run_script
+def render(tables: Tables, documents: Iterable[str], root: Path, *, description: str | None) -> None:
+    """The command line of a script that makes ``tables``.
+
+    Args:
+        tables: see :func:`fill_blocks`.
+        documents: that may have such tables, beside the pages with the raw measurements; from ``root``.
+        root: of the clone.
+        description: of the script, for its help.
+
+    Raises:
+        UserError: the disk refused, or measurements are missing.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare only, and write nothing")
+    write = not parser.parse_args().check
+    pages = [*(root / name for name in documents), *sorted((root / MEASUREMENTS).glob("*.md"))]
+    changed = fill_documents(pages, tables, write=write)
+    if changed and not write:
+        name = changed[0].relative_to(root)
+        print(f"error: the tables of {name} are not what the measurements give; run {Path(sys.argv[0]).name}")
+        sys.exit(1)

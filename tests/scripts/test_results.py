@@ -14,11 +14,11 @@ import pytest
 from polydistill.report.blocks import BLOCK
 
 RESULTS = ("RESULTS.md", "docs/speed.md")  # pages of questions and answers
-RENDER, RENDER_SPEED = SCRIPTS = ("render_results.py", "render_speed.py")
+RENDER, RENDER_SPEED, RENDER_STUDIES = SCRIPTS = ("render_results.py", "render_speed.py", "render_studies.py")
 
 
 def check(root: Path, script: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(root / "scripts" / script), "--check", "true"]
+    words = [sys.executable, str(root / "scripts" / script), "--check"]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -1,0 +1,118 @@
+"""Rebuild the tables of studies in RESULTS.md, and in the pages beside the raw measurements.
+
+    python scripts/render_studies.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
+    python scripts/render_studies.py --check    changes nothing; exit code 1 if a table is out of date
+
+A measurement is what scripts/study.py leaves: a folder with plan.json and results.csv. All intervals are over seeds.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # this clone's packages, installed or not
+from polydistill._environment import require_environment
+
+require_environment("study")
+
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from polydistill.errors import UserError
+from polydistill.report.blocks import render
+from polydistill.runs import format_interval, format_mean_interval, format_table
+from polydistill.study.analysis import analyse
+from polydistill.study.answer import describe_metric
+from polydistill.study.plan import Plan, read_plan
+from polydistill.study.records import RunRecord
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASUREMENTS = ROOT / "scripts" / "measurements"
+
+
+def read_study(name: str) -> tuple[Plan, list[RunRecord]]:
+    """``plan.json`` and the finished rows of ``results.csv`` that a study of scripts/study.py left in ``name``/."""
+    plan = read_plan(MEASUREMENTS / name)
+    if plan is None:
+        raise UserError(f"no plan.json in {MEASUREMENTS.name}/{name}/")
+    records = []
+    with open(MEASUREMENTS / name / "results.csv", encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            texts = {key: text for key, text in line.items() if key not in {"arm", "status", "folder", "why"}}
+            numbers = {key: float(text) for key, text in texts.items() if text}
+            seed, seconds = int(numbers.pop("seed")), numbers.pop("seconds", 0.0)
+            if line["status"] == "done":
+                records.append(RunRecord(line["arm"], seed, line["folder"], "done", numbers, seconds=seconds))
+    return plan, records
+
+
+def contrasts_table(*names: str) -> str:
+    """The contrasts of studies that were named beforehand, judged as their own reports judge them."""
+    rows: list[list[str | float | None]] = []
+    for name in names:
+        plan, records = read_study(name)
+        analysis = analyse(plan, records)
+        task = [plan.base["env"]] if len(names) > 1 else []
+        for contrast in analysis.planned:
+            if contrast.comparison is None or contrast.p is None:
+                raise UserError(f"{name}: {contrast.first} against {contrast.second} has fewer than two seeds")
+            gain = f"{contrast.comparison.mean:+z.{analysis.digits}f}"
+            interval = format_interval(contrast.comparison.interval, analysis.digits)
+            pair, p, n = f"{contrast.first} against {contrast.second}", f"{contrast.p:.2g}", len(contrast.gains)
+            rows.append([*task, pair, f"{gain} ({interval})", p, n, contrast.verdict])
+    unit = describe_metric(plan).unit
+    headers = ["contrast", f"gain, {unit} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
+    return format_table([*(["environment"] if len(names) > 1 else []), *headers], rows)
+
+
+def arms_table(name: str) -> str:
+    """The arms of a study of classifiers: means over its seeds."""
+    plan, records = read_study(name)
+    analysis = analyse(plan, records)
+    rows: list[list[str | float | None]] = []
+    for arm in ([] if analysis.teachers is None else [analysis.teachers]) + list(analysis.arms):
+        others = [f"{arm.others[key]:.3f}" for key in ("test_nll", "test_ece", "train_accuracy")]
+        agreement = f"{statistics.mean(arm.agreement.values()):.3f}" if arm.agreement else None
+        error = f"{arm.mean:.2f} ({format_interval(arm.interval)})"
+        rows.append([arm.arm, error, *others, agreement, len(arm.values), f"{arm.seconds:.0f}"])
+    headers = ["arm", f"{describe_metric(plan).name} % (95% over seeds)", "test NLL", "test ECE", "right in training"]
+    return format_table([*headers, "agreement", "seeds", "seconds"], rows)
+
+
+def agents_table(name: str) -> str:
+    """The arms of a study of agents: means over its seeds."""
+    plan, records = read_study(name)
+    rows: list[list[str | float | None]] = []
+    for arm in plan.names:
+        of_arm = [record.metrics for record in records if record.arm == arm]
+        columns = {key: [metrics[key] for metrics in of_arm if key in metrics] for key in of_arm[0]}
+        reached = columns.get("reached_95")
+        rows.append(
+            [
+                arm,
+                format_mean_interval(columns["steps_to_95"], ".0f") if reached else None,
+                f"{sum(reached):.0f} of {len(reached)}" if reached else None,
+                format_mean_interval(columns["score"], ".1f"),
+                format_mean_interval(columns["teacher_normalized"], ".3f"),
+                f"{statistics.mean(columns['agreement']):.3f}",
+                len(of_arm),
+            ]
+        )
+    headers = ["arm", "steps to 0.95 (95% over seeds)", "got there", "score at the end (95% over seeds)"]
+    return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "small_data": lambda: contrasts_table("small_data"),
+    "small_data_arms": lambda: arms_table("small_data"),
+    "control_study": lambda: contrasts_table("control_cartpole", "control_acrobot"),
+    "control_cartpole_arms": lambda: agents_table("control_cartpole"),
+    "control_acrobot_arms": lambda: agents_table("control_acrobot"),
+}
+
+
+if __name__ == "__main__":
+    render(TABLES, ["RESULTS.md"], ROOT, description=__doc__)
