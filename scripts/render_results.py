@@ -31,8 +31,9 @@ import numpy as np
 
 from polydistill.errors import UserError
 from polydistill.report.blocks import render
-from polydistill.runs import format_interval, format_mean_interval, format_table
+from polydistill.runs import format_interval, format_table
 from polydistill.statistics import bootstrap_normalized_interval, pooled_interval, t_interval
+from polydistill.study.table import format_mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from polydistill.errors import UserError
 from polydistill.report.blocks import render
-from polydistill.runs import format_interval, format_mean_interval, format_table
+from polydistill.runs import format_interval, format_table
 from polydistill.study.analysis import analyse
 from polydistill.study.answer import describe_metric
 from polydistill.study.plan import Plan, read_plan
 from polydistill.study.records import RunRecord
+from polydistill.study.table import format_mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASUREMENTS = ROOT / "scripts" / "measurements"

@@ -3,13 +3,7 @@
 from polydistill.runs.folder import Standing, examine_folder, read_summary, require_same_config, stored_config
 from polydistill.runs.progress import Progress
 from polydistill.runs.run import Run
-from polydistill.runs.table import (
-    NARROW,
-    format_interval,
-    format_mean_interval,
-    format_narrow_table,
-    format_table,
-)
+from polydistill.runs.table import NARROW, format_interval, format_narrow_table, format_table
 
 __all__ = [
     "NARROW",
@@ -18,7 +12,6 @@ __all__ = [
     "Standing",
     "examine_folder",
     "format_interval",
-    "format_mean_interval",
     "format_narrow_table",
     "format_table",
     "read_summary",

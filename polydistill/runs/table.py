@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
-
-from polydistill.statistics import t_interval
 
 NARROW = 80  # characters of a line, by default
 
@@ -72,22 +69,6 @@ def format_narrow_table(
         if not kept or max(map(len, narrower.splitlines())) <= width:
             kept, table = tried, narrower
     return table
-
-
-def format_mean_interval(values: Sequence[float], form: str) -> str:
-    """``mean (low to high)``: Student's 95% interval of the mean of ``values``, one of each seed.
-
-    Args:
-        values: at least one.
-        form: of each number, like ``".2f"``.
-
-    Example:
-        >>> format_mean_interval([1.0, 2.0, 3.0], ".1f"), format_mean_interval([1.0], "+.1f")
-        ('2.0 (-0.5 to 4.5)', '+1.0 (-)')
-    """
-    interval = t_interval(values)
-    ends = "-" if interval is None else " to ".join(format(end, form) for end in interval)
-    return f"{statistics.mean(values):{form}} ({ends})"
 
 
 def format_interval(ends: Sequence[float | None] | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""The results of a study as a table for a terminal: what each arm has reached so far."""
+"""The results of a study in a table for a terminal: what each arm has reached so far."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from polydistill.runs import format_table
+from polydistill.statistics import t_interval
 from polydistill.study.plan import Plan
 from polydistill.study.records import TEACHER, RunRecord
 
@@ -27,3 +28,19 @@ def format_results(plan: Plan, records: Sequence[RunRecord]) -> str:
         rows.append([name, middle, spread, f"{len(values)}/{len(own)}" + (f", {failed} failed" if failed else "")])
     title = f"{plan.metric}, {plan.direction} is better, over {len(plan.all_seeds)} seeds; plan {plan.sha256[:12]}"
     return f"{title}\n\n{format_table(['arm', 'mean', 'sd', 'finished'], rows)}"
+
+
+def format_mean_interval(values: Sequence[float], form: str) -> str:
+    """``mean (low to high)``: Student's 95% interval of the mean of ``values``, one of each seed.
+
+    Args:
+        values: at least one.
+        form: of each number, like ``".2f"``.
+
+    Example:
+        >>> format_mean_interval([1.0, 2.0, 3.0], ".1f"), format_mean_interval([1.0], "+.1f")
+        ('2.0 (-0.5 to 4.5)', '+1.0 (-)')
+    """
+    interval = t_interval(values)
+    ends = "-" if interval is None else " to ".join(format(end, form) for end in interval)
+    return f"{mean(values):{form}} ({ends})"
