@@ -75,7 +75,8 @@ WORLDS = {
         "score",
         "student.zip",
         False,
-        younger=("student.repeat",),
+        "polydistill_agents.lineage.plan:expected_seconds",
+        younger=("student.repeat", "student.size"),
         ensembles="polydistill_agents.lineage.ensemble",
     ),
     "atari": WorldEntry(
@@ -85,6 +86,7 @@ WORLDS = {
         "score",
         "student.zip",
         False,
+        "polydistill_agents.lineage.plan:expected_seconds",
         younger=("student.repeat", "teacher.more"),
         ensembles="polydistill_agents.lineage.ensemble",
     ),

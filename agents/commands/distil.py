@@ -35,6 +35,7 @@ from polydistill_agents.lineage.plan import (
     require_same_start,
 )
 from polydistill_agents.lineage.report import format_summary
+from polydistill_agents.lineage.student_file import find_student
 from polydistill_agents.teachers import Teacher
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
@@ -136,9 +137,10 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: Worl
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     """Print the table, and how to use what was saved."""
     print(format_summary(summary, wide=wide))
-    student = out / "student.zip"
-    print(f"\nsaved: {student} (DQN.load opens it)   curves: make tensorboard")
-    if student.is_file():
+    student = find_student(out / "student")
+    opens = "DQN.load opens it" if student.suffix == ".zip" else "wider than DQN.load's networks: as_teacher opens it"
+    print(f"\nsaved: {student} ({opens})   curves: make tensorboard")
+    if student.suffix == ".zip" and student.is_file():
         print(how_to_go_on(student, read_agent(student).score_kind))
 
 

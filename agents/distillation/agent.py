@@ -23,8 +23,8 @@ from polydistill.device import few_rows
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.settings import check_environment, check_not_normalized, check_same_game
 from polydistill_agents.distillation.student_policy import POLICIES, as_in_file, make_policy_kwargs, open_student
+from polydistill_agents.files.compact import write_student
 from polydistill_agents.files.places import Place, target_of
-from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.architecture import Architecture, architecture_of
 from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.networks.observations import Tensors
@@ -134,13 +134,16 @@ class StudentAgent(BaseAlgorithm):
     def save(self, path: Place, exclude: Any = None, include: Any = None) -> None:  # type: ignore[override]
         """Write the student as an ordinary DQN zip: a path (``.zip`` is added to a name without an ending), or a file.
 
+        A name that ends in ``.safetensors`` gets a compact file, which holds a student of any widths as it is
+        (:mod:`polydistill_agents.files.compact`); stock Stable-Baselines3 does not open it.
+
         ``exclude`` and ``include`` are Stable-Baselines3's; there is nothing here that they could name.
         """
         if isinstance(path, (str, os.PathLike)):
             target_of(path).parent.mkdir(parents=True, exist_ok=True)
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
         network = self.student if self.size is not None else folded(self.student)
-        write_dqn_zip(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
+        write_student(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -153,8 +156,9 @@ class StudentAgent(BaseAlgorithm):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Open a DQN zip as a student, without unpickling; ``kwargs`` go to the constructor (``teacher=``, ...).
+        """Open a DQN zip, or a compact file, as a student, without unpickling.
 
+        ``kwargs`` go to the constructor (``teacher=``, ...).
         The network is the file's: its size, and what ``policy_kwargs`` say of the function. ``custom_objects`` and
         ``force_reset`` are Stable-Baselines3's: nothing is unpickled here that the former could replace, and the
         games always start from the beginning.

@@ -26,8 +26,8 @@ from polydistill_agents.distillation.state import copied, load_records, read_att
 from polydistill_agents.distillation.student_policy import POLICIES, make_policy_kwargs
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.steps import Step
+from polydistill_agents.files.compact import write_student
 from polydistill_agents.files.places import Place
-from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import Size, size_of
 from polydistill_agents.networks.observations import Arrays, Tensors
@@ -190,4 +190,4 @@ class QLearning(DQN):
         """Write an ordinary DQN zip of Q-values; ``exclude`` and ``include`` have nothing to name."""
         network = self.student if self._sized else folded(self.student)
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
-        write_dqn_zip(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
+        write_student(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)

@@ -26,9 +26,10 @@ from polydistill.errors import UserError, suggest
 from polydistill_agents.files.places import Place
 from polydistill_agents.files.sb3_data import ACTIVATIONS
 from polydistill_agents.files.sb3_zip import AgentFile, read_agent, rebuild_scores
+from polydistill_agents.files.sources import find, read_compact
 from polydistill_agents.networks.architecture import DEFAULT_WIDTHS, Architecture, architecture_of
 from polydistill_agents.networks.corner import cut_padding
-from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN, count_parameters
+from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN, count_parameters, read_size
 from polydistill_agents.networks.scaling import ScaledCombined, ScaledFlatten
 
 POLICY_KWARGS = (
@@ -80,7 +81,7 @@ def choose_architecture(
         policy_kwargs: Stable-Baselines3's.
 
     Raises:
-        ValueError: an unknown name, widths that Stable-Baselines3's ``NatureCNN`` has no room for, or two that differ.
+        ValueError: an unknown name, or two widths that differ.
     """
     _check_names(policy_kwargs)
     taught = architecture_of(getattr(teacher, "network", None))
@@ -141,9 +142,7 @@ def _cnn_output_dim(policy: str, policy_kwargs: Mapping[str, Any], twin: Archite
 
 def _named_size(size: str | Size | None) -> Size | None:
     if isinstance(size, str):
-        if size not in SIZES:
-            raise ValueError(f"unknown size {size!r}{suggest(size, SIZES)} (there are {', '.join(SIZES)})")
-        return SIZES[size]
+        return read_size(size)
     if size is None:
         return None
     try:
@@ -170,11 +169,8 @@ def _size_in(policy_kwargs: Mapping[str, Any]) -> Size | None:
 
 
 def _checked(size: Size) -> Size:
-    widths, room = (*size.channels, size.hidden), SIZES["nature"].channels
-    if len(size.channels) != 3 or not _are_widths(widths):
+    if len(size.channels) != 3 or not _are_widths((*size.channels, size.hidden)):
         raise ValueError(f"size must hold three numbers of channels and one of units, each at least 1: {tuple(size)}")
-    if any(have > most for have, most in zip(size.channels, room, strict=True)):
-        raise ValueError(f"channels {size.channels} do not fit Stable-Baselines3's NatureCNN {room}: give a size=")
     return size
 
 
@@ -278,7 +274,12 @@ def open_student(path: Place) -> tuple[AgentFile, QNetwork]:
     Raises:
         UserError: the file is missing, damaged, or of a form that no student has.
     """
-    agent = read_agent(path)
+    found = find(path)
+    compact = read_compact(found)
+    if compact is not None:
+        data = {"polydistill": {"scores": compact.kind}, **compact.counters}
+        return AgentFile(data, {}, found.where, None), compact.network
+    agent = read_agent(found.place)
     network = cut_padding(rebuild_scores(agent))
     if not isinstance(network, QNetwork) or architecture_of(network) is None:
         raise UserError(f"{agent.where}: it is no plain Q-network that a student could be")

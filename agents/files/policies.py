@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from polydistill_agents.networks.nature import SIZES, size_of
+from polydistill_agents.networks.nature import SIZES, fits_stock, size_of
 
 
 class Policy(NamedTuple):
@@ -43,7 +43,7 @@ def policy_of(network: QNetwork) -> Policy:
         told = _combined(extractor, network.observation_space)
         return Policy("MultiInputPolicy", kwargs | told | {"net_arch": list(network.net_arch)})
     size, told = size_of(network), {}
-    if any(have > room for have, room in zip(size.channels, SIZES["nature"].channels, strict=True)):
+    if not fits_stock(size):
         raise ValueError(
             f"channels {size.channels} do not fit Stable-Baselines3's NatureCNN {SIZES['nature'].channels}"
         )

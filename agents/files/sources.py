@@ -4,7 +4,8 @@ WHERE is a path (``.zip`` may be left out), ``hf://org/name[/file]`` or ``https:
 open file too. A zip of Stable-Baselines3 says itself what it holds. A plain table of weights (``torch.save`` of a state
 dict, ``.safetensors``) is recognised by its shapes (:mod:`polydistill_agents.files.architectures`); the name of an
 architecture adds what they leave open: ``acktr:pong.pt`` gives logits, ``nature:pong.pt`` Q-values. A ``.safetensors``
-may carry ``architecture`` and ``scores`` in its ``__metadata__``. The first bytes of a file, not its name, decide which
+may carry ``architecture`` and ``scores`` in its ``__metadata__``; a student's has a card of its own there
+(:mod:`polydistill_agents.files.compact`). The first bytes of a file, not its name, decide which
 of the three it is.
 """
 
@@ -16,9 +17,12 @@ import zipfile
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
+from torch import Tensor
+
 from polydistill.errors import UserError
 from polydistill_agents.files.architectures import KIND_OF, rebuild_table
 from polydistill_agents.files.archive import open_zip, refusing, shown
+from polydistill_agents.files.compact import CARD, CompactStudent, rebuild_student
 from polydistill_agents.files.downloads import fetch
 from polydistill_agents.files.places import Place, is_unzipped, name_of, opened, settle
 from polydistill_agents.files.sb3_data import algorithm_of
@@ -126,16 +130,37 @@ def read_stored_network(source: Place) -> Scorer:
         agent = read_agent(found.place)
         return Scorer(rebuild_scores(agent), agent.score_kind, algorithm_of(agent.data, agent.where) == "MaskablePPO")
     with refusing(found.where, "file of weights"):
-        with opened(found.place, MAX_WEIGHT_BYTES + MAX_HEADER_BYTES) as stream:
-            content = stream.read()
-        says: dict[str, str] = {}
-        if found.form == "safetensors":
-            weights, says = read_safetensors(content, found.where)
-        else:
-            weights = read_torch(content, found.where)
+        weights, says = _read_table(found)
+        if CARD in says:
+            if found.architecture:
+                raise UserError(f"{found.where}: it is a student, which says its own architecture")
+            student = rebuild_student(weights, says[CARD])
+            return Scorer(student.network, student.kind)
         name, score_kind = found.architecture or says.get("architecture", ""), says.get("scores", "")
         if name and name not in KIND_OF:
             raise UserError(f"{found.where}: its architecture {shown(name)} is not known (known: {', '.join(KIND_OF)})")
         if score_kind and score_kind not in SCORE_KINDS:
             raise UserError(f"{found.where}: its scores are {shown(score_kind)}, neither {' nor '.join(SCORE_KINDS)}")
         return Scorer(*rebuild_table(weights, found.where, name, score_kind))
+
+
+def read_compact(found: Found) -> CompactStudent | None:
+    """The student in a file of its own widths; None where the file is something else.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if found.form != "safetensors":
+        return None
+    with refusing(found.where, "file of weights"):
+        weights, says = _read_table(found)
+        return rebuild_student(weights, says[CARD]) if CARD in says else None
+
+
+def _read_table(found: Found) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a table of weights, and what stands beside them."""
+    with opened(found.place, MAX_WEIGHT_BYTES + MAX_HEADER_BYTES) as stream:
+        content = stream.read()
+    if found.form == "safetensors":
+        return read_safetensors(content, found.where)
+    return read_torch(content, found.where), {}

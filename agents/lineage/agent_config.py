@@ -16,6 +16,7 @@ from polydistill.device import MOST_THREADS, Device, resolve_machine
 from polydistill.errors import require_at_least, require_at_most
 from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill_agents.distillation.settings import fitting_policy
 from polydistill_agents.environments.gym_config import EnvironmentConfig
 from polydistill_agents.environments.gym_task import OWN, GymTask
 from polydistill_agents.lineage.config import (
@@ -26,6 +27,8 @@ from polydistill_agents.lineage.config import (
     check_generations,
     fill_defaults,
 )
+from polydistill_agents.networks.fitting import tell_space
+from polydistill_agents.networks.nature import read_size
 
 LARGEST_LAYER = 1e5  # multiply-adds of a forward pass that are assumed for a plan: a perceptron of two wide layers
 
@@ -46,16 +49,21 @@ class AgentStudentConfig(LessonConfig):
 
     Args:
         net_arch: widths of the hidden layers, like [32, 32]; null: the teacher's own.
+        size: of frames alone: widths of the Nature-CNN: nature, net1, net2, net3 (Rusu et al. 2016), or three channels
+            and the hidden units, like 8x16x16x64; null: the teacher's own.
     """
 
     temperature: float | None = None
     samples_per_step: float = 16.0
     net_arch: tuple[int, ...] | None = None
+    size: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.net_arch is not None and any(width < 1 for width in self.net_arch):
             raise ValueError(f"net_arch must hold widths of at least 1, got {list(self.net_arch)}")
+        if self.size is not None:
+            read_size(self.size)
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,18 @@ class AgentConfig(EnvironmentConfig):
                 "teacher_wrappers need lineage.generations = 1: later students have teachers that see what they see"
             )
         self.store_names(self.task)
+        self._check_size()
         check_enough_play(self.student, self.play)
         check_generations(self.student, self.lineage)
         object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=250))
+
+    def _check_size(self) -> None:
+        space = self.task.observation_space if self.student.size is not None else None
+        if space is not None and fitting_policy(space) != "CnnPolicy":
+            raise ValueError(
+                f"student.size is of a Nature-CNN of frames, and {self.env} shows {tell_space(space)}: give the widths "
+                "of its layers, as --student.net_arch [32, 32]"
+            )
 
     @cached_property
     def task(self) -> GymTask:

@@ -19,7 +19,7 @@ from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill_agents.environments.protocols import Play, get_protocol
 from polydistill_agents.environments.task import AtariTask, open_task
 from polydistill_agents.lineage.control import TD, TDConfig
-from polydistill_agents.networks.nature import SIZES, multiply_adds
+from polydistill_agents.networks.nature import SIZES, multiply_adds, read_size
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
 EMULATOR_STEP = 1e7  # multiply-adds that take about as long as a step of the emulator
@@ -144,14 +144,25 @@ class StudentConfig(LessonConfig):
     """Who learns, and how.
 
     Args:
-        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016), or teacher: the same as its own.
+        size: widths of the network: nature, net1, net2, net3 (Rusu et al. 2016); three channels and the hidden units,
+            like 8x16x16x64; or teacher: the same as its own.
     """
 
     size: str = SAME_SIZE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("size", self.size, [*SIZES, SAME_SIZE])
+        check_size(self.size)
+
+
+def check_size(size: str) -> None:
+    """Refuse what is no size of a student of frames.
+
+    Raises:
+        ValueError: it is no text of :func:`~polydistill_agents.networks.nature.read_size`, and not that of its teacher.
+    """
+    if size != SAME_SIZE:
+        read_size(size)
 
 
 @dataclass(frozen=True)
@@ -316,6 +327,6 @@ class AtariConfig:
     def update_work(self) -> float:
         """Multiply-adds of an update and of the play that it needs; a teacher counts as the largest size."""
         largest = multiply_adds(SIZES["nature"])
-        student = largest if self.student.size == SAME_SIZE else multiply_adds(SIZES[self.student.size])
+        student = largest if self.student.size == SAME_SIZE else multiply_adds(read_size(self.student.size))
         steps = self.student.batch_size / self.student.samples_per_step
         return self.student.batch_size * 3 * student + steps * (largest + EMULATOR_STEP)

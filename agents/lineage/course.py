@@ -82,8 +82,10 @@ def student_network(config: AnyConfig, space: spaces.Space[Any]) -> tuple[str, d
     """The student's policy for observations of ``space``, and what a ``PolicyDistillation`` is told of its network."""
     if isinstance(config, AtariConfig):
         return "CnnPolicy", {"size": None if config.student.size == SAME_SIZE else config.student.size}
-    net_arch = config.student.net_arch
-    return fitting_policy(space), {} if net_arch is None else {"policy_kwargs": {"net_arch": list(net_arch)}}
+    network: dict[str, Any] = {} if config.student.size is None else {"size": config.student.size}
+    if config.student.net_arch is not None:
+        network["policy_kwargs"] = {"net_arch": list(config.student.net_arch)}
+    return fitting_policy(space), network
 
 
 def make_student(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generation: int) -> PolicyDistillation:

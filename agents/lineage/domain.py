@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from polydistill.disk import atomic_write, disk_errors
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
 from polydistill.lineage.ensembles import growing_ensembles, name_members
@@ -19,6 +18,7 @@ from polydistill.streams import derive_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
+from polydistill_agents.files.compact import ENDING
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
@@ -26,9 +26,9 @@ from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
 from polydistill_agents.lineage.resuming import open_course
 from polydistill_agents.lineage.shared_games import SharedGames
-from polydistill_agents.lineage.student_file import read_student
+from polydistill_agents.lineage.student_file import copy_files, read_student, write_files
 from polydistill_agents.networks.architecture import architecture_of
-from polydistill_agents.networks.nature import Size
+from polydistill_agents.networks.nature import Size, fits_stock
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.several import mean_policy
 
@@ -50,8 +50,9 @@ class AgentDomain:
     """Generation 0 is the given teacher; students are trained by :class:`PolicyDistillation`, or, as a control, by
     :class:`QLearning`.
 
-    A :class:`~polydistill.lineage.keeper.KeptDomain`, in one process. Each student is kept as a zip: ``student.zip`` is
-    the last generation, earlier ones are ``generation_<k>.zip``.
+    A :class:`~polydistill.lineage.keeper.KeptDomain`, in one process. Each student is kept in files of its own
+    (:mod:`~polydistill_agents.lineage.student_file`): ``student`` is the last generation, earlier ones are
+    ``generation_<k>``.
 
     Args:
         config: resolved.
@@ -96,7 +97,7 @@ class AgentDomain:
         return member.network
 
     def train(self, teacher: Teacher | None, begun: Mapping[str, Any] | None, keeper: Keeper[Teacher]) -> Teacher:
-        """The given teacher for None, or the student of ``teacher``, read back from its zip."""
+        """The given teacher for None, or the student of ``teacher``, read back from its file."""
         if teacher is None:
             return self.teacher
         if begun is None:  # else they were scored before it began
@@ -104,8 +105,7 @@ class AgentDomain:
         course = self._open_course(teacher, begun, keeper)
         keeper.follow(course)
         self.note_course(course.steps, course.curve)
-        path = run_of(keeper).out / self._file(keeper.generation)
-        course.model.save(path)
+        path = write_files(course.model, run_of(keeper).out / self._stem(keeper.generation))
         return read_student(path, course.model.widths).to(self.device)
 
     def note_course(self, steps: int, curve: list[Point] | None) -> None:
@@ -196,8 +196,8 @@ class AgentDomain:
         metrics = measured(self.config, result, masked, baseline)
         return {"members": list(members), "reference": 0, "metrics": metrics}
 
-    def _file(self, generation: int) -> str:
-        return "student.zip" if generation == self.config.lineage.generations else f"generation_{generation}.zip"
+    def _stem(self, generation: int) -> str:
+        return "student" if generation == self.config.lineage.generations else f"generation_{generation}"
 
     def state(self, generations: Sequence[Generation[Teacher]]) -> dict[str, Any]:
         """File of each student, the widths of a Nature-CNN, the temperature of the first lesson, ensembles so far."""
@@ -206,12 +206,13 @@ class AgentDomain:
             own = architecture_of(student.member.network)
             size = None if own is None else own.size
             widths = None if size is None else [list(size.channels), size.hidden]
-            files.append({"file": self._file(student.generation), "size": widths})
+            ending = ".zip" if size is None or fits_stock(size) else ENDING
+            files.append({"file": self._stem(student.generation) + ending, "size": widths})
         ensembles = {"ensembles": self._ensembles} if self._ensembles else {}
         return {"files": files, "temperature": self.config.student.temperature, **ensembles}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[Teacher]) -> list[Teacher]:
-        """The given teacher, and the students from their zips.
+        """The given teacher, and the students from their files.
 
         Raises:
             UserError: the teacher is another one, or a student's file is damaged.
@@ -227,9 +228,8 @@ class AgentDomain:
     def _read(self, out: Path, generation: int, file: str, size: Sequence[Any] | None) -> Teacher:
         widths = None if size is None else Size(tuple(size[0]), size[1])
         member = read_student(out / file, widths).to(self.device)
-        if file != self._file(generation):  # it was the last one, and the lineage has grown
-            with disk_errors(out / file, "read"):
-                atomic_write(out / self._file(generation), (out / file).read_bytes())
+        if Path(file).stem != self._stem(generation):  # it was the last one, and the lineage has grown
+            copy_files(out / file, out / self._stem(generation))
         return member
 
     def finish(self, keeper: Keeper[Teacher]) -> dict[str, Any]:

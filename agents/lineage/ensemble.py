@@ -33,7 +33,7 @@ from polydistill_agents.lineage.control import TD
 from polydistill_agents.lineage.course import AnyConfig
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, open_teachers, temperature_of
-from polydistill_agents.lineage.student_file import read_student
+from polydistill_agents.lineage.student_file import find_student, read_student
 from polydistill_agents.teachers import Teacher, as_teacher
 from polydistill_agents.teachers.several import MeanTeacher
 
@@ -170,7 +170,7 @@ def measure_ensemble(config: EnsembleConfig, members: Sequence[MemberRun], run: 
 
 def _open_student(member: MemberRun) -> Teacher:
     """The student of a run, as it was when it was scored."""
-    path = member.folder / "student.zip"
+    path = find_student(member.folder / "student")
     student = as_teacher(path)
     if student.size is not None:
         student = read_student(path, student.size)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gymnasium import spaces
 
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
+from polydistill.errors import UserError
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import in_todays_form
 from polydistill.runs.checkpoint import Checkpoints
@@ -25,11 +26,17 @@ from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.control import TDConfig
 from polydistill_agents.lineage.course import RECORDINGS, AnyConfig, make_env, make_student, student_network
-from polydistill_agents.lineage.opening import require_same_teacher
+from polydistill_agents.lineage.opening import open_teachers, require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
 from polydistill_agents.teachers import Teacher
 
-PRODUCTS = ("student.zip", "generation_*.zip", RECORDINGS)  # that a run writes into its folder
+PRODUCTS = (
+    "student.zip",
+    "generation_*.zip",
+    "student.safetensors",
+    "generation_*.safetensors",
+    RECORDINGS,
+)  # that a run writes into its folder
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
 ROUND_BYTES = 1_000  # of metrics, timing and events that a round of play and updates leaves
 # of the largest network in batches of 128, bfloat16 and two threads, from docs/speed.md
@@ -59,7 +66,8 @@ def disk_bytes(config: AnyConfig, teacher: Teacher) -> int:
     recording = recorded_bytes(config.play.steps, teacher.count_actions(config.task))
     checkpoint = (3 if config.student.has_teacher else 4) * 4 * count_student(config, teacher)
     curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
-    return config.lineage.generations * (ZIP_BYTES + recording + curves) + 3 * checkpoint
+    student = 4 * count_student(config, teacher)
+    return config.lineage.generations * (ZIP_BYTES + student + recording + curves) + 3 * checkpoint
 
 
 def require_disk(config: AnyConfig, teacher: Teacher, out: Path) -> None:
@@ -110,7 +118,7 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
     """
     generations, steps = config.lineage.generations, config.play.steps
     samples = int(steps * config.student.samples_per_step)
-    games = count_scored_games(config, len(growing_ensembles(generations)))
+    games = _scored_games(config)
     speed = find_speed(config, teacher, measure=measure)
     lines = [
         dump_yaml(to_mapping(config)),
@@ -124,6 +132,28 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
         f"{'s' * (generations > 1)}",
     ]
     return "\n".join(lines)
+
+
+def expected_seconds(config: AnyConfig) -> float | None:
+    """Of a run, roughly, by the speed of earlier ones or by how fast this machine is now.
+
+    Args:
+        config: resolved.
+
+    Returns:
+        None where the teacher's file is not there, or cannot be read: the run itself will say so.
+    """
+    try:
+        teacher = open_teachers(config)
+        speed = find_speed(config, teacher, measure=False)
+    except UserError:
+        return None
+    samples = config.lineage.generations * config.play.steps * config.student.samples_per_step
+    return samples / speed.samples + _scored_games(config) / speed.games
+
+
+def _scored_games(config: AnyConfig) -> int:
+    return count_scored_games(config, len(growing_ensembles(config.lineage.generations)))
 
 
 def count_scored_games(config: AnyConfig, ensembles: int) -> int:
@@ -205,7 +235,8 @@ def _remembered(config: AnyConfig) -> Speed | None:
 def _learning(config: AnyConfig) -> dict[str, Any]:
     """What the speed of learning depends on."""
     machine = {name: getattr(config, name) for name in ("device", "threads", "precision")}
-    own = ["size"] if isinstance(config, AtariConfig) else ["net_arch"]
+    own = ["net_arch"] if isinstance(config, AgentConfig) else ["size"]
+    own += ["size"] if isinstance(config, AgentConfig) and config.student.size is not None else []
     student = {name: getattr(config.student, name) for name in (*own, "objective", "batch_size", "samples_per_step")}
     return {**_played(config), "n_envs": config.play.n_envs, **machine, **student}
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN
+from polydistill_agents.networks.nature import fits_stock as size_fits_stock
 from polydistill_agents.networks.scaling import ScaledCombined, ScaledFlatten, folded
 
 CONTROLLER = (128,)  # units of a head's hidden layers in the paper
@@ -37,8 +38,7 @@ def fits_stock(torso: Architecture) -> bool:
         >>> [fits_stock(Architecture(TORSOS[name], None, (), nn.ReLU)) for name in ("nature", "wide")]
         [True, False]
     """
-    room = SIZES["nature"].channels
-    return torso.size is None or all(have <= most for have, most in zip(torso.size.channels, room, strict=True))
+    return torso.size is None or size_fits_stock(torso.size)
 
 
 class Outputs(nn.Module):

@@ -6,6 +6,7 @@ its weights carry Stable-Baselines3's names. :func:`compute_scores` is the one f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +16,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from polydistill.errors import suggest
 
 KERNELS = ((8, 4), (4, 2), (3, 1))  # (size, stride) of the three convolutions
 
@@ -32,6 +35,41 @@ SIZES: dict[str, Size] = {
     "net2": Size((16, 16, 16), 128),  # 113,346: 7 %
     "net3": Size((16, 16, 16), 64),  # 61,954: 4 %
 }
+
+
+def read_size(text: str) -> Size:
+    """The widths that a text names: a name of :data:`SIZES`, or channels and hidden units with ``x`` between them.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> read_size("8x16x16x64")
+        Size(channels=(8, 16, 16), hidden=64)
+    """
+    if text in SIZES:
+        return SIZES[text]
+    if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){3}", text, re.ASCII):
+        known = f"{', '.join(SIZES)}, or three channels and the hidden units, as 8x16x16x64"
+        raise ValueError(f"unknown size {text!r}{suggest(text, SIZES)} (there are {known})")
+    first, second, third, hidden = map(int, text.split("x"))
+    return Size((first, second, third), hidden)
+
+
+def name_size(size: Size) -> str:
+    """The shortest text of which :func:`read_size` makes ``size``.
+
+    Example:
+        >>> name_size(Size((16, 32, 32), 256)), name_size(Size((8, 16, 16), 64))
+        ('net1', '8x16x16x64')
+    """
+    named = next((name for name, known in SIZES.items() if known == size), None)
+    return named or "x".join(map(str, (*size.channels, size.hidden)))
+
+
+def fits_stock(size: Size) -> bool:
+    """Whether Stable-Baselines3's ``NatureCNN``, whose channels are those of "nature", has room for it."""
+    return all(have <= room for have, room in zip(size.channels, SIZES["nature"].channels, strict=True))
 
 
 class SizedNatureCNN(BaseFeaturesExtractor):

@@ -56,7 +56,8 @@ class World:
         command: words that start a run, before its flags.
         product: file in a run's folder that teaches another run; ``{last}`` is the number of its last generation.
         trains_teachers: a run of no students trains a teacher.
-        expected_seconds: of a run with a resolved config, roughly; None: the world does not say.
+        expected_seconds: of a run with a resolved config, roughly. Without it, or where it gives None, the world does
+            not say.
         younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them, so
             that its hash is that of the version which made it.
         ensemble: how it measures ensembles; None: it does not.
@@ -68,7 +69,7 @@ class World:
     command: tuple[str, ...]
     product: str
     trains_teachers: bool
-    expected_seconds: Callable[[Any], float] | None = None
+    expected_seconds: Callable[[Any], float | None] | None = None
     younger: tuple[str, ...] = ()
     ensemble: EnsembleWorld | None = None
 

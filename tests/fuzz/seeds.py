@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import tempfile
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +19,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from polydistill_agents.files.compact import write_student
 from polydistill_agents.networks.nature import Size, build_network
 
 Members = dict[str, bytes]
@@ -90,8 +93,18 @@ def make_seeds() -> dict[str, bytes]:
             "a2c.zip": pack(_saved(A2C("MlpPolicy", Room(), **narrow))),
             "acktr.pth": torch_bytes(_table()),
             "acktr.safetensors": save_safetensors(_table(), {"architecture": "acktr"}),
+            "student.safetensors": _student(),
             "statistics.pkl": pickle.dumps(VecNormalize(DummyVecEnv([Room]))),
         }
+
+
+def _student() -> bytes:
+    """A compact file of a student that sees a table without images."""
+    table = spaces.Dict({name: part for name, part in TABLE.items() if name != "camera"})
+    model = DQN("MultiInputPolicy", Room(table), buffer_size=1, policy_kwargs={"net_arch": [4]}, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        write_student(Path(folder, "student.safetensors"), model.q_net, score_kind="logits")
+        return Path(folder, "student.safetensors").read_bytes()
 
 
 def described(space: spaces.Space[Any]) -> Any:

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits o
 
 
 def test_damaged_and_hostile_files_end_as_a_network_or_as_one_line() -> None:
-    report = fuzz(480, seed=1)
+    report = fuzz(520, seed=1)
     assert report.faults == []
     kinds = {kind for kind, _ in report.outcomes}
     zips = {"dqn.zip", "dqn-cnn.zip", "qrdqn.zip", "ppo.zip", "a2c.zip"}
     zips |= {"ppo-table.zip", "a2c-counts.zip", "maskable.zip", "recurrent.zip"}
-    assert kinds == zips | {"acktr.pth", "acktr.safetensors", "statistics.pkl"}
+    assert kinds == zips | {"acktr.pth", "acktr.safetensors", "student.safetensors", "statistics.pkl"}
     assert report.mutations["damage_space"] > 10
     assert all(report.outcomes[kind, "refused"] >= 15 for kind in kinds)
     assert sum(count for (_, ending), count in report.outcomes.items() if ending == "network") > 20, "some are harmless"

@@ -13,8 +13,8 @@ from polydistill_agents.distillation.multitask.learner import Part
 from polydistill_agents.distillation.replay import Replay
 from polydistill_agents.distillation.rounds import Round
 from polydistill_agents.distillation.watching import Chosen
+from polydistill_agents.files.compact import write_student
 from polydistill_agents.files.places import Place
-from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.networks.multitask import MultitaskNetwork
 from polydistill_agents.networks.normalized import Statistics
 
@@ -60,7 +60,7 @@ class Seat(PolicyDistillation):
         """Write torso and head as an ordinary DQN zip, see :meth:`PolicyDistillation.save`."""
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
         network = self._network.alone(self.task)
-        write_dqn_zip(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
+        write_student(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
 
     # ---- a round of play, in the hands of who plays all tasks at once
 

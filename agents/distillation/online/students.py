@@ -13,7 +13,7 @@ from polydistill.streams import derive_seed, torch_stream
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.settings import check_spaces, fitting_policy
 from polydistill_agents.networks.fitting import tell_space
-from polydistill_agents.networks.nature import SIZES, Size
+from polydistill_agents.networks.nature import SIZES, Size, fits_stock, name_size
 from polydistill_agents.teachers import Teacher
 
 OWN_SIZE = "teacher"  # as a student: of the teacher's own architecture
@@ -54,7 +54,7 @@ def name_students(students: Any) -> dict[str, Wanted]:
 
 def _name(wanted: Any) -> str:
     if isinstance(wanted, Size):
-        return "x".join(map(str, (*wanted.channels, wanted.hidden)))
+        return name_size(wanted)
     return "x".join(map(str, wanted)) if _are_widths(wanted) else str(wanted)
 
 
@@ -68,6 +68,8 @@ def _check(name: str, wanted: Any) -> None:
     known = (*SIZES, OWN_SIZE)
     if isinstance(wanted, str) and wanted not in known:
         raise ValueError(f"students: unknown {wanted!r}{suggest(wanted, known)} (there are {', '.join(known)})")
+    if isinstance(wanted, Size) and not fits_stock(wanted):
+        raise ValueError(f"students: the channels of {name_size(wanted)} do not fit Stable-Baselines3's NatureCNN")
     if not isinstance(wanted, str | Size) and not _are_widths(wanted):
         raise ValueError(f"students: each is one of {', '.join(known)}, or widths as [64, 64], got {wanted!r:.80}")
 

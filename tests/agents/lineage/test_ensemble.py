@@ -129,7 +129,7 @@ def change(folder: Path, **values: Any) -> None:
         (lambda out: change(out / "mse", kind="tasks"), "mse is a run of tasks: a member is one of distill_atari.py"),
         (lambda out: (out / "mse" / "summary.json").unlink(), "mse/summary.json"),
         (lambda out: save_dqn(out / "mse" / "student.zip"), "holds other weights than those that its run ended with"),
-        (lambda out: (out / "kl" / "student.zip").unlink(), "no such file"),
+        (lambda out: [path.unlink() for path in (out / "kl").glob("student.*")], "no such file"),
         (lambda out: change(out / "mse", generations=[]), "mse holds no student: nothing was trained"),
     ],
 )
