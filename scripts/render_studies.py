@@ -64,8 +64,8 @@ def contrasts_table(*names: str) -> str:
             interval = format_interval(contrast.comparison.interval, analysis.digits)
             pair, p, n = f"{contrast.first} against {contrast.second}", f"{contrast.p:.2g}", len(contrast.gains)
             rows.append([*task, pair, f"{gain} ({interval})", p, n, contrast.verdict])
-    unit = describe_metric(plan).unit
-    headers = ["contrast", f"gain, {unit} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
+    metric = describe_metric(plan)
+    headers = ["contrast", f"gain, {metric.unit or metric.name} (95% over seeds)", "p (Holm)", "seeds", "verdict"]
     return format_table([*(["environment"] if len(names) > 1 else []), *headers], rows)
 
 
@@ -110,8 +110,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "small_data": lambda: contrasts_table("small_data"),
     "small_data_arms": lambda: arms_table("small_data"),
     "control_study": lambda: contrasts_table("control_cartpole", "control_acrobot"),
+    "control_lunarlander": lambda: contrasts_table("control_lunarlander"),
     "control_cartpole_arms": lambda: agents_table("control_cartpole"),
     "control_acrobot_arms": lambda: agents_table("control_acrobot"),
+    "control_lunarlander_arms": lambda: agents_table("control_lunarlander"),
 }
 
 
