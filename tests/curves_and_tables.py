@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+OF_Q_VALUES = {"distill/max_q_error", "distill/worst_q_error"}  # tags of students that give them
+
 
 def explained(root: Path, title: str, script: str = "") -> set[str]:
     """The names in the first column below ``## title``; with ``script``, of the rows that name it in the last."""

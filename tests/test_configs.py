@@ -83,7 +83,11 @@ def write_agent(config: Path, folder: Path) -> str:
         game = FakeImageEnv(action_dim=4, screen_height=84, screen_width=84, n_channels=4, channel_first=True)
         DQN("CnnPolicy", game, buffer_size=1, device="cpu", seed=0).save(folder / "agent.zip")
         return str(folder / "agent.zip")
-    env = re.findall(r"^env: (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    text = config.read_text(encoding="utf-8")
+    env = re.findall(r"^env: (.*)$", text, re.MULTILINE)[0]
+    if "policy_kl_q" in text:  # of a teacher of Q-values
+        DQN("MlpPolicy", env, buffer_size=1, device="cpu", seed=0).save(folder / "agent.zip")
+        return str(folder / "agent.zip")
     PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(folder / "agent.zip")
     return str(folder / "agent.zip")
 

@@ -142,7 +142,7 @@ class StudentAgent(BaseAlgorithm):
         if isinstance(path, (str, os.PathLike)):
             target_of(path).parent.mkdir(parents=True, exist_ok=True)
         counters = {"_n_updates": self._n_updates, "_episode_num": self._episode_num}
-        network = self.student if self.size is not None else folded(self.student)
+        network = folded(self.student)
         write_student(path, network, score_kind=self.score_kind, steps=self.num_timesteps, counters=counters)
 
     @classmethod

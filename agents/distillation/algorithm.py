@@ -43,6 +43,7 @@ from polydistill_agents.distillation.watching import WatchingAgent, no_teacher
 from polydistill_agents.environments.atari import SHAPE
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.networks.normalized import Statistics
+from polydistill_agents.networks.q_scale import put_on_scale
 from polydistill_agents.networks.scaling import take_statistics
 from polydistill_agents.teachers import as_one_teacher
 
@@ -81,9 +82,9 @@ class PolicyDistillation(WatchingAgent):
         train_freq: steps of all games between two rounds of updates, at most: a short call of ``learn`` has 8 rounds.
         objective: name in ``polydistill.losses.OBJECTIVES``.
         objective_kwargs: its further options.
-        temperature: T of ``policy_kl`` for a teacher of Q-values, in their unit. A teacher of logits is taken at 1.
-            None: 0.01 (Rusu et al. 2016) for frames of Atari; else half of the median gap between the teacher's best
-            two actions in the first states of play (:mod:`polydistill_agents.teachers.temperature`).
+        temperature: T of ``policy_kl`` and ``policy_kl_q`` for a teacher of Q-values, in their unit. One of logits is
+            taken at 1. None: 0.01 (Rusu et al. 2016) for frames of Atari; else half of the median gap between the
+            teacher's best two actions in the first states of play (:mod:`polydistill_agents.teachers.temperature`).
         exploration_rate: epsilon of whoever acts.
         play: the other actions: "greedy", or "sample": drawn from the policy of whoever acts, logits at T = 1, Q-values
             at ``temperature``.
@@ -206,6 +207,8 @@ class PolicyDistillation(WatchingAgent):
         architecture = choose_architecture(self.policy_name, self.size, self.teacher, self.policy_kwargs)
         self.size = architecture.size
         self._build_policy(architecture, derive_seed(self.root_seed, "built weights", self.generation))
+        if self.lesson.keeps_q:
+            put_on_scale(self.student.q_net)
         self.learner = Learner(
             self.student,
             self.policy.optimizer,

@@ -5,7 +5,7 @@ Symbols and contract are those of :mod:`~polydistill_agents.distillation.rounds`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +21,11 @@ from polydistill.streams import torch_stream
 from polydistill_agents.distillation.rounds import Batch, Round, Rounds
 from polydistill_agents.networks.beginning import begin
 from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.q_scale import find_q_scale
 from polydistill_agents.networks.scoring import scoring_of
 
 ONLY = ""  # the name of the task where there is one
-INITIAL_STATES = 1024  # states of play from which the scale of the inputs and of the initial weights is taken
+INITIAL_STATES = 1024  # states of play from which the scales of inputs, initial weights and Q-values are taken
 
 
 class Source(Protocol):
@@ -83,7 +84,7 @@ class Learner(Rounds):
     ) -> None:
         self.student, self.lesson, self.generation = student, lesson, generation
         self._update = Update(student, lesson, optimizer, score=scoring_of(student, precision))
-        self._scaled = scaled
+        self._scaled, self._q_scale, self._on_scale = scaled, find_q_scale(student), False
         super().__init__(student, optimizer, averaging)
         self.start_streams(seed)
 
@@ -118,9 +119,27 @@ class Learner(Rounds):
 
     def _begin(self, source: Source) -> None:
         generator = torch_stream(self.seed, "initial weights", self.generation)
-        seen, _ = next(source.batches(1, INITIAL_STATES, generator))
+        seen, targets = next(source.batches(1, INITIAL_STATES, generator))
         begin(self.student, seen, generator, scaled=self._scaled)
+        if self._q_scale is not None:
+            self._q_scale.fit(targets)
+            self._on_scale = True
         self._built_versions = []
+
+    def _stand_ready(self, source: Source) -> None:
+        super()._stand_ready(source)
+        if self._q_scale is not None and not self._on_scale:  # its weights are those of a file, or were set
+            generator = torch_stream(self.seed, "scale of the Q-values", self.generation)
+            _, targets = next(source.batches(1, INITIAL_STATES, generator))
+            function = self._q_scale.folded()
+            self._q_scale.fit(targets)
+            self._q_scale.load(function)
+            self._on_scale = True
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`Rounds.load_state`; the scale of the Q-values is part of it."""
+        super().load_state(state)
+        self._on_scale = self._q_scale is not None and bool(self._q_scale.is_fitted)
 
     def _draw(self, source: Source, n_updates: int, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
         for observations, targets in source.batches(n_updates, batch_size, order):

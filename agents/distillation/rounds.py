@@ -21,7 +21,21 @@ from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.losses import gradient_shares
 from polydistill_agents.distillation.state import copied
-from polydistill_agents.networks.regret import regrets, values_of
+from polydistill_agents.networks.regret import q_errors, regrets, values_of
+
+MEASURES = 6  # of a round
+
+
+class QErrors(NamedTuple):
+    """By how much the student's Q-values are too high, in their unit; see :func:`q_errors`.
+
+    Attributes:
+        best: its greatest against the teacher's greatest.
+        worst: its value of the action that the teacher finds worst.
+    """
+
+    best: float
+    worst: float
 
 
 class Round(NamedTuple):
@@ -32,12 +46,14 @@ class Round(NamedTuple):
         agreement: share of the samples for which student and teacher choose the same action.
         regret: of the student's actions by its teacher's scores, see :mod:`polydistill_agents.networks.regret`.
         label_share: of the last batch, see :func:`polydistill.losses.gradient_shares`; None after a regression.
+        errors: of Q-values; None where the student's scores are logits.
     """
 
     loss: float
     agreement: float
     regret: float
     label_share: float | None
+    errors: QErrors | None
 
 
 class Batch(NamedTuple):
@@ -103,6 +119,11 @@ class Rounds(ABC):
         """Changes whenever a weight of the student is written or replaced."""
         return [(id(weight), weight._version) for weight in self._student.parameters()]
 
+    def _stand_ready(self, source: Any) -> None:
+        """What must be there before the updates of a round."""
+        if self.untouched:
+            self._begin(source)
+
     def make_round(self, source: Any, n_updates: int, batch_size: int) -> dict[str, Round]:
         """Make ``n_updates`` updates of ``batch_size`` samples each; the means of each task that was met.
 
@@ -110,8 +131,7 @@ class Rounds(ABC):
             NonFiniteError: a loss or a weight is not; the student is as it was before that update. The batch has its
                 ``observations``, ``targets``, ``loss``, and which ``update`` of the round it was, counted from 1.
         """
-        if self.untouched:
-            self._begin(source)
+        self._stand_ready(source)
         if self._average is not None:
             self._average.hide()
         self._student.train()
@@ -124,7 +144,8 @@ class Rounds(ABC):
         measured = [self._measure(self.lesson_of(task), each) for task, each in of_tasks.items()]
         numbers = torch.cat([*measured, self._all_finite()[None]]).tolist()  # the only wait for the device
         rounds = {
-            task: self._round_of(task, *numbers[4 * place : 4 * place + 4]) for place, task in enumerate(of_tasks)
+            task: self._round_of(task, *numbers[MEASURES * place : MEASURES * (place + 1)])
+            for place, task in enumerate(of_tasks)
         }
         if not (all(math.isfinite(each.loss) for each in rounds.values()) and numbers[-1]):
             losses = torch.stack([each.loss for each in done]).tolist()
@@ -133,21 +154,26 @@ class Rounds(ABC):
         return rounds
 
     def _measure(self, lesson: Lesson, done: Sequence[Done]) -> Tensor:
-        """The numbers of a :class:`Round`, on the device: ``(4,)``."""
-        losses = torch.stack([each.loss for each in done])
-        chosen = torch.cat([each.scores for each in done]).argmax(dim=1)
+        """The numbers of a :class:`Round`, on the device: ``(MEASURES,)``."""
+        losses, of_student = torch.stack([each.loss for each in done]), torch.cat([each.scores for each in done])
+        chosen = of_student.argmax(dim=1)
         targets = torch.cat([each.targets for each in done])
         agreement = (chosen == targets.argmax(dim=1)).float().mean()
         regret = regrets(values_of(targets, lesson.teacher_kind), chosen).mean()
-        share = losses.new_zeros(())
+        share = best = worst = losses.new_zeros(())
         if lesson.score_kind == "logits":
             scores, last = done[-1].scores, done[-1].targets
             share = gradient_shares(scores, last, temperature=lesson.temperature).label_share.mean()
-        return torch.stack([losses.mean(), agreement, regret, share])
+        else:
+            best, worst = (errors.mean() for errors in q_errors(of_student, targets))
+        return torch.stack([losses.mean(), agreement, regret, share, best, worst])
 
-    def _round_of(self, task: str, loss: float, agreement: float, regret: float, share: float) -> Round:
+    def _round_of(
+        self, task: str, loss: float, agreement: float, regret: float, share: float, best: float, worst: float
+    ) -> Round:
         learns_logits = self.lesson_of(task).score_kind == "logits"
-        return Round(loss, agreement, regret, share if learns_logits else None)
+        errors = None if learns_logits else QErrors(best, worst)
+        return Round(loss, agreement, regret, share if learns_logits else None, errors)
 
     def _update_in_round(self, batch: Batch) -> tuple[Tensor, Tensor]:
         done = self.update_from(batch)

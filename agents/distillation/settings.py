@@ -113,10 +113,10 @@ def check_objective(objective: Objective, options: Mapping[str, Any], temperatur
         raise ValueError(f"objective {objective.name} is one for classifiers: play has no labels")
     if "label_weight" in options:
         raise ValueError("objective_kwargs: label_weight has no effect, play has no labels; leave it out")
-    if objective.tempered and "temperature" in options:
+    if objective.sharpens and "temperature" in options:
         raise ValueError("objective_kwargs: temperature is an argument of PolicyDistillation itself")
     try:
-        check_options(objective.name, **options, **({"temperature": temperature} if objective.tempered else {}))
+        check_options(objective.name, **options, **({"temperature": temperature} if objective.sharpens else {}))
     except TypeError as error:
         raise ValueError(str(error)) from None
 

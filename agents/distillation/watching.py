@@ -293,6 +293,9 @@ class WatchingAgent(StudentAgent):
         self.logger.record("distill/replay_regret", done.regret)
         if done.label_share is not None:
             self.logger.record("distill/label_share", done.label_share)
+        if done.errors is not None:
+            self.logger.record("distill/max_q_error", done.errors.best)
+            self.logger.record("distill/worst_q_error", done.errors.worst)
 
     def _measure_temperature(self, source: Source) -> None:
         """Choose the temperature of the lesson from the first states of play."""

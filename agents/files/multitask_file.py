@@ -60,7 +60,7 @@ def write_multitask(path: Path, network: MultitaskNetwork, kinds: Mapping[str, s
         "size": None if size is None else [size.channels, size.hidden],
         "activation": activation,
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.plain_weights().items()}
     atomic_write(path, save(weights, {CARD: json.dumps(card)}))
 
 

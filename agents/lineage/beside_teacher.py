@@ -50,8 +50,11 @@ class OnlineConfig:
         labels: best: the teacher when the mean return of its last games of training was best labels; best_score: when
             its games for the curve were; current: as it is. null: best.
         best_games: over which the mean return is taken; null: 20.
-        objective: policy_kl, policy_nll, policy_mse, policy_huber; reverse_kl, jsd or ban; null: policy_kl.
-        temperature: of the teacher's Q-values, for policy_kl; null: 0.01.
+        objective: policy_kl, policy_kl_q, policy_nll, policy_mse, policy_huber; reverse_kl, jsd or ban; null:
+            policy_kl.
+        temperature: of the teacher's Q-values, for policy_kl and policy_kl_q; null: 0.01.
+        q_weight: of policy_kl_q: weight of the squared distance of the Q-values, in units of the temperature; null: its
+            default.
         learning_rate: of Adam; null: 0.001.
         batch_size: samples per update; null: 128.
         samples_per_step: samples that each student learns from per step of the teacher; null: 2.
@@ -66,6 +69,7 @@ class OnlineConfig:
     best_games: int | None = None
     objective: str | None = None
     temperature: float | None = None
+    q_weight: float | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
     samples_per_step: float | None = None
@@ -123,6 +127,7 @@ def make_callback(config: TeacherAndStudentsConfig) -> DistillCallback:
     given = config.student.given
     every = given.pop("curve_every_steps", CURVE_EVERY_STEPS)
     episodes = given.pop("curve_episodes", CURVE_EPISODES)
+    options = {name: given.pop(name) for name in ("q_weight",) if name in given}
 
     def score(agent: Teacher) -> float:
         played = evaluate(
@@ -142,6 +147,7 @@ def make_callback(config: TeacherAndStudentsConfig) -> DistillCallback:
         score_every=every or CURVE_EVERY_STEPS,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         seed=config.seed,
+        objective_kwargs=options,
         **given,
     )
 

@@ -68,13 +68,16 @@ class LessonConfig:
     """How a student learns.
 
     Args:
-        objective: policy_kl, policy_nll, policy_mse or policy_huber; or reverse_kl, jsd, ban, which need no labels; or
-            td: the control without a teacher, a DQN of the same architecture that learns from rewards, with the same
-            steps of play and number of updates. To it do not apply: temperature, averaging, precision, teacher.epsilon,
-            teacher.play, play.beta, play.beta_end; it updates after each step of all games (play.train_freq: between
-            two records), and is scored greedily.
-        temperature: of the teacher's Q-values, for policy_kl and for whoever samples from them; in their unit. null:
-            half of the median gap between its best two actions.
+        objective: policy_kl, policy_nll, policy_mse or policy_huber; policy_kl_q, which keeps a teacher's Q-values, so
+            that a DQN may learn on from the student; or reverse_kl, jsd, ban, which need no labels; or td: the control
+            without a teacher, a DQN of the same architecture that learns from rewards, with the same steps of play and
+            number of updates. To it do not apply: temperature, averaging, precision, teacher.epsilon, teacher.play,
+            play.beta, play.beta_end; it updates after each step of all games (play.train_freq: between two records),
+            and is scored greedily.
+        temperature: of the teacher's Q-values, for policy_kl, policy_kl_q and for whoever samples from them; in their
+            unit. null: half of the median gap between its best two actions.
+        q_weight: of policy_kl_q: weight of the squared distance of the Q-values, in units of the temperature; null: its
+            default.
         beta: of jsd: the teacher's share of the mixture; null: its default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         learning_rate: of Adam, from start to end: the average of the weights does what a falling rate would.
@@ -89,6 +92,7 @@ class LessonConfig:
 
     objective: str = "policy_kl"
     temperature: float | None = 0.01
+    q_weight: float | None = None
     beta: float | None = None
     delta: float | None = None
     learning_rate: float = 1e-3
@@ -127,12 +131,12 @@ class LessonConfig:
         if objective.needs_labels or objective.needs_permutation:
             raise ValueError(f"objective {self.objective} is one for classifiers: play has no labels")
         check_options(self.objective, **self.options())
-        if objective.tempered and self.temperature is not None:
+        if objective.sharpens and self.temperature is not None:
             check_options(self.objective, temperature=self.temperature)
 
     def options(self) -> dict[str, float]:
         """The objective's options that are set, but its temperature, which depends on the teacher's kind of scores."""
-        values = {"beta": self.beta, "delta": self.delta}
+        values = {"q_weight": self.q_weight, "beta": self.beta, "delta": self.delta}
         return {name: value for name, value in values.items() if value is not None}
 
 

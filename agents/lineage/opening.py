@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from polydistill.errors import UserError
+from polydistill.learning.lesson import require_kind
+from polydistill.losses import get_objective
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed, numpy_stream
 from polydistill_agents.distillation.acting import TeacherActs
@@ -37,6 +39,11 @@ def open_teacher(config: AnyConfig) -> Teacher:
     """
     teacher = open_teachers(config)
     teacher.to(config.device).count_actions(config.task)
+    if config.student.has_teacher:
+        try:
+            require_kind(get_objective(config.student.objective), teacher.kind)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     rehearse(config, teacher)
     return teacher
 

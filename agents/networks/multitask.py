@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import SIZES, Size, SizedNatureCNN
 from polydistill_agents.networks.nature import fits_stock as size_fits_stock
+from polydistill_agents.networks.q_scale import QScale, put_on_scale
 from polydistill_agents.networks.scaling import ScaledCombined, ScaledFlatten, folded
 
 CONTROLLER = (128,)  # units of a head's hidden layers in the paper
@@ -58,6 +59,8 @@ class Outputs(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(batch, units)`` to ``(batch, actions)``."""
+        if isinstance(self.layer, QScale):
+            return self.layer(features)[:, self.rows]  # type: ignore[no-any-return]
         return F.linear(features, self.layer.weight[self.rows], self.layer.bias[self.rows])
 
 
@@ -116,16 +119,44 @@ class MultitaskNetwork(nn.Module):
         return self._networks[task]
 
     def alone(self, task: str) -> QNetwork:
-        """A copy of a task's network that shares nothing, as it is written to a file: without a scale of its inputs."""
+        """A copy of a task's network that shares nothing, as it is written to a file: without scales."""
         network = copy.deepcopy(self.of(task))
         last = network.q_net[-1]
         if isinstance(last, Outputs):
-            plain = nn.Linear(last.layer.in_features, len(last.rows), device=last.rows.device)
+            layer = last.layer.folded() if isinstance(last.layer, QScale) else last.layer
+            plain = nn.Linear(layer.in_features, len(last.rows), device=last.rows.device)
             with torch.no_grad():
-                plain.weight.copy_(last.layer.weight[last.rows])
-                plain.bias.copy_(last.layer.bias[last.rows])
+                plain.weight.copy_(layer.weight[last.rows])
+                plain.bias.copy_(layer.bias[last.rows])
             network.q_net[-1] = plain
-        return network if self.torso.size is not None else folded(network)
+        return folded(network)
+
+    def put_on_scale(self) -> None:
+        """Give each head a scale of its outputs, see :mod:`~polydistill_agents.networks.q_scale`; one for all tasks has
+        one."""
+        for head in self.heads.values():
+            put_on_scale(cast(nn.Sequential, head))
+        for task, network in self._networks.items():
+            layer = cast(Any, self.heads["all" if self.outputs is not None else task])[-1]
+            if isinstance(network.q_net[-1], Outputs):
+                network.q_net[-1].layer = layer
+            else:
+                network.q_net[-1] = layer
+
+    def q_scales(self) -> dict[str, QScale]:
+        """Those of the outputs, by head: by task, or "all"; empty where there are none."""
+        last = {name: cast(Any, head)[-1] for name, head in self.heads.items()}
+        return {name: layer for name, layer in last.items() if isinstance(layer, QScale)}
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """The state of a network of the same function without scales of its outputs."""
+        weights = dict(self.state_dict())
+        for name, scale in self.q_scales().items():
+            place = f"heads.{name}.{len(cast(Any, self.heads[name])) - 1}."
+            for buffer, _ in scale.named_buffers():
+                del weights[place + buffer]
+            weights |= {place + part: value for part, value in scale.folded().state_dict().items()}
+        return weights
 
     def _network_of(self, task: str) -> QNetwork:
         with torch.device("meta"):  # no memory is taken, and no random number drawn: its layers are replaced

@@ -47,6 +47,26 @@ def regrets(values: Tensor, actions: Tensor) -> Tensor:
     return values.amax(dim=1) - values.gather(1, actions[:, None])[:, 0]
 
 
+def q_errors(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much a student's Q-values are too high: the greatest of each row, and that of the teacher's worst action.
+
+    Args:
+        student: ``(batch, actions)`` Q-values.
+        teacher: the same; ``-inf`` masks an action, which then counts for neither.
+
+    Returns:
+        ``(batch,)`` each: max s - max Q, and s - Q of the action of the least Q.
+
+    Example:
+        >>> q_errors(torch.tensor([[1.5, -1.0]]), torch.tensor([[1.0, -4.0]]))
+        (tensor([0.5000]), tensor([3.]))
+    """
+    masked = teacher.isneginf()
+    best = student.masked_fill(masked, -torch.inf).amax(dim=1) - teacher.amax(dim=1)
+    least, place = teacher.masked_fill(masked, torch.inf).min(dim=1)
+    return best, student.gather(1, place[:, None])[:, 0] - least
+
+
 def random_regrets(values: Tensor) -> Tensor:
     """The mean regret of an action drawn uniformly: ``(batch,)``, the best value of each row less the row's mean."""
     return values.amax(dim=1) - values.mean(dim=1)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from polydistill_agents.networks.normalized import Statistics
 from polydistill_agents.networks.observations import Tensors
+from polydistill_agents.networks.q_scale import find_q_scale
 
 CONSTANT = 1e-6  # a deviation below, as a share of the largest value, is none: the input keeps its scale
 
@@ -136,17 +137,26 @@ def take_statistics(network: QNetwork, statistics: Statistics) -> bool:
 
 @torch.no_grad()
 def load_stock(network: QNetwork, stock: QNetwork) -> None:
-    """Give ``network`` the function of a stock one: its weights, and inputs as they come, whatever their scale was."""
+    """Give ``network`` the function of a stock one: its weights, and inputs as they come, whatever their scale was. Its
+    outputs stay on the scale that they have."""
     for part in scaled_parts(network):
         part.inputs.shift.zero_()
         part.inputs.scale.fill_(1.0)
     network.load_state_dict({**dict(network.named_buffers()), **stock.state_dict()})
+    q_scale = find_q_scale(network)
+    if q_scale is not None:
+        q_scale.load(cast(Any, stock.q_net)[-1])
 
 
 @torch.no_grad()
 def folded(network: QNetwork) -> QNetwork:
-    """A copy of the same function whose first linear layer holds the scale: with a stock extractor."""
+    """A copy of the same function whose first and last linear layers hold the scales: a stock network."""
     plain = copy.deepcopy(network)
+    q_scale = find_q_scale(plain)
+    if q_scale is not None:
+        cast(Any, plain.q_net)[-1] = q_scale.folded()
+    if not any(True for _ in scaled_parts(plain)):
+        return plain
     first, extractor = cast(Any, plain.q_net)[0], cast(Any, plain.features_extractor)
     weight, bias = first.weight.double(), first.bias.double()
     for part in scaled_parts(plain):

@@ -16,6 +16,7 @@ class Target(NamedTuple):
     smoothing: float = 0.0  # eps
     t_scale: float = 1.0  # 1 / T_t
     z_scale: float = 1.0  # 1 / T_s
+    square_weight: float = 0.0  # c
 
 
 class Divergence(NamedTuple):

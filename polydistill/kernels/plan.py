@@ -22,6 +22,7 @@ LONG_ROW_KERNEL = "long_row_kernel"
 # codes that the device code has too
 SOFT_PLAIN, SOFT_PERMUTED, SOFT_REST = 1, 2, 3
 LABEL_GIVEN, LABEL_BEST = 1, 2
+KL_ALONE, KL_AND_SQUARES = 1, 2
 SUMS_KEPT, SUMS_GIVEN = 1, 2
 
 
@@ -44,8 +45,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "best": _target(label=LABEL_BEST),
         "soft": _target(SOFT_PLAIN),
         "soft_label": _target(SOFT_PLAIN, LABEL_GIVEN),
-        "kl": _target(SOFT_PLAIN, kl=1),
-        "kl_label": _target(SOFT_PLAIN, LABEL_GIVEN, kl=1),
+        "kl": _target(SOFT_PLAIN, kl=KL_ALONE),
+        "kl_label": _target(SOFT_PLAIN, LABEL_GIVEN, kl=KL_ALONE),
+        "kl_squares": _target(SOFT_PLAIN, kl=KL_AND_SQUARES),
         "permuted": _target(SOFT_PERMUTED, LABEL_BEST),
         "rest": _target(SOFT_REST, LABEL_BEST),
         "reverse_kl": Kind("divergences", "divergence_kernel", Divergence, {"JSD": 0}),

@@ -57,12 +57,14 @@ class Lesson:
     Attributes:
         objective: its name.
         teacher_kind: as given.
-        temperature: at which the softmax of the teacher's scores is its policy: what an objective that tempers the
-            teacher alone takes, where its options name no other.
+        temperature: at which the softmax of the teacher's scores is its policy: what an objective takes whose
+            temperature is in their unit, where its options name no other.
         score_kind: of the student that has learned it: "logits", or of a regression the teacher's.
+        keeps_q: the student's scores are the teacher's Q-values, tempered as those are.
 
     Raises:
-        ValueError: an option that the objective does not take, or no teacher where it needs one.
+        ValueError: an option that the objective does not take, no teacher where it needs one, or one of logits where it
+            needs Q-values.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class Lesson:
             check_options(self.objective, options or {})
         if self._function.needs_permutation and classes is None:
             raise ValueError(f"objective {self.objective} permutes classes: it must be told how many there are")
+        require_kind(self._function, teacher_kind)
         self.score_kind = learned_kind(self._function, teacher_kind)
+        self.keeps_q = self._function.needs_q_values
         self._options = dict(options or {})
         self._permutation = self._options.pop("permutation", "fresh") if self._function.needs_permutation else "fresh"
         self.teacher_kind = teacher_kind
-        self._tempers = self._function.tempered and "temperature" not in self._options
+        self._tempers = self._function.sharpens and "temperature" not in self._options
         self.temper(temperature)
         self._ignore_index = ignore_index
         if ignore_index is not None:
@@ -242,6 +246,19 @@ def policy_temperature(kind: str, temperature: float) -> float:
 def learned_kind(objective: Objective, teacher_kind: str) -> str:
     """Kind of the scores of a student that learns by ``objective`` from scores of ``teacher_kind``."""
     return "logits" if objective.score_kind == "logits" else teacher_kind
+
+
+def require_kind(objective: Objective, teacher_kind: str) -> None:
+    """Refuse a teacher whose scores ``objective`` has no use for.
+
+    Raises:
+        ValueError: it keeps Q-values, and the teacher has none.
+    """
+    if objective.needs_q_values and teacher_kind != "q_values":
+        raise ValueError(
+            f"objective {objective.name} keeps Q-values, and the teacher gives logits: choose policy_kl, or a teacher "
+            "of Q-values, like a DQN"
+        )
 
 
 def check_options(objective: str, options: Mapping[str, object]) -> None:

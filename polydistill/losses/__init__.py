@@ -17,7 +17,7 @@ from polydistill.losses.objectives import OBJECTIVES, Objective, as_objective, c
 from polydistill.losses.one_pass import ValueAndGrad, loss_with_diagnostics, value_and_grad
 from polydistill.losses.options import Option
 from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
-from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
+from polydistill.losses.policy import policy_huber, policy_kl, policy_kl_q, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
 from polydistill.losses.teachers import average_quantiles, mean_of_teachers, propose_temperature
 
@@ -53,6 +53,7 @@ __all__ = [
     "mean_of_teachers",
     "policy_huber",
     "policy_kl",
+    "policy_kl_q",
     "policy_mse",
     "policy_nll",
     "propose_temperature",

@@ -111,6 +111,7 @@ def diagnostics(
     labels: Tensor | None = None,
     *,
     temperature: float = 1.0,
+    student_temperature: float = 1.0,
     mask: Tensor | None = None,
     check_values: bool = False,
 ) -> Diagnostics:
@@ -125,13 +126,14 @@ def diagnostics(
         labels: ``(batch,)`` integers in ``[0, classes)``; None: the teacher's maxima. A label that is no class makes
             every value that depends on it NaN.
         temperature: T > 0, of the teacher's side, in the unit of its scores; for Q-values that of :func:`policy_kl`.
+        student_temperature: T > 0, of the student's side: 1 for scores that are logits, ``temperature`` for Q-values.
         mask: ``(batch, classes)`` or ``(classes,)`` bool; True takes a class out of both sides. In a row that is left
             without a class everything is 0, apart from the agreement.
         check_values: also check that scores are finite, labels in range and a class left in each row (waits for the
             device).
 
     Raises:
-        ValueError: a shape, device, ``temperature`` or value is out of range.
+        ValueError: a shape, device, temperature or value is out of range.
         TypeError: an argument of another type.
 
     Example:
@@ -139,7 +141,9 @@ def diagnostics(
         >>> found.agreement.item(), found.teacher_confidence.item()
         (True, 1.0)
     """
-    teacher, log_p, log_q, labels = _accept(student, teacher, labels, temperature, mask, check_values)
+    teacher, log_p, log_q, labels = _accept(
+        student, teacher, labels, temperature, mask, check_values, student_temperature
+    )
     p, q = log_p.exp(), log_q.exp()
     if mask is not None:  # where mask takes every class out, the softmax of equal scores is not 0 by itself
         is_bare = mask.all(dim=-1, keepdim=True)
@@ -156,10 +160,12 @@ def _accept(
     temperature: float,
     mask: Tensor | None,
     check_values: bool,
+    student_temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``(t, ln p, ln q, labels)`` in full precision, an ensemble's t as one teacher's."""
     student, teacher = accept_pair(student, teacher, mask=mask)
     check_temperature(temperature)
+    check_temperature(student_temperature)
     labels = None if labels is None else accept_labels(student, labels)
     if check_values:
         inspect_values(student, teacher, labels, mask=mask)
@@ -167,7 +173,7 @@ def _accept(
     if labels is None:
         labels = drop_classes(teacher, mask).argmax(dim=-1)
     log_p = teacher_log_probabilities(teacher, mask, temperature)
-    return teacher, log_p, student_log_probabilities(student, mask), labels
+    return teacher, log_p, student_log_probabilities(student, mask, student_temperature), labels
 
 
 def _gradient_norms(p: Tensor, q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from polydistill.losses.divergences import jsd, reverse_kl
 from polydistill.losses.ignored import find_counted, silence
 from polydistill.losses.options import Option, read_options, refuse_unknown
 from polydistill.losses.permuted import dkpp
-from polydistill.losses.policy import policy_huber, policy_kl, policy_mse, policy_nll
+from polydistill.losses.policy import policy_huber, policy_kl, policy_kl_q, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
 
 ScoreKind = Literal["logits", "teacher"]
@@ -42,6 +42,8 @@ class Objective:
             "teacher" where it is a regression, so that the student's scores are of the teacher's kind.
         tempered: takes ``temperature`` for the teacher's side alone, in the unit of its scores. (The losses that
             temper both sides take a ``temperature`` too, which is no property of the teacher.)
+        needs_q_values: the teacher's scores must be Q-values, as the student's are then: ``temperature`` is of both
+            sides, in their unit.
         needs_labels: labels must be given.
         needs_permutation: ``permutation=`` must be given.
         batch_coupled: normalises over the batch, so that data-parallel training passes it ``group=``.
@@ -54,6 +56,7 @@ class Objective:
     takes: tuple[str, ...]
     score_kind: ScoreKind = "logits"
     tempered: bool = False
+    needs_q_values: bool = False
     needs_labels: bool = False
     needs_permutation: bool = False
     batch_coupled: bool = False
@@ -109,6 +112,15 @@ class Objective:
             KeyError: it has no such keyword.
         """
         return inspect.signature(self.function).parameters[option].default
+
+    @property
+    def sharpens(self) -> bool:
+        """Whether its ``temperature`` is a property of the teacher: in the unit of the teacher's scores."""
+        return self.tempered or self.needs_q_values
+
+    def temperature_of_student(self, temperature: float) -> float:
+        """T at which the softmax of the student's scores is its policy, where ``temperature`` is the teacher's."""
+        return temperature if self.needs_q_values else 1.0
 
     @property
     def options(self) -> Mapping[str, Option]:
@@ -177,6 +189,7 @@ _ALL = (
     Objective("reverse_kl", reverse_kl, _TEACHER, tempered=True),
     Objective("jsd", jsd, _TEACHER, tempered=True),
     Objective("policy_kl", policy_kl, _TEACHER, tempered=True, has_closed_form=True),
+    Objective("policy_kl_q", policy_kl_q, _TEACHER, score_kind="teacher", needs_q_values=True, has_closed_form=True),
     Objective("policy_nll", policy_nll, _TEACHER),
     Objective("policy_mse", policy_mse, _TEACHER, score_kind="teacher"),
     Objective("policy_huber", policy_huber, _TEACHER, score_kind="teacher"),

@@ -98,7 +98,7 @@ def value_and_grad(
             loss = compute(described)
         upstream = torch.ones_like(loss) if weights is None else weights.to(loss.dtype)
         (gradient,) = torch.autograd.grad(loss, leaf, upstream)
-    found = None if temperature is None else _diagnose(rows, temperature, described.counted)
+    found = None if temperature is None else _diagnose(objective, rows, temperature, described.counted)
     return ValueAndGrad(loss.detach(), gradient, found)
 
 
@@ -130,7 +130,7 @@ def loss_with_diagnostics(
 
     Returns:
         the loss ``(..., batch)``, and the diagnostics, with the teacher at the objective's temperature where only the
-        teacher is tempered, and at T = 1 otherwise.
+        teacher is tempered, both sides at it where both are of Q-values, and at T = 1 otherwise.
 
     Raises:
         ValueError: an unknown name, or what the objective raises.
@@ -145,7 +145,7 @@ def loss_with_diagnostics(
     described = objective.describe(student, teacher, labels, **options)
     rows, temperature = _complete(objective, described.rows, teacher, labels, options)
     if not uses_kernels(student):
-        return compute(described), _diagnose(rows, temperature, described.counted)
+        return compute(described), _diagnose(objective, rows, temperature, described.counted)
     loss, found = fused_diagnosis(described.kind, described.numbers, rows, temperature)
     return silence(loss, described.counted), _read(found, described.counted)
 
@@ -154,7 +154,7 @@ def _complete(
     objective: Objective, rows: Rows, teacher: Tensor | None, labels: Tensor | None, options: dict[str, Any]
 ) -> tuple[Rows, float]:
     """The rows with the teacher and labels that the diagnostics need, and the temperature of their teacher's side: the
-    objective's if it tempers the teacher alone, else 1."""
+    objective's if it is in the unit of the teacher's scores, else 1."""
     if teacher is None:
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none: pass its scores")
     _, teacher = accept_pair(rows.student, teacher, mask=rows.mask)
@@ -163,7 +163,7 @@ def _complete(
         labels = set_aside(labels, find_counted(labels, options.get("ignore_index")))
     if options.get("check_values"):
         inspect_values(rows.student, teacher, labels, mask=rows.mask)
-    temperature = options.get("temperature", objective.default("temperature")) if objective.tempered else 1.0
+    temperature = options.get("temperature", objective.default("temperature")) if objective.sharpens else 1.0
     return rows._replace(teacher=teacher, labels=labels), float(temperature)
 
 
@@ -173,11 +173,13 @@ def _read(diagnosed: Tensor, counted: Tensor | None) -> Diagnostics:
     return _silence_all(Diagnostics(agreement > 0.5, *rest), counted)
 
 
-def _diagnose(rows: Rows, temperature: float, counted: Tensor | None) -> Diagnostics:
+def _diagnose(objective: Objective, rows: Rows, temperature: float, counted: Tensor | None) -> Diagnostics:
     """The diagnostics by the plain formulas."""
     student, teacher, labels, mask, *_ = rows
     assert teacher is not None
-    return _silence_all(diagnostics(student, teacher, labels, temperature=temperature, mask=mask), counted)
+    of_student = objective.temperature_of_student(temperature)
+    found = diagnostics(student, teacher, labels, temperature=temperature, student_temperature=of_student, mask=mask)
+    return _silence_all(found, counted)
 
 
 def _silence_all(found: Diagnostics, counted: Tensor | None) -> Diagnostics:

@@ -21,6 +21,7 @@ _EACH = {
     "label_smoothing": ("share of the label that is spread over all classes", "from 0 to 1"),
     "alpha": ("weight of the target class's term", "at least 0"),
     "beta": ("weight of the other classes' term", "at least 0"),
+    "q_weight": ("weight of the squared distance of the Q-values, in units of T", "greater than 0"),
     "delta": ("distance of the scores from which the loss is linear", "greater than 0"),
 }
 _OF_ONE = {("jsd", "beta"): ("the teacher's share of the mixture", "between 0 and 1")}

@@ -87,6 +87,87 @@ def _policy_kl_and_gradient(student: Tensor, teacher_q: Tensor, *, temperature: 
 
 
 @computed
+def policy_kl_q(
+    student: Tensor,
+    teacher_q: Tensor,
+    *,
+    temperature: float = 0.01,
+    q_weight: float = 0.01,
+    mask: Tensor | None = None,
+    check_values: bool = False,
+) -> Description:
+    r"""KL divergence between the sharpened policies of teacher and student, and a squared distance that keeps Q-values.
+
+    .. math:: \sum_a p_a (\ln p_a - \ln q_a) + \frac{\lambda}{m} \sum_a \left( \frac{s_a - Q_a}{T} \right)^2, \quad
+        p = \mathrm{softmax}(Q / T), \; q = \mathrm{softmax}(s / T)
+
+    Ours, no paper's. The student's outputs s are Q-values: s / T is what :func:`policy_kl` calls z. KL alone leaves
+    them free by a number in each state, and has next to no gradient for an action whose p is near 0; the second term,
+    a mean over the m actions that stay, pulls all of them. Both terms are least at s = Q, so whatever lambda > 0 is,
+    the minimiser is the same. The gradient with respect to s_a is ((q_a - p_a) + 2 lambda (s_a - Q_a) / (m T)) / T.
+
+    Excluded and masked actions add nothing to the second term. A mean of softmaxes is no Q-value, so an ensemble is
+    refused: average the Q-values, ``teachers.mean(0)``.
+
+    Args:
+        student: ``(batch, actions)`` Q-values, floating, finite. Gradient flows.
+        teacher_q: ``(batch, actions)`` Q-values in the same unit; ``-inf`` excludes an action. Detached.
+        temperature: T > 0 of both sides, in the unit of the Q-values; from 1e-18 to 1e18.
+        q_weight: lambda > 0.
+        mask: ``(batch, actions)`` or ``(actions,)`` bool; True takes an action out.
+        check_values: also check that scores are finite and each row keeps an action (waits for the device).
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 input), >= 0 up to rounding.
+
+    Raises:
+        ValueError: the shapes or devices differ or are not 2-D, ``temperature``, ``q_weight`` or a value is out of
+            range.
+        TypeError: an argument of another type.
+
+    Example:
+        >>> equal = torch.tensor([[2.0, 2.0]])  # the same policy as the student's, one T below it in both actions
+        >>> round(policy_kl_q(equal - 0.5, equal, temperature=0.5, q_weight=0.1).item(), 6)
+        0.1
+    """
+    check_positive("q_weight", q_weight)
+    student, teacher_q = accept_pair(
+        student, teacher_q, "teacher_q", members=False, mask=mask, check_values=check_values
+    )
+    check_temperature(temperature)
+    scale = 1.0 / temperature
+    given = numbers.Target(1.0, t_scale=scale, z_scale=scale, square_weight=q_weight)
+    options = {"temperature": temperature, "q_weight": q_weight}
+    closed = None if mask is not None else _policy_kl_q_and_gradient
+    rows = Rows(student, teacher_q, mask=mask)
+    return Description("kl_squares", given, rows, _policy_kl_q, options, closed_form=closed)
+
+
+@by_rows
+def _policy_kl_q(
+    student: Tensor, teacher_q: Tensor, mask: Tensor | None = None, *, temperature: float, q_weight: float
+) -> Tensor:
+    log_p = teacher_log_probabilities(teacher_q, mask, temperature)
+    divergence = kl_divergence(log_p, student_log_probabilities(student, mask, temperature))
+    distances, excluded = _differences(student, teacher_q, mask)
+    n_left = excluded.logical_not().sum(-1).clamp_min(1)
+    return divergence + q_weight * (distances / temperature).square().sum(-1) / n_left
+
+
+def _policy_kl_q_and_gradient(
+    student: Tensor, teacher_q: Tensor, *, temperature: float, q_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient, in at least float32."""
+    log_p = teacher_log_probabilities(teacher_q, None, temperature)
+    log_q, p = student_log_probabilities(student, None, temperature), probabilities(log_p)
+    distances, excluded = _differences(student, teacher_q, None)
+    distances, n_left = distances / temperature, excluded.logical_not().sum(-1, keepdim=True).clamp_min(1)
+    pull = distances * q_weight / n_left
+    loss = (p * (log_p - log_q) + pull * distances).sum(-1)
+    return loss, (probabilities(log_q) - p + 2.0 * pull) / temperature
+
+
+@computed
 def policy_nll(
     student: Tensor, teacher_q: Tensor, *, mask: Tensor | None = None, check_values: bool = False
 ) -> Description:
@@ -165,7 +246,7 @@ def policy_mse(
 
 
 def _policy_mse(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    return _differences(student, teacher_q, mask).square().sum(dim=-1)
+    return _differences(student, teacher_q, mask)[0].square().sum(dim=-1)
 
 
 @computed
@@ -212,14 +293,15 @@ def policy_huber(
 
 
 def _policy_huber(student: Tensor, teacher_q: Tensor, mask: Tensor | None = None, *, delta: float) -> Tensor:
-    differences = _differences(student, teacher_q, mask)
+    differences, _ = _differences(student, teacher_q, mask)
     return F.huber_loss(
         differences, differences.new_zeros(()).expand_as(differences), reduction="none", delta=delta
     ).sum(dim=-1)
 
 
-def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None) -> Tensor:
-    """``z - Q`` in full precision; 0 without gradient where the action is excluded."""
+def _differences(student: Tensor, teacher_q: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``z - Q`` in full precision, 0 without gradient where the action is excluded; and where that is."""
     student, teacher_q = promote(student), promote(teacher_q)
     excluded = teacher_q == -math.inf
-    return (student - teacher_q).masked_fill(excluded if mask is None else excluded | mask, 0.0)
+    excluded = excluded if mask is None else excluded | mask
+    return (student - teacher_q).masked_fill(excluded, 0.0), excluded

@@ -92,6 +92,8 @@ class StudentConfig:
         if self.network != TWIN:
             check_name(self.network)
         require_choice("objective", self.objective, OBJECTIVES)
+        if OBJECTIVES[self.objective].needs_q_values:
+            raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
         require_at_least(0, self, "repeat")
         if self.epochs is not None:
             require_at_least(1, self, "epochs")

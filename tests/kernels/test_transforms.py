@@ -28,7 +28,12 @@ COUPLED = {"cwtm", "uniform_confidence"}
 
 def temperature_of(name):
     """Of the teacher's side in the diagnostics."""
-    return OBJECTIVES[name].default("temperature") if OBJECTIVES[name].tempered else 1.0
+    return OBJECTIVES[name].default("temperature") if OBJECTIVES[name].sharpens else 1.0
+
+
+def temperatures_of(name, temperature):
+    """Of both sides, where that is the teacher's."""
+    return {"temperature": temperature, "student_temperature": OBJECTIVES[name].temperature_of_student(temperature)}
 
 
 @pytest.mark.parametrize("few_scores", [4 * 18, 4 * 18 - 1])
@@ -74,7 +79,7 @@ def test_one_launch_gives_everything(device, tiles, launches, name) -> None:
     torch.testing.assert_close(found.loss.double(), expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.gradient.double(), expected[1], rtol=1e-5, atol=1e-5)
     assert not found.loss.requires_grad
-    plain = diagnostics(inputs.student, inputs.teacher, inputs.labels, temperature=temperature_of(name))
+    plain = diagnostics(inputs.student, inputs.teacher, inputs.labels, **temperatures_of(name, temperature_of(name)))
     for field, ours, theirs in zip(plain._fields, found.diagnostics, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=lambda text, f=field: f"{f}: {text}")
 
@@ -95,8 +100,8 @@ def assert_diagnosed_as_plainly(name, inputs, options):
     found = loss_with_diagnostics(name, inputs.student, inputs.teacher, inputs.labels, **options)[1]
     temperature = options.get("temperature", temperature_of(name))
     exact = diagnostics(
-        inputs.student.double(), inputs.teacher.double(), inputs.labels, temperature=temperature,
-        mask=options.get("mask"),
+        inputs.student.double(), inputs.teacher.double(), inputs.labels, mask=options.get("mask"),
+        **temperatures_of(name, temperature),
     )  # fmt: skip
     for field, ours, theirs in zip(exact._fields, found, exact, strict=True):
         wanted = theirs if theirs.dtype is torch.bool else theirs.float()
@@ -224,7 +229,7 @@ def test_func_grad_is_autograd(device, name) -> None:
     found = grad(lambda z: (OBJECTIVES[name](z, inputs.teacher, inputs.labels, **options) * inputs.weights).sum())(
         inputs.student
     )
-    torch.testing.assert_close(found.double(), compute(name, inputs, options, "triton")[1])
+    torch.testing.assert_close(found.double(), compute(name, inputs, options, "triton")[1], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -490,6 +495,8 @@ def test_nothing_waits_for_the_gpu_and_all_is_captured(name, how) -> None:
     torch.testing.assert_close(gradient.double(), expected[1], rtol=1e-5, atol=1e-5)
     assert (found is None) == (how == "autograd")
     if found is not None:
-        plain = diagnostics(inputs.student, inputs.teacher, inputs.labels, temperature=temperature_of(name))
+        plain = diagnostics(
+            inputs.student, inputs.teacher, inputs.labels, **temperatures_of(name, temperature_of(name))
+        )
         for ours, theirs in zip(found, plain, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -140,10 +140,13 @@ def test_half_precision_in_parts_and_with_large_scores(device, tiles, name, dtyp
     inputs = make_inputs((4, 18), device, scale=largest / 4, dtype=dtype)
     inputs.student[0, :2] = torch.tensor([largest, -largest])
     inputs.teacher[0, :2] = torch.tensor([-largest, largest])
-    assert_no_worse_than_plain(name, inputs, with_permutation(name, {}, (4, 18), device))
+    options = {"temperature": 1.0} if OBJECTIVES[name].needs_q_values else {}  # else no float16 holds the gradient
+    assert_no_worse_than_plain(name, inputs, with_permutation(name, options, (4, 18), device))
 
 
-@pytest.mark.parametrize("name", ["policy_kl", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"])
+@pytest.mark.parametrize(
+    "name", ["policy_kl", "policy_kl_q", "reverse_kl", "jsd", "hinton_kd", "dkd", "logit_standardized_kd"]
+)
 @pytest.mark.parametrize("scale", [2.0, 1e4])
 def test_smallest_temperature(device, tiles, name, scale) -> None:
     inputs = make_inputs((4, 18), device, scale=scale)
@@ -170,7 +173,8 @@ def test_no_rows(device, name, launches) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["policy_kl", "reverse_kl", "jsd", "policy_mse", "policy_huber", "dkd", "logit_standardized_kd"]
+    "name",
+    ["policy_kl", "policy_kl_q", "reverse_kl", "jsd", "policy_mse", "policy_huber", "dkd", "logit_standardized_kd"],
 )
 def test_equal_scores_give_0(device, tiles, name) -> None:
     inputs = make_inputs((4, 18), device)
@@ -225,7 +229,7 @@ def test_rows_of_several_students_are_those_of_each(device, whole_tiles, name) -
 LONG = ("reverse_kl", "jsd", "dkd", "logit_standardized_kd")  # whose sums over a row in parts are their own
 
 
-@pytest.mark.parametrize("name", ["policy_kl", "cross_entropy", "ban", "policy_mse", *LONG])
+@pytest.mark.parametrize("name", ["policy_kl", "policy_kl_q", "cross_entropy", "ban", "policy_mse", *LONG])
 @pytest.mark.parametrize("few_scores", [0, autograd.FEW_SCORES])
 def test_many_rows_and_long_ones(device, monkeypatch, launches, name, few_scores) -> None:
     """Many programs; and the shape from which rows are streamed on the chip."""
@@ -514,7 +518,7 @@ def assert_seen_as_plainly(name, inputs, options) -> None:
         assert (of_row[0].isfinite() <= of_row[1].isfinite()).all(), (ours, theirs)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"policy_mse", "policy_huber"}])
+@pytest.mark.parametrize("name", [name for name in NAMES if OBJECTIVES[name].score_kind == "logits"])
 @pytest.mark.parametrize("sides", ["student", "teacher", "student teacher"])
 def test_lowest_scores_do_not_overflow(device, tiles, name, sides) -> None:
     """They fill the first tile, so that the greatest score rises by 3e38 in the next one."""
@@ -554,8 +558,8 @@ def test_padding_has_neither_loss_nor_gradient_and_changes_no_other_row(device, 
         one_pass = value_and_grad(
             name, inputs.student, inputs.teacher, labels, row_weights=inputs.weights, with_diagnostics=True, **options
         )
-    torch.testing.assert_close(one_pass.loss.double(), loss)
-    torch.testing.assert_close(one_pass.gradient.double(), gradient)
+    torch.testing.assert_close(one_pass.loss.double(), loss, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(one_pass.gradient.double(), gradient, rtol=1e-6, atol=1e-7)
     assert all(not values[[1, 4]].any() for values in one_pass.diagnostics)
 
 

@@ -42,12 +42,22 @@ def test_an_option_goes_before_the_temperature_of_the_kind() -> None:
     [
         ("policy_kl", "q_values", "logits"),
         ("policy_mse", "q_values", "q_values"),
+        ("policy_kl_q", "q_values", "q_values"),
         ("policy_mse", "logits", "logits"),
         ("ban", "logits", "logits"),
     ],
 )
 def test_the_students_kind_is_its_teachers_only_after_a_regression(objective: str, kind: str, expected: str) -> None:
     assert Lesson(objective, ask, teacher_kind=kind).score_kind == expected
+
+
+def test_q_values_are_kept_at_the_temperature_of_the_lesson_and_those_of_a_teacher_of_logits_are_not_there() -> None:
+    lesson = Lesson("policy_kl_q", ask, teacher_kind="q_values", temperature=0.02, options={"q_weight": 0.3})
+    assert lesson.options() == {"q_weight": 0.3, "temperature": 0.02}
+    lesson.temper(0.04)
+    assert lesson.options() == {"q_weight": 0.3, "temperature": 0.04}
+    with pytest.raises(ValueError, match="policy_kl_q keeps Q-values, and the teacher gives logits: choose policy_kl"):
+        Lesson("policy_kl_q", ask, teacher_kind="logits")
 
 
 @pytest.mark.parametrize("name", ["ban_l", "cwtm", "dkpp", "reverse_kl", "hinton_kd"])

@@ -186,6 +186,14 @@ def policy_kl(z, t, y, leaves, temperature=0.01):
 
 
 @per_row
+def policy_kl_q(z, t, y, leaves, temperature=0.01, q_weight=0.01):
+    z, t = divide(z, temperature), divide(t, temperature)
+    squares = [(a - b) ** 2 for i, (a, b) in enumerate(zip(z, t, strict=True)) if i not in leaves and b != -INF]
+    mean = math.fsum(squares) / len(squares) if squares else 0.0
+    return kl(log_softmax(t, leaves), log_softmax(z, leaves)) + q_weight * mean
+
+
+@per_row
 def policy_nll(z, t, y, leaves):
     best = max((i for i in range(len(t)) if i not in leaves), key=lambda i: t[i])
     return -log_softmax(z, leaves)[best]
@@ -229,15 +237,22 @@ CASES = [
     ("jsd", {"beta": 0.2, "temperature": 0.6}),
     ("policy_kl", {}),
     ("policy_kl", {"temperature": 0.6}),
+    ("policy_kl_q", {}),
+    ("policy_kl_q", {"temperature": 0.6, "q_weight": 0.5}),
     ("policy_nll", {}),
     ("policy_mse", {}),
     ("policy_huber", {}),
     ("policy_huber", {"delta": 0.3}),
 ]
 NAMES = list(dict.fromkeys(name for name, _ in CASES))
-ONE_TEACHER = ("logit_standardized_kd", "policy_mse", "policy_huber")  # scores that a mean of softmaxes is not
+ONE_TEACHER = (
+    "logit_standardized_kd",
+    "policy_kl_q",
+    "policy_mse",
+    "policy_huber",
+)  # scores that a mean of softmaxes is not
 ENSEMBLED = [name for name in NAMES if name not in ("cross_entropy", *ONE_TEACHER)]
-MASKED = ("reverse_kl", "jsd", "policy_kl", "policy_nll", "policy_mse", "policy_huber")
+MASKED = ("reverse_kl", "jsd", "policy_kl", "policy_kl_q", "policy_nll", "policy_mse", "policy_huber")
 
 
 def case_id(case):

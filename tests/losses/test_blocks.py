@@ -8,9 +8,19 @@ import torch
 from polydistill.losses import OBJECTIVES, blocks
 
 ROWS, CLASSES = 11, 6
-IN_BLOCKS = ("ban", "ban_l", "hinton_kd", "dkd", "logit_standardized_kd", "policy_kl", "reverse_kl", "jsd")
-OF_ENSEMBLES = tuple(name for name in IN_BLOCKS if name != "logit_standardized_kd")
-MASKED = ("policy_kl", "reverse_kl", "jsd")
+IN_BLOCKS = (
+    "ban",
+    "ban_l",
+    "hinton_kd",
+    "dkd",
+    "logit_standardized_kd",
+    "policy_kl",
+    "policy_kl_q",
+    "reverse_kl",
+    "jsd",
+)
+OF_ENSEMBLES = tuple(name for name in IN_BLOCKS if name not in ("logit_standardized_kd", "policy_kl_q"))
+MASKED = ("policy_kl", "policy_kl_q", "reverse_kl", "jsd")
 
 
 @pytest.fixture

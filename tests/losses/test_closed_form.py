@@ -10,7 +10,7 @@ import torch
 from polydistill.losses import OBJECTIVES, use_backend, value_and_grad
 from polydistill.losses.blocks import BLOCK
 from polydistill.losses.description import compute, compute_closed
-from tests.losses.reference import NAMES
+from tests.losses.reference import NAMES, ONE_TEACHER
 
 CLOSED = [name for name in NAMES if OBJECTIVES[name].has_closed_form]
 
@@ -27,6 +27,8 @@ def test_an_objective_says_whether_it_has_a_closed_form(make_batch, name) -> Non
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("members", [0, 3])
 def test_it_is_what_autograd_finds(name, shape, temperature, members) -> None:
+    if members and name in ONE_TEACHER:
+        pytest.skip("takes no ensemble")
     generator = torch.Generator().manual_seed(1)
     student = torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
     teacher = torch.randn((members, *shape) if members else shape, dtype=torch.float64, generator=generator)
@@ -50,7 +52,7 @@ def test_a_broken_row_is_nan_and_alone(name) -> None:
     assert gradient.isnan().all(dim=1).tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("name", [name for name in CLOSED if OBJECTIVES[name].score_kind == "logits"])
 def test_extreme_scores_stay_finite(name) -> None:
     student = torch.tensor([[1e38, -1e38], [0.0, 0.0]])
     teacher = torch.tensor([[1e30, -1e30], [1e-30, 0.0]])

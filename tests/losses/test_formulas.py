@@ -10,7 +10,7 @@ import torch
 
 from polydistill.losses import OBJECTIVES, dkd, hinton_kd, jsd, logit_standardized_kd, policy_kl, policy_nll, reverse_kl
 from tests.losses import reference
-from tests.losses.reference import CASES, MASKED, NAMES, case_id
+from tests.losses.reference import CASES, MASKED, NAMES, ONE_TEACHER, case_id
 
 INF = math.inf
 
@@ -97,7 +97,7 @@ def test_empty_batch_gives_empty_loss_and_gradient(make_batch, name) -> None:
     assert batch.student.grad.shape == (0, 4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"policy_mse", "policy_huber"}])
+@pytest.mark.parametrize("name", [name for name in NAMES if OBJECTIVES[name].score_kind == "logits"])
 def test_one_class_teaches_nothing(make_batch, name) -> None:
     batch = make_batch(3, 1)
     loss = OBJECTIVES[name](*batch, **batch.options(name))
@@ -124,6 +124,8 @@ def test_scores_of_1e4_give_the_formula_and_a_finite_gradient(make_batch, name, 
     else:
         tolerance = 1e-9 if dtype == torch.float64 else 2e-5
         np.testing.assert_allclose(loss.detach().numpy(), expect(name, batch, options), rtol=tolerance, atol=1e-3)
+    if OBJECTIVES[name].needs_q_values and dtype == torch.float16:
+        return  # a distance of 2e4 has a gradient of 4e5 at T = 0.01, and float16 ends at 65,504
     loss.sum().backward()
     assert batch.student.grad.isfinite().all()
 
@@ -230,6 +232,8 @@ def test_row_without_any_class_adds_nothing(make_batch, name, dtype, teacher) ->
 @pytest.mark.parametrize("name", [name for name in MASKED if name not in {"policy_mse", "policy_huber"}])
 def test_row_of_minus_infinity_where_classes_are_left_is_nan(make_batch, name, side, masked, members) -> None:
     """The classes that leave do not get its probability, nor is there a best among them."""
+    if members and name in ONE_TEACHER:
+        pytest.skip("takes no ensemble")
     batch = make_batch(3, 4)
     mask = torch.tensor([False, True, False, False]) if masked else None
     left = [0, 2, 3] if masked else [0, 1, 2, 3]

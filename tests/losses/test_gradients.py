@@ -23,12 +23,15 @@ from polydistill.losses import (
     logit_standardized_kd,
     policy_huber,
     policy_kl,
+    policy_kl_q,
     policy_mse,
     policy_nll,
     reverse_kl,
     uniform_confidence,
 )
 from tests.losses.reference import CASES, ENSEMBLED, MASKED, NAMES, case_id
+
+SHARP = [("policy_kl", {}), ("policy_kl_q", {})]  # at their T of 0.01 no finite difference is small enough
 
 
 def grad(loss, student):
@@ -44,7 +47,7 @@ def one_hot(labels, n_classes):
 def test_first_and_second_derivatives_are_those_of_finite_differences(make_batch, case) -> None:
     name, given = case
     student, teacher, labels = batch = make_batch(2, 4, scale=0.7)
-    options = batch.options(name, {"temperature": 0.8} if case == ("policy_kl", {}) else given)
+    options = batch.options(name, {"temperature": 0.8} if case in SHARP else given)
 
     def loss(z):
         return OBJECTIVES[name](z, teacher, labels, **options)
@@ -57,7 +60,7 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(make_batch
 def test_derivatives_under_a_mask_are_those_of_finite_differences(make_batch, name) -> None:
     student, teacher, labels = make_batch(2, 4, scale=0.7)
     mask = torch.tensor([[False, True, False, False], [False, False, False, False]])
-    options = {"temperature": 0.8} if name == "policy_kl" else {}
+    options = {"temperature": 0.8} if (name, {}) in SHARP else {}
     assert torch.autograd.gradcheck(lambda z: OBJECTIVES[name](z, teacher, labels, mask=mask, **options), student)
 
 
@@ -113,6 +116,10 @@ def test_gradients_have_their_closed_forms(make_batch) -> None:
         "dkpp (eq. 11)": (dkpp(z, t, permutation=permutation), q - target),
         "uniform_confidence": (uniform_confidence(z, t), q - levelled),
         "policy_kl": (policy_kl(z, t, temperature=0.3), q - sharp),
+        "policy_kl_q": (
+            policy_kl_q(z, t, temperature=0.3, q_weight=0.2),
+            ((z.detach() / 0.3).softmax(1) - sharp + 2 * 0.2 / 5 * difference / 0.3) / 0.3,
+        ),
         "policy_nll": (policy_nll(z, t), q - best.double()),
         "policy_mse": (policy_mse(z, t), 2 * difference),
         "policy_huber": (policy_huber(z, t, delta=0.5), difference.clamp(-0.5, 0.5)),

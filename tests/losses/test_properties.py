@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from polydistill.losses import OBJECTIVES, draw_permutation
 from tests.losses.reference import NAMES
 
-REGRESSIONS = ("policy_mse", "policy_huber")
+REGRESSIONS = ("policy_kl_q", "policy_mse", "policy_huber")
 BATCH_NORMALIZED = ("cwtm", "uniform_confidence")
 # options under which the loss is a divergence of the student from the teacher
 DIVERGENCES = {
@@ -24,6 +24,7 @@ DIVERGENCES = {
     "reverse_kl": {},
     "jsd": {},
     "policy_kl": {"temperature": 1.0},
+    "policy_kl_q": {},
     "policy_mse": {},
     "policy_huber": {},
 }

@@ -27,7 +27,7 @@ from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.networks.nature import SIZES, build_network
 from tests.crashes.killing import run_killed, start
 from tests.crashes.same import assert_same_run
-from tests.curves_and_tables import columns, explained, written_tags
+from tests.curves_and_tables import OF_Q_VALUES, columns, explained, written_tags
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
@@ -142,7 +142,9 @@ def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not any(tag.startswith("time/") for line in lines for tag in line["values"])
     others = {"teacher/ep_rew_mean", "teacher/ep_len_mean", "distill/teacher_action_share"}  # no game ended; beta is 1
-    assert written_tags(out) == explained(root, "Curves of distill_atari.py and distill_agent.py") - others
+    assert (
+        written_tags(out) == explained(root, "Curves of distill_atari.py and distill_agent.py") - others - OF_Q_VALUES
+    )
     for generation in summary["generations"]:
         assert generation["metrics"].keys() == explained(root, "Metrics of summary.json, Atari")
     assert columns(inside("show.py", out, "--wide").stdout) == [explained(root, "Table of distill_atari.py")]

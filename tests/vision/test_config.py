@@ -50,6 +50,7 @@ ACCEPTED: dict[str, set[int]] = {
     "checkpoint.every_seconds": {0, HUGE},
     "checkpoint.every_steps": {0, HUGE},
 }
+OF_CLASSIFIERS = [name for name, one in OBJECTIVES.items() if not one.needs_q_values]
 # the objective with which an option of the student's has an effect
 OBJECTIVE = {
     **{"temperature": "hinton_kd", "label_weight": "ban_l", "teacher_weight": "hinton_kd"},
@@ -223,10 +224,15 @@ def test_a_cuda_graph_without_a_gpu_is_refused() -> None:
 
 def test_every_option_of_every_loss_is_a_field_of_the_student() -> None:
     fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
-    assert fields == {option for objective in OBJECTIVES.values() for option in objective.options}
+    assert fields == {option for one in OF_CLASSIFIERS for option in OBJECTIVES[one].options}
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_loss_that_keeps_q_values_is_none_for_classifiers() -> None:
+    with pytest.raises(ValueError, match="objective policy_kl_q keeps a DQN's Q-values: a classifier has none"):
+        StudentConfig(objective="policy_kl_q")
+
+
+@pytest.mark.parametrize("objective", OF_CLASSIFIERS)
 def test_an_option_is_taken_by_the_losses_that_have_it_and_refused_by_the_others(objective: str) -> None:
     fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
     for name in fields:

@@ -16,6 +16,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from polydistill.learning.rewind import NonFiniteError
+from polydistill.losses import get_objective
 from polydistill.streams import derive_seed
 from polydistill_agents.distillation.dues import Dues
 from polydistill_agents.distillation.multitask.learner import MultitaskLearner
@@ -93,6 +94,8 @@ class MultitaskDistillation:
             torch.default_generator.manual_seed(derive_seed(seed, "built weights", generation))
             self.network = MultitaskNetwork(space, actions, torso, controller, outputs)
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if get_objective(settings.get("objective", "policy_kl")).needs_q_values:
+            self.network.put_on_scale()
         self.network.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rate = learning_rate(1.0) if callable(learning_rate) else learning_rate
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)

@@ -114,8 +114,11 @@ class MultitaskLearner(Rounds):
 
     def _begin(self, sources: Mapping[str, Source]) -> None:
         generator = torch_stream(self.seed, "initial weights", self.generation)
-        seen = {name: next(source.batches(1, INITIAL_STATES, generator))[0] for name, source in sources.items()}
-        begin_multitask(self.student, seen, generator)
+        first = {name: next(source.batches(1, INITIAL_STATES, generator)) for name, source in sources.items()}
+        begin_multitask(self.student, {name: seen for name, (seen, _) in first.items()}, generator)
+        for head, scale in self.student.q_scales().items():
+            own = [targets.flatten() for name, (_, targets) in first.items() if head in (name, "all")]
+            scale.fit(torch.cat(own))
         self._built_versions = []
 
     def _draw(

@@ -181,5 +181,5 @@ def decoupled_kernel(
     if DIAGNOSTICS:
         diagnose(
             student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
-            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
+            diagnostics_scale, 1.0, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

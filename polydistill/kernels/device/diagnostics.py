@@ -1,6 +1,6 @@
 r"""The diagnostics of each row, computed by the loss's kernel while the scores are still in the cache.
 
-Symbols: q = softmax(z), p = softmax(t / T), * the label or the teacher's best class, P the sum of p without *.
+Symbols: q = softmax(z / T_s), p = softmax(t / T), * the label or the teacher's best class, P the sum of p without *.
 
     columns of the result: 1 where both have the same greatest score; max p; sum p ln(p / q);
     |p_* (q - e_*)|; |P q - p without *|
@@ -29,6 +29,7 @@ def diagnose(
     n_rows,
     n_cols,
     scale,  # 1 / T
+    z_scale,  # 1 / T_s
     HAS_LABELS: tl.constexpr,
     HAS_MASK: tl.constexpr,
     MEMBERS: tl.constexpr,
@@ -41,7 +42,7 @@ def diagnose(
     star = t_best.to(tl.int64)
     if HAS_LABELS:
         star = tl.load(labels_ptr + rows * labels_row, mask=rows < n_rows, other=0)
-    z_max, z_sum = measure_softmax(student, mask, rows, n_rows, n_cols, 1.0, HAS_MASK, 1, ROWS, COLS)
+    z_max, z_sum = measure_softmax(student, mask, rows, n_rows, n_cols, z_scale, HAS_MASK, 1, ROWS, COLS)
     t_max, t_sum = measure_softmax(teacher, mask, rows, n_rows, n_cols, scale, HAS_MASK, MEMBERS, ROWS, COLS)
 
     kl = tl.zeros((ROWS,), tl.float32)
@@ -53,9 +54,9 @@ def diagnose(
         z = load_scores(student, rows, cols, keep, 1)
         t = load_scores(teacher, rows, cols, keep, MEMBERS)
         is_star = cols[None, :] == star[:, None]
-        q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
+        q = exponentiate(z, z_max, z_scale, keep) * inverse(z_sum)[:, None]
         p = exponentiate(t, t_max, scale, t != float("-inf")) * inverse(t_sum)[:, None]
-        log_q = z - z_max[:, None] - log_sum(z_sum)[:, None]
+        log_q = (z - z_max[:, None]) * z_scale - log_sum(z_sum)[:, None]
         log_p = at_least((t - t_max[:, None]) * scale - log_sum(t_sum)[:, None], LOWEST)
         kl += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), axis=1)
         p_star += tl.sum(tl.where(is_star, p, 0.0), axis=1)
@@ -68,7 +69,7 @@ def diagnose(
         keep = find_kept(mask, rows, cols, n_rows, n_cols, HAS_MASK)
         z = load_scores(student, rows, cols, keep, 1)
         t = load_scores(teacher, rows, cols, keep, MEMBERS)
-        q = exponentiate(z, z_max, 1.0, keep) * inverse(z_sum)[:, None]
+        q = exponentiate(z, z_max, z_scale, keep) * inverse(z_sum)[:, None]
         p = exponentiate(t, t_max, scale, t != float("-inf")) * inverse(t_sum)[:, None]
         p = tl.where(cols[None, :] == star[:, None], 0.0, p)
         difference = p_others[:, None] * q - p

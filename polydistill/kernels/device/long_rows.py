@@ -185,6 +185,7 @@ def long_row_kernel(
     smoothing,  # eps
     t_scale,  # 1 / T_t
     z_scale,  # 1 / T_s
+    square_weight,  # not read
     SOFT: tl.constexpr,
     LABEL: tl.constexpr,
     KL: tl.constexpr,

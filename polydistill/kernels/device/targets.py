@@ -1,10 +1,12 @@
-r"""Cross-entropy and KL with a target made of the teacher's softmax, of a label, or of both: one kernel for ten losses.
+r"""Cross-entropy and KL with a target of the teacher's softmax, of a label, or of both: one kernel for eleven losses.
 
-Symbols: z student scores, t teacher scores, y label, T_s and T_t temperatures, a and b weights, n classes, eps
-smoothing; q = softmax(z), q' = softmax(z / T_s), p = softmax(t / T_t), e_y one-hot.
+Symbols: z student scores, t teacher scores, y label, T_s and T_t temperatures, a, b and c weights, n classes, eps
+smoothing; q = softmax(z), q' = softmax(z / T_s), p = softmax(t / T_t), e_y one-hot; m of the classes that neither the
+mask nor the teacher takes out.
 
     loss = a * sum_i p_i (ln p_i [KL only] - ln q'_i) - b * sum_i ((1 - eps) e_y + eps / n)_i ln q_i
-    d loss / d z = a / T_s * (q' - p) + b * (q - (1 - eps) e_y - eps / n)
+         + c / m * sum_i ((z_i - t_i) / T_s)^2 over these m [SQUARES only]
+    d loss / d z = a / T_s * (q' - p) + b * (q - (1 - eps) e_y - eps / n) + 2 c / (m T_s^2) * (z - t)
 
 ``SOFT`` and ``LABEL`` choose p and y. The row's maximum is subtracted from its scores, so that scores of 1e4 lose no
 digits. Equal scores give exactly 0: where the compiler may fuse a product and a difference into one operation, one
@@ -38,6 +40,8 @@ REST = tl.constexpr(3)  # p without y, renormalised; then a = 1 - value and b = 
 # LABEL, 0 for none
 GIVEN = tl.constexpr(1)
 BEST = tl.constexpr(2)  # the teacher's best class, the first of equal ones
+# KL, 0 for a cross-entropy
+SQUARES = tl.constexpr(2)  # and the squared distance of the scores, of one teacher
 
 
 @triton.jit
@@ -70,6 +74,13 @@ def load_teacher(
 
 
 @triton.jit
+def subtract(z, t, keep):
+    """``z - t`` where both sides have the class, else 0; and where that is."""
+    both = keep & (t != float("-inf"))
+    return tl.where(both, z - t, 0.0), both
+
+
+@triton.jit
 def gradient_tile(
     z,
     t,
@@ -81,17 +92,23 @@ def gradient_tile(
     z_plain_sum,
     t_max,
     t_sum,
+    n_squares,
     a,
     b,
+    c,
     smoothing,
     n_cols,
     z_scale,
     t_scale,
     SOFT: tl.constexpr,
     LABEL: tl.constexpr,
+    KL: tl.constexpr,
     TEMPERED: tl.constexpr,
     HAS_MASK: tl.constexpr,
 ):
+    distance = z
+    if KL == SQUARES:
+        distance, _ = subtract(z, t, keep)
     z -= origin(z_max)[:, None]
     e = power(z, z_scale)
     gradient = tl.zeros_like(z)
@@ -106,6 +123,8 @@ def gradient_tile(
         if HAS_MASK:
             target = tl.where(keep, target, 0.0)
         gradient += b[:, None] * (e * inverse(z_plain_sum)[:, None] - target)
+    if KL == SQUARES:
+        gradient += distance * z_scale * (2.0 * c * z_scale * inverse(n_squares))[:, None]
     return gradient
 
 
@@ -142,6 +161,8 @@ def add_pair(
     t_max,
     t_sum,
     cross,
+    squares,
+    n_squares,
     z,
     t,
     keep,
@@ -157,7 +178,13 @@ def add_pair(
 
     Maximum of z, sum of exp(z / T_s), sum of exp(z), sum of z; maximum of t, sum of exp(t / T_t), and that sum with
     each addend times (t - z T_t / T_s), without KL times -z: all less the maxima, which are -inf before the first tile.
+    Then the sum of ((z - t) / T_s)^2, and of how many classes.
     """
+    if KL == SQUARES:
+        distance, both = subtract(z, t, keep)
+        distance *= z_scale
+        squares += tl.sum(distance * distance, axis=1)
+        n_squares += tl.sum(both.to(tl.float32), axis=1)
     new_max = at_least(z_max, tl.max(z, axis=1))
     shift = z_max - origin(new_max)
     z -= origin(new_max)[:, None]
@@ -183,7 +210,7 @@ def add_pair(
         cross += tl.sum(tl.where(e == 0, 0.0, e * difference), axis=1)
         t_sum = before + tl.sum(e, axis=1)
         t_max = new_t_max
-    return new_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross
+    return new_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, squares, n_squares
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -218,6 +245,7 @@ def target_kernel(
     smoothing,  # eps
     t_scale,  # 1 / T_t
     z_scale,  # 1 / T_s
+    square_weight,  # c
     SOFT: tl.constexpr,
     LABEL: tl.constexpr,
     KL: tl.constexpr,
@@ -252,15 +280,15 @@ def target_kernel(
 
     z_max = tl.full((ROWS,), float("-inf"), tl.float32)
     z_sum = tl.zeros((ROWS,), tl.float32)
-    t_max, z_plain_sum, z_total, t_sum, cross = z_max, z_sum, z_sum, z_sum, z_sum
+    t_max, z_plain_sum, z_total, t_sum, cross, squares, n_squares = z_max, z_sum, z_sum, z_sum, z_sum, z_sum, z_sum
     if WHOLE:
         cols = tl.arange(0, COLS)
         keep, z, t = load_pair(
             student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
         )  # fmt: skip
-        z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
-            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, 0, z_scale, t_scale,
-            SOFT, LABEL, KL, TEMPERED,
+        z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, squares, n_squares = add_pair(
+            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, squares, n_squares, z, t, keep, 0,
+            z_scale, t_scale, SOFT, LABEL, KL, TEMPERED,
         )  # fmt: skip
     else:
         for start in tl.range(0, n_cols, COLS, num_stages=2):
@@ -268,13 +296,14 @@ def target_kernel(
             keep, z, t = load_pair(
                 student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
             )  # fmt: skip
-            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross = add_pair(
-                z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, z, t, keep, start, z_scale, t_scale,
-                SOFT, LABEL, KL, TEMPERED,
+            z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, squares, n_squares = add_pair(
+                z_max, z_sum, z_plain_sum, z_total, t_max, t_sum, cross, squares, n_squares, z, t, keep, start,
+                z_scale, t_scale, SOFT, LABEL, KL, TEMPERED,
             )  # fmt: skip
 
     a = tl.full((ROWS,), 0.0, tl.float32) + teacher_weight
     b = tl.full((ROWS,), 0.0, tl.float32) + label_weight
+    c = tl.full((ROWS,), 0.0, tl.float32) + square_weight
     if SOFT == REST:
         b = tl.load(values_ptr + rows * values_row, mask=row_exists, other=0.0)
         b = tl.where((t_sum == 0) & (b == b), 1.0, b)  # no class is left besides the label; a NaN stays
@@ -299,6 +328,8 @@ def target_kernel(
             log_q = (1.0 - smoothing) * (z_label - origin(z_max)) - log_sum(z_plain_sum)
             log_q += tl.where(smoothing == 0, 0.0, smoothing / n_cols * z_total)
             loss -= b * (tl.where(z_sum == 0, 0.0, log_q) if HAS_MASK else log_q)
+        if KL == SQUARES:
+            loss += c * divide(squares, n_squares)
         loss *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         tl.store(loss_ptr + rows, loss, mask=row_exists)
     if GRADIENT:
@@ -306,10 +337,11 @@ def target_kernel(
         factor *= load_rows(values_ptr, rows, n_rows, values_row, HAS_VALUES and SOFT != REST)
         a *= factor
         b *= factor
+        c *= factor
         if WHOLE:
             gradient = gradient_tile(
-                z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
-                z_scale, t_scale, SOFT, LABEL, TEMPERED, HAS_MASK,
+                z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, n_squares, a, b, c, smoothing, n_cols,
+                z_scale, t_scale, SOFT, LABEL, KL, TEMPERED, HAS_MASK,
             )  # fmt: skip
             store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
         else:
@@ -320,12 +352,12 @@ def target_kernel(
                     student, teacher, mask, permutation, rows, cols, label, n_rows, n_cols, SOFT, MEMBERS, HAS_MASK
                 )  # fmt: skip
                 gradient = gradient_tile(
-                    z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, a, b, smoothing, n_cols,
-                    z_scale, t_scale, SOFT, LABEL, TEMPERED, HAS_MASK,
+                    z, t, keep, cols, label, z_max, z_sum, z_plain_sum, t_max, t_sum, n_squares, a, b, c, smoothing,
+                    n_cols, z_scale, t_scale, SOFT, LABEL, KL, TEMPERED, HAS_MASK,
                 )  # fmt: skip
                 store_gradient(gradient_ptr, gradient, rows, cols, n_rows, n_cols)
     if DIAGNOSTICS:
         diagnose(
             student, all_members, labels_ptr, labels_row, mask, diagnostics_ptr, rows, n_rows, n_cols,
-            diagnostics_scale, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
+            diagnostics_scale, z_scale if KL == SQUARES else 1.0, HAS_LABELS, HAS_MASK, MEMBERS, ROWS, COLS,
         )  # fmt: skip

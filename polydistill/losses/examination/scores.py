@@ -73,7 +73,8 @@ def examine_targets(
     objective: Objective, scores: Tensor, targets: Tensor, options: Mapping[str, Any], *, useless: bool = False
 ) -> Iterator[Finding]:
     """Whether the teacher's softmax is saturated or flat at its temperature; ``useless``: without advice."""
-    untempered = objective.score_kind == "teacher" or objective.name in {"policy_nll", "logit_standardized_kd"}
+    is_regression = objective.score_kind == "teacher" and not objective.sharpens
+    untempered = is_regression or objective.name in {"policy_nll", "logit_standardized_kd"}
     if "teacher" not in objective.takes or untempered:
         return
     temperature, mask = find_temperature(objective, options), options.get("mask")
@@ -104,7 +105,7 @@ def examine_targets(
 
 def _proposal(objective: Objective, targets: Tensor) -> str:
     """A temperature to try, for objectives that temper the teacher alone, in the unit of its scores."""
-    if not objective.tempered:
+    if not objective.sharpens:
         return ""
     try:
         return f", for example to {propose_temperature(targets):.3g}"

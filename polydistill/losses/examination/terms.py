@@ -10,7 +10,8 @@ There are two ways, each exact for its objectives; the other objectives get no s
 
 The others are one term (``cross_entropy``, ``cwtm``, ``policy_nll``: the label's, or the best class's, alone), have
 another target than p (``dkpp``, ``uniform_confidence``), or a gradient that is not a number times q - p
-(``reverse_kl``, ``jsd``, ``logit_standardized_kd`` without labels, ``policy_mse``, ``policy_huber``).
+(``reverse_kl``, ``jsd``, ``logit_standardized_kd`` without labels, ``policy_mse``, ``policy_huber``,
+``policy_kl_q``).
 """
 
 from __future__ import annotations

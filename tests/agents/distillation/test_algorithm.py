@@ -23,7 +23,7 @@ from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.networks.nature import SIZES, build_network, compute_scores, size_of
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.distillation.squares import N_ACTIONS, SPACE, Squares, look, make
-from tests.curves_and_tables import explained
+from tests.curves_and_tables import OF_Q_VALUES, explained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,7 +141,7 @@ def test_curves_carry_the_known_tags_over_steps_of_play(root: Path, tmp_path: Pa
         *("teacher/ep_rew_mean", "teacher/ep_len_mean", "time/fps", "train/loss", "train/learning_rate"),
         *("distill/loss", "distill/replay_agreement", "distill/replay_regret", "distill/label_share"),
     }, "rollout/* would be the learner's own play"
-    others = {"eval/mean_reward", "eval/agreement", "distill/teacher_action_share"}
+    others = {"eval/mean_reward", "eval/agreement", "distill/teacher_action_share", *OF_Q_VALUES}
     assert tags == explained(root, "Curves of distill_atari.py and distill_agent.py") - others
     assert [event.step for event in events.Scalars("distill/loss")] == list(range(64, 641, 32))
     assert events.Scalars("teacher/ep_rew_mean")[-1].value == 12.0
@@ -239,7 +239,8 @@ def test_load_needs_no_teacher_and_learning_goes_on_with_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("objective", "expected"), [("policy_kl", "logits"), ("policy_nll", "logits"), ("policy_mse", "q_values")]
+    ("objective", "expected"),
+    [("policy_kl", "logits"), ("policy_nll", "logits"), ("policy_mse", "q_values"), ("policy_kl_q", "q_values")],
 )
 def test_the_kind_of_scores_follows_the_objective(objective: str, expected: str, tmp_path: Path) -> None:
     model = make(objective=objective).learn(128)
@@ -382,7 +383,7 @@ class Waits(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("objective", ["policy_kl", "policy_mse"])
+@pytest.mark.parametrize("objective", ["policy_kl", "policy_mse", "policy_kl_q"])
 def test_a_round_of_updates_waits_for_the_device_once(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(objective=objective).learn(64)
     scores = torch.zeros(32, 3)

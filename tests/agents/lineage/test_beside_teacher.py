@@ -31,7 +31,7 @@ from polydistill_agents.lineage.beside_teacher import (
 from polydistill_agents.teachers import as_teacher
 from polydistill_agents.teachers.training import train_teacher
 from polydistill_agents.teachers.training_config import TeacherTrainingConfig, finished_card, open_folder
-from tests.curves_and_tables import columns, explained
+from tests.curves_and_tables import OF_Q_VALUES, columns, explained
 from tests.stop_signals import StopAt
 
 CONFIG = TeacherAndStudentsConfig(
@@ -109,7 +109,7 @@ def test_students_are_written_beside_the_teacher_and_stand_in_its_table(
         assert DQN.load(path, device="cpu").num_timesteps == row["steps"] > 0
         assert card_score(path, row["sha256"], "rusu") == row["evaluation"]["score_mean"]
         curves = EventAccumulator(str(out / "tb" / row["student"])).Reload()
-        assert set(curves.Tags()["scalars"]) == explained(root, "Curves of students of train_teacher.py")
+        assert set(curves.Tags()["scalars"]) == explained(root, "Curves of students of train_teacher.py") - OF_Q_VALUES
         assert [point.step for point in curves.Scalars("eval/mean_reward")] == [0, 40, 80]
     command.main([*words, "--student.curve_episodes=1", f"--out={out}"])
     assert capsys.readouterr().out == printed, "a finished training prints its table again"
@@ -141,6 +141,14 @@ def test_a_card_of_an_earlier_version_is_that_of_a_teacher_without_students(tmp_
 def test_what_cannot_work_is_refused_by_its_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **options)
+
+
+def test_the_weight_of_q_values_reaches_the_students() -> None:
+    config = TeacherAndStudentsConfig(students=("net3",), student=OnlineConfig(objective="policy_kl_q", q_weight=0.3))
+    options = make_callback(config)._options
+    assert (options["objective"], options["objective_kwargs"]) == ("policy_kl_q", {"q_weight": 0.3})
+    with pytest.raises(ValueError, match="objective policy_kl has no option q_weight"):
+        TeacherAndStudentsConfig(students=("net3",), student=OnlineConfig(q_weight=0.3))
 
 
 def test_the_best_score_needs_a_curve() -> None:

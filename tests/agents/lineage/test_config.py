@@ -53,6 +53,9 @@ CARTPOLE = {"env": "CartPole-v1", "teacher": AgentTeacherConfig(path="a.zip")}
         (StudentConfig, {"objective": "policy_huber", "delta": 0.0}, "delta"),
         (StudentConfig, {"objective": "policy_huber", "delta": NAN}, "delta must be a finite number"),
         (StudentConfig, {"objective": "jsd", "beta": 1.5}, "beta"),
+        (StudentConfig, {"q_weight": 0.1}, "policy_kl has no option q_weight"),
+        (StudentConfig, {"objective": "policy_kl_q", "q_weight": 0.0}, "q_weight must be positive and finite, got 0.0"),
+        (StudentConfig, {"objective": "policy_kl_q", "temperature": 1e-30}, "temperature must be from 1e-18"),
         (PlayConfig, {"steps": 64, "warmup_steps": 65}, "warmup_steps must lie between 0 and steps = 64"),
         (PlayConfig, {"n_envs": 6, "replay_steps": 16, "warmup_steps": 16}, "warmup_steps = 16 do not fit .* 12 steps"),
         (PlayConfig, {"beta": -0.5}, "beta is a probability, got -0.5"),
@@ -86,6 +89,7 @@ def test_a_run_that_would_never_make_an_update_is_refused() -> None:
 def test_the_options_of_a_loss_are_reached() -> None:
     assert StudentConfig(objective="policy_huber", delta=0.5).options() == {"delta": 0.5}
     assert StudentConfig(objective="jsd", beta=0.25).options() == {"beta": 0.25}
+    assert StudentConfig(objective="policy_kl_q", q_weight=0.25).options() == {"q_weight": 0.25}
     assert StudentConfig().options() == {}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.multitask import learner
 from polydistill_agents.distillation.multitask.algorithm import MultitaskDistillation
+from polydistill_agents.files.multitask_file import read_multitask, write_multitask
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import as_teacher
@@ -80,6 +81,40 @@ def test_each_lesson_has_the_temperature_of_its_teachers_kind() -> None:
     assert model.seats["left"].lesson.temperature == 1.0
     regression = make(objective="policy_mse")
     assert {name: seat.score_kind for name, seat in regression.seats.items()} == {"right": "q_values", "left": "logits"}
+
+
+def look_far_away(frames: Tensor) -> Tensor:
+    """Q-values of the other task, of another size, with five actions."""
+    return 50.0 + 10.0 * torch.cat([torch.zeros(len(frames), 1), look(frames).flip(1), -torch.ones(len(frames), 1)], 1)
+
+
+@pytest.mark.parametrize(
+    "outputs", [None, {"right": (0, 1, 2), "left": (3, 4, 5, 6, 7)}], ids=["own heads", "one head"]
+)
+def test_each_head_keeps_the_q_values_of_its_task_and_files_hold_plain_layers(outputs: Any, tmp_path: Path) -> None:
+    teachers = {"right": look, "left": look_far_away}
+    model = make(
+        teachers=teachers, outputs=outputs, objective="policy_kl_q", objective_kwargs={"q_weight": 0.1},
+        temperatures={"right": 0.2, "left": 2.0},
+    ).learn(300)  # fmt: skip
+    model.save(tmp_path)
+    frames = torch.from_numpy(Squares(50, seed=9, shape=SMALL).reset())
+    kinds = {task: seat.score_kind for task, seat in model.seats.items()}
+    assert kinds == {"right": "q_values", "left": "q_values"}
+    write_multitask(tmp_path / "whole.safetensors", model.network, kinds)
+    whole = read_multitask(tmp_path / "whole.safetensors", Squares(1, shape=SMALL).observation_space).network
+    for task, seat in model.seats.items():
+        learned = seat.student_scores(frames)
+        stock = DQN.load(tmp_path / f"{task}.zip", device="cpu")
+        alone = whole.alone(task)
+        with torch.no_grad():
+            torch.testing.assert_close(stock.q_net(frames), learned, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(alone(frames), learned, rtol=1e-4, atol=1e-3)
+        assert type(stock.q_net.q_net[-1]) is type(alone.q_net[-1]) is nn.Linear
+        if outputs is None:  # one head has one scale for both, on which the smaller Q-values are learned late
+            assert agreement(model, task) > 0.9
+    far = model.seats["left"].student_scores(frames)
+    assert (far - look_far_away(frames)).abs().mean() < 4.0, "two T"
 
 
 def test_an_update_leaves_the_other_heads_and_their_moments_alone() -> None:
