@@ -33,6 +33,7 @@ COMMANDS = {
     "polydistill-atari": ("atari", "polydistill_agents.commands.distill_atari"),
     "polydistill-cifar": ("vision", "polydistill.vision.commands.distill_cifar"),
     "polydistill-cifar-ensemble": ("vision", "polydistill.vision.commands.ensemble_cifar"),
+    "polydistill-compress": ("atari", "polydistill_agents.commands.compress_agent"),
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
     "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
     "polydistill-show": ("runs", "polydistill.runs.show"),

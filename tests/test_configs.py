@@ -19,7 +19,7 @@ SCRIPTS_OF_FOLDER = {
     "atari": {"distill_atari.py", "train_teacher.py"},
     "cifar": {"distill_cifar.py"},
     "study": {"study.py"},
-    "smoke": {"distill_atari.py", "train_teacher.py", "distill_cifar.py", "study.py"},
+    "smoke": {"compress_agent.py", "distill_atari.py", "train_teacher.py", "distill_cifar.py", "study.py"},
 }
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 COMMAND = re.compile(r"^python scripts/(\S+\.py)\b.*$", re.MULTILINE)
@@ -97,7 +97,7 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
     path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_threads_restored: None
 ) -> None:
     script, *options = header_command(path.read_text(encoding="utf-8"))
-    if Path(script).name == "study.py":
+    if Path(script).name in {"compress_agent.py", "study.py"}:
         pytest.importorskip("matplotlib", reason="the extra study is not installed")
         monkeypatch.setattr("polydistill.study.commands.study.require_given", lambda *_: None)  # the user's own agents
     assert Path(script).name in SCRIPTS_OF_FOLDER[path.parent.name]

@@ -11,7 +11,6 @@ from polydistill.config.fields import check_fields
 from polydistill.errors import require_at_least, require_choice, suggest
 from polydistill.study.records import METRICS, TEACHER, Direction
 
-FEWEST_SEEDS = 2
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 MOST_WORKERS = 4096
 
@@ -43,6 +42,8 @@ class StudyConfig:
             by what differs in their configs.
     """
 
+    fewest_seeds, fewest_arms = 2, 2  # of a study, which compares
+
     world: str = ""
     base: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -62,8 +63,8 @@ class StudyConfig:
         check_fields(self)
         if self.world or not self.runs:
             require_choice("world", self.world, WORLDS)
-        if self.seeds < FEWEST_SEEDS:
-            raise ValueError(f"seeds must be at least {FEWEST_SEEDS}: one seed has no interval, got {self.seeds}")
+        if self.seeds < self.fewest_seeds:
+            raise ValueError(f"seeds must be at least {self.fewest_seeds}: one seed has no interval, got {self.seeds}")
         require_at_least(0, self, "first_seed", "workers")
         if self.workers > MOST_WORKERS:
             raise ValueError(f"workers must be at most {MOST_WORKERS:,}, got {self.workers:,}")
@@ -96,8 +97,8 @@ class StudyConfig:
                 )
 
     def _check_arms(self) -> None:
-        if len(self.arms) < 2:
-            raise ValueError(f"arms must be at least 2, got {len(self.arms)}: a study compares")
+        if len(self.arms) < self.fewest_arms:
+            raise ValueError(f"arms must be at least {self.fewest_arms}, got {len(self.arms)}: a study compares")
         for name, arm in self.arms.items():
             if not ARM_NAME.fullmatch(name) or name == TEACHER:
                 raise ValueError(

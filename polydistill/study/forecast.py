@@ -55,7 +55,7 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out:
             f"compared by {plan.metric} ({plan.direction} is better), alpha {plan.alpha:g} over all contrasts{margin}",
             f"contrasts named beforehand: {contrasts or 'none, so every comparison is exploratory'}",
             f"plan {plan.sha256[:12]}: {len(plan.all_seeds)} seeds, {len(runs)} runs in {out}, {len(done)} finished",
-            f"time: {_forecast([run for run in runs if run.key not in done], world, workers)}",
+            f"time: {forecast_time([run for run in runs if run.key not in done], world, workers)}",
             *_sight(plan, records),
             *(f"warning: {line}" for line in unequal_ensembles(plan)),
         ]
@@ -108,7 +108,7 @@ def format_overrides(overrides: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items()) or "nothing"
 
 
-def _forecast(runs: Sequence[PlannedRun], world: World, workers: int) -> str:
+def forecast_time(runs: Sequence[PlannedRun], world: World, workers: int) -> str:
     """How long the runs take, from those whose like has finished here, else from the world's estimate."""
     cores = f"{workers} core{'s' * (workers > 1)}"
     if not runs:

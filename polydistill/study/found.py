@@ -20,7 +20,7 @@ from polydistill.config.plain_yaml import flatten, load_yaml
 from polydistill.errors import UserError
 from polydistill.runs.folder import SEED, is_off
 from polydistill.study.arms import GIVEN, GROUPS
-from polydistill.study.config import FEWEST_SEEDS, StudyConfig
+from polydistill.study.config import StudyConfig
 from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER, RunRecord, read_record
 
@@ -82,10 +82,10 @@ def read_found(config: StudyConfig, out: Path) -> tuple[Plan, list[RunRecord]]:
             mean_of = {ENSEMBLE: members[run.path]}
             arms.setdefault(names[run.path], Arm(names[run.path], mean_of, "", _nested(_shared(run.config))))
     seeds = sorted({int(run.config["seed"]) for run in students})
-    if len(arms) < 2 or len(seeds) < FEWEST_SEEDS:
+    if len(arms) < 2 or len(seeds) < StudyConfig.fewest_seeds:
         raise UserError(
             f"{config.runs} finds {len(arms)} arms and {len(seeds)} seeds: a comparison needs 2 arms and "
-            f"{FEWEST_SEEDS} seeds of each"
+            f"{StudyConfig.fewest_seeds} seeds of each"
         )
     records = [_read_record(run, names[run.path], out) for run in found]
     first = students[0].config

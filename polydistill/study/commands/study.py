@@ -19,28 +19,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydistill.config.parsing import Parsed, parse
-from polydistill.cores import say_if_loaded, usable_cores
-from polydistill.disk import disk_errors, remove_temporaries
+from polydistill.cores import usable_cores
+from polydistill.disk import disk_errors
 from polydistill.errors import UserError, run_script
-from polydistill.provenance import git_state
-from polydistill.runs.interruption import StopSignals
-from polydistill.runs.lock import LOCK, FolderLock
+from polydistill.runs.lock import FolderLock
 from polydistill.study.analysis import analyse
 from polydistill.study.arms import make_plan
+from polydistill.study.conduct import conduct, count_done, require_study_folder
 from polydistill.study.config import StudyConfig
 from polydistill.study.correctness import correct_in
 from polydistill.study.executor import LocalExecutor
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.found import read_found
-from polydistill.study.plan import PLAN, Plan, amend, keep_plan, moved_places, read_plan, write_plan
-from polydistill.study.planned import planned_runs
+from polydistill.study.plan import Plan, amend, read_plan, write_plan
 from polydistill.study.records import RESULTS, RunRecord, write_results
 from polydistill.study.report import HTML, MARKDOWN, write_report
-from polydistill.study.runner import Runner, read_records
-from polydistill.study.sharing import SharedScores
+from polydistill.study.runner import read_records
 from polydistill.study.table import format_results
 from polydistill.study.teachers import require_given
-from polydistill.study.worlds import CLONE, World, open_world
+from polydistill.study.worlds import open_world
 
 SCRIPT = "python scripts/study.py"
 SMOKE = StudyConfig(  # as configs/smoke/study.yaml, which an installation does not hold
@@ -66,7 +63,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_config=None if reads else SMOKE,
     )
     command = shlex.join([*called.split(), *words])
-    _require_study_folder(parsed.out)
+    require_study_folder(parsed.out)
     if parsed.config.runs:
         _report_found(parsed, command)
         return
@@ -77,67 +74,17 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     records = read_records(plan, parsed.out)
     require_given(plan, records)
     if parsed.dry_run:
-        whole = plan if stored is None else amend(stored, plan, _count_done(records), parsed.out)
+        whole = plan if stored is None else amend(stored, plan, count_done(records), parsed.out)
         print(format_forecast(whole, records, world, parsed.out, workers))
         return
-    with disk_errors(parsed.out):
-        parsed.out.mkdir(parents=True, exist_ok=True)
-    with FolderLock(parsed.out):
-        remove_temporaries(parsed.out)
-        SharedScores.forget(parsed.out)
-        shared = SharedScores(parsed.out, planned_runs(plan), workers) if parsed.config.share_scores else None
-        _study(parsed.out, plan, world, LocalExecutor(workers), shared, command)
-
-
-def _require_study_folder(out: Path) -> None:
-    """Refuse a folder that holds something other than a study."""
-    with disk_errors(out, "read"):
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file; --out takes a folder")
-        names = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if names - {LOCK} and PLAN not in names:
-        raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
-
-
-def _study(
-    out: Path, plan: Plan, world: World, local: LocalExecutor, shared: SharedScores | None, command: str
-) -> None:
-    """Run what is not finished, and report. The folder is locked."""
-    stored = read_plan(out)
-    moved = {} if stored is None else moved_places(stored, plan)
-    plan = keep_plan(out, plan, _count_done(read_records(plan, out)))
-    print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
-    _say_what_changed(plan)
-    with StopSignals() as stop:
-        with local as executor:
-            runner = Runner(plan, world, out, executor, moved, shared)
-            if runner.pending:
-                say_if_loaded()
-                runner.run(stop)
-        records = runner.sorted_records
-        _report(out, plan, records, command)
-        done = _count_done(records)
-        stop.raise_if_received(f"stopped: {done} of {len(records)} runs are finished; the same command goes on")
-    failed = [record for record in records if record.status == "failed"]
-    if failed:
-        first = failed[0]
-        raise UserError(
-            f"{len(failed)} of {len(records)} runs failed, the first {first.arm}/seed{first.seed}: {first.why}; the "
-            "same command tries them again"
-        )
-
-
-def _say_what_changed(plan: Plan) -> None:
-    """What is on the record since the plan was made, and what it cannot do."""
     few = warning_of_too_few(plan)
     if few:
         print(f"warning: {few}", file=sys.stderr)
-    for amendment in plan.amendments:
-        seeds = ", ".join(map(str, amendment.seeds))
-        print(f"seeds {seeds} were added on {amendment.date}, with {amendment.finished} runs finished", file=sys.stderr)
-    now = git_state(CLONE)
-    if now is not None and plan.commit is not None and not plan.commit.startswith(now["commit"]):
-        print(f"the plan was made by commit {plan.commit[:12]}, this is {now['commit'][:12]}", file=sys.stderr)
+
+    def report(kept: Plan, ended: Sequence[RunRecord]) -> None:
+        _report(parsed.out, kept, ended, command)
+
+    conduct(parsed.out, plan, world, LocalExecutor(workers), report, share=parsed.config.share_scores)
 
 
 def _report_found(parsed: Parsed[StudyConfig], command: str) -> None:
@@ -163,7 +110,3 @@ def _report(out: Path, plan: Plan, records: Sequence[RunRecord], command: str) -
     write_report(out, plan, records, analysis, command=command)
     print("\n".join([*analysis.answer, "", format_results(plan, records)]))
     print(f"\nsaved: {out}/{HTML}, {MARKDOWN}, {RESULTS}   curves: tensorboard --logdir {out}/runs")
-
-
-def _count_done(records: Sequence[RunRecord]) -> int:
-    return sum(record.status == "done" for record in records)

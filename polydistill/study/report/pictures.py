@@ -4,7 +4,7 @@ A picture is 360 units wide with letters of 12, so that it can be read on a phon
 screen. Its colours and its typeface are those of the page (CSS variables, see html.py), light or dark.
 
 Contract: the same numbers give the same bytes: no dates, no random identifiers, no random places of dots. matplotlib is
-imported here alone, and only when something is drawn.
+imported here and in trade_offs.py alone, and only when something is drawn.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def draw_rows(rows: Sequence[Row], label: str, *, zero: bool = False, margin: fl
     """
 
     def paint(figure: Any, height: float) -> None:
-        axes = _axes(figure, height, LEFT, BOTTOM, WIDTH - LEFT - RIGHT, height - TOP - BOTTOM)
+        axes = add_axes(figure, height, LEFT, BOTTOM, WIDTH - LEFT - RIGHT, height - TOP - BOTTOM)
         axes.set(ylim=(len(rows) + 0.15, 0), yticks=[], xlabel=label)
         axes.spines["left"].set_visible(False)
         if margin is not None:
@@ -88,7 +88,7 @@ def draw_rows(rows: Sequence[Row], label: str, *, zero: bool = False, margin: fl
             axes.plot(row.values, heights, "o", color=colour(number), markersize=4, alpha=0.65, markeredgewidth=0)
             _mean(axes, (row.mean, number + 0.9), row.interval, upright=False)
 
-    return _draw("rows" + label, TOP + BOTTOM + ROW * len(rows), paint)
+    return draw_element("rows" + label, TOP + BOTTOM + ROW * len(rows), paint)
 
 
 def draw_pair(
@@ -106,20 +106,20 @@ def draw_pair(
 
     def paint(figure: Any, height: float) -> None:
         tall = height - 12 - 30
-        text, place = _upright(label, tall)
-        left = _axes(figure, height, place, 30, 212 - place, tall)
+        text, place = wrap_label(label, tall)
+        left = add_axes(figure, height, place, 30, 212 - place, tall)
         for first, second in pairs:
             left.plot([0, 1], [second, first], "o-", color=colour(0), alpha=0.55, linewidth=1, markersize=4)
         left.set(xlim=(-0.35, 1.35), ylabel=text)
         left.set_xticks([0, 1], [shorten(name, 13) for name in reversed(names)])
-        right = _axes(figure, height, 272, 30, WIDTH - 272 - 8, tall)
+        right = add_axes(figure, height, 272, 30, WIDTH - 272 - 8, tall)
         right.axhline(0, color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
         places = [2 * place for place in spread(len(gains.values))]
         right.plot(places, gains.values, "o", color=colour(1), markersize=4, alpha=0.65, markeredgewidth=0)
         _mean(right, (gains.mean, 0.7), gains.interval, upright=True)
         right.set(xlim=(-0.5, 1), xticks=[], ylabel=gain_label)
 
-    return _draw("pair" + " ".join(names), 230.0, paint)
+    return draw_element("pair" + " ".join(names), 230.0, paint)
 
 
 def draw_points(groups: Groups, label: str, up: str) -> str:
@@ -145,8 +145,8 @@ def _draw_groups(groups: Groups, label: str, up: str, *, joined: bool) -> str:
 
     def paint(figure: Any, height: float) -> None:
         tall = height - TOP - below
-        text, left = _upright(up, tall)
-        axes = _axes(figure, height, left, below, WIDTH - 12 - left, tall)
+        text, left = wrap_label(up, tall)
+        axes = add_axes(figure, height, left, below, WIDTH - 12 - left, tall)
         if not joined:
             axes.axhline(0, color=QUIET, linewidth=1, linestyle=(0, (3, 3)))
         for number, (name, points) in enumerate(groups.items()):
@@ -163,7 +163,7 @@ def _draw_groups(groups: Groups, label: str, up: str, *, joined: bool) -> str:
             figure.text(68 / WIDTH, place, shorten(name, 40), va="center")
         axes.set(xlabel=label, ylabel=text)
 
-    return _draw("groups" + label, 176.0 + below, paint)
+    return draw_element("groups" + label, 176.0 + below, paint)
 
 
 def draw_curves(curves: Sequence[Sequence[float]], means: Sequence[Row], label: str, axis: str) -> str:
@@ -177,8 +177,8 @@ def draw_curves(curves: Sequence[Sequence[float]], means: Sequence[Row], label: 
     """
 
     def paint(figure: Any, height: float) -> None:
-        text, left = _upright(label, height - TOP - BOTTOM)
-        axes = _axes(figure, height, left, BOTTOM, WIDTH - 12 - left, height - TOP - BOTTOM)
+        text, left = wrap_label(label, height - TOP - BOTTOM)
+        axes = add_axes(figure, height, left, BOTTOM, WIDTH - 12 - left, height - TOP - BOTTOM)
         for curve in curves:
             axes.plot(range(len(curve)), curve, color=colour(0), alpha=0.4, linewidth=1)
         for place, row in enumerate(means):
@@ -186,10 +186,10 @@ def draw_curves(curves: Sequence[Sequence[float]], means: Sequence[Row], label: 
         axes.set(xlabel=axis, ylabel=text, xlim=(-0.3, len(means) - 0.7))
         axes.set_xticks(range(len(means)), [shorten(row.name, 13) for row in means])
 
-    return _draw("curves" + label, 240.0, paint)
+    return draw_element("curves" + label, 240.0, paint)
 
 
-def _upright(label: str, height: float) -> tuple[str, float]:
+def wrap_label(label: str, height: float) -> tuple[str, float]:
     """The label of an axis of that height, in as many lines as it needs, and where the axis then stands."""
     lines = textwrap.wrap(label, max(int(height / LETTER), 1)) or [""]
     return "\n".join(lines), 52 + LINE * (len(lines) - 1)
@@ -216,14 +216,14 @@ def _mean(axes: Any, at: tuple[float | None, float], interval: Interval | None, 
     axes.plot(*((place, value) if upright else (value, place)), "D", color=INK, markersize=6, markeredgewidth=0)
 
 
-def _axes(figure: Any, height: float, left: float, bottom: float, wide: float, tall: float) -> Any:
+def add_axes(figure: Any, height: float, left: float, bottom: float, wide: float, tall: float) -> Any:
     """Axes at a place in points from the lower left corner."""
     axes = figure.add_axes((left / WIDTH, bottom / height, wide / WIDTH, tall / height))
     axes.locator_params(axis="both", nbins=5)
     return axes
 
 
-def _draw(name: str, height: float, paint: Callable[[Any, float], None]) -> str:
+def draw_element(name: str, height: float, paint: Callable[[Any, float], None]) -> str:
     """The picture of that height as an ``<svg>`` element; ``name`` keeps its identifiers apart from other pictures'."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
