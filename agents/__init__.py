@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polydistill_agents.environments.atari import AtariVecEnv
     from polydistill_agents.environments.evaluation import Evaluation, evaluate
     from polydistill_agents.environments.gym_task import open_environment
+    from polydistill_agents.export import export_agent
     from polydistill_agents.teachers import Teacher, as_teacher
     from polydistill_agents.teachers.zoo import find_teacher
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Teacher": "teachers",
     "as_teacher": "teachers",
     "evaluate": "environments.evaluation",
+    "export_agent": "export",
     "find_teacher": "teachers.zoo",
     "open_environment": "environments.gym_task",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "Teacher",
     "as_teacher",
     "evaluate",
+    "export_agent",
     "find_teacher",
     "open_environment",
 ]

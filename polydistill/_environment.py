@@ -25,6 +25,7 @@ EXTRAS = {
     "vision": (*_RUNS, "pooch", "tqdm", "safetensors"),
     "hub": ("huggingface_hub",),
     "study": (*_RUNS, "scipy", "matplotlib"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 # the console commands of pyproject.toml: the extra that each needs, and the module whose main it calls
 COMMANDS = {
@@ -35,6 +36,7 @@ COMMANDS = {
     "polydistill-cifar-ensemble": ("vision", "polydistill.vision.commands.ensemble_cifar"),
     "polydistill-compress": ("atari", "polydistill_agents.commands.compress_agent"),
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
+    "polydistill-export": ("atari", "polydistill_agents.commands.export_agent"),
     "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
     "polydistill-show": ("runs", "polydistill.runs.show"),
     "polydistill-study": ("study", "polydistill.study.commands.study"),

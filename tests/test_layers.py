@@ -28,7 +28,7 @@ ROOMS = {
         ["environments"],
         ["files"],
         ["teachers"],
-        ["distillation"],
+        ["distillation", "export"],
         ["lineage"],
         ["commands"],
     ],

@@ -127,9 +127,11 @@ def parse(
     if not distils:
         for name in ("doctor", "dry_run_measure", "wide"):
             del own_switches[name]
+    if taken := fields.keys() & {*own_flags, *own_switches}:
+        raise TypeError(f"{config_class.__name__}.{min(taken)} has the name of a flag")
     try:
         flags, switches = _split_words(words, fields, own_flags, own_switches)
-        out = flags.pop("out", "")
+        out = flags.pop("out", "") if "out" in own_flags else ""
         default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
         file = flags.pop("config", None)
         texts = {name: text.format(default_out) for name, text in own_flags.items()}
@@ -198,7 +200,7 @@ def _plain_fields(config_class: type, prefix: str = "", instance: Any = None) ->
         if dataclasses.is_dataclass(annotation):
             group = None if default is dataclasses.MISSING else default
             yield from _plain_fields(typing.cast(type, annotation), f"{name}.", group)
-        elif not _is_plain(annotation) or name in {*VALUE_FLAGS, *SWITCHES}:
+        elif not _is_plain(annotation):
             raise TypeError(f"{config_class.__name__}.{field.name}: {annotation} cannot be a field of a config")
         else:
             yield name, Field(annotation, default, helps.get(field.name, ""))

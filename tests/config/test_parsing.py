@@ -241,6 +241,13 @@ def test_a_field_named_like_a_flag_is_the_programmers_error() -> None:
         read(config_class=dataclass(frozen=True)(type("Bad", (), {"__annotations__": {"out": str}, "out": "x"})))
 
 
+def test_a_script_without_a_run_folder_may_have_a_field_named_out() -> None:
+    fields = {"__annotations__": {"out": str}, "out": "x"}
+    config_class = dataclass(frozen=True)(type("Writes", (), fields))
+    parsed = parse(config_class, ["--out", "file.onnx"], program="x", description="", default_name=None)
+    assert parsed.config.out == "file.onnx"
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------
 
 
