@@ -79,7 +79,7 @@ WORLDS = {
         "student.zip",
         False,
         "polydistill_agents.lineage.plan:expected_seconds",
-        younger=("student.repeat", "student.size"),
+        younger=("student.repeat", "student.size", "student.q_weight", "dataset", "save_dataset"),
         ensembles="polydistill_agents.lineage.ensemble",
     ),
     "atari": WorldEntry(
@@ -90,7 +90,7 @@ WORLDS = {
         "student.zip",
         False,
         "polydistill_agents.lineage.plan:expected_seconds",
-        younger=("student.repeat", "teacher.more"),
+        younger=("student.repeat", "student.q_weight", "teacher.more", "dataset", "save_dataset"),
         ensembles="polydistill_agents.lineage.ensemble",
     ),
     "cifar": WorldEntry(

@@ -23,6 +23,7 @@ from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.checkup import examine
 from polydistill_agents.lineage.config import MAY_MOVE
 from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.datasets import require_place
 from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import open_teacher, require_same_teacher, say_what_to_expect
 from polydistill_agents.lineage.plan import (
@@ -36,7 +37,6 @@ from polydistill_agents.lineage.plan import (
 )
 from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.lineage.student_file import find_student
-from polydistill_agents.teachers import Teacher
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
@@ -49,6 +49,7 @@ class World(NamedTuple):
         may_move_of: from a config to the keys of files that may lie elsewhere.
         products: patterns of the files that a run writes.
         open_teacher: from a resolved config to its teacher.
+        require_place: of a config, before its run begins.
         require_same_teacher: of a config, its teacher and generation 0 of a summary.
         require_same_start: of a config, its teacher and a run folder.
         check_run: likewise; it refuses what the run would refuse.
@@ -65,6 +66,7 @@ class World(NamedTuple):
     may_move_of: Callable[[Any], Sequence[str]]
     products: Sequence[str]
     open_teacher: Callable[[Any], Any]
+    require_place: Callable[[Any], None]
     require_same_teacher: Callable[[Any, Any, Mapping[str, Any]], None]
     require_same_start: Callable[[Any, Any, Path], None]
     check_run: Callable[[Any, Any, Path], None]
@@ -105,6 +107,8 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: Worl
         world.show(summary, parsed.out, parsed.wide)
         return
     config = given.resolve(stored)
+    if standing.state in ("new", "begun"):
+        world.require_place(config)
     teacher = world.open_teacher(config)
     if parsed.dry_run:
         if standing.state != "finished":
@@ -144,17 +148,13 @@ def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
         print(how_to_go_on(student, read_agent(student).score_kind))
 
 
-def _same_teacher(config: AnyConfig, teacher: Teacher, first: Mapping[str, Any]) -> None:
-    require_same_teacher(config, teacher, first["sha256"])
-
-
 def _say(config: AnyConfig) -> None:
     if isinstance(config, AgentConfig):
         say_what_to_expect(config)
 
 
 def _examine(domain: AgentDomain, generation: Generation[Any]) -> Report:
-    return examine(domain.config, generation)
+    return examine(domain.config, generation._replace(member=domain.who_labels(generation)))
 
 
 ONE_TASK = World(
@@ -162,7 +162,8 @@ ONE_TASK = World(
     lambda _: MAY_MOVE,
     PRODUCTS,
     open_teacher,
-    _same_teacher,
+    require_place,
+    require_same_teacher,
     require_same_start,
     check_run,
     require_disk,

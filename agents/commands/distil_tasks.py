@@ -86,6 +86,7 @@ SEVERAL_TASKS = World(
     lambda config: config.may_move,
     PRODUCTS,
     open_teachers,
+    lambda _: None,
     require_same_teachers,
     require_same_start,
     check_run,

@@ -273,8 +273,8 @@ class PolicyDistillation(WatchingAgent):
 
     def _remembered(self) -> dict[str, Any]:
         """What the teacher remembers of the games."""
-        has_memory = self.teacher is not None and self.teacher.has_memory
-        return {"teacher_memory": self.teacher.memory()} if has_memory else {}  # type: ignore[union-attr]
+        memory = None if self.teacher is None else self.teacher.memory()
+        return {} if memory is None else {"teacher_memory": memory}
 
     def load_state(self, state: Mapping[str, Any], *, new_games: bool = False) -> None:
         """Go on from :meth:`state`: ``learn(steps, reset_num_timesteps=False)`` then does what it would have done.

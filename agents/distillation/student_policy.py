@@ -50,9 +50,11 @@ EXTRACTOR_KWARGS = ("features_dim", "channels", "normalized_image")  # the last 
 
 
 class Taught(Protocol):
-    """A teacher: its network where it is known."""
+    """A teacher: the widths of its network where they are known."""
 
-    network: nn.Module | None
+    @property
+    def architecture(self) -> Architecture | None:
+        """Of its network."""
 
 
 def policy_name(policy: str | type[BasePolicy]) -> str:
@@ -84,7 +86,7 @@ def choose_architecture(
         ValueError: an unknown name, or two widths that differ.
     """
     _check_names(policy_kwargs)
-    taught = architecture_of(getattr(teacher, "network", None))
+    taught = None if teacher is None else teacher.architecture
     twin = taught if taught is not None and taught.policy == policy else None
     own = (
         _of_frames(size, twin, policy_kwargs)

@@ -35,6 +35,7 @@ from polydistill_agents.environments.masks import read_masks
 from polydistill_agents.environments.steps import Step
 from polydistill_agents.networks.observations import Arrays, Tensors, to_tensors
 from polydistill_agents.teachers import Teacher, mask_scores
+from polydistill_agents.teachers.recorded import RecordedTeacher
 from polydistill_agents.teachers.temperature import choose_temperature
 
 MEASURED_STATES = 2048  # from which a temperature is chosen
@@ -177,14 +178,17 @@ class WatchingAgent(StudentAgent):
         return Dues(self._played, made, self.replay, self.learning_starts, self.samples_per_step, self.batch_size)
 
     def actor(self, generator: np.random.Generator) -> Actor:
-        """The teacher that acts, with random numbers from ``generator``."""
+        """The teacher that acts, with random numbers from ``generator``; or what was done in play that is over."""
+        if isinstance(self.teacher, RecordedTeacher):
+            teacher = self.teacher
+            return lambda observations, scores: teacher.acted()
         sampled = self.lesson.temperature if self.play == "sample" else None
         return TeacherActs(self.exploration_rate, sampled, generator)
 
     def _act(self, observations: Tensors, scores: torch.Tensor) -> NDArray[np.int64]:
         """Actions of the teacher or, where beta asks for it, of a student that has begun to learn."""
         actions = self.actor(self.explore)(observations, scores)
-        if self.beta_ends == [1.0, 1.0]:
+        if self.beta_ends == [1.0, 1.0] or (self.teacher is not None and self.teacher.recorded):
             return actions
         beta = 1.0 if self.learner.untouched else self._beta(self._current_progress_remaining)
         sampled = policy_temperature(self.score_kind, self.temperature or 1.0) if self.play == "sample" else None

@@ -141,14 +141,15 @@ class AtariVecEnv(SeededVecEnv):
             raise ValueError("this environment is closed: make a new AtariVecEnv")
         return self._open_emulator
 
-    def recipe(self) -> dict[str, Any]:
-        """What, with the seeds of a reset and the actions since, decides every observation; plain values.
-
-        The number of threads is not part of it.
-        """
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`SeededVecEnv.settings`; the number of threads is not part of it."""
         options = {key: value for key, value in self.emulator_options.items() if key != "num_threads"}
         options["autoreset_mode"] = options["autoreset_mode"].value
-        return {"ale_py": version("ale-py"), "game": self.game, "n_envs": self.num_envs, "fire": self._fire, **options}
+        return {"game": self.game, "n_envs": self.num_envs, "fire": self._fire, **options}
+
+    def versions(self) -> dict[str, str]:
+        """That of the emulator."""
+        return {"ale_py": version("ale-py")}
 
     def reset(self) -> NDArray[np.uint8]:
         """Start new games in all environments, every one with a fresh seed; ``(n_envs, 4, 84, 84)``."""

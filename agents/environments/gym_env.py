@@ -97,7 +97,8 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         wrappers: the innermost first; those of all games last.
         teacher_wrappers: of the teacher's view, where it sees another, see
             :mod:`~polydistill_agents.environments.views`.
-        recipe: what else decides the observations, in plain values.
+        settings: what else decides the observations, in plain values.
+        versions: of the packages that do.
 
     Raises:
         UserError: the environment cannot be made; while it is played, it fails or is not finite (:class:`GameError`).
@@ -115,11 +116,13 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
         seed: int | None = None,
         wrappers: Sequence[NamedWrapper] = (),
         teacher_wrappers: Sequence[NamedWrapper] = (),
-        recipe: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        versions: dict[str, str] | None = None,
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"out of range: {n_envs=}")
-        self.name, self._recipe, self._n_steps = name, dict(recipe or {}), 0
+        self.name, self._n_steps = name, 0
+        self._settings, self._versions = dict(settings or {}), dict(versions or {})
 
         def make_game(index: int) -> gym.Env[Any, Any]:
             monitor = Monitor(make())
@@ -141,9 +144,13 @@ class GymVecEnv(VecEnvWrapper, SeededVecEnv):
             self.observation_space, self.teacher_space = view_of(both, "student"), view_of(both, "teacher")
         self.start_seeds(seed)
 
-    def recipe(self) -> dict[str, Any]:
-        """What, with the seeds of a reset and the actions since, decides every observation; plain values."""
-        return {**self._recipe, "n_envs": self.num_envs}
+    def settings(self) -> dict[str, Any]:
+        """See :meth:`SeededVecEnv.settings`."""
+        return {**self._settings, "n_envs": self.num_envs}
+
+    def versions(self) -> dict[str, str]:
+        """See :meth:`SeededVecEnv.versions`."""
+        return self._versions
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Restart the random streams from ``seed``; takes effect at the next :meth:`reset`."""

@@ -145,7 +145,8 @@ class GymTask(Task):
             seed=seed,
             wrappers=students,
             teacher_wrappers=teachers,
-            recipe=self._recipe,
+            settings=self._settings,
+            versions=_versions(gym.registry[self.name]),
         )
 
     def _make_one(self) -> gym.Env[Any, Any]:
@@ -161,10 +162,9 @@ class GymTask(Task):
             raise UserError(f"{self.name} cannot be made{options}: {describe(error)}") from error
 
     @cached_property
-    def _recipe(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {
             "environment": self.name,
-            **_versions(gym.registry[self.name]),
             "package": self.package,
             "wrappers": list(self.wrappers),
             "env_kwargs": dict(self.env_kwargs),

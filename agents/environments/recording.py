@@ -26,6 +26,7 @@ from torch import Tensor
 
 from polydistill.errors import UserError
 from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.checksums import Checksums
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.segments import Segment, read_segment, remove_segments, write_segment
 from polydistill_agents.environments.steps import Step
@@ -44,10 +45,11 @@ class Recording:
         folder: for the segments; they belong to this recording alone.
         env: the games; reset by whoever plays them, before the first step is added.
         n_scores: scores of the teacher per observation.
+        checksums: see each step too, also those that are played again.
     """
 
-    def __init__(self, folder: Path, env: SeededVecEnv, n_scores: int) -> None:
-        self.folder, self.env, self.n_scores = folder, env, n_scores
+    def __init__(self, folder: Path, env: SeededVecEnv, n_scores: int, checksums: Checksums | None = None) -> None:
+        self.folder, self.env, self.n_scores, self.checksums = folder, env, n_scores, checksums
         self.segments: list[Segment] = []
         self._clear_pending()
 
@@ -76,6 +78,8 @@ class Recording:
         for values in (*shown, step.rewards, step.dones):
             self._seen.update(np.ascontiguousarray(values).data)
         self._observations = step.new_obs
+        if self.checksums is not None:
+            self.checksums.add(step)
 
     def _digest(self) -> str:
         seen = self._seen.copy()  # a full disk may make it necessary to ask twice
@@ -105,6 +109,17 @@ class Recording:
             "reset_seeds": self.env.reset_seeds.tolist(),
             "segments": [segment._asdict() for segment in self.segments],
         }
+
+    def whole(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """All that was recorded: actions ``(rows, n_envs)`` and scores ``(rows, n_envs, n_scores)``.
+
+        Raises:
+            DamagedSegment: a segment is missing or damaged.
+        """
+        written = [row for segment in self.segments for row in self._rows(segment)]
+        actions = [*(actions for actions, _ in written), *self._actions]
+        scores = [*(scores for _, scores in written), *(scores.cpu() for scores in self._scores)]
+        return np.stack(actions).astype(np.int64), torch.stack(scores).numpy()
 
     def count(self, state: Mapping[str, Any]) -> int:
         """Steps of play that :meth:`play_again` would play."""
@@ -150,8 +165,9 @@ class Recording:
         if isinstance(self.env, AtariVecEnv):
             shown = "the games do not show again what they showed: this is another emulator"
             return UserError(f"{self.folder}: {shown}")
-        name = self.env.recipe().get("environment", "the environment")
-        return DoesNotRepeat(f"{name} does not show again what it showed from the same seeds and actions")
+        name = self.env.settings().get("environment", "the environment")
+        shown = f"{name} does not show again what it showed from the same seeds and actions"
+        return DoesNotRepeat(shown) if self.checksums is None else UserError(f"{shown}: its play is no data set")
 
     def _check_recipe(self, recorded: Mapping[str, Any]) -> None:
         here = self.env.recipe()

@@ -24,6 +24,7 @@ class SeededVecEnv(VecEnv):
     own_seed: int | None
     reset_seeds: NDArray[np.int64]
     _seed_sequence: np.random.SeedSequence
+    _given_seeds: NDArray[np.int64] | None = None
 
     def start_seeds(self, seed: int | None) -> None:
         """Begin with ``seed``; None: from the operating system."""
@@ -35,8 +36,15 @@ class SeededVecEnv(VecEnv):
         self._seed_sequence = np.random.SeedSequence(seed)
         return [seed] * self.num_envs
 
+    def start_from(self, reset_seeds: NDArray[np.int64]) -> None:
+        """The next full reset gives the games these seeds, ``(n_envs,)``, in the place of fresh ones."""
+        self._given_seeds = reset_seeds
+
     def draw_seeds(self) -> NDArray[np.int64]:
         """The seeds of a full reset, one of each game."""
+        if self._given_seeds is not None:
+            self.reset_seeds, self._given_seeds = self._given_seeds, None
+            return self.reset_seeds
         (child,) = self._seed_sequence.spawn(1)
         seeds = child.generate_state(self.num_envs) & np.uint32(0x7FFFFFFF)  # ale-py takes a non-negative int32
         self.reset_seeds = seeds.astype(np.int64)
@@ -53,6 +61,14 @@ class SeededVecEnv(VecEnv):
         self.step_async(actions)
         return self.step_wait()
 
-    @abstractmethod
     def recipe(self) -> dict[str, Any]:
         """What, with the seeds of a reset and the actions since, decides every observation; plain values."""
+        return {**self.versions(), **self.settings()}
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, of :meth:`recipe`."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Of the packages that play, of :meth:`recipe`."""

@@ -23,6 +23,7 @@ from polydistill_agents.lineage.config import (
     LessonConfig,
     PlayConfig,
     TeacherConfig,
+    check_datasets,
     check_enough_play,
     check_generations,
     fill_defaults,
@@ -102,6 +103,9 @@ class AgentConfig(EnvironmentConfig):
         seed: root of every random stream.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: as many as it may use and its work is worth.
+        dataset: a file that save_dataset has written, from which generation 1 learns: its games are played again, and
+            nobody else plays. teacher.path may then be left out; where it is given, that teacher is scored.
+        save_dataset: a file for the play from which generation 1 learns, written at the end of its course.
         teacher: who teaches.
         student: who learns.
         play: the play from which a student learns.
@@ -114,6 +118,8 @@ class AgentConfig(EnvironmentConfig):
     seed: int = 0
     device: Device = "auto"
     threads: int = 0
+    dataset: str | None = None
+    save_dataset: str | None = None
     teacher: AgentTeacherConfig = field(default_factory=AgentTeacherConfig)
     student: AgentStudentConfig = field(default_factory=AgentStudentConfig)
     play: PlayConfig = field(
@@ -127,7 +133,7 @@ class AgentConfig(EnvironmentConfig):
         check_fields(self)
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
-        if not self.teacher.path:
+        if not self.teacher.path and self.dataset is None:
             raise ValueError(
                 "teacher.path is needed: the file of the agent that teaches (--teacher.path dqn.zip --env CartPole-v1)"
             )
@@ -139,6 +145,7 @@ class AgentConfig(EnvironmentConfig):
         self._check_size()
         check_enough_play(self.student, self.play)
         check_generations(self.student, self.lineage)
+        check_datasets(self.dataset, self.save_dataset, self.student)
         object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=250))
 
     def _check_size(self) -> None:

@@ -79,7 +79,7 @@ def examine_lesson(config: AnyConfig, teacher: Teacher, generation: int) -> Repo
     shown: Arrays = env.reset()
     teacher.begin(env.num_envs)
     starts = np.ones(env.num_envs, dtype=bool)
-    for _ in range(-(-STATES // env.num_envs)):
+    for _ in range(min(-(-STATES // env.num_envs), teacher.n_rows)):
         states.append(to_tensors(shown, config.device))
         labels.append(model.label(env, states[-1], starts))
         shown, _, starts, _ = env.step(act(states[-1], labels[-1]))

@@ -23,7 +23,7 @@ from polydistill_agents.networks.nature import SIZES, multiply_adds, read_size
 
 SAME_SIZE = "teacher"  # as a student's size: the same as its teacher's
 EMULATOR_STEP = 1e7  # multiply-adds that take about as long as a step of the emulator
-MAY_MOVE = ("teacher.path", "teacher.more")  # the weights count, not where they lie
+MAY_MOVE = ("teacher.path", "teacher.more", "dataset")  # what is in the files counts, not where they lie
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,22 @@ def check_generations(student: LessonConfig, lineage: LineageConfig) -> None:
         raise ValueError("student.objective td learns from no teacher: lineage.generations must be 1")
 
 
+def check_datasets(dataset: str | None, save_dataset: str | None, student: LessonConfig) -> None:
+    """Refuse files of play where they cannot be.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    given = {name: path for name, path in (("dataset", dataset), ("save_dataset", save_dataset)) if path is not None}
+    for name, path in given.items():
+        if not path:
+            raise ValueError(f"{name} must name a file")
+        if not student.has_teacher:
+            raise ValueError(f"student.objective td plays for itself, and asks no teacher: leave {name} out")
+    if len(given) == 2:
+        raise ValueError("what is learned from dataset is in that file already: leave save_dataset out")
+
+
 def fill_defaults(student: Student, *, target_update_interval: int) -> Student:
     """The student with DQN's settings written out where it is a DQN."""
     if student.has_teacher:
@@ -278,6 +294,9 @@ class AtariConfig:
         device: auto, cpu or cuda.
         threads: processor threads of torch and of the emulator; 0: as many as it may use and its work is worth.
         precision: of the student's convolutions while it learns; auto: bfloat16 where the processor computes in it.
+        dataset: a file that save_dataset has written, from which generation 1 learns: its games are played again, and
+            nobody else plays. teacher.path may then be left out; where it is given, that teacher is scored.
+        save_dataset: a file for the play from which generation 1 learns, written at the end of its course.
         teacher: who teaches.
         student: who learns.
         play: the teacher's play.
@@ -291,6 +310,8 @@ class AtariConfig:
     device: Device = "auto"
     threads: int = 0
     precision: Precision = "auto"
+    dataset: str | None = None
+    save_dataset: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
@@ -305,6 +326,7 @@ class AtariConfig:
         require_at_most(MOST_THREADS, self, "threads")
         check_enough_play(self.student, self.play)
         check_generations(self.student, self.lineage)
+        check_datasets(self.dataset, self.save_dataset, self.student)
         object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=1000))
 
     @property

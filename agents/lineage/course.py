@@ -34,6 +34,8 @@ from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.distillation.settings import fitting_policy
 from polydistill_agents.distillation.student_policy import choose_architecture
+from polydistill_agents.environments.atari import AtariVecEnv
+from polydistill_agents.environments.checksums import Checksums
 from polydistill_agents.environments.recording import Recording
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.steps import Step
@@ -42,6 +44,7 @@ from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
 from polydistill_agents.lineage.curve import SCORE, Point
 from polydistill_agents.networks.observations import take, to_tensors
 from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers.recorded import RecordedTeacher
 
 REHEARSED = 256  # samples of a rehearsal at most
 REHEARSED_GAMES = 4  # a game takes a tenth of a second to begin
@@ -75,7 +78,18 @@ def make_env(config: AnyConfig, teacher: Teacher, generation: int) -> SeededVecE
     """The games that ``teacher`` plays for the student of ``generation``, with its actions."""
     seed = derive_seed(seed_of_students(config), "environments of play", generation)
     n_actions = teacher.count_actions(config.task)
-    return config.task.make_env(config.play.n_envs, seed=seed, n_threads=config.threads, n_actions=n_actions)
+    env = config.task.make_env(config.play.n_envs, seed=seed, n_threads=config.threads, n_actions=n_actions)
+    if isinstance(teacher, RecordedTeacher):
+        teacher.prepare(env)
+    return env
+
+
+def make_checksums(config: AnyConfig, teacher: Teacher, env: SeededVecEnv, generation: int) -> Checksums | None:
+    """Those of the play of ``generation``, where it is to be saved, or is that of a data set; else None."""
+    if isinstance(teacher, RecordedTeacher):
+        return teacher.checksums(env)
+    saved = config.save_dataset is not None and generation == 1
+    return Checksums(sliding=isinstance(env, AtariVecEnv)) if saved else None
 
 
 def student_network(config: AnyConfig, space: spaces.Space[Any]) -> tuple[str, dict[str, Any]]:
@@ -151,11 +165,15 @@ def rehearse(config: AnyConfig, teacher: Teacher) -> None:
     """
     if not config.student.has_teacher:
         return  # nobody learns from its scores
-    few = dataclasses.replace(config.play, n_envs=min(REHEARSED_GAMES, config.play.n_envs))
-    config = dataclasses.replace(config, play=few)
+    if not teacher.recorded:
+        few = dataclasses.replace(config.play, n_envs=min(REHEARSED_GAMES, config.play.n_envs))
+        config = dataclasses.replace(config, play=few)
     env = make_env(config, teacher, generation=1)
     model = make_student(config, teacher, env, generation=1)
-    observations = to_tensors(env.reset(), config.device)
+    first = env.reset()
+    if isinstance(teacher, RecordedTeacher):
+        teacher.checksums(env).begin(first)
+    observations = to_tensors(first, config.device)
     teacher.begin(env.num_envs)
     try:
         targets = model.label(env, observations, np.ones(env.num_envs, dtype=bool))
@@ -205,7 +223,7 @@ class Course:
         self.model.set_logger(Logger(None, [RunWriter(run, self.role)]))
         folder = run.out / RECORDINGS / self.role
         n_scores = int(self.model.action_space.n) if config.student.has_teacher else 0  # type: ignore[attr-defined]
-        self.recording = Recording(folder, self.env, n_scores)
+        self.recording = Recording(folder, self.env, n_scores, make_checksums(config, teacher, self.env, generation))
         self.began = run.position()
         self.next_curve = 0
         self.curve: list[Point] | None = []

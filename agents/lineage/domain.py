@@ -22,14 +22,22 @@ from polydistill_agents.files.compact import ENDING
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
+from polydistill_agents.lineage.datasets import save_play
 from polydistill_agents.lineage.metrics import measured
-from polydistill_agents.lineage.opening import choose_play, measure_temperature, require_same_teacher, tempered
+from polydistill_agents.lineage.opening import (
+    DATASET,
+    choose_play,
+    measure_temperature,
+    require_same_teacher,
+    tempered,
+)
 from polydistill_agents.lineage.resuming import open_course
 from polydistill_agents.lineage.shared_games import SharedGames
 from polydistill_agents.lineage.student_file import copy_files, read_student, write_files
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size, fits_stock
 from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers.recorded import RecordedTeacher
 from polydistill_agents.teachers.several import mean_policy
 
 CHARTS = {  # of TensorBoard, in their order
@@ -63,6 +71,9 @@ class AgentDomain:
 
     def __init__(self, config: AnyConfig, teacher: Teacher) -> None:
         self.config, self.teacher = config, teacher
+        self._recorded = teacher if isinstance(teacher, RecordedTeacher) else None
+        if self._recorded is not None and self._recorded.original is not None:
+            self.teacher = self._recorded.original
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         self._learned_steps = 0  # of the student that was taught last
@@ -77,6 +88,10 @@ class AgentDomain:
         if config.student.temperature is None and config.student.has_teacher:
             if self.teacher.kind == "logits":
                 self.config = tempered(config, 1.0)
+            elif self._recorded is not None:
+                temperature = self._recorded.data.header.temperature
+                print(f"temperature {temperature:.2g}: that of {self._recorded.path}", flush=True)
+                self.config = tempered(config, temperature)
             else:
                 chosen = measure_temperature(config, self.teacher)
                 print(chosen, flush=True)
@@ -102,11 +117,18 @@ class AgentDomain:
             return self.teacher
         if begun is None:  # else they were scored before it began
             self._score_ensembles(keeper)
-        course = self._open_course(teacher, begun, keeper)
+        first = keeper.generations[-1]
+        course = self._open_course(self.who_labels(first), begun, keeper)
         keeper.follow(course)
+        if keeper.generation == 1 and self.config.save_dataset is not None:
+            print(f"data set: {save_play(self.config, course, teacher, first, self._play)}", flush=True)
         self.note_course(course.steps, course.curve)
         path = write_files(course.model, run_of(keeper).out / self._stem(keeper.generation))
         return read_student(path, course.model.widths).to(self.device)
+
+    def who_labels(self, generation: Generation[Teacher]) -> Teacher:
+        """Who says what the student of ``generation`` learns: it does itself, or a data set in its place."""
+        return generation.member if self._recorded is None or generation.generation else self._recorded
 
     def note_course(self, steps: int, curve: list[Point] | None) -> None:
         """Note what the student that was taught last has learned from, and its curve, for its evaluation."""
@@ -134,8 +156,10 @@ class AgentDomain:
             baseline = Baseline.of_task(self.config, result.scores, self._shared_games)
             baseline.check_expected(expected_score(self.config, member), result)
             self._draw_levels({"teacher": result.mean, "random_play": baseline.random}, run)
-            memory = {"has_memory": True} if self.teacher.has_memory else {}
-            return measured(self.config, result, masked, baseline) | baseline.metrics() | memory
+            further: dict[str, Any] = {"has_memory": True} if self.teacher.has_memory else {}
+            if self._recorded is not None:
+                further[DATASET] = self._recorded.content_sha256
+            return measured(self.config, result, masked, baseline) | baseline.metrics() | further
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve
         baseline = Baseline.of_metrics(self.config, keeper.generations[0].metrics)
         return measured(self.config, result, masked, baseline) | self._how_soon(result.mean, baseline)
@@ -144,6 +168,8 @@ class AgentDomain:
         self, member: Teacher, who: str, teacher: Teacher | None, keeper: Keeper[Teacher], members: Sequence[int] = ()
     ) -> tuple[Evaluation, Evaluation | None]:
         """The games of the table, and those without invalid actions where the environment tells them."""
+        if isinstance(member, RecordedTeacher):
+            return member.teacher_games()
         episodes = self.config.evaluation.episodes
         with run_of(keeper).progress(f"{who} plays", episodes, "games") as bar:
             result = self.play(member, member.network, episodes, "evaluation", keeper, teacher, bar, members=members)
@@ -221,7 +247,7 @@ class AgentDomain:
         self._ensembles = list(saved.get("ensembles", []))
         if not saved["generations"]:
             return []
-        require_same_teacher(self.config, self.teacher, saved["generations"][0]["sha256"])
+        require_same_teacher(self.config, self._recorded or self.teacher, saved["generations"][0])
         out = run_of(keeper).out
         return [self.teacher, *(self._read(out, k, **record) for k, record in enumerate(saved["files"], 1))]
 
@@ -270,6 +296,7 @@ class AgentDomain:
             FloatingPointError: scores are not finite; the weights that gave them and the states are in a file.
         """
         generation = members[-1] if members else keeper.generation
+        asked = None if teacher is None or teacher.recorded else teacher  # one that is not there has no answer
 
         def on_step(games: int) -> None:
             keeper.heed("games were scored")
@@ -285,7 +312,7 @@ class AgentDomain:
                 seed=derive_seed(self.config.seed, stream, generation),
                 n_threads=self.config.threads,
                 device=self.device,
-                reference=teacher,
+                reference=asked,
                 on_step=on_step,
                 play=self._play if generation == 0 or self.config.student.has_teacher else "greedy",
                 temperature=self.config.student.temperature or 1.0,

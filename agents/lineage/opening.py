@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,23 +22,33 @@ from polydistill_agents.environments.recording import first_difference
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
 from polydistill_agents.lineage.course import AnyConfig, rehearse
+from polydistill_agents.lineage.datasets import (
+    require_can_be_saved,
+    require_fits,
+    require_same_original,
+    require_told_games,
+)
 from polydistill_agents.lineage.student_file import is_student
 from polydistill_agents.networks.nature import SIZES
 from polydistill_agents.networks.observations import Arrays, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
+from polydistill_agents.teachers.recorded import RecordedTeacher
 from polydistill_agents.teachers.temperature import Tempered, choose_temperature
 from polydistill_agents.teachers.zoo import find_teacher
 
 STATES = 2048  # of a teacher's play, from which a temperature is chosen
+DATASET = "dataset_sha256"  # among the metrics of generation 0: of the play that generation 1 learned from
 
 
 def open_teacher(config: AnyConfig) -> Teacher:
-    """The configured teacher, or the project's own, on the configured device.
+    """The configured teacher, or the project's own, or the one of a data set of play, on the configured device.
 
     Raises:
         UserError: there is none, the file is damaged, it does not fit the environment, or no student could learn from
-            it.
+            it; or the environment's play cannot be saved, as is asked.
     """
+    if config.save_dataset is not None:
+        require_can_be_saved(config)
     teacher = open_teachers(config)
     teacher.to(config.device).count_actions(config.task)
     if config.student.has_teacher:
@@ -48,12 +60,32 @@ def open_teacher(config: AnyConfig) -> Teacher:
     return teacher
 
 
+def _open_recorded(config: AnyConfig) -> RecordedTeacher:
+    """The teacher of the configured data set, with the one behind it where its file is named.
+
+    Raises:
+        UserError: the file is none, or of other play than the config asks for; or the teacher is another one.
+    """
+    recorded = RecordedTeacher(Path(config.dataset or ""))
+    require_fits(config, recorded.data)
+    if config.teacher.paths:
+        recorded.original = open_teachers(dataclasses.replace(config, dataset=None))
+        network = recorded.original.network
+        require_same_original(recorded, None if network is None else weights_sha256(network.state_dict()))
+        recorded.original.to(config.device).count_actions(config.task)
+    else:
+        require_told_games(config, recorded)
+    return recorded
+
+
 def open_teachers(config: AnyConfig) -> Teacher:
-    """The teacher, or the mean of several, each of Q-values at its own temperature.
+    """The teacher, or the mean of several, each of Q-values at its own temperature; or that of a data set.
 
     Raises:
         UserError: a file is missing or damaged, or they are no one teacher.
     """
+    if config.dataset is not None:
+        return _open_recorded(config)
     first = config.teacher.path or find_teacher(config.game) if isinstance(config, AtariConfig) else config.teacher.path
     members = [as_teacher(path).to(config.device) for path in (first, *config.teacher.more)]
     if len(members) == 1:
@@ -114,19 +146,32 @@ def choose_play(config: AnyConfig, teacher: Teacher) -> str:
     """How all agents of a lineage act while they are scored, "greedy" or "sample": as the protocol has it for the first
     teacher, so that its students, which are DQNs in their files, compare with it.
     """
+    if isinstance(teacher, RecordedTeacher):
+        if teacher.original is None:
+            return require_told_games(config, teacher)
+        teacher = teacher.original
     settings, paths = config.evaluation, config.teacher.paths
     play = "greedy" if settings.play == "protocol" and paths and all(map(is_student, paths)) else settings.play
     sampled = sampling_temperature(play, config.task.protocol(settings.protocol), teacher.kind, 1.0)
     return "greedy" if sampled is None else "sample"
 
 
-def require_same_teacher(config: AnyConfig, teacher: Teacher, sha256: str | None) -> None:
-    """Compare the teacher's weights with the sha256 of generation 0: where it lies does not matter.
+def require_same_teacher(config: AnyConfig, teacher: Teacher, first: Mapping[str, Any]) -> None:
+    """Compare teacher and data set with generation 0, as summary.json has it: where they lie does not matter.
+
+    Args:
+        config: of the run.
+        teacher: of generation 1.
+        first: generation 0.
 
     Raises:
         UserError: they are not those that the run began with.
     """
-    if teacher.network is not None and weights_sha256(teacher.network.state_dict()) != sha256:
+    recorded = teacher if isinstance(teacher, RecordedTeacher) else None
+    if first["metrics"].get(DATASET) != (None if recorded is None else recorded.content_sha256):
+        raise UserError("the run began with other play than dataset names now; give --out another folder")
+    network = teacher.network if recorded is None or recorded.original is None else recorded.original.network
+    if (None if network is None else weights_sha256(network.state_dict())) != first["sha256"]:
         where = f"teacher.path {config.teacher.path} holds" if config.teacher.path else "the project's teacher has"
         where = "teacher.path and teacher.more hold" if config.teacher.more else where
         raise UserError(f"{where} other weights than those that this run began with; give --out another folder")

@@ -60,14 +60,15 @@ def kind_of(config: AnyConfig) -> str:
 
 
 def disk_bytes(config: AnyConfig, teacher: Teacher) -> int:
-    """Bytes that the run folder takes at most: zips, recordings of the play, checkpoints (two and the one being
-    written, each of weights and two moments of Adam; of a DQN the target network too), curves.
+    """Bytes that the run takes at most: zips, recordings of the play, checkpoints (two and the one being written, each
+    of weights and two moments of Adam; of a DQN the target network too), curves, a data set.
     """
     recording = recorded_bytes(config.play.steps, teacher.count_actions(config.task))
+    saved = recording if config.save_dataset is not None else 0
     checkpoint = (3 if config.student.has_teacher else 4) * 4 * count_student(config, teacher)
     curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
     student = 4 * count_student(config, teacher)
-    return config.lineage.generations * (ZIP_BYTES + student + recording + curves) + 3 * checkpoint
+    return config.lineage.generations * (ZIP_BYTES + student + recording + curves) + 3 * checkpoint + saved
 
 
 def require_disk(config: AnyConfig, teacher: Teacher, out: Path) -> None:
@@ -104,7 +105,7 @@ def require_same_start(config: AnyConfig, teacher: Teacher, out: Path) -> None:
     saved = Checkpoints(out / "checkpoints", kind=kind_of(config)).latest(tidy=False)
     done = [] if saved is None else in_todays_form(saved["state"])["generations"]
     if done:
-        require_same_teacher(config, teacher, done[0]["sha256"])
+        require_same_teacher(config, teacher, done[0])
 
 
 def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool = False) -> str:
@@ -261,7 +262,8 @@ def remember_speed(config: AnyConfig, summary: Mapping[str, Any]) -> None:
     scoring = summary["seconds"][0]  # the teacher does nothing but play its games
     if learning and scoring:
         remember(_learning(config), learning)
-        if SharedStore.of_environment() is None:  # else another run may have played them
+        played = config.dataset is None or bool(config.teacher.paths)  # else a file tells of the teacher's games
+        if SharedStore.of_environment() is None and played:  # else another run may have played them
             remember(_games(config), config.evaluation.episodes / scoring)
 
 

@@ -89,7 +89,7 @@ def measure_training(model: PolicyDistillation, seconds: float = 2.0, updates: i
     if model.replay is None:
         with warnings.catch_warnings():  # it may be no more than the beginning of a warm-up
             warnings.filterwarnings("ignore", "learn made no update")
-            model.learn(20 * model.n_envs)
+            model.learn(min(20, model.teacher.n_rows if model.teacher else 0) * model.n_envs)
 
     def work() -> int:
         model.train(updates, model.batch_size)
@@ -99,10 +99,14 @@ def measure_training(model: PolicyDistillation, seconds: float = 2.0, updates: i
 
 
 def measure_rates(model: PolicyDistillation, env: SeededVecEnv, seconds: float = 4.0) -> Rates:
-    """All three, of a student and the environment that it watches; a quarter, a quarter and half of the time."""
+    """All three, of a student and the environment that it watches; a quarter, a quarter and half of the time.
+
+    The teacher of a data set labels for nothing: the student's own labels, in the games that score it, are measured.
+    """
     assert model.teacher is not None
+    labels = Teacher(model.student_scores, kind=model.score_kind) if model.teacher.recorded else model.teacher
     return Rates(
         measure_environment(env, seconds / 4),
-        measure_labels(model.teacher, env, model.device, seconds / 4),
+        measure_labels(labels, env, model.device, seconds / 4),
         measure_training(model, seconds / 2),
     )

@@ -49,17 +49,19 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         rows.append(_member(who, metrics) | {"parameters": parameters})
     found = notes(config.get("game"), first["protocol"], _without_own_limit(config, records))
     lines = [
-        _title(config, first, summary["seed"]),
+        _title(config, summary["generations"][-1]["metrics"], summary["seed"]),
         "",
         _format_rows(rows, wide),
-        *format_notes([*found, *_no_scale(first), *_without_memory(summary["generations"])]),
+        *format_notes(
+            [*found, *_told(summary["generations"][0]), *_no_scale(first), *_without_memory(summary["generations"])]
+        ),
     ]
     return "\n".join(lines)
 
 
-def _title(played: Mapping[str, Any], teacher: Mapping[str, Any], seed: int) -> str:
+def _title(played: Mapping[str, Any], scored: Mapping[str, Any], seed: int) -> str:
     name = played.get("game") or played["env"]
-    return f"{name}, {count_games(teacher['episodes'])} each, protocol {teacher['protocol']}, seed {seed}"
+    return f"{name}, {count_games(scored['episodes'])} each, protocol {scored['protocol']}, seed {seed}"
 
 
 def _format_rows(rows: Sequence[Row], wide: bool, left_out: Sequence[str] = ()) -> str:
@@ -129,6 +131,14 @@ def _no_scale(teacher: Mapping[str, Any]) -> list[str]:
         return []
     why = no_better_than_random(teacher["scores"], teacher["random_scores"])
     return [] if why is None else [why]
+
+
+def _told(teacher: Mapping[str, Any]) -> list[str]:
+    """Whose games the teacher's score is of, where it did not play."""
+    if "dataset_sha256" not in teacher["metrics"] or teacher["sha256"] is not None:
+        return []
+    games = count_games(teacher["metrics"]["episodes"])
+    return [f"the teacher's score is that of {games} of which the data set tells: it did not play here"]
 
 
 def _without_memory(generations: Sequence[Mapping[str, Any]]) -> list[str]:

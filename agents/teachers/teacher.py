@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from polydistill.device import without_autocast
 from polydistill.errors import UserError
 from polydistill_agents.environments.task import Task
+from polydistill_agents.networks.architecture import Architecture, architecture_of
 from polydistill_agents.networks.fitting import space_fits, tell_misfit, tell_space
 from polydistill_agents.networks.kinds import SCORE_KINDS, ScoreFunction
 from polydistill_agents.networks.nature import Size, is_nature, size_of
@@ -45,10 +47,14 @@ class Teacher:
         masks: as given. Its target is then the masked policy
             (:func:`~polydistill_agents.environments.masks.mask_scores`); it applies none itself.
         has_memory: whether its scores hang on the steps before; see :meth:`label`.
+        recorded: whether it only says again what was said in play that is over, see
+            :class:`~polydistill_agents.teachers.recorded.RecordedTeacher`.
+        n_rows: steps of all games, one after another, that it can label.
         input_statistics: of a vector agent behind VecNormalize, those of the raw observations; else None.
     """
 
-    has_memory = False
+    has_memory = recorded = False
+    n_rows = sys.maxsize
 
     def __init__(
         self,
@@ -74,6 +80,11 @@ class Teacher:
         self.input_statistics: Statistics | None = None
         if isinstance(network, Normalized) and len(network.observation_space.shape) < 3:
             self.input_statistics = network.statistics
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """Widths of its network, as far as a student can have them; None where it is another."""
+        return architecture_of(self.network)
 
     @torch.no_grad()
     def __call__(self, observations: Tensors) -> Tensor:

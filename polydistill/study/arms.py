@@ -90,8 +90,9 @@ class _Resolver:
         del mapping["seed"]
         for key in self.world.younger:
             group, _, name = key.rpartition(".")
-            if not mapping[group][name]:
-                del mapping[group][name]
+            table = mapping[group] if group else mapping
+            if not table[name]:
+                del table[name]
         return mapping
 
 

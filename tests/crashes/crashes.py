@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -112,6 +113,19 @@ def agent(*words: str) -> Callable[[Path], list[str]]:
             *("--play.replay_steps", "8000", "--lineage.generations", "2", "--evaluation.episodes", "20"),
         ]
         return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
+def from_play(*words: str) -> Callable[[Path], list[str]]:
+    """distill_agent.py from a data set of play, which lies beside the run folder."""
+
+    def command(out: Path) -> list[str]:
+        file = out.parent / "play.safetensors"
+        if not file.exists():
+            once = ("--lineage.generations", "1", "--evaluation.episodes", "1", "--save_dataset", str(file))
+            subprocess.run(agent(*words, *once)(out.parent / "saved"), check=True, capture_output=True)
+        return agent(*words, "--dataset", str(file))(out)
 
     return command
 
@@ -220,6 +234,7 @@ CASES = {
     },
     "agent": {
         "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 6),
+        "CartPole, both acted in a data set": Case(from_play("--play.beta", "0.5"), assert_same_agents, 5, 6),
         "CartPole, ensembles of Q-values": Case(  # many games, so that kills fall into them
             agent(
                 *("--student.objective", "policy_mse", "--lineage.generations", "3", "--play.steps", "4800"),

@@ -95,7 +95,7 @@ def test_a_lineage_from_a_zip_to_the_table_and_again(inside: Script, agents: Pat
     assert columns(shown.stdout) == [explained(root, "Table of distill_agent.py") - masks]
     keys = [set(generation["metrics"]) for generation in summary["generations"]]
     known = explained(root, "Metrics of summary.json, agents") | explained(root, "Metrics of summary.json, Atari")
-    assert keys[0] | {"invalid_share", "masked_score_mean", "has_memory"} == known
+    assert keys[0] | {"invalid_share", "masked_score_mean", "has_memory", "dataset_sha256"} == known
     assert keys[1] == keys[0] - {"random_mean", "random_ci95", "random_scores"}
     assert json.loads((tmp_path / "run/summary.json").read_text())["config"]["env"] == "CartPole-v1"
 
@@ -107,7 +107,10 @@ def test_a_table_of_masked_play_has_all_columns(inside: Script, agents: Path, ro
     assert columns(done.stdout) == [explained(root, "Table of distill_agent.py")]
 
 
-def test_a_dry_run_says_what_it_would_take_and_writes_nothing(inside: Script, agents: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    inside: Script, agents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no earlier run is remembered
     words = ["--teacher.path", agents / "dqn.zip", "--env", "CartPole-v1", "--dry_run"]
     done = inside("distill_agent.py", *SMALL, *words)
     assert done.returncode == 0, done.stderr
@@ -115,6 +118,25 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(inside: Script, ag
     for word in ("time: about ", "memory: ", " MiB of replay", "disk: ", "a new run would begin there"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_and_the_doctor_know_a_data_set(inside: Script, agents: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--env", "CartPole-v1", "--out", "run"]
+    assert (
+        inside("distill_agent.py", *words, "--teacher.path", agents / "dqn.zip", "--save_dataset", "play").returncode
+        == 0
+    )
+    done = inside("distill_agent.py", *words[:-1], "again", "--dataset", "play", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "a new run would begin there" in done.stdout
+    assert not (tmp_path / "again").exists()
+    done = inside("distill_agent.py", *words[:-1], "again", "--dataset", "play", "--doctor")
+    assert done.returncode == 0, done.stderr
+    again = inside("distill_agent.py", *words[:-1], "again", "--dataset", "play")
+    assert done.stdout.endswith(again.stdout)
+    assert "note: the teacher's score is that of 5 full games of which the data set tells: it did not play here" in (
+        " ".join(again.stdout.split())
+    )
 
 
 BAD = [
@@ -154,6 +176,16 @@ BAD = [
     ),
     (["CartPole-v1", "dqn.zip", "--student.net_arch", "[0]"], "net_arch must hold widths of at least 1, got [0]"),
     (["CartPole-v1", "dqn.zip", "--teacher.more", "ppo.zip"], "no such file: ppo.zip"),
+    (["CartPole-v1", "dqn.zip", "--dataset", "none"], "no such file: none"),
+    (["CartPole-v1", "dqn.zip", "--dataset", "."], ". is no data set of play (--save_dataset writes one)"),
+    (
+        ["CartPole-v1", "dqn.zip", "--save_dataset", "."],
+        ". is there already: remove it, or give --save_dataset another",
+    ),
+    (
+        [f"{TOYS}:Restless-v3", "toy.zip", "--save_dataset", "play"],
+        "Restless-v3 does not repeat itself from a seed (st",
+    ),
     (["CartPole-v1", "dqn.zip", "--evaluation.play", "often"], "--evaluation.play must be one of greedy, sample"),
 ]
 

@@ -44,6 +44,10 @@ def test_a_plan_names_a_key_that_is_younger_than_its_world_only_where_it_is_used
     assert "repeat" not in plan.arm("kl").config["student"]
     assert "repeat" not in plan.base["student"]
     assert plan.arm("null").config["student"]["repeat"] == 1
+    assert "dataset" not in plan.base
+    config = StudyConfig(world=name, settings=settings | {"dataset": "a"}, arms=arms)
+    plan = make_plan(config, open_world(name), None)
+    assert plan.base["dataset"] == "a"
 
 
 @pytest.mark.parametrize(

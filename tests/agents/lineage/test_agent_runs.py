@@ -342,7 +342,7 @@ def test_several_teachers_and_two_generations(tmp_path: Path, zipped: Any) -> No
     moved = dataclasses.replace(teacher, more=(str(shutil.copy(more[0], tmp_path / "moved.zip")),))
     elsewhere = dataclasses.replace(config, teacher=moved)
     require_same_config(tmp_path / "run", to_mapping(elsewhere), may_move=MAY_MOVE)
-    first = summary["generations"][0]["sha256"]
+    first = summary["generations"][0]
     require_same_teacher(elsewhere, open_teacher(elsewhere), first)
     other = dataclasses.replace(config, teacher=AgentTeacherConfig(path=more[0], more=(teacher.path,)))
     with pytest.raises(UserError, match=r"teacher\.path and teacher\.more hold other weights"):
