@@ -105,6 +105,8 @@ def say(kept: Sequence[Kept], weighed: Weighed, enough: float) -> list[str]:
         f"{tell_seconds(teacher.decision)}."
     )
     n_sizes = f"{len(kept)} size{'s' * (len(kept) != 1)}"
+    if chosen.share >= enough and all(own.parameters <= weighed.students[one.name].parameters for one in kept):
+        return [first, f"It is the smallest of {n_sizes}, so a smaller one may keep {enough:g}, too (--sizes)."]
     if chosen.share >= enough:
         return [first, f"It is the smallest of {n_sizes} that keeps at least {enough:g}."]
     return [first, f"It keeps the most of {n_sizes}: none keeps {enough:g}."]
