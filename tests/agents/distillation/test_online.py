@@ -129,6 +129,22 @@ def agreements(student: PolicyDistillation, teacher: Any, n_states: int = 400) -
     return (student.student_scores(states).argmax(dim=1) == teacher(states).argmax(dim=1)).double().numpy()
 
 
+def test_students_keep_the_q_values_of_a_dqn_and_an_actor_is_refused_before_it_learns(tmp_path: Path) -> None:
+    callback = make_callback([[16]], labels="current", objective="policy_kl_q", samples_per_step=16)
+    model = make_dqn().learn(1_200, callback=callback)
+    (student,) = callback.students.values()
+    assert student.score_kind == "q_values"
+    path = callback.save_students(tmp_path)["16"]
+    states = torch.rand(200, N_ACTIONS, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    with torch.no_grad():
+        taught, kept = model.q_net(states), DQN.load(path, device="cpu").q_net(states)
+    assert (kept - taught).abs().mean() < 0.5 * taught.std()
+    actor = sb3.PPO("MlpPolicy", largest(), n_steps=32, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="policy_kl_q keeps Q-values, and the teacher gives logits"):
+        actor.learn(64, callback=make_callback(objective="policy_kl_q"))
+    assert actor.num_timesteps == 0
+
+
 def test_students_learn_what_their_teacher_learns() -> None:
     untrained = make_callback([[16], [8]])
     model = make_dqn()
