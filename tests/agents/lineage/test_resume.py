@@ -659,9 +659,11 @@ def test_a_folder_without_permission_is_one_line_and_the_run_goes_on_with_it(
 def test_a_disk_without_room_is_refused_before_anything_is_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2 zips of 8 MB, 3 checkpoints of 12 bytes per weight, twice 200 steps of 25 bytes and curves of 21 points."""
+    """2 zips of 8 MB and 2 compact files of 4 bytes per weight, 3 checkpoints of 12, twice 200 steps of 25 bytes and
+    curves of 21 points.
+    """
     weights = sum(parameter.numel() for parameter in make_teacher().network.parameters())  # type: ignore[union-attr]
-    needed = 2 * 8_000_000 + 3 * 12 * weights + 2 * 200 * 25 + 2 * 21 * 1000
+    needed = 2 * (8_000_000 + 4 * weights) + 3 * 12 * weights + 2 * 200 * 25 + 2 * 21 * 1000
     (tmp_path / "old.zip").write_bytes(bytes(1000))
     free = needed - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
