@@ -120,6 +120,17 @@ def few_rows(rows: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread within the block, and as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """A context in which no autocast around it is heard; where there is none it takes no time."""
     if torch.is_autocast_enabled(device_type):

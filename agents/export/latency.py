@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from polydistill.device import one_thread
 from polydistill_agents.networks.observations import Arrays, count_rows, take
 
 BATCHES = (1, 64)
@@ -37,7 +36,7 @@ def measure_latency(
         rounds: of each batch.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in agents}
-    with _one_thread():
+    with one_thread():
         for batch in batches:
             seen = take(observations, np.arange(batch) % count_rows(observations))
             for ask in agents.values():
@@ -52,13 +51,3 @@ def measure_latency(
             for name, taken in times.items():
                 found[name][batch] = 1000 * statistics.median(taken) / batch
     return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

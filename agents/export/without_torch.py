@@ -3,7 +3,7 @@
     python -I without_torch.py FOLDER
 
 FOLDER holds ``model.onnx`` and ``states.npz``, the inputs by their names; ``scores.npy`` is written there. torch cannot
-be imported in this process, and so cannot help: that the file needs none is what is tried here.
+be imported in this process: what is tried here is that the file needs none.
 """
 
 import sys

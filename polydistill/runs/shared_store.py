@@ -1,4 +1,4 @@
-"""What several runs would each compute in vain, in a folder that they share: the first computes it, the others read it.
+"""What several runs would each compute, in a folder that they share: the first computes it, the others read it.
 
 Something is found by a key of everything that it depends on, so a run gets what it would have computed or nothing.
 Contract: the store saves time and nothing else. What is missing or damaged is computed again; what cannot be written,

@@ -7,10 +7,9 @@ else; it is the median of rounds in which all have their turn, so that other wor
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import QNetwork
 
+from polydistill.device import one_thread
 from polydistill_agents.files.compact import write_student
 from polydistill_agents.networks.observations import Arrays, count_rows, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
@@ -98,7 +98,7 @@ def observe(space: spaces.Space[Any], rows: int) -> Arrays:
 def measure(works: Mapping[Key, Callable[[], object]]) -> dict[Key, float]:
     """Processor seconds of one call of each."""
     times: dict[Key, list[float]] = {key: [] for key in works}
-    with _one_thread():
+    with one_thread():
         calls = {}
         for key, work in works.items():
             work()  # the first call builds what later ones find
@@ -114,13 +114,3 @@ def _seconds(work: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         work()
     return (time.process_time() - started) / calls
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,7 @@
 """What each student of a sweep costs: parameters, multiply-adds, bytes of its files, seconds of a decision.
 
-Kept as ``sizes.json`` in the folder of the sweep, so that the page of a finished sweep stays as it is; measured anew
-where a student, the teacher, or the table of loaders is another one.
+It is kept as ``sizes.json`` in the folder of the sweep, so that the page of a finished sweep does not change. It is
+measured again where a student, the teacher, or the table of loaders is another one.
 """
 
 from __future__ import annotations
