@@ -65,6 +65,9 @@ class AgentDomain:
     Args:
         config: resolved.
         teacher: see :func:`~polydistill_agents.lineage.opening.open_teacher`.
+
+    Attributes:
+        ensembles: of students, scored so far, as summary.json has them.
     """
 
     charts = CHARTS
@@ -78,7 +81,7 @@ class AgentDomain:
         torch.set_num_threads(config.threads)
         self._learned_steps = 0  # of the student that was taught last
         self._curve: list[Point] | None = None  # its points so far
-        self._ensembles: list[dict[str, Any]] = []  # scored so far, for summary.json
+        self.ensembles: list[dict[str, Any]] = []
         self._play = choose_play(config, teacher)
         self._choose_temperature()
 
@@ -116,7 +119,7 @@ class AgentDomain:
         if teacher is None:
             return self.teacher
         if begun is None:  # else they were scored before it began
-            self._score_ensembles(keeper)
+            self.score_ensembles(keeper)
         first = keeper.generations[-1]
         course = self._open_course(self.who_labels(first), begun, keeper)
         keeper.follow(course)
@@ -205,11 +208,11 @@ class AgentDomain:
                 if score is not None:
                     run.log(role, step, {SCORE: score})
 
-    def _score_ensembles(self, keeper: Keeper[Teacher]) -> None:
+    def score_ensembles(self, keeper: Keeper[Teacher]) -> None:
         """Score the ensembles whose members are there, one after another; each is saved, and not scored again."""
         students = len(keeper.generations) - 1
-        for members in growing_ensembles(students)[len(self._ensembles) :]:
-            self._ensembles.append(self._score_ensemble(members, keeper))
+        for members in growing_ensembles(students)[len(self.ensembles) :]:
+            self.ensembles.append(self._score_ensemble(members, keeper))
             keeper.save()
 
     def _score_ensemble(self, members: tuple[int, ...], keeper: Keeper[Teacher]) -> dict[str, Any]:
@@ -234,7 +237,7 @@ class AgentDomain:
             widths = None if size is None else [list(size.channels), size.hidden]
             ending = ".zip" if size is None or fits_stock(size) else ENDING
             files.append({"file": self._stem(student.generation) + ending, "size": widths})
-        ensembles = {"ensembles": self._ensembles} if self._ensembles else {}
+        ensembles = {"ensembles": self.ensembles} if self.ensembles else {}
         return {"files": files, "temperature": self.config.student.temperature, **ensembles}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[Teacher]) -> list[Teacher]:
@@ -244,7 +247,7 @@ class AgentDomain:
             UserError: the teacher is another one, or a student's file is damaged.
         """
         self.temper(saved.get("temperature"))
-        self._ensembles = list(saved.get("ensembles", []))
+        self.ensembles = list(saved.get("ensembles", []))
         if not saved["generations"]:
             return []
         require_same_teacher(self.config, self._recorded or self.teacher, saved["generations"][0])
@@ -260,9 +263,9 @@ class AgentDomain:
 
     def finish(self, keeper: Keeper[Teacher]) -> dict[str, Any]:
         """The ensembles of students; the recordings go."""
-        self._score_ensembles(keeper)
+        self.score_ensembles(keeper)
         remove_recordings(run_of(keeper).out)
-        return {"ensembles": self._ensembles}
+        return {"ensembles": self.ensembles}
 
     def play(
         self,

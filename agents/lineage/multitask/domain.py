@@ -87,6 +87,8 @@ class MultitaskDomain:
         """The given teachers for None, or the student of ``teacher``, read back from its file."""
         if teacher is None:
             return teachers_of(self.teachers)
+        if begun is None:  # else they were scored before it began
+            self._score_ensembles(keeper)
         run, generation = run_of(cast(Any, keeper)), keeper.generation
 
         def score_curve(task: str, seat: Seat, step: int) -> dict[str, float]:
@@ -126,14 +128,18 @@ class MultitaskDomain:
             of_tasks[name] = world.evaluate(member.of[name], None if teacher is None else teacher.of[name], view)
         if teacher is None:
             return {TASKS: {n: {**m, "sha256": hash_of(self.teachers[n])} for n, m in of_tasks.items()}}
-        first = keeper.generations[0].metrics[TASKS]
-        for name, metrics in of_tasks.items():
-            metrics["percent_of_teacher"] = percent(metrics["score_mean"], first[name]["score_mean"])
-        return {TASKS: of_tasks, **means(of_tasks)}
+        return compare(of_tasks, keeper.generations[0].metrics[TASKS])
+
+    def _score_ensembles(self, keeper: Keeper[Member]) -> None:
+        """Score those whose members are there in each task; each is saved, and not scored again."""
+        for name, world in self.worlds.items():
+            world.score_ensembles(cast(Any, TaskKeeper(keeper, name)))
 
     def state(self, generations: Sequence[Generation[Member]]) -> dict[str, Any]:
-        """The temperature of each task's first lesson."""
-        return {"temperatures": {name: world.config.student.temperature for name, world in self.worlds.items()}}
+        """The temperature of each task's first lesson, and its ensembles so far."""
+        temperatures = {name: world.config.student.temperature for name, world in self.worlds.items()}
+        ensembles = {name: world.ensembles for name, world in self.worlds.items()}
+        return {"temperatures": temperatures, **({"ensembles": ensembles} if any(ensembles.values()) else {})}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[Member]) -> list[Member]:
         """The given teachers, and the students from their files.
@@ -144,15 +150,26 @@ class MultitaskDomain:
         for name, temperature in saved["temperatures"].items():
             self.worlds[name].temper(temperature)
         self._take_temperatures(self.config)
+        for name, ensembles in saved.get("ensembles", {}).items():
+            self.worlds[name].ensembles = list(ensembles)
         if not saved["generations"]:
             return []
         require_same_teachers(self.config, self.teachers, saved["generations"][0])
         return [teachers_of(self.teachers), *(self._read(k, keeper) for k in range(1, len(saved["generations"])))]
 
     def finish(self, keeper: Keeper[Member]) -> dict[str, Any]:
-        """Nothing is added; the recordings go."""
+        """The ensembles of students; the recordings go."""
+        self._score_ensembles(keeper)
         remove_recordings(run_of(cast(Any, keeper)).out)
-        return {}
+        return {"ensembles": self._ensembles(keeper)}
+
+    def _ensembles(self, keeper: Keeper[Member]) -> list[dict[str, Any]]:
+        """Those of all tasks, as summary.json has them."""
+        first, found = keeper.generations[0].metrics[TASKS], []
+        for of_one in zip(*(world.ensembles for world in self.worlds.values()), strict=True):
+            of_tasks = {name: dict(ensemble["metrics"]) for name, ensemble in zip(self.worlds, of_one, strict=True)}
+            found.append({**of_one[0], "metrics": compare(of_tasks, first)})
+        return found
 
 
 def _file(generation: int) -> str:
@@ -175,6 +192,18 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
     if not values or len(known) < len(values):
         return None
     return math.exp(math.fsum(map(math.log, known)) / len(known))
+
+
+def compare(of_tasks: dict[str, dict[str, Any]], teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of a student of all tasks: those of each, in percent of the teacher's score too, and their means.
+
+    Args:
+        of_tasks: metrics of the student by task, which get ``percent_of_teacher``.
+        teachers: metrics of the first teachers by task.
+    """
+    for name, metrics in of_tasks.items():
+        metrics["percent_of_teacher"] = percent(metrics["score_mean"], teachers[name]["score_mean"])
+    return {TASKS: of_tasks, **means(of_tasks)}
 
 
 def means(of_tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from polydistill.lineage.ensembles import name_members
 from polydistill.runs import format_interval, format_narrow_table, format_table
 from polydistill_agents.environments.task import open_task
 from polydistill_agents.lineage.multitask.view import TASKS
@@ -30,7 +31,7 @@ IMPORTANCE = (
 
 
 def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
-    """A row for each task and student, then what all tasks come to.
+    """A row for each task and student, or ensemble of students, then what all tasks come to.
 
     Args:
         summary: what summary.json holds.
@@ -52,22 +53,21 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         "",
         table,
         "",
-        *(line for student in students for line in _means(student, len(students) > 1)),
+        *(line for who, metrics in _who_learned(summary) for line in _means(metrics, who if len(students) > 1 else "")),
         *format_notes(list(dict.fromkeys(_notes(summary)))),
     ]
     return "\n".join(lines)
 
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[Row]:
-    first, *students = summary["generations"]
-    for task, teacher in first["metrics"][TASKS].items():
+    for task, teacher in summary["generations"][0]["metrics"][TASKS].items():
         random = random_score(summary["config"], task, teacher)
-        for student in students:
-            metrics = student["metrics"][TASKS][task]
+        for who, of_tasks in _who_learned(summary):
+            metrics = of_tasks[TASKS][task]
             share = metrics["percent_of_teacher"]
             yield {
                 "task": task,
-                "student": str(student["generation"]),
+                "student": who.removeprefix("student "),
                 "random": None if random is None else format_points(random),
                 "teacher": format_points(teacher["score_mean"]),
                 "score": format_points(metrics["score_mean"]),
@@ -79,6 +79,14 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[Row]:
             }
 
 
+def _who_learned(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The students, then their ensembles: the name and the metrics of each."""
+    for student in summary["generations"][1:]:
+        yield f"student {student['generation']}", student["metrics"]
+    for ensemble in summary["ensembles"]:
+        yield f"ensemble of {name_members(ensemble['members'])}", ensemble["metrics"]
+
+
 def random_score(config: Mapping[str, Any], task: str, teacher: Mapping[str, Any]) -> float | None:
     """Of random play, as it was measured, or from the table of a game."""
     if "random_mean" in teacher:
@@ -87,9 +95,9 @@ def random_score(config: Mapping[str, Any], task: str, teacher: Mapping[str, Any
     return None if row is None else row.random
 
 
-def _means(student: Mapping[str, Any], named: bool) -> Iterator[str]:
-    """The geometric means over the tasks, or why there are none."""
-    metrics, whose = student["metrics"], f"student {student['generation']}: " if named else ""
+def _means(metrics: Mapping[str, Any], who: str) -> Iterator[str]:
+    """The geometric means over the tasks, or why there are none; ``who`` is empty where there is one student."""
+    whose = f"{who}: " if who else ""
     for name, what, digits, unit in (
         ("teacher_normalized", "of teacher", 3, ""),
         ("percent_of_teacher", "% of teacher", 1, "%"),
@@ -106,11 +114,9 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the scores must know, usually nothing."""
     is_atari = "games" in summary["config"]
     for task in summary["generations"][0]["metrics"][TASKS]:
-        played = []
-        for generation in summary["generations"]:
-            number = generation["generation"]
-            who = f"teacher of {task}" if number == 0 else f"student {number} in {task}"
-            played.append(GamesPlayed.of_metrics(who, generation["metrics"][TASKS][task]))
+        who_played = [(f"teacher of {task}", summary["generations"][0]["metrics"])]
+        who_played += [(f"{who} in {task}", metrics) for who, metrics in _who_learned(summary)]
+        played = [GamesPlayed.of_metrics(who, metrics[TASKS][task]) for who, metrics in who_played]
         if not is_atari and not summary["config"][TASKS][task]["env_max_steps"]:
             played = [one._replace(truncated=0) for one in played]
         protocol = summary["generations"][0]["metrics"][TASKS][task]["protocol"]

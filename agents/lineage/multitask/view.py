@@ -66,8 +66,15 @@ class TaskKeeper:
 
     @property
     def generations(self) -> list[Generation[Any]]:
-        """Those that are finished, with the task's own metrics."""
-        return [each._replace(metrics=each.metrics[TASKS][self.task]) for each in self._keeper.generations]
+        """Those that are finished: who plays the task, with the task's own metrics."""
+        return [
+            each._replace(member=each.member.of[self.task], metrics=each.metrics[TASKS][self.task])
+            for each in self._keeper.generations
+        ]
+
+    def save(self) -> None:
+        """See :meth:`Keeper.save`."""
+        self._keeper.save()
 
     def heed(self, what: str) -> None:
         """See :meth:`Keeper.heed`."""

@@ -27,6 +27,7 @@ from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.files.multitask_file import read_multitask
 from polydistill_agents.files.sb3_zip import read_agent
 from polydistill_agents.lineage.config import EvaluationConfig, PlayConfig
+from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.multitask.course import MultitaskCourse
 from polydistill_agents.lineage.multitask.domain import MultitaskDomain, geometric_mean, means
 from polydistill_agents.lineage.multitask.games import ManyGamesConfig, ManyGamesStudentConfig
@@ -130,12 +131,45 @@ def test_its_summary_has_each_game_of_each_generation_and_what_they_come_to(whol
         assert {len(metrics["scores"]) for metrics in of_tasks.values()} == {2}
         assert student["metrics"] == {TASKS: of_tasks, **means(of_tasks)}
     assert students[1]["teacher_sha256"] == students[0]["sha256"]
+    (ensemble,) = summary["ensembles"]
+    assert (ensemble["members"], ensemble["reference"]) == ([1, 2], 0)
+    of_tasks = ensemble["metrics"][TASKS]
+    assert ensemble["metrics"] == {TASKS: of_tasks, **means(of_tasks)}
+    for name, metrics in of_tasks.items():
+        assert metrics["scores"] != students[1]["metrics"][TASKS][name]["scores"]
+        percent = 100 * metrics["score_mean"] / first["metrics"][TASKS][name]["score_mean"]
+        assert metrics["percent_of_teacher"] == pytest.approx(percent)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     tags = {(line["role"], tag) for line in lines for tag in line["values"]}
     for game in teachers():
         for tag in ("eval/mean_reward", "distill/loss", "distill/replay_agreement", "teacher/ep_rew_mean"):
             assert ("generation_2", f"{game}/{tag}") in tags
-        assert {("teacher", f"{game}/eval/mean_reward"), ("random_play", f"{game}/eval/mean_reward")} <= tags
+        roles = ("teacher", "random_play", "ensemble_1_2")
+        assert {(role, f"{game}/eval/mean_reward") for role in roles} <= tags
+
+
+def test_an_ensemble_acts_in_each_task_by_the_mean_of_its_students_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: dict[str, Any] = {}
+
+    def look(domain: AgentDomain, member: Any, *given: Any, members: Any = (), **options: Any) -> Any:
+        if members:
+            played[domain.config.game] = member
+        return play(domain, member, *given, members=members, **options)
+
+    play = AgentDomain.play
+    monkeypatch.setattr(AgentDomain, "play", look)
+    distill(tmp_path / "run", config=dataclasses.replace(CONFIG, play=dataclasses.replace(CONFIG.play, steps=24)))
+    assert list(played) == list(teachers())
+    for game, ensemble in played.items():
+        policies = []
+        for k in (1, 2):
+            network, kinds = read_multitask(tmp_path / "run" / f"generation_{k}.safetensors", FRAMES)
+            assert kinds[game] == "logits"
+            policies.append(compute_scores(network.of(game), make_frames(5)).softmax(dim=1))
+        with torch.no_grad():
+            torch.testing.assert_close(ensemble(make_frames(5)).softmax(dim=1), sum(policies) / 2)
 
 
 # in the warm-up, while it learns, and in generation 2 between the first points of the two curves
@@ -153,6 +187,8 @@ def test_a_run_that_was_stopped_or_killed_ends_like_one_that_never_was(
 def test_a_longer_lineage_goes_on_behind_a_finished_one(tmp_path: Path, whole: Path) -> None:
     distill(tmp_path / "run", config=dataclasses.replace(CONFIG, lineage=LineageConfig(generations=1)))
     distill(tmp_path / "run")
+    found = [json.loads((folder / "summary.json").read_text())["ensembles"] for folder in (tmp_path / "run", whole)]
+    assert found[0] == found[1]
     for name in ("generation_1.safetensors", "generation_2.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
 
@@ -228,12 +264,14 @@ def test_a_game_has_its_own_temperature_and_teacher_and_the_settings_of_all() ->
 def test_the_geometric_mean_is_not_defined_where_a_game_gave_no_positive_number(whole: Path) -> None:
     assert geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
     summary = json.loads((whole / "summary.json").read_text())
-    for student in summary["generations"][1:]:
+    for student in [*summary["generations"][1:], *summary["ensembles"]]:
         for name, metrics in student["metrics"][TASKS].items():
             metrics |= {"teacher_normalized": 0.5 if name == "pong" else -0.25, "percent_of_teacher": 80.0}
         student["metrics"] |= means(student["metrics"][TASKS])
     text = format_summary(summary)
     assert "student 1: geometric mean of 'of teacher': not defined, no positive number in breakout" in text
     assert "student 2: geometric mean of '% of teacher': 80.0%" in text
-    assert len([line for line in text.splitlines() if line.startswith("| pong")]) == 2
+    assert "ensemble of 1, 2: geometric mean of '% of teacher': 80.0%" in text
+    rows = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| pong")]
+    assert rows == ["1", "2", "ensemble of 1, 2"]
     assert max(map(len, text.splitlines())) <= 100
