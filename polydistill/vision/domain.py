@@ -12,13 +12,14 @@ from torch import nn
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
+from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
 from polydistill.runs.correctness import read_correct, write_correct
 from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.classifier import load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.course import Course, Recorder
+from polydistill.vision.evaluation import validation_of
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.images.data import Images
 from polydistill.vision.networks import build_network
@@ -27,6 +28,7 @@ from polydistill.vision.sources import describe_images, open_teacher, require_sa
 from polydistill.vision.workshop import Workshop
 
 CORRECT = "generation_{}_correct.npz"  # which test images a generation got right
+UNIT = "images"
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
     "accuracy on the test images": ["test/accuracy"],
@@ -91,7 +93,8 @@ class CifarDomain:
         student = workshop.make_student(architecture, generation)
         lesson = workshop.make_lesson(teacher, generation)
         trainer = workshop.make_trainer(student, lesson, generation, store=SharedStore.of_environment())
-        course = Course(trainer, self.images.validation, self.config.evaluation, Recorder(keeper.run, generation))
+        validation = validation_of(self.images.validation, workshop.normalizer, self.config.evaluation)
+        course = TrainingCourse(trainer, Recorder(keeper.run, generation, UNIT), validation)
         if begun is not None:
             course.load_state(begun)
         try:
@@ -113,15 +116,15 @@ class CifarDomain:
         self._keep_correct(keeper.generation, keeper.run)
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         samples = self.config.training_of(keeper.generation).epochs * len(self.images.train)
-        Recorder(keeper.run, keeper.generation).log(samples, tested)
+        Recorder(keeper.run, keeper.generation, UNIT).log(samples, tested)
         return metrics
 
     def _look(self, member: nn.Module, generation: int, run: Run | None) -> None:
-        with Recorder(run, generation).progress("is tested", self._examiner.images_to_see) as bar:
+        with Recorder(run, generation, UNIT).progress("is tested", self._examiner.images_to_see) as bar:
             self._examiner.look(member, bar.add)
 
     def _remember(self, member: nn.Module, keeper: Keeper[nn.Module]) -> float:
-        recorder = Recorder(keeper.run, keeper.generation)
+        recorder = Recorder(keeper.run, keeper.generation, UNIT)
         with recorder.progress("looks back at its training images", len(self.images.train)) as bar:
             return self._examiner.remembered(member, bar.add)
 

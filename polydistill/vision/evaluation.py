@@ -1,4 +1,4 @@
-"""The logits of a classifier for a set of images, and a check that they are finite.
+"""The logits of a classifier for a set of images, a check that they are finite, and the validation of a course.
 
 Contract: in evaluation mode, without gradients; float32 out.
 """
@@ -10,8 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from polydistill.learning.measures import evaluation_mode
+from polydistill.errors import UserError
+from polydistill.learning.measures import evaluation_mode, measure, require_finite_metrics
 from polydistill.learning.rewind import NonFiniteError
+from polydistill.lineage.course import Validation
+from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import ImageSet
 
@@ -50,3 +53,24 @@ def require_finite(logits: Tensor, images: ImageSet, whose: str) -> None:
         some = rows[:100]
         batch = {"rows": some, "images": images.images[some], "labels": images.labels[some], "scores": logits[some]}
         raise NonFiniteError(f"the scores of {whose} are not finite for {len(rows):,} of {len(images):,}", batch)
+
+
+def validation_of(images: ImageSet, normalizer: Normalizer, config: EvaluationConfig) -> Validation | None:
+    """How a course measures its student on the validation ``images``; None where there are none, or it need not."""
+    if not len(images) or not config.every_epochs:
+        return None
+
+    def measure_on_images(student: nn.Module, whose: str) -> dict[str, float]:
+        try:
+            logits = predict(student, images, normalizer)
+        except torch.OutOfMemoryError as error:  # a smaller batch in training would not help
+            raise UserError(
+                f"out of memory on {images.labels.device} for {whose}, while predicting {BATCH} images at a time"
+            ) from error
+        require_finite(logits, images, whose)
+        measured = measure(logits, images.labels)
+        require_finite_metrics(measured, whose)
+        return measured
+
+    keep_best = config.selection == "best_val"
+    return Validation(measure_on_images, "the validation images", config.every_epochs, keep_best)

@@ -1,4 +1,4 @@
-"""polydistill.vision.course: what a bar shows while a generation learns, validates and is tested."""
+"""polydistill.lineage.course with images: what a bar shows while a generation learns, validates and is tested."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 from rich.console import Console
 
 from polydistill.errors import Interrupted
+from polydistill.learning.training import never
+from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.runs import Run
 from polydistill.runs.progress import Progress
 from polydistill.vision.config import EvaluationConfig
-from polydistill.vision.course import Course, Recorder
+from polydistill.vision.evaluation import validation_of
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.images.data import Images, ImageSet, Normalization
-from polydistill.vision.training import never
 from tests.vision.lessons import NORMALIZER, image_set, tiny, trainer
 
 
@@ -57,9 +58,10 @@ class Bars:
     log_timing = log
 
 
-def course(bars: Bars, validation: ImageSet | None = None, **changes: Any) -> Course:
-    validation = image_set(20) if validation is None else validation
-    return Course(trainer(**changes), validation, EvaluationConfig(), Recorder(cast(Run, bars), 1))
+def course(bars: Bars, validation: ImageSet | None = None, **changes: Any) -> TrainingCourse:
+    images = image_set(20) if validation is None else validation
+    measured = validation_of(images, NORMALIZER, EvaluationConfig())
+    return TrainingCourse(trainer(**changes), Recorder(cast(Run, bars), 1, "images"), measured)
 
 
 def test_the_bar_moves_with_every_step_and_ends_at_100_percent() -> None:

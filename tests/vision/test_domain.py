@@ -26,18 +26,20 @@ from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import calibration_error, measure
 from polydistill.learning.processes import Processes
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.training import never
 from polydistill.lineage import Lineage, LineageConfig, run_lineage
+from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.lineage.keeper import Keeper
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.correctness import read_correct
 from polydistill.runs.run import PARTIAL
 from polydistill.streams import derive_seed
-from polydistill.vision import classifier, course, domain, examiner, training, workshop
+from polydistill.vision import classifier, domain, evaluation, examiner, training, workshop
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CHARTS, CifarDomain
-from polydistill.vision.evaluation import predict
+from polydistill.vision.evaluation import predict, validation_of
 from polydistill.vision.images.augmentation import draw_plan
 from polydistill.vision.images.data import DataConfig, ImageSet, load_images
 from polydistill.vision.networks import build_network
@@ -387,7 +389,7 @@ def test_each_generation_sees_the_test_set_once(
         seen.append(len(images))
         return predict(network, images, *rest)
 
-    for module in (examiner, course):
+    for module in (examiner, evaluation):
         monkeypatch.setattr(module, "predict", spy)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     run_all(config, tmp_path)
@@ -408,7 +410,7 @@ def test_the_training_rate_counts_the_loader_in_and_leaves_validation_out(
         time.sleep(0.25)
         return take_batch(*arguments)
 
-    for module in (examiner, course):
+    for module in (examiner, evaluation):
         monkeypatch.setattr(module, "predict", slow_predict)
     monkeypatch.setattr(training, "take_batch", slow_batch)
     summary = run_all(config, tmp_path)
@@ -558,7 +560,7 @@ def test_out_of_memory_in_validation_does_not_blame_the_batch(
     def fail(*arguments: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(course, "predict", fail)
+    monkeypatch.setattr(evaluation, "predict", fail)
     with pytest.raises(UserError, match=r"out of memory on cpu for generation 0 .* the validation images") as caught:
         run_all(config, tmp_path)
     assert "batch_size" not in str(caught.value)
@@ -643,7 +645,7 @@ def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
     def fake_measure(*arguments: Any) -> dict[str, float]:
         return {"accuracy": next(own), "nll": 1.0, "ece": 0.1}
 
-    monkeypatch.setattr(course, "measure", fake_measure)
+    monkeypatch.setattr(evaluation, "measure", fake_measure)
     config = dataclasses.replace(
         config,
         training=dataclasses.replace(config.training, epochs=3),
@@ -652,8 +654,9 @@ def test_all_processes_keep_the_weights_that_are_best_by_rank_0s_measure(
     images = load_images(config.data)
     one = Workshop(config, images, SecondOfTwo())
     trainer = one.make_trainer(one.make_student("resnet-8", 0), Lesson("cross_entropy"), 0)
-    way = course.Course(trainer, images.validation, config.evaluation, course.Recorder(None, 0))
-    way.learn(training.never, lambda: None)
+    validation = validation_of(images.validation, one.normalizer, config.evaluation)
+    way = TrainingCourse(trainer, Recorder(None, 0), validation)
+    way.learn(never, lambda: None)
     assert way.best is not None
     assert way.best[0] == 0.7
     steps = {tensor.item() for name, tensor in way.best[1].items() if name.endswith("num_batches_tracked")}

@@ -27,7 +27,7 @@ from polydistill.lineage import LineageConfig, run_lineage
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig, Checkpoints
 from polydistill.runs.interruption import StopSignals
-from polydistill.vision import course, examiner
+from polydistill.vision import evaluation, examiner
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.data import DataConfig, load_images
@@ -435,13 +435,13 @@ def test_weights_that_are_not_finite_are_never_kept(
 
 @pytest.mark.parametrize(
     ("module", "where", "images"),
-    [(examiner, "test images", 30), (course, "validation images after epoch 1", 40)],
+    [(examiner, "test images", 30), (evaluation, "validation images after epoch 1", 40)],
 )
 def test_a_score_that_is_not_finite_stops_the_run_and_leaves_what_gave_it(
     tmp_path: Path, straight: Straight, monkeypatch: pytest.MonkeyPatch, module: Any, where: str, images: int
 ) -> None:
     config, _ = straight("last")
-    predict = course.predict
+    predict = evaluation.predict
 
     def spoil(*arguments: Any) -> torch.Tensor:
         logits = predict(*arguments)

@@ -1,7 +1,7 @@
 """One generation's training, from its initial weights to its last epoch: curves, validation, the best weights so far.
 
-Contract: :meth:`Course.state` is everything that the rest of it depends on, so that a course that loads the state
-of another ends bit for bit as the other would (on a CPU, with as many threads).
+Contract: :meth:`TrainingCourse.state` is everything that the rest of it depends on, so that a course that loads the
+state of another ends bit for bit as the other would (on a CPU, with as many threads).
 """
 
 from __future__ import annotations
@@ -9,19 +9,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from polydistill.errors import UserError
-from polydistill.learning.measures import measure, require_finite_metrics
+from polydistill.learning.training import Report, Training
 from polydistill.runs import Run
 from polydistill.runs.progress import Progress
-from polydistill.vision.config import EvaluationConfig
-from polydistill.vision.evaluation import BATCH, predict, require_finite
-from polydistill.vision.images.data import ImageSet
-from polydistill.vision.training import Report, Trainer
 
 Best = tuple[float, dict[str, Tensor]]
 
@@ -32,10 +26,11 @@ class Recorder:
     Args:
         run: or None.
         generation: whose.
+        unit: of what is counted, a plural.
     """
 
-    def __init__(self, run: Run | None, generation: int) -> None:
-        self.run, self.generation, self.role = run, generation, f"generation_{generation}"
+    def __init__(self, run: Run | None, generation: int, unit: str = "samples") -> None:
+        self.run, self.generation, self.unit, self.role = run, generation, unit, f"generation_{generation}"
 
     def log(self, samples: int, values: Mapping[str, float]) -> None:
         """Points at ``samples``, see :meth:`Run.log`."""
@@ -43,23 +38,23 @@ class Recorder:
             self.run.log(self.role, samples, values)
 
     def log_rate(self, samples: int, seconds: float) -> None:
-        """Log the images per second so far."""
+        """Log the samples per second so far."""
         if self.run is not None:
             self.run.log_timing(self.role, samples, {"time/train_samples_per_second": samples / seconds})
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar over ``total`` images on standard error, where there is a run.
+        """A bar over ``total`` samples on standard error, where there is a run.
 
         Args:
             what: what the generation does, like ``learns``.
-            total: images.
+            total: samples.
             done: how many of them were done earlier.
         """
         if self.run is None:
             yield Bar(None)
             return
-        with self.run.progress(f"generation {self.generation} {what}", total, "images", done) as progress:
+        with self.run.progress(f"generation {self.generation} {what}", total, self.unit, done) as progress:
             yield Bar(progress)
 
 
@@ -74,50 +69,65 @@ class Bar:
         self._progress = progress
 
     def reach(self, samples: int, **numbers: float | str) -> None:
-        """``samples`` images are done by now."""
+        """``samples`` are done by now."""
         if self._progress is not None:
             self._progress.advance(max(0, samples - self._progress.done), **numbers)
 
     def add(self, samples: int) -> None:
-        """``samples`` more images are done."""
+        """``samples`` more are done."""
         if self._progress is not None:
             self._progress.advance(samples)
 
     def say(self, text: str) -> None:
-        """A word in place of the numbers until the next image."""
+        """A word in place of the numbers until the next sample."""
         if self._progress is not None:
             self._progress.say(text)
 
 
-class Course:
-    """Runs a trainer to the end, with curves, validation and checkpoints.
+class Validation(NamedTuple):
+    """How a course measures its student on the way.
+
+    Attributes:
+        measure: the student's metrics, "accuracy" among them; it is told what is measured, for an error.
+        what: is measured, for the bar and for errors, like ``the validation images``.
+        every_epochs: between two measurements, >= 1; there is one at the end, too.
+        keep_best: the student gets the weights of its most accurate measurement at the end, the earlier of two alike.
+    """
+
+    measure: Callable[[nn.Module, str], Mapping[str, float]]
+    what: str
+    every_epochs: int = 1
+    keep_best: bool = False
+
+
+class TrainingCourse:
+    """Runs a training to its end, with curves, validation and checkpoints; the keeper follows it.
 
     Args:
-        trainer: of the generation.
-        validation: images, perhaps none.
-        config: when to validate, and whose weights to keep.
+        training: of the generation.
         recorder: of the generation.
+        validation: None: there is none.
 
     Attributes:
         validating_seconds: wall clock of validation, in this process and those before it.
-        best: validation accuracy and weights of the best epoch so far, where those are to be kept.
+        best: validation accuracy and weights of the best measurement so far, where those are to be kept.
     """
 
-    def __init__(self, trainer: Trainer, validation: ImageSet, config: EvaluationConfig, recorder: Recorder) -> None:
-        self.trainer, self.validation, self.config, self.recorder = trainer, validation, config, recorder
+    def __init__(self, training: Training, recorder: Recorder, validation: Validation | None) -> None:
+        self.training, self.recorder, self.validation = training, recorder, validation
         self.validating_seconds = 0.0
         self.best: Best | None = None
         self._started = time.perf_counter()
 
     @property
-    def learner(self) -> Trainer:
-        """The trainer."""
-        return self.trainer
+    def learner(self) -> Training:
+        """The training."""
+        return self.training
 
     @property
     def steps(self) -> int:
-        """Of the trainer, done so far."""
-        return self.trainer.steps
+        """Of the training, done so far."""
+        return self.training.steps
 
     @property
     def seconds(self) -> float:
@@ -126,51 +136,51 @@ class Course:
 
     def rates(self) -> dict[str, float]:
         """Both rates, since a timer that leaves something out flatters: of learning, and of learning and validation."""
-        images, seconds = self.trainer.samples, self.seconds
+        samples, seconds = self.training.samples, self.seconds
         return {
-            "train_samples_per_second": images / (seconds - self.validating_seconds),
-            "train_and_validation_samples_per_second": images / seconds,
+            "train_samples_per_second": samples / (seconds - self.validating_seconds),
+            "train_and_validation_samples_per_second": samples / seconds,
         }
 
     def learn(self, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         """Train to the end; the student then has the weights to keep.
 
         Args:
-            due: whether to save after so many steps, see :meth:`Trainer.run`.
+            due: whether to save after so many steps, see :meth:`Training.run`.
             save: is called where it was due; an exception from it ends the run.
 
         Raises:
-            FloatingPointError: the loss, or a score on the validation images, is not finite.
+            FloatingPointError: the loss, or what is measured on the way, is not finite.
             UserError: the memory does not suffice for validation.
             torch.OutOfMemoryError: the memory does not suffice for a step.
         """
-        trainer = self.trainer
-        with self.recorder.progress("learns", trainer.config.epochs * len(trainer.data), trainer.samples) as bar:
+        training = self.training
+        with self.recorder.progress("learns", training.total_samples, training.samples) as bar:
 
             def step_made(steps: int) -> bool:
-                bar.reach(trainer.samples)
+                bar.reach(training.samples)
                 return due(steps)
 
-            while trainer.steps < trainer.total_steps:
-                for report in trainer.run(step_made):
+            while not training.finished:
+                for report in training.run(step_made):
                     self._show(report, bar)
                     self._record(report, bar)
-                if trainer.steps < trainer.total_steps:
+                if not training.finished:
                     bar.say("saving")
                     save()
         if self.best is not None:
-            trainer.student.load_state_dict(self.best[1])
+            training.student.load_state_dict(self.best[1])
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest depends on: tensors and plain values. Copies."""
         best = None if self.best is None else list(self.best)
         seconds = {"seconds": self.seconds, "validating_seconds": self.validating_seconds}
-        return {"trainer": self.trainer.state(), "best": best, **seconds}
+        return {"trainer": self.training.state(), "best": best, **seconds}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`, of a course with the same arguments."""
-        device = self.trainer.device
-        self.trainer.load_state(state["trainer"])
+        device = self.training.device
+        self.training.load_state(state["trainer"])
         if state["best"] is not None:
             accuracy, weights = state["best"]
             self.best = accuracy, {name: tensor.to(device) for name, tensor in weights.items()}
@@ -181,37 +191,29 @@ class Course:
         epoch = report.epochs + (not report.epoch_ends)
         values = report.values
         numbers = {"accuracy": values["train/accuracy"], "loss": values["train/loss"]}
-        bar.reach(report.samples, epoch=f"{epoch:,}/{self.trainer.config.epochs:,}", **numbers)
+        bar.reach(report.samples, epoch=f"{epoch:,}/{self.training.epochs:,}", **numbers)
 
     def _record(self, report: Report, bar: Bar) -> None:
         self.recorder.log(report.samples, report.values)
         if report.epoch_ends:
             self.recorder.log_rate(report.samples, self.seconds - self.validating_seconds)
             before = time.perf_counter()
-            self._validate(report, bar)
+            if self.validation is not None:
+                self._validate(self.validation, report, bar)
             self.validating_seconds += time.perf_counter() - before
 
-    def _validate(self, report: Report, bar: Bar) -> None:
+    def _validate(self, validation: Validation, report: Report, bar: Bar) -> None:
         """A point of the validation curve, and the best weights so far."""
-        every, student = self.config.every_epochs, self.trainer.student
-        last = report.epochs == self.trainer.config.epochs
-        if not len(self.validation) or not every or (report.epochs % every and not last):
+        training = self.training
+        last = report.epochs == training.epochs
+        if report.epochs % validation.every_epochs and not last:
             return
-        lesson = f"generation {self.trainer.generation} ({self.trainer.lesson.objective})"
-        bar.say("measuring the validation images")
-        try:
-            logits = predict(student, self.validation, self.trainer.normalizer)
-        except torch.OutOfMemoryError as error:  # a smaller batch in training would not help
-            raise UserError(
-                f"out of memory on {self.trainer.device} for {lesson} while predicting the validation images, {BATCH} "
-                "at a time"
-            ) from error
-        require_finite(logits, self.validation, f"{lesson} on the validation images after epoch {report.epochs}")
-        measured = measure(logits, self.validation.labels)
-        require_finite_metrics(measured, f"{lesson} on the validation images after epoch {report.epochs}")
+        bar.say(f"measuring {validation.what}")
+        lesson = f"generation {training.generation} ({training.lesson.objective})"
+        measured = validation.measure(training.student, f"{lesson} on {validation.what} after epoch {report.epochs}")
         self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
-        if self.config.selection == "best_val":
+        if validation.keep_best:
             # rank 0 decides which is best: last bits may differ between GPUs, and all must keep the same weights
-            accuracy: float = self.trainer.processes.first_says(measured["accuracy"])
+            accuracy: float = training.processes.first_says(measured["accuracy"])
             if self.best is None or accuracy > self.best[0]:
-                self.best = accuracy, {name: tensor.clone() for name, tensor in student.state_dict().items()}
+                self.best = accuracy, {name: tensor.clone() for name, tensor in training.student.state_dict().items()}
