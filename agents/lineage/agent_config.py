@@ -16,6 +16,7 @@ from polydistill.device import MOST_THREADS, Device, resolve_machine
 from polydistill.errors import require_at_least, require_at_most
 from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill_agents.distillation.learning_on import LearningOnConfig
 from polydistill_agents.distillation.settings import fitting_policy
 from polydistill_agents.environments.gym_config import EnvironmentConfig
 from polydistill_agents.environments.gym_task import OWN, GymTask
@@ -111,6 +112,7 @@ class AgentConfig(EnvironmentConfig):
         play: the play from which a student learns.
         evaluation: how all are scored.
         lineage: how many generations.
+        learn_on: what the last student does after that.
         checkpoint: how often the run is saved.
     """
 
@@ -127,6 +129,7 @@ class AgentConfig(EnvironmentConfig):
     )
     evaluation: AgentScoringConfig = field(default_factory=AgentScoringConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
+    learn_on: LearningOnConfig = field(default_factory=LearningOnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
@@ -147,6 +150,7 @@ class AgentConfig(EnvironmentConfig):
         check_generations(self.student, self.lineage)
         check_datasets(self.dataset, self.save_dataset, self.student)
         object.__setattr__(self, "student", fill_defaults(self.student, target_update_interval=250))
+        self._check_learning_on()
 
     def _check_size(self) -> None:
         space = self.task.observation_space if self.student.size is not None else None
@@ -155,6 +159,11 @@ class AgentConfig(EnvironmentConfig):
                 f"student.size is of a Nature-CNN of frames, and {self.env} shows {tell_space(space)}: give the widths "
                 "of its layers, as --student.net_arch [32, 32]"
             )
+
+    def _check_learning_on(self) -> None:
+        if self.learn_on.steps is not None and self.evaluation.play == "sample":
+            raise ValueError("learn_on.steps makes the student a DQN, which acts greedily: leave evaluation.play out")
+        object.__setattr__(self, "learn_on", self.learn_on.filled())
 
     @cached_property
     def task(self) -> GymTask:

@@ -19,10 +19,12 @@ from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.files.compact import ENDING
+from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
 from polydistill_agents.lineage.datasets import save_play
+from polydistill_agents.lineage.learning_on import score_after
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import (
     DATASET,
@@ -165,7 +167,21 @@ class AgentDomain:
             return measured(self.config, result, masked, baseline) | baseline.metrics() | further
         run.log(role_of(generation), self._learned_steps, curve_point(result))  # the last point of the student's curve
         baseline = Baseline.of_metrics(self.config, keeper.generations[0].metrics)
-        return measured(self.config, result, masked, baseline) | self._how_soon(result.mean, baseline)
+        metrics = measured(self.config, result, masked, baseline) | self._how_soon(result.mean, baseline)
+        return metrics | self._learn_on(member, keeper)
+
+    def _learn_on(self, student: Teacher, keeper: Keeper[Teacher]) -> dict[str, Any]:
+        """What becomes of the last student, where it is to learn on; else nothing."""
+        config, last = self.config, keeper.generation == self.config.lineage.generations
+        if not isinstance(config, AgentConfig) or config.learn_on.steps is None or not last:
+            return {}
+        run = run_of(keeper)
+
+        def play(agent: Teacher, episodes: int, stream: str) -> Evaluation:
+            return self.play(agent, agent.network, episodes, stream, keeper)
+
+        path = run.out / f"{self._stem(keeper.generation)}.zip"
+        return score_after(config, path, student, run, play, keeper.heed)
 
     def _score(
         self, member: Teacher, who: str, teacher: Teacher | None, keeper: Keeper[Teacher], members: Sequence[int] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from polydistill.losses import get_objective
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed, numpy_stream
 from polydistill_agents.distillation.acting import TeacherActs
+from polydistill_agents.distillation.student_policy import choose_architecture
 from polydistill_agents.environments.protocols import sampling_temperature
 from polydistill_agents.environments.recording import first_difference
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
-from polydistill_agents.lineage.course import AnyConfig, rehearse
+from polydistill_agents.lineage.course import AnyConfig, rehearse, student_network
 from polydistill_agents.lineage.datasets import (
     require_can_be_saved,
     require_fits,
@@ -29,7 +31,8 @@ from polydistill_agents.lineage.datasets import (
     require_told_games,
 )
 from polydistill_agents.lineage.student_file import is_student
-from polydistill_agents.networks.nature import SIZES
+from polydistill_agents.networks.architecture import Architecture
+from polydistill_agents.networks.nature import SIZES, fits_stock
 from polydistill_agents.networks.observations import Arrays, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
 from polydistill_agents.teachers.recorded import RecordedTeacher
@@ -45,7 +48,7 @@ def open_teacher(config: AnyConfig) -> Teacher:
 
     Raises:
         UserError: there is none, the file is damaged, it does not fit the environment, or no student could learn from
-            it; or the environment's play cannot be saved, as is asked.
+            it; or the environment's play cannot be saved, or its student cannot learn on, as is asked.
     """
     if config.save_dataset is not None:
         require_can_be_saved(config)
@@ -56,8 +59,24 @@ def open_teacher(config: AnyConfig) -> Teacher:
             require_kind(get_objective(config.student.objective), teacher.kind)
         except ValueError as error:
             raise UserError(str(error)) from None
+    _require_can_learn_on(config, teacher)
     rehearse(config, teacher)
     return teacher
+
+
+def architecture_of_student(config: AnyConfig, teacher: Teacher) -> Architecture:
+    """Of a student of ``teacher``; no game is opened, and no memory taken."""
+    policy, network = student_network(config, config.task.observation_space)
+    with warnings.catch_warnings():  # the run itself says that a teacher's architecture is unknown
+        warnings.simplefilter("ignore")
+        return choose_architecture(policy, network.get("size"), teacher, network.get("policy_kwargs", {}))
+
+
+def _require_can_learn_on(config: AnyConfig, teacher: Teacher) -> None:
+    if isinstance(config, AgentConfig) and config.learn_on.steps is not None:
+        size = architecture_of_student(config, teacher).size
+        if size is not None and not fits_stock(size):
+            raise UserError(f"a student of size {size} is wider than DQN.load's networks: leave learn_on.steps out")
 
 
 def _open_recorded(config: AnyConfig) -> RecordedTeacher:

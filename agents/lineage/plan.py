@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +19,14 @@ from polydistill.runs.shared_store import SharedStore
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.distillation.frame_replay import open_replay
-from polydistill_agents.distillation.student_policy import choose_architecture, count_weights
+from polydistill_agents.distillation.student_policy import count_weights
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.control import TDConfig
-from polydistill_agents.lineage.course import RECORDINGS, AnyConfig, make_env, make_student, student_network
-from polydistill_agents.lineage.opening import open_teachers, require_same_teacher
+from polydistill_agents.lineage.course import RECORDINGS, AnyConfig, make_env, make_student
+from polydistill_agents.lineage.learning_on import PRODUCT, cost_after
+from polydistill_agents.lineage.opening import architecture_of_student, open_teachers, require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates
 from polydistill_agents.teachers import Teacher
 
@@ -35,6 +35,7 @@ PRODUCTS = (
     "generation_*.zip",
     "student.safetensors",
     "generation_*.safetensors",
+    PRODUCT,
     RECORDINGS,
 )  # that a run writes into its folder
 ZIP_BYTES = 8_000_000  # a student's; stock Stable-Baselines3's NatureCNN in float32, and some JSON
@@ -46,11 +47,7 @@ STEPS_PER_GAME = 2_000  # an assumption, stated in the plan: how long a game las
 
 def count_student(config: AnyConfig, teacher: Teacher) -> int:
     """Parameters of a student of ``teacher``; no game is opened, and no memory taken."""
-    space = config.task.observation_space
-    policy, network = student_network(config, space)
-    with warnings.catch_warnings():  # the run itself says that a teacher's architecture is unknown
-        warnings.simplefilter("ignore")
-        architecture = choose_architecture(policy, network.get("size"), teacher, network.get("policy_kwargs", {}))
+    space, architecture = config.task.observation_space, architecture_of_student(config, teacher)
     return count_weights(space, teacher.count_actions(config.task), architecture)
 
 
@@ -68,7 +65,8 @@ def disk_bytes(config: AnyConfig, teacher: Teacher) -> int:
     checkpoint = (3 if config.student.has_teacher else 4) * 4 * count_student(config, teacher)
     curves = ROUND_BYTES * (config.play.steps // (config.play.train_freq * config.play.n_envs) + 1)
     student = 4 * count_student(config, teacher)
-    return config.lineage.generations * (ZIP_BYTES + student + recording + curves) + 3 * checkpoint + saved
+    after = ZIP_BYTES if cost_after(config).samples else 0
+    return config.lineage.generations * (ZIP_BYTES + student + recording + curves) + 3 * checkpoint + saved + after
 
 
 def require_disk(config: AnyConfig, teacher: Teacher, out: Path) -> None:
@@ -118,15 +116,14 @@ def format_plan(config: AnyConfig, teacher: Teacher, out: Path, *, measure: bool
         measure: the speed of this machine, in a few seconds; otherwise it is what is remembered, or what another had.
     """
     generations, steps = config.lineage.generations, config.play.steps
-    samples = int(steps * config.student.samples_per_step)
-    games = _scored_games(config)
+    samples, games = int(steps * config.student.samples_per_step), _scored_games(config)
     speed = find_speed(config, teacher, measure=measure)
     lines = [
         dump_yaml(to_mapping(config)),
         f"would write {out}: {generations} generation{'s' * (generations > 1)} of {steps:,} steps of play and "
         f"{samples:,} samples each; student of {count_student(config, teacher):,} parameters",
         speed.whose,
-        f"time: about {tell_duration(generations * samples / speed.samples)} of learning, and "
+        f"time: about {tell_duration(_all_samples(config) / speed.samples)} of learning, and "
         f"{tell_duration(games / speed.games)} of evaluation ({games} games{speed.note})",
         _memory(config, teacher),
         f"disk: about {disk_bytes(config, teacher) / 1e6:,.0f} MB, most of it checkpoints and {generations} zip"
@@ -149,12 +146,18 @@ def expected_seconds(config: AnyConfig) -> float | None:
         speed = find_speed(config, teacher, measure=False)
     except UserError:
         return None
-    samples = config.lineage.generations * config.play.steps * config.student.samples_per_step
-    return samples / speed.samples + _scored_games(config) / speed.games
+    return _all_samples(config) / speed.samples + _scored_games(config) / speed.games
+
+
+def _all_samples(config: AnyConfig) -> float:
+    """Of all students, and of the last one while it learns on."""
+    taught = config.lineage.generations * config.play.steps * config.student.samples_per_step
+    return taught + cost_after(config).samples
 
 
 def _scored_games(config: AnyConfig) -> int:
-    return count_scored_games(config, len(growing_ensembles(config.lineage.generations)))
+    ensembles = len(growing_ensembles(config.lineage.generations))
+    return count_scored_games(config, ensembles) + cost_after(config).games
 
 
 def count_scored_games(config: AnyConfig, ensembles: int) -> int:
@@ -180,11 +183,13 @@ def replay_bytes(config: AnyConfig, teacher: Teacher) -> float:
 def _memory(config: AnyConfig, teacher: Teacher) -> str:
     capacity = max(config.play.replay_steps // config.play.n_envs, 1) * config.play.n_envs
     space, where = config.task.observation_space, config.device
+    parts = space.values() if isinstance(space, spaces.Dict) else [space]
+    per_step = 2 * sum(part.sample().nbytes for part in parts)  # Stable-Baselines3 holds the next observation too
     if config.student.has_teacher:
         n_bytes = replay_bytes(config, teacher)
-    else:  # Stable-Baselines3's holds each observation, and the next one
-        parts = space.values() if isinstance(space, spaces.Dict) else [space]
-        n_bytes, where = 2 * capacity * sum(part.sample().nbytes for part in parts), "cpu"
+    else:
+        n_bytes, where = capacity * per_step, "cpu"
+    n_bytes = max(n_bytes, cost_after(config).replay_steps * per_step)  # the first replay is gone then
     return f"memory: {tell_size(n_bytes)} of replay on {where}, beside about 1 GiB of libraries"
 
 

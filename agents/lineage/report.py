@@ -14,13 +14,13 @@ from polydistill_agents.environments.task import open_task
 
 HEADERS = (
     "who", "score", "95% over games", "of human", "of teacher", "of teacher, 95% over games", "agreement", "invalid",
-    "masked score", "parameters", "seconds",
+    "masked score", "score after", "parameters", "seconds",
 )  # fmt: skip
 IMPORTANCE = (
-    "who", "score", "95% over games", "of teacher", "agreement", "parameters", "invalid", "masked score", "of human",
-    "seconds", "of teacher, 95% over games",
+    "who", "score", "95% over games", "of teacher", "score after", "agreement", "parameters", "invalid", "masked score",
+    "of human", "seconds", "of teacher, 95% over games",
 )  # fmt: skip
-OPTIONAL = ("of human", "invalid", "masked score")  # columns that most tables would leave empty
+OPTIONAL = ("of human", "invalid", "masked score", "score after")  # columns that most tables would leave empty
 Row = dict[str, str | float | None]
 
 
@@ -106,6 +106,7 @@ def _baselines(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Iterato
 
 def _member(who: str, metrics: Mapping[str, Any]) -> Row:
     invalid, masked = metrics.get("invalid_share"), metrics.get("masked_score_mean")
+    after = metrics.get("score_after")
     return {
         "who": who,
         "score": format_points(metrics["score_mean"]),
@@ -116,6 +117,7 @@ def _member(who: str, metrics: Mapping[str, Any]) -> Row:
         "agreement": format_number(metrics["agreement"], 3),
         "invalid": None if invalid is None else f"{100 * invalid:.1f}%",
         "masked score": None if masked is None else format_points(masked),
+        "score after": None if after is None else format_points(after),
     }
 
 

@@ -21,7 +21,8 @@ from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER
 from polydistill.study.worlds import CLONE, World
 
-GROUPS = ("student", "training", "play", "lineage", "teacher")  # of a world's config, in which arms may differ
+# groups of a world's config in which arms may differ
+GROUPS = ("student", "training", "play", "lineage", "learn_on", "teacher")
 OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
 GIVEN = "teacher.path"
 ONE_CORE = {"threads": 1}

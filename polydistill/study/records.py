@@ -48,6 +48,7 @@ METRICS = {
     "test_ece": Metric("lower", "test calibration error"),
     "score": Metric("higher", "score"),
     "score_mean": Metric("higher", "score"),
+    "score_after": Metric("higher", "score after learning on"),
     "score_iqm": Metric("higher", "interquartile mean of the score"),
     "human_normalized": Metric("higher", "human-normalised score"),
     "teacher_normalized": Metric("higher", "teacher-normalised score"),

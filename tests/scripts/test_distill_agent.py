@@ -91,11 +91,12 @@ def test_a_lineage_from_a_zip_to_the_table_and_again(inside: Script, agents: Pat
     assert done.stdout.endswith(again.stdout)
     assert again.stdout.startswith("CartPole-v1, 5 full games each, protocol own, seed 0\n")
     shown = inside("show.py", "run", "--wide")
-    masks = {"invalid", "masked score"}
-    assert columns(shown.stdout) == [explained(root, "Table of distill_agent.py") - masks]
+    others = {"invalid", "masked score", "score after"}
+    assert columns(shown.stdout) == [explained(root, "Table of distill_agent.py") - others]
     keys = [set(generation["metrics"]) for generation in summary["generations"]]
     known = explained(root, "Metrics of summary.json, agents") | explained(root, "Metrics of summary.json, Atari")
-    assert keys[0] | {"invalid_share", "masked_score_mean", "has_memory", "dataset_sha256"} == known
+    others = {"invalid_share", "masked_score_mean", "has_memory", "dataset_sha256", "score_after", "score_after_ci95"}
+    assert keys[0] | others == known
     assert keys[1] == keys[0] - {"random_mean", "random_ci95", "random_scores"}
     assert json.loads((tmp_path / "run/summary.json").read_text())["config"]["env"] == "CartPole-v1"
 
@@ -104,7 +105,7 @@ def test_a_table_of_masked_play_has_all_columns(inside: Script, agents: Path, ro
     words = ["--teacher.path", agents / "masked.zip", "--env", f"{TOYS}:Masked-v3", "--wide", "--out", "run"]
     done = inside("distill_agent.py", *SMALL, *words)
     assert done.returncode == 0, done.stderr
-    assert columns(done.stdout) == [explained(root, "Table of distill_agent.py")]
+    assert columns(done.stdout) == [explained(root, "Table of distill_agent.py") - {"score after"}]
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
