@@ -135,7 +135,7 @@ def test_a_dry_run_says_the_cost_from_what_such_runs_took_and_writes_nothing(scr
     script("--config", "study.yaml", *words[-2:])
     assert "time: none, all runs are finished" in script(*words).out
     more = script(*words, "--seeds", 50)
-    assert re.search(r"time: about \d+ s on 2 cores, by what such runs took here", more.out), more.out
+    assert re.search(r"time: about [\d.]+ (s|min|h) on 2 cores, by what such runs took here", more.out), more.out
     assert "50 seeds, 150 runs in runs/study, 6 finished" in more.out
     assert len(json.loads(Path("runs/study/plan.json").read_text())["seeds"]) == 2
 
