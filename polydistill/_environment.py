@@ -47,6 +47,7 @@ REPORTS = {
     "agent": "polydistill_agents.lineage.report",
     "atari": "polydistill_agents.lineage.report",
     "cifar": "polydistill.vision.report",
+    "modules": "polydistill.modules.report",
     "tasks": "polydistill_agents.lineage.multitask.report",
 }
 

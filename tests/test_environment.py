@@ -68,11 +68,11 @@ BASE = """
 import json, sys
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # importing them fails, and nothing finds them
 import torch
-from polydistill.lineage import Lineage, LineageConfig
+from polydistill.lineage import Lineage, run_lineage
 from polydistill.losses import OBJECTIVES, doctor, loss_with_diagnostics, value_and_grad
+from polydistill.modules import ModuleDomain
 from polydistill.runs import Progress
 from polydistill.statistics import compare_pairs, t_interval
-from polydistill.vision import ModuleDomain
 
 weights = torch.full((3,), 1 / 3)
 value_and_grad("hinton_kd", torch.eye(3), torch.eye(3), torch.arange(3), row_weights=weights)
@@ -81,7 +81,7 @@ twin, other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
 str(doctor(twin, other, "hinton_kd", torch.randn(128, 3), temperature=4.0))
 data = [(torch.eye(3), torch.arange(3))]
 domain = ModuleDomain(lambda: torch.nn.Linear(3, 3), data, data, epochs=2)
-generations = list(Lineage(domain, LineageConfig(2)))
+generations = list(domain.distill(2))
 with Progress("a loop", 2, "steps") as bar:
     bar.advance(2)
 
@@ -90,7 +90,8 @@ from polydistill.vision import load_classifier
 told = []
 t_interval([1.0, 2.0, 3.0])
 pairs = lambda: compare_pairs([1.0, 3.0], [0.0, 1.0], generator=None)
-for use in (pairs, lambda: Run.open("x", None, kind="cifar", command=""), lambda: load_classifier("x.safetensors")):
+opens, keeps = lambda: Run.open("x", None, kind="cifar", command=""), lambda: list(domain.distill(2, run="x"))
+for use in (pairs, opens, keeps, lambda: load_classifier("x.safetensors")):
     try:
         use()
     except ModuleNotFoundError as error:
@@ -116,6 +117,7 @@ def test_base_installation_gives_losses_doctor_and_lineages_and_names_the_extra_
     assert generations == 3
     assert [re.sub(r" \(.*? not found\)", "", line) for line in told] == [
         "this needs the extra study: pip install 'polydistill[study]'",
+        "this needs the extra runs: pip install 'polydistill[runs]'",
         "this needs the extra runs: pip install 'polydistill[runs]'",
         "this needs the extra vision: pip install 'polydistill[vision]'",
         "this needs the extra atari: pip install 'polydistill[atari]'",

@@ -15,8 +15,8 @@ INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its 
 # what only a world says; the extras of an installation are named in _environment.py
 WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
 KNOW_NO_WORLD = (
-    "*.py", "config/*.py", "runs/*.py", "learning/**/*.py", "lineage/*.py", "kernels/**/*.py", "statistics/*.py",
-    "study/*.py", "report/*.py",
+    "*.py", "config/*.py", "runs/*.py", "learning/*.py", "lineage/*.py", "modules/*.py", "kernels/**/*.py",
+    "statistics/*.py", "study/*.py", "report/*.py",
 )  # fmt: skip
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
@@ -38,6 +38,7 @@ ROOMS = {
         ["losses"],
         ["learning", "runs"],
         ["lineage"],
+        ["modules"],
         ["study", "vision"],
     ],
 }
@@ -238,13 +239,13 @@ def test_the_ground_floor_and_the_rooms_on_it_know_no_world(root: Path) -> None:
 def test_a_word_of_a_world_below_the_worlds_is_found(tmp_path: Path) -> None:
     files = {
         "polydistill/disk.py": "KEEP = ['student.zip']",
-        "polydistill/learning/modules/a.py": "# as for CIFAR",
+        "polydistill/modules/a.py": "# as for CIFAR",
         "polydistill/vision/config.py": "DATA = 'cifar10'",
         "polydistill/study/plan.py": "WORLD = 'cifar'",
     }
     assert worldly_words(write(tmp_path, files)) == [
         "polydistill/disk.py:1 says student.zip",
-        "polydistill/learning/modules/a.py:1 says CIFAR",
+        "polydistill/modules/a.py:1 says CIFAR",
         "polydistill/study/plan.py:1 says cifar",
     ]
 

@@ -18,6 +18,7 @@ from polydistill import losses
 from polydistill.learning.networks import freeze
 from polydistill.losses import Objective, as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.description import compute, compute_closed
+from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
@@ -179,10 +180,12 @@ class Lesson:
         Args:
             scores: of the student, detached.
             teacher: scores, or None.
-            labels: ``(batch,)`` int64.
+            labels: ``(batch,)`` int64; a sample whose label is ignored is not in the sums.
             diagnose: also the gradient's shares and, for cwtm, the weights of the samples in the whole batch, which
                 cost more; every process must have a sample, and with a group two small messages are sent.
         """
+        if self._ignore_index is not None:
+            return self._tally_counted(scores, teacher, labels, diagnose=diagnose)
         sums = torch.zeros(len(Tally._fields), dtype=torch.float64, device=scores.device)
         tally = Tally(*sums.unbind())
         guesses = scores.argmax(dim=1)
@@ -200,11 +203,40 @@ class Lesson:
                 tally.effective_share.copy_(len(labels) * effective)
         return sums
 
-    def _measure_weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``()`` float64."""
+    def _tally_counted(self, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> Tensor:
+        """:meth:`tally` of the samples whose label is not ignored."""
+        counted = find_counted(labels, self._ignore_index)
+        assert counted is not None
+        labels, ignored = set_aside(labels, counted), ~counted.unsqueeze(1)
+        scores = scores.masked_fill(ignored, 0.0)  # of padding they may be anything
+        sums = torch.zeros(len(Tally._fields), dtype=torch.float64, device=scores.device)
+        tally = Tally(*sums.unbind())
+        guesses = scores.argmax(dim=1)
+        tally.samples.copy_(counted.sum())
+        tally.correct.copy_(((guesses == labels) & counted).sum())
+        if teacher is None:
+            return sums
+        teacher = teacher.masked_fill(ignored, 0.0)
+        tally.agreed.copy_(((guesses == teacher.argmax(dim=1)) & counted).sum())
+        if diagnose:
+            tally.diagnosed.copy_(tally.samples)
+            shares = gradient_shares(scores, teacher, labels).label_share.double()
+            tally.label_share.copy_(shares.masked_fill(~counted, 0.0).sum())
+            if self.objective == "cwtm":
+                largest, effective = self._measure_weights(teacher, counted)
+                tally.largest_weight.copy_((tally.samples * largest).nan_to_num(0.0))  # NaN where none counts
+                tally.effective_share.copy_((tally.samples * effective).nan_to_num(0.0))
+        return sums
+
+    def _measure_weights(self, teacher: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Largest weight and effective share of cwtm's weights over the batch of all processes, ``()`` float64; of the
+        samples that are ``counted`` if they are not all."""
         confidence = teacher.double().softmax(dim=1).amax(dim=1)
+        ones = torch.ones_like(confidence)
+        if counted is not None:
+            confidence, ones = confidence * counted, ones * counted
         largest = confidence.max()
-        sums = torch.stack([torch.ones_like(confidence), confidence, confidence.square()]).sum(dim=1)
+        sums = torch.stack([ones, confidence, confidence.square()]).sum(dim=1)
         if self.group is not None:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
             dist.all_reduce(sums, group=self.group)
@@ -221,6 +253,8 @@ class Lesson:
         counts.
         """
         tally = Tally(*sums)
+        if not tally.samples:
+            return {}
         values = {"train/accuracy": tally.correct / tally.samples}
         if self.teacher is None:
             return values

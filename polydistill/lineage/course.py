@@ -190,7 +190,7 @@ class TrainingCourse:
     def _show(self, report: Report, bar: Bar) -> None:
         epoch = report.epochs + (not report.epoch_ends)
         values = report.values
-        numbers = {"accuracy": values["train/accuracy"], "loss": values["train/loss"]}
+        numbers = {name: values[f"train/{name}"] for name in ("accuracy", "loss") if f"train/{name}" in values}
         bar.reach(report.samples, epoch=f"{epoch:,}/{self.training.epochs:,}", **numbers)
 
     def _record(self, report: Report, bar: Bar) -> None:

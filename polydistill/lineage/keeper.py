@@ -250,6 +250,8 @@ class Keeper(Generic[Member]):
             error: the number that is not finite, with its batch.
             state: of what learns, or the weights: before it, or where that is not known behind it.
         """
+        if self.run is None and self.processes.rank == 0:  # nothing is kept
+            return FloatingPointError(str(error))
         where = (
             "the run folder" if self.run is None else self.run.keep_failure(self.generation, error, state, error.batch)
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch.distributed as dist
 from torch import nn
@@ -76,14 +76,6 @@ class Domain(Protocol[Member]):
         """What is reported of ``member``; ``teacher`` is None for generation 0."""
 
 
-@runtime_checkable
-class Recalling(Protocol):
-    """A domain that wants to see the members that an earlier run has finished."""
-
-    def recall(self, member: Any, generation: int) -> None:
-        """Note the member of a generation that is done; 0 comes first."""
-
-
 class Generation(NamedTuple, Generic[Member]):
     """One generation of a lineage, as it stands in ``summary.json``.
 
@@ -122,8 +114,6 @@ class Lineage(Generic[Member]):
         self._last = done[-1] if done else None
         for index, generation in enumerate(done):
             self._check_done(generation, index)
-            if isinstance(domain, Recalling):
-                domain.recall(generation.member, index)
 
     def __iter__(self) -> Iterator[Generation[Member]]:
         teacher = self._last

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.learning.modules.weights import fit_weights, load_weights
+from polydistill.modules.weights import fit_weights, load_weights
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig

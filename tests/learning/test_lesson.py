@@ -112,3 +112,21 @@ def test_backward_of_a_function_of_ones_own() -> None:
     scores = STUDENT.clone().requires_grad_()
     Lesson(squares, ask).backward(scores, TEACHER, None, None, 2)
     torch.testing.assert_close(scores.grad, STUDENT - TEACHER)
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "ban", "cwtm"])
+def test_sums_leave_out_what_is_ignored_whatever_its_scores_are(objective: str) -> None:
+    scores, teacher = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    padded = torch.tensor([0, -100, 2, 3, -100, 1])
+    counted = padded >= 0
+    given = None if objective == "cross_entropy" else ask
+    plain, masked = Lesson(objective, given), Lesson(objective, given, ignore_index=-100)
+    of_teacher = None if given is None else teacher[counted]
+    expected = plain.tally(scores[counted], of_teacher, labels[counted], diagnose=True)
+    scores[~counted], teacher[~counted] = torch.nan, torch.inf
+    found = masked.tally(scores, None if given is None else teacher, padded, diagnose=True)
+    torch.testing.assert_close(found, expected)
+    assert masked.summarize(found.tolist()) == pytest.approx(plain.summarize(expected.tolist()))
+    none = masked.tally(scores, None if given is None else teacher, torch.full((6,), -100), diagnose=True)
+    assert masked.summarize(none.tolist()) == {}

@@ -1,4 +1,4 @@
-"""A network from another module, or from a file of weights for a module that is built first.
+"""A network from another module, or from a file of weights for a module that is built first; such a file, written.
 
 Contract: opening a file runs no code from it, and a file that does not fit is refused in one line with the names
 that are missing, unexpected or of another shape.
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from polydistill.disk import atomic_write
 from polydistill.errors import UserError
-from polydistill.learning.modules.batches import float_types
+from polydistill.modules.batches import float_types
 
 NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
@@ -37,6 +38,29 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return _find_weights(found, path)
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write what ``module.state_dict()`` holds to ``path``, a ``.safetensors`` file.
+
+    Raises:
+        UserError: the disk refused.
+        TypeError: it holds something else than tensors.
+    """
+    from safetensors.torch import save
+
+    weights = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} in the state of the module is a {type(value).__name__}: only tensors can be kept")
+        weights[name] = value.detach().cpu().contiguous().clone()  # a file holds weights that are shared twice
+    atomic_write(path, save(weights))
+
+
+def as_written(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """``module``, in the float type of ``weights`` where they have one alone: that of a teacher that was cast up."""
+    floats = float_types(weights)
+    return module.to(floats.pop()) if len(floats) == 1 else module
 
 
 def fit_weights(

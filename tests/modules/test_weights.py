@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.learning.modules.weights import fit_weights, load_weights
+from polydistill.modules.weights import fit_weights, load_weights
 
 
 def net(classes: int = 3) -> nn.Sequential:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.errors import UserError
-from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import OBJECTIVES, ban, dkd, policy_kl
+from polydistill.modules import ModuleDomain
 from polydistill.provenance import weights_sha256
-from polydistill.vision import ModuleDomain
 
 LABELS = torch.arange(12) % 3
 DATA = [(torch.randn(12, 2, generator=torch.Generator().manual_seed(1)) + LABELS.unsqueeze(1), LABELS)]
@@ -34,7 +33,7 @@ def test_a_teacher_that_one_has_is_generation_0_and_stays_as_it_is() -> None:
     teacher[1].eval()
     teacher[0].weight.requires_grad_(False)
     before = weights_sha256(teacher.state_dict())
-    found = list(Lineage(domain(teacher=teacher), LineageConfig(2)))
+    found = list(domain(teacher=teacher).distill(2))
     assert found[0].sha256 == found[1].teacher_sha256 == weights_sha256(teacher.state_dict()) == before
     assert 0 <= found[0].metrics["test_accuracy"] <= 1
     assert [part.training for part in teacher.modules()] == [True, True, False, True]
@@ -46,9 +45,9 @@ def test_a_teacher_that_one_has_is_generation_0_and_stays_as_it_is() -> None:
 def test_a_file_of_weights_is_the_same_teacher_as_the_module(tmp_path: Path) -> None:
     teacher, path = build(), tmp_path / "teacher.pt"
     torch.save(teacher.state_dict(), path)
-    of_module = list(Lineage(domain(teacher=teacher), LineageConfig(1)))
+    of_module = list(domain(teacher=teacher).distill(1))
     for file in (path, str(path)):
-        of_file = list(Lineage(domain(teacher=file), LineageConfig(1)))
+        of_file = list(domain(teacher=file).distill(1))
         assert [generation.summary() for generation in of_file] == [generation.summary() for generation in of_module]
 
 
@@ -56,11 +55,11 @@ def test_a_foreign_file_is_told_by_its_names(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pt"
     torch.save({"conv1.weight": torch.zeros(3)}, path)
     with pytest.raises(UserError, match=r"missing 0\.weight, 0\.bias, 1\.weight and .* more; unexpected conv1\.weight"):
-        domain(teacher=path).first()
+        next(domain(teacher=path).distill())
 
 
 def test_students_of_a_given_teacher_may_be_another_network() -> None:
-    found = list(Lineage(domain(teacher=build(), build_student=lambda: nn.Linear(2, 3)), LineageConfig(1)))
+    found = list(domain(teacher=build(), build_student=lambda: nn.Linear(2, 3)).distill(1))
     assert [generation.parameters for generation in found] == [67, 9]
 
 
@@ -69,7 +68,7 @@ def test_a_teacher_that_has_just_learned_is_copied_with_what_it_remembers() -> N
     teacher = nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 3)))
     expected = teacher(DATA[0][0])
     teacher.eval()
-    found = next(iter(Lineage(domain(teacher=teacher), LineageConfig(1))))
+    found = next(domain(teacher=teacher).distill(1))
     torch.testing.assert_close(found.member(DATA[0][0]), teacher(DATA[0][0]))
     expected.sum().backward()
 
@@ -78,7 +77,7 @@ def test_a_teacher_that_has_just_learned_is_copied_with_what_it_remembers() -> N
 def test_a_teacher_may_be_one_of_torchscript() -> None:
     plain = build()
     scripted = torch.jit.script(plain)
-    of_scripted, of_plain = (list(Lineage(domain(teacher=one), LineageConfig(1))) for one in (scripted, plain))
+    of_scripted, of_plain = (list(domain(teacher=one).distill(1)) for one in (scripted, plain))
     assert of_scripted[1].sha256 == of_plain[1].sha256
     assert all(parameter.requires_grad for parameter in scripted.parameters())
 
@@ -89,7 +88,7 @@ def test_a_teacher_that_cannot_be_copied_is_told_the_other_way() -> None:
             raise RuntimeError("holds a socket")
 
     with pytest.raises(ValueError, match="cannot be copied, give the path of a file of its weights: holds a socket"):
-        domain(teacher=Stubborn(2, 3)).first()
+        next(domain(teacher=Stubborn(2, 3)).distill())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -102,15 +101,15 @@ def test_a_teacher_may_give_scores_of_another_float_type(dtype: torch.dtype) -> 
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x).to(dtype)
 
-    found = list(Lineage(domain(teacher=Cached()), LineageConfig(1)))
+    found = list(domain(teacher=Cached()).distill(1))
     assert 0 <= found[1].metrics["agreement"] <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_teacher_in_a_shorter_float_type_is_cast_up_and_stays_as_it_is(dtype: torch.dtype) -> None:
     teacher = build().to(dtype)
-    found = list(Lineage(domain(teacher=teacher), LineageConfig(1)))
-    upcast = list(Lineage(domain(teacher=copy.deepcopy(teacher).float()), LineageConfig(1)))
+    found = list(domain(teacher=teacher).distill(1))
+    upcast = list(domain(teacher=copy.deepcopy(teacher).float()).distill(1))
     assert found[1].sha256 == upcast[1].sha256
     assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
 
@@ -120,8 +119,8 @@ def test_a_function_of_ones_own_teaches_as_the_loss_that_it_is() -> None:
         assert labels.shape == student.shape[:1]
         return ban(student, teacher)
 
-    expected = list(Lineage(domain(objective="ban"), LineageConfig(1)))[1]
-    found = list(Lineage(domain(objective=mine), LineageConfig(1)))[1]
+    expected = list(domain(objective="ban").distill(1))[1]
+    found = list(domain(objective=mine).distill(1))[1]
     assert found.objective == "mine"
     assert found.sha256 == expected.sha256
 
@@ -131,8 +130,8 @@ def test_a_function_of_the_library_is_given_what_it_takes_and_keeps_its_defaults
     name = getattr(function, "func", function).__name__
     bound = {"temperature": OBJECTIVES[name].default("temperature")} if name == "policy_kl" else {}
     options = {**bound, **getattr(function, "keywords", {})}
-    expected = list(Lineage(domain(objective=name, options=options), LineageConfig(1)))[1]
-    found = list(Lineage(domain(objective=function), LineageConfig(1)))[1]
+    expected = list(domain(objective=name, options=options).distill(1))[1]
+    found = list(domain(objective=function).distill(1))[1]
     assert (found.objective, found.sha256) == (name, expected.sha256)
 
 
@@ -143,11 +142,11 @@ def test_options_of_ones_own_function_are_bound_or_given() -> None:
         assert permutation == "mine"
         return policy_kl(student, teacher, temperature=temperature)
 
-    expected = list(Lineage(domain(objective="policy_kl", options={"temperature": 2.0}), LineageConfig(1)))[1]
+    expected = list(domain(objective="policy_kl", options={"temperature": 2.0}).distill(1))[1]
     options = {"temperature": 2.0, "permutation": "mine"}
     bound = functools.partial(functools.partial(tempered), **options)
     for one in (domain(objective=bound), domain(objective=tempered, options=options)):
-        found = list(Lineage(one, LineageConfig(1)))[1]
+        found = list(one.distill(1))[1]
         assert (found.objective, found.sha256) == ("tempered", expected.sha256)
 
 
@@ -186,7 +185,7 @@ def test_a_function_that_gives_no_losses_is_refused_before_the_first_step(
         return made
 
     with pytest.raises(error, match=text) as caught:
-        domain(objective=function, optimizer=optimizer).first()
+        next(domain(objective=function, optimizer=optimizer).distill())
     assert "\n" not in str(caught.value)
     assert str(caught.value).count("objective ") == 1
     assert not steps

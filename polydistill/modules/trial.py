@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
-from polydistill.learning.modules.batches import Batch, device_of, float_types, read_batch, score
 from polydistill.losses.checks import describe
 from polydistill.losses.examination.kinds import examine_kind
+from polydistill.modules.batches import Batch, device_of, float_types, read_batch, score
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
 _NOTHING = object()
@@ -51,7 +51,7 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
     """The first batch that has a label which counts.
 
     Raises:
-        TypeError: see :mod:`polydistill.learning.modules.batches`.
+        TypeError: see :mod:`polydistill.modules.batches`.
         ValueError: there is none, or none a second time.
     """
     first = iter(batches)
@@ -80,7 +80,7 @@ def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_ind
         ignore_index: label that may be out of range.
 
     Raises:
-        TypeError: see :mod:`polydistill.learning.modules.batches`.
+        TypeError: see :mod:`polydistill.modules.batches`.
         ValueError: shapes do not fit, there is one class, or a label is out of range.
     """
     read = read_batch(batch).to(device_of(module))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
-from polydistill.learning.modules.batches import device_of, no_autocast, read_batch, score
-from polydistill.learning.modules.seeding import seeded
-from polydistill.learning.modules.trial import check_labels
+from polydistill.modules.batches import device_of, no_autocast, read_batch, score
+from polydistill.modules.seeding import seeded
+from polydistill.modules.trial import check_labels
+from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
 
 
@@ -23,12 +24,13 @@ class ModuleExaminer:
     """Measures the members of one lineage.
 
     Args:
-        test: batches, see :class:`~polydistill.learning.modules.domain.ModuleDomain`.
+        test: batches, see :class:`~polydistill.modules.domain.ModuleDomain`.
         seed: of the domain.
         ignore_index: label of positions that do not count; None: all do.
 
     Attributes:
         members: generation -> module, of all that there are.
+        labels_sha256: of the labels that count, once they are known; others are refused.
     """
 
     def __init__(self, test: Iterable[Any], seed: int, ignore_index: int | None) -> None:
@@ -36,6 +38,7 @@ class ModuleExaminer:
         self.members: dict[int, nn.Module] = {}
         self._scores: dict[int, Tensor] = {}
         self._labels: Tensor | None = None
+        self.labels_sha256: str | None = None
 
     def report(self, member: nn.Module, teacher: nn.Module | None, generation: int) -> dict[str, Any]:
         """The metrics of a generation, alone and beside its teacher.
@@ -52,7 +55,7 @@ class ModuleExaminer:
         return self._measure([generation], None if teacher is None else generation - 1)
 
     def ensemble(self, members: Sequence[int]) -> dict[str, Any]:
-        """The metrics of the mean probability, see :meth:`~polydistill.learning.modules.domain.ModuleDomain.ensemble`.
+        """The metrics of the mean probability, see :meth:`~polydistill.modules.domain.ModuleDomain.ensemble`.
 
         Raises:
             ValueError: fewer than two members, one twice, or one that there is not.
@@ -89,6 +92,11 @@ class ModuleExaminer:
             )
         if self._labels is not None and not torch.equal(labels, self._labels):
             raise ValueError("the labels of `test` differ from one generation to the next: it must not be shuffled")
+        if self._labels is None:
+            found = weights_sha256({"labels": labels})
+            if self.labels_sha256 not in (None, found):
+                raise ValueError("the labels of `test` are others than those with which the run began")
+            self.labels_sha256 = found
         self._scores[generation], self._labels = scores, labels
         return scores
 

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from polydistill.learning.modules import domain as module_under_test
-from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import OBJECTIVES
-from polydistill.vision import ModuleDomain
+from polydistill.modules import ModuleDomain
 
 LABELS = torch.arange(12) % 3
 GOOD = [(torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), LABELS)]
@@ -140,10 +138,10 @@ def plain_sgd(parameters: Any) -> torch.optim.Optimizer:
 
 @pytest.fixture
 def _nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(*given: object) -> None:
+    def learn(*given: object) -> None:
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr(module_under_test, "train", train)
+    monkeypatch.setattr(ModuleDomain, "_learn", learn)
 
 
 @pytest.mark.parametrize(("options", "error", "text"), OF_ARGUMENTS, ids=[text for *_, text in OF_ARGUMENTS])
@@ -161,17 +159,17 @@ def test_what_a_batch_tells_is_told_before_the_first_step(
     options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text) as caught:
-        list(Lineage(domain(**options), LineageConfig(1)))
+        list(domain(**options).distill(1))
     assert "\n" not in str(caught.value)
 
 
 def test_a_label_that_is_no_class_is_told_with_its_batch() -> None:
     late = TensorDataset(torch.zeros(24, 2), torch.cat([LABELS, LABELS * 2]))
     with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of epoch 1 has 4"):
-        domain(batches=DataLoader(late, 12)).first()
+        next(domain(batches=DataLoader(late, 12)).distill())
     one = domain(test=DataLoader(late, 12))
     with pytest.raises(ValueError, match=r"labels must be from 0 to 2, .*; batch 2 of `test` has 4"):
-        list(Lineage(one, LineageConfig(1)))
+        list(one.distill(1))
     assert sorted(one.members) == [0]
 
 
@@ -181,7 +179,7 @@ def test_what_fails_in_a_later_batch_is_told_with_it() -> None:
 
     loader = DataLoader(TensorDataset(torch.randn(13, 2), torch.arange(13) % 3), 4)
     with pytest.raises(ValueError, match="more than 1 value per channel when training") as caught:
-        domain(build=network, batches=loader).first()
+        next(domain(build=network, batches=loader).distill())
     assert caught.value.__notes__ == ["in batch 4 of epoch 1 of generation 0"]
 
 
@@ -191,14 +189,14 @@ def test_data_that_only_streams_is_good_enough() -> None:
             yield from zip(*GOOD[0], strict=True)
 
     loader = DataLoader(Stream(), 4)
-    assert len(list(Lineage(domain(batches=loader, test=loader), LineageConfig(1)))) == 2
+    assert len(list(domain(batches=loader, test=loader).distill(1))) == 2
 
 
 def test_a_batch_in_which_no_label_counts_is_no_mistake_and_teaches_nothing() -> None:
     ignored = (GOOD[0][0], torch.full((12,), -100))
-    plain = [generation.summary() for generation in Lineage(domain(optimizer=plain_sgd), LineageConfig(1))]
+    plain = [generation.summary() for generation in domain(optimizer=plain_sgd).distill(1)]
     given = {"batches": [ignored, *GOOD, ignored], "test": [ignored, *GOOD]}
-    found = [generation.summary() for generation in Lineage(domain(optimizer=plain_sgd, **given), LineageConfig(1))]
+    found = [generation.summary() for generation in domain(optimizer=plain_sgd, **given).distill(1)]
     assert found == plain
 
 
@@ -221,7 +219,7 @@ def test_scores_that_are_not_finite_are_no_metrics_and_the_student_is_kept(value
     one = domain(build_student=lambda: Nan(value, 2), test=[(torch.randn(5, 2), LABELS[:5])])
     text = "the scores of generation 1 on the test batches are not finite for 1 of 5"
     with pytest.raises(FloatingPointError, match=text) as caught:
-        list(Lineage(one, LineageConfig(1)))
+        list(one.distill(1))
     assert caught.value.__notes__ == ["generation 1 is not lost: ModuleDomain.members[1]"]
     assert isinstance(one.members[1], Nan)
 
@@ -233,7 +231,7 @@ def test_a_metric_that_overflows_is_told() -> None:
             return scores if len(x) != 5 else torch.tensor([3e38, -3e38, 0.0]).expand_as(scores)
 
     with pytest.raises(FloatingPointError, match="test_nll of generation 0 is inf"):
-        list(Lineage(domain(build=lambda: Huge(2, 3), test=[(torch.randn(5, 2), LABELS[:5])]), LineageConfig(1)))
+        list(domain(build=lambda: Huge(2, 3), test=[(torch.randn(5, 2), LABELS[:5])]).distill(1))
 
 
 def test_a_lineage_that_changes_its_teacher_keeps_the_student() -> None:
@@ -245,5 +243,5 @@ def test_a_lineage_that_changes_its_teacher_keeps_the_student() -> None:
 
     one = domain(build=lambda: Meddling(2, 3), batches=[*GOOD, (torch.randn(7, 2), LABELS[:7])])
     with pytest.raises(RuntimeError, match="the teacher of generation 1 changed while teaching"):
-        list(Lineage(one, LineageConfig(1)))
+        list(one.distill(1))
     assert sorted(one.members) == [0, 1]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.learning.lesson import Lesson
-from polydistill.learning.modules.batches import move, read_batch, read_scores, score
-from polydistill.learning.modules.training import train
-from polydistill.lineage import Lineage, LineageConfig
 from polydistill.losses import cross_entropy
-from polydistill.vision import ModuleDomain
+from polydistill.modules import ModuleDomain
+from polydistill.modules.batches import move, read_batch, read_scores, score
+from polydistill.modules.feed import Feed
+from polydistill.modules.training import ModuleTraining
 
 LABELS = torch.arange(12) % 3
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)) + LABELS.unsqueeze(1)
@@ -36,7 +36,7 @@ class Net(nn.Module):
 
 def weights(batches: Any, wrap: Any = None, **options: Any) -> list[str | None]:
     one = ModuleDomain(lambda: Net(wrap), batches, batches, epochs=2, **options)
-    return [generation.sha256 for generation in Lineage(one, LineageConfig(1))]
+    return [generation.sha256 for generation in one.distill(1)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,8 @@ def test_a_step_reads_its_batch_once() -> None:
     once, batch, network = CountedDict(x=INPUTS, labels=LABELS), CountedDict(x=INPUTS, labels=LABELS), Net()
     read_batch(once)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    train(network, Lesson("cross_entropy"), optimizer, [batch], epochs=3, ignore_index=-100, n_classes=3)
+    how = {"epochs": 3, "log_every_steps": 50, "ignore_index": -100, "n_classes": 3}
+    list(ModuleTraining(network, Lesson("cross_entropy"), optimizer, Feed([batch], 0), **how).run())
     assert batch.lookups == 3 * once.lookups > 0
 
 
@@ -106,9 +107,9 @@ def test_tokens_count_as_samples_and_padding_for_nothing(objective: str) -> None
     padded = torch.cat([INPUTS.view(3, 4, 4), torch.full((3, 2, 4), 9.0)], dim=1)
     ignored = torch.cat([LABELS.view(3, 4), torch.full((3, 2), -100)], dim=1)
     one = ModuleDomain(Net, [(padded, ignored)], [(padded, ignored)], epochs=2, objective=objective)
-    found = list(Lineage(one, LineageConfig(1)))
+    found = list(one.distill(1))
     two = ModuleDomain(Net, whole, whole, epochs=2, objective=objective)
-    for ours, theirs in zip(found, Lineage(two, LineageConfig(1)), strict=True):
+    for ours, theirs in zip(found, two.distill(1), strict=True):
         torch.testing.assert_close(ours.member.layer.weight, theirs.member.layer.weight)
         there = {name: value for name, value in theirs.metrics.items() if value is not None}
         assert {name: ours.metrics[name] for name in there} == pytest.approx(there, rel=1e-4)
@@ -125,11 +126,7 @@ def test_a_teacher_may_give_anything_where_labels_are_padding(objective: str) ->
     unfilled = Unfilled()
     unfilled.load_state_dict(known.state_dict())
     found = [
-        list(
-            Lineage(
-                ModuleDomain(Net, batches, batches, epochs=1, teacher=teacher, objective=objective), LineageConfig(1)
-            )
-        )
+        list(ModuleDomain(Net, batches, batches, epochs=1, teacher=teacher, objective=objective).distill(1))
         for teacher in (known, unfilled)
     ]
     assert found[0][1].sha256 == found[1][1].sha256
@@ -145,10 +142,10 @@ def test_any_number_may_mark_padding_and_a_function_of_ones_own_never_sees_it() 
     padded = torch.where(torch.arange(12) < 9, LABELS, 99)
     batches = [(INPUTS, padded)]
     one = ModuleDomain(Net, batches, batches, epochs=1, objective=own, ignore_index=99)
-    list(Lineage(one, LineageConfig(1)))
+    list(one.distill(1))
     assert set(seen) == {0, 1, 2}
     with pytest.raises(ValueError, match="labels must be from 0 to 2; the first batch of `batches` has 99"):
-        ModuleDomain(Net, batches, batches, epochs=1, ignore_index=None).first()
+        next(ModuleDomain(Net, batches, batches, epochs=1, ignore_index=None).distill())
 
 
 def test_images_with_a_label_for_each_pixel_are_lined_up() -> None:
@@ -182,7 +179,7 @@ def tagged(length: int) -> tuple[Tensor, Tensor]:
 def test_as_many_positions_as_classes_are_read_as_in_the_batches_before(last: bool) -> None:
     batches = [tagged(4), tagged(5), tagged(6)]
     one = ModuleDomain(lambda: Tagger(last), batches, batches, epochs=1)
-    network = next(iter(Lineage(one, LineageConfig(1)))).member
+    network = next(one.distill(1)).member
     for inputs, labels in batches:
         scores = network(inputs) if last else network(inputs).transpose(1, 2)
         assert torch.equal(score(network, read_batch((inputs, labels))), scores.reshape(-1, 5))

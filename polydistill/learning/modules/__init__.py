@@ -1,1 +1,0 @@
-"""A lineage of one's own model and data: any module, any batches."""

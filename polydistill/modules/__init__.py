@@ -1,0 +1,10 @@
+"""Lineages of one's own models and data: any module that gives scores, any batches.
+
+:mod:`~polydistill.modules.batches` reads batches and outputs, :mod:`~polydistill.modules.feed` gives them epoch by
+epoch, :mod:`~polydistill.modules.training` makes the steps, :mod:`~polydistill.modules.domain` is the world for a
+lineage, and :mod:`~polydistill.modules.kept` keeps its run.
+"""
+
+from polydistill.modules.domain import ModuleDomain
+
+__all__ = ["ModuleDomain"]

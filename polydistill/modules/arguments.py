@@ -1,0 +1,93 @@
+"""What a user says of a lineage of their own modules: checked once, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.learning.lesson import check_options
+from polydistill.learning.schedules import MOST_STEPS_PER_LOG
+from polydistill.losses import as_objective
+from polydistill.losses.checks import check_integer
+from polydistill.losses.objectives import OwnObjective
+from polydistill.modules.trial import check_batches
+
+Batches = Iterable[Any]
+Build = Callable[[], nn.Module]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+LARGEST_SEED = 2**63 - 1
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with rate 0.1 and Nesterov momentum 0.9."""
+    return torch.optim.SGD(parameters, 0.1, 0.9, nesterov=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The arguments of :class:`~polydistill.modules.domain.ModuleDomain`, which says what they are.
+
+    Raises:
+        TypeError: one is of another type.
+        ValueError: one is out of range.
+    """
+
+    build: Build
+    batches: Batches
+    test: Batches
+    epochs: int
+    optimizer: MakeOptimizer = sgd
+    objective: str | Callable[..., Tensor] = "ban"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    classes: int | None = None
+    seed: int = 0
+    build_student: Build | None = None
+    teacher: nn.Module | str | Path | None = None
+    ignore_index: int | None = -100
+    log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        self._check_functions()
+        check_batches(self.batches, "batches")
+        check_batches(self.test, "test")
+        self._check_numbers()
+        if not isinstance(self.teacher, nn.Module | str | Path | None):
+            raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
+        self._check_objective()
+
+    def _check_functions(self) -> None:
+        for name in ("build", "build_student", "optimizer"):
+            function = getattr(self, name)
+            if isinstance(function, nn.Module):
+                advice = "lambda: Net(...); what you have trained is given as `teacher`"
+                raise TypeError(f"`{name}` must be a function that makes a module, as {advice}; got a module")
+            if not callable(function) and (function is not None or name != "build_student"):
+                raise TypeError(f"`{name}` must be a function, got a {type(function).__name__}")
+
+    def _check_numbers(self) -> None:
+        check_integer("epochs", self.epochs, 1)
+        check_integer("log_every_steps", self.log_every_steps, 1, MOST_STEPS_PER_LOG)
+        check_integer("seed", self.seed, 0, LARGEST_SEED)
+        if self.classes is not None:
+            check_integer("classes", self.classes, 2)
+        if self.ignore_index is not None:
+            check_integer("ignore_index", self.ignore_index, -LARGEST_SEED, LARGEST_SEED)
+
+    def _check_objective(self) -> None:
+        objective = as_objective(self.objective)
+        if not isinstance(objective, OwnObjective):
+            check_options(objective.name, self.options)
+            if self.options.get("permutation") == "fixed":
+                raise ValueError("permutation cannot be fixed for batches whose samples have no numbers")
+        if objective.needs_permutation and self.classes is None:
+            raise ValueError(f"objective {objective.name} permutes classes: it must be told how many, by `classes`")
+
+    @property
+    def objective_name(self) -> str:
+        """Of the students' objective."""
+        return as_objective(self.objective).name

@@ -1,0 +1,97 @@
+"""What decides a run of one's own modules, in plain values: what its config.yaml holds, and is compared by.
+
+Modules, data and optimisers are code, which no file holds. What can be known of them is described here, so that a
+folder is not continued with another network, another rate or another number of batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from polydistill.lineage import LineageConfig
+from polydistill.runs.checkpoint import CheckpointConfig
+
+MAY_GROW = ("lineage.generations",)
+
+
+@dataclass(frozen=True)
+class ModuleConfig:
+    """A run of one's own modules.
+
+    Args:
+        seed: root of every random stream.
+        epochs: of each generation.
+        log_every_steps: steps between two points of the training curves.
+        objective: of the students.
+        options: of the objective.
+        ignore_index: label of what does not count, or null.
+        networks: of generation 0 and of the students, see :func:`describe_network`.
+        teacher: sha256 of the weights of a teacher that was given; empty: generation 0 is trained.
+        optimizer: see :func:`describe_optimizer`.
+        data: for learning and testing, see :func:`describe_batches`.
+        lineage: how many generations.
+        checkpoint: how often the run saves its state.
+    """
+
+    seed: int
+    epochs: int
+    log_every_steps: int
+    objective: str
+    options: dict[str, Any]
+    ignore_index: int | None
+    networks: dict[str, Any]
+    teacher: str
+    optimizer: dict[str, Any]
+    data: dict[str, Any]
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def describe_network(module: nn.Module) -> dict[str, Any]:
+    """Its class, how many parameters it has, and a hash of the names and shapes of its weights."""
+    shapes = sorted((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
+    return {
+        "class": type(module).__name__,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+    }
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Its class, and of each group of parameters how many there are and the settings."""
+    groups = {
+        f"group_{number}": plain({**group, "params": len(group["params"])})
+        for number, group in enumerate(optimizer.param_groups)
+    }
+    return {"class": type(optimizer).__name__, **groups}
+
+
+def describe_batches(batches: object) -> dict[str, Any]:
+    """How many batches an epoch has, and of a loader how many samples its data set; null where that is not known."""
+    samples = batches.dataset if isinstance(batches, DataLoader) else None
+    return {"batches": _count(batches), "samples": _count(samples)}
+
+
+def plain(value: Any) -> Any:
+    """``value`` in plain values; what is none is named by its class."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    return value if isinstance(value, bool | int | float | str | None) else f"a {type(value).__name__}"
+
+
+def _count(things: object) -> int | None:
+    try:
+        return len(things)  # type: ignore[arg-type]
+    except TypeError:
+        return None

@@ -1,0 +1,294 @@
+"""The world of one's own model and data: any module that gives ``(batch, classes)`` scores, any iterable of batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.networks import freeze
+from polydistill.lineage import Generation, LineageConfig
+from polydistill.lineage.course import Recorder, TrainingCourse
+from polydistill.lineage.ensembles import growing_ensembles
+from polydistill.lineage.keeper import Keeper
+from polydistill.modules.arguments import Arguments, Batches, sgd
+from polydistill.modules.examiner import ModuleExaminer
+from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
+from polydistill.modules.seeding import seeded
+from polydistill.modules.weights import as_written, fit_weights, load_weights, save_weights
+from polydistill.modules.workshop import Workshop
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.streams import derive_seed
+
+CHARTS = {  # of TensorBoard, in their order
+    "accuracy on the test batches": ["test/accuracy"],
+    "accuracy and agreement with the teacher on the training batches": ["train/accuracy", "train/agreement"],
+    "loss": ["train/loss"],
+}
+
+
+class ModuleDomain:
+    """Generations of modules that ``build`` makes; :meth:`distill` trains them.
+
+    A :class:`~polydistill.lineage.keeper.KeptDomain`.
+
+    A batch is ``(inputs, labels)``; ``(input, input, ..., labels)``, with the labels last; or a mapping, as Hugging
+    Face has them, with the labels under "labels", whose other entries are the module's keyword arguments. What is on
+    another device than the module is moved there. The module gives scores ``(batch, classes)``, an output with
+    ``.logits`` or ``["logits"]``, or a tuple that begins with them. Scores may also be ``(batch, time, classes)`` with
+    labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
+    position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
+    before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
+    language model needs labels that are shifted by one. Use autocast in the module's ``forward``; around the lineage it
+    has no effect. Under ``DistributedDataParallel`` each process takes the mean over what counts in its own batches,
+    and reports on its own test batches.
+
+    **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
+    initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
+    processes with one seed make the same students, and arms of one seed have the same generation 0 and the same order
+    of batches, with other objectives or students too: batches draw from streams of their own. Afterwards all generators
+    are as before. An iterable that draws from a generator that it keeps to itself cannot be seeded: make it a
+    ``DataLoader``, or draw from torch's global one. A sampler with ``set_epoch``, as ``DistributedSampler``, is told
+    the epoch, from 0 for each generation; its seed is its own.
+
+    **Runs.** ``distill(2, run="runs/mine")`` keeps config, curves, checkpoints and weights in a folder. The same call
+    again goes on where it was stopped or killed, or gives the finished generations and prints the table. On a CPU it
+    ends bit for bit as the unbroken run where an epoch can be gone through again: with lists, and loaders of data sets
+    with a length, whatever they draw from torch's, numpy's or Python's global generators or their own. Of iterable data
+    sets, other iterables and workers that persist it is not known; a line on standard error says so.
+
+    **Mistakes** in the arguments are errors of the constructor. To find the others, one batch of each kind goes through
+    both networks and the objective before the first step.
+
+    Args:
+        build: makes a fresh module on its device; called once per generation. One that returns a
+            pretrained network is trained again, as generation 0: if you have a teacher, give ``teacher``.
+        batches: iterated once per epoch: a list, or a ``DataLoader``.
+        test: the same, for the metrics; in the same order each time (a ``DataLoader`` that shuffles is).
+        epochs: passes over ``batches`` for each generation, >= 1.
+        optimizer: makes one from parameters; None: SGD with rate 0.1 and Nesterov momentum 0.9. Its rate is not
+            scheduled.
+        objective: of the students: a name in ``polydistill.losses.OBJECTIVES``, or a function of ``(student, teacher,
+            labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)``, that returns a loss for each sample,
+            ``(batch,)``. One of ``polydistill.losses`` is given what it takes. Generation 0 learns by cross_entropy.
+        options: of the objective. Permutations cannot be fixed: the samples have no numbers here.
+        classes: how many there are; needed by an objective that permutes them, as dkpp.
+        seed: root of the random streams, >= 0.
+        build_student: makes the modules of the students, where they are another network than generation 0; None:
+            ``build`` does.
+        teacher: generation 0, which is not trained then, only evaluated: a module, of which a copy is used (in the
+            inputs' float type, where its own is a shorter one), or the path of a file of weights for what ``build``
+            makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
+        log_every_steps: steps between two points of the training curves, and two checks that the loss is finite.
+        ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
+            function of one's own gets only the others, for which each batch waits for a GPU. None: each
+            label must be a class.
+
+    Attributes:
+        members: generation -> module, of all that were trained or given in this process; also where an error came
+            before the generation was reported, so that nothing that was trained is lost.
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: an argument out of range; before the first step, what does not fit together in the first batches;
+            while training, a label that is no class (looked at where labels are on the CPU).
+        UserError: before the first step, the teacher's file is missing or does not fit.
+        FloatingPointError: while training, at the next report a loss or a weight that is not finite; when evaluated,
+            scores or metrics that are not.
+
+    Example:
+        >>> data = [(torch.eye(3), torch.arange(3))]
+        >>> domain = ModuleDomain(lambda: nn.Linear(3, 3), data, data, epochs=50)
+        >>> [generation.metrics["test_accuracy"] for generation in domain.distill(1)]
+        [1.0, 1.0]
+        >>> domain.ensemble([0, 1])["test_accuracy"]
+        1.0
+    """
+
+    charts = CHARTS
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        batches: Batches,
+        test: Batches,
+        *,
+        epochs: int,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        objective: str | Callable[..., Tensor] = "ban",
+        options: Mapping[str, Any] | None = None,
+        classes: int | None = None,
+        seed: int = 0,
+        build_student: Callable[[], nn.Module] | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        ignore_index: int | None = -100,
+        log_every_steps: int = 50,
+    ) -> None:
+        self.given = Arguments(
+            build=build,
+            batches=batches,
+            test=test,
+            epochs=epochs,
+            optimizer=sgd if optimizer is None else optimizer,
+            objective=objective,
+            options=dict(options or {}),
+            classes=classes,
+            seed=seed,
+            build_student=build_student,
+            teacher=teacher,
+            ignore_index=ignore_index,
+            log_every_steps=log_every_steps,
+        )
+        self._samples = 0  # that the latest generation has seen
+        self._begin()
+
+    @property
+    def objective(self) -> str:
+        """Name of the students' objective."""
+        return self.given.objective_name
+
+    @property
+    def members(self) -> dict[int, nn.Module]:
+        """See the class."""
+        return self._examiner.members
+
+    def network(self, member: nn.Module) -> nn.Module:
+        """The member itself."""
+        return member
+
+    def distill(
+        self,
+        generations: int = 1,
+        run: str | Path | None = None,
+        *,
+        checkpoint: CheckpointConfig | None = None,
+    ) -> Iterator[Generation[nn.Module]]:
+        """Generations 0 to ``generations``, trained one after another while being iterated.
+
+        Args:
+            generations: students, each taught by the one before.
+            run: a folder that keeps the run, see the class; None: nothing is written. Needs the extra vision.
+            checkpoint: how often the run is saved; None: about once a minute.
+
+        Raises:
+            UserError: the folder holds another run, or cannot be written.
+            Interrupted: Ctrl-C or SIGTERM, once everything is saved.
+            ValueError, TypeError, FloatingPointError: see the class.
+        """
+        lineage = LineageConfig(generations)
+        self._begin()
+        if run is None:
+            return distill_in_memory(self, lineage)
+        return distill_in_folder(self, lineage, Path(run), checkpoint or CheckpointConfig())
+
+    def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
+        """Generation 0 for None: the teacher that was given, or a module that learns from labels; or the student of
+        ``teacher``."""
+        workshop, generation = self.workshop, keeper.generation
+        given = teacher is None and self.given.teacher is not None
+        if workshop.n_classes is None and teacher is not None:
+            workshop.try_lesson(teacher, generation - 1, learns=False)
+        member = workshop.take(generation)
+        if teacher is None:
+            workshop.try_lesson(member, 0, learns=not given)
+        if not given:
+            self._learn(member, workshop.make_lesson(teacher, generation), begun, keeper)
+        self._examiner.members[generation] = member
+        if keeper.run is not None:
+            save_weights(keeper.run.out / FILE.format(generation), member)
+        return member
+
+    def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
+        """``test_accuracy``, ``test_nll`` (nats per sample) and ``test_ece`` (calibration error) on the test batches;
+        ``agreement`` with the teacher and ``kl``, KL(teacher || student), which are None for generation 0.
+
+        Raises:
+            ValueError: the test batches are others than those of the generation before, or every label is ignored.
+            FloatingPointError: scores or metrics are not finite.
+        """
+        generation = keeper.generation
+        try:
+            metrics = self._examiner.report(member, teacher, generation)
+        except Exception as error:
+            error.add_note(f"generation {generation} is not lost: ModuleDomain.members[{generation}]")
+            raise
+        tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
+        Recorder(keeper.run, generation).log(self._samples, tested)
+        return metrics
+
+    def ensemble(self, members: Sequence[int]) -> dict[str, Any]:
+        """The same metrics of the mean of the members' probabilities.
+
+        Its agreement and KL are with the teacher of its earliest member, the generation before that; None where that
+        member is generation 0.
+
+        Args:
+            members: generations that have been evaluated, at least two, each once.
+
+        Raises:
+            ValueError: they are not.
+        """
+        return self._examiner.ensemble(members)
+
+    # ---- what is kept ------------------------------------------------------------------------------------------------
+
+    def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
+        """What the labels of the test batches must still be when the run goes on, and how many threads computed."""
+        return {"test": self._examiner.labels_sha256, "threads": torch.get_num_threads()}
+
+    def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
+        """Read from their files.
+
+        Raises:
+            UserError: a file is not what it was.
+        """
+        threads = torch.get_num_threads()
+        if threads != saved["threads"]:
+            print(
+                f"the run began with {saved['threads']} threads and goes on with {threads}: last bits may differ",
+                file=sys.stderr,
+            )
+        self._examiner.labels_sha256 = saved["test"]
+        assert keeper.run is not None
+        return [self.read_member(generation, keeper.run.out) for generation in range(len(saved["generations"]))]
+
+    def read_member(self, generation: int, out: Path) -> nn.Module:
+        """The network of a finished generation, from the run folder ``out``, frozen."""
+        path, member = out / FILE.format(generation), self.workshop.take(generation)
+        weights = load_weights(path)
+        fit_weights(as_written(member, weights), weights, path)
+        freeze(member)
+        self._examiner.members[generation] = member
+        return member
+
+    def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
+        """The ensembles of the students, of a single one with its teacher."""
+        students = keeper.config.lineage.generations
+        found = []
+        for members in [(0, 1)] if students == 1 else growing_ensembles(students):
+            reference = min(members) - 1 if min(members) else None
+            found.append({"members": list(members), "reference": reference, "metrics": self.ensemble(members)})
+        return {"ensembles": found}
+
+    def _begin(self) -> None:
+        """Forget the lineage before."""
+        self.workshop = Workshop(self.given)
+        self._examiner = ModuleExaminer(self.given.test, self.given.seed, self.given.ignore_index)
+
+    def _learn(
+        self, student: nn.Module, lesson: Lesson, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]
+    ) -> None:
+        """The course of ``student``; where it was begun it goes on."""
+        with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
+            training = self.workshop.make_training(student, lesson, feed)
+            course = TrainingCourse(training, Recorder(keeper.run, lesson.generation), None)
+            if begun is not None:
+                course.load_state(begun)
+            keeper.follow(course)
+        self._samples = training.samples
+        student.zero_grad(set_to_none=True)

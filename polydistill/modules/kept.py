@@ -1,0 +1,114 @@
+"""A lineage of one's own modules, in memory or kept in a run folder.
+
+Contract: a folder that is continued, or shown again, holds the weights that its generations were finished with, and a
+file of it never runs code.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from polydistill._environment import require_extra
+from polydistill.errors import UserError
+from polydistill.lineage import Generation, Lineage, LineageConfig
+from polydistill.lineage.keeper import Keeper, KeptDomain
+from polydistill.modules.arguments import Arguments
+from polydistill.modules.config import MAY_GROW
+from polydistill.modules.feed import doubt
+from polydistill.modules.report import format_summary
+from polydistill.modules.workshop import Workshop
+from polydistill.provenance import weights_sha256
+from polydistill.runs import Run
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.runs.interruption import StopSignals
+
+KIND = "modules"
+FILE = "generation_{}.safetensors"
+PRODUCTS = (FILE.format("*"),)
+NEVER = CheckpointConfig(every_seconds=1e12)
+Generations = Iterator[Generation[nn.Module]]
+
+
+class KeptModules(KeptDomain[nn.Module], Protocol):
+    """A domain whose members lie in the run folder as files of weights."""
+
+    given: Arguments
+    workshop: Workshop
+
+    def read_member(self, generation: int, out: Path) -> nn.Module:
+        """The network of a finished generation, from the run folder ``out``."""
+
+
+class InMemory(NamedTuple):
+    """What the keeper of a lineage without a folder is told."""
+
+    lineage: LineageConfig
+    checkpoint: CheckpointConfig = NEVER
+
+
+def distill_in_memory(domain: KeptModules, lineage: LineageConfig) -> Generations:
+    """The generations as they are finished; nothing is written."""
+    keeper = Keeper(domain, InMemory(lineage))
+    for generation in Lineage(keeper, lineage):
+        keeper.keep(generation)
+        yield generation
+
+
+def distill_in_folder(
+    domain: KeptModules, lineage: LineageConfig, out: Path, checkpoint: CheckpointConfig
+) -> Generations:
+    """The generations that the folder ``out`` has, then the others as they are finished; at the end the table is
+    printed.
+
+    Raises:
+        UserError: the folder holds another run, cannot be written or read, or an extra is missing.
+        Interrupted: a signal came, and what has been learned is saved.
+    """
+    require_extra("runs")
+    require_extra("vision", "safetensors")
+    config = domain.workshop.describe(lineage, checkpoint)
+    command = shlex.join(sys.argv)
+    with Run.open(out, config, kind=KIND, command=command, products=PRODUCTS, may_grow=MAY_GROW) as run:
+        if run.summary is not None:
+            yield from read_finished(domain, run.summary, out)
+        else:
+            if (why := doubt(domain.given.batches)) is not None:
+                print(f"{out}: goes on where it is stopped, but not bit for bit: {why}", file=sys.stderr)
+            yield from _keep(domain, lineage, Keeper(domain, config, run, stop=StopSignals()))
+        assert run.summary is not None
+        print(format_summary(run.summary))
+        print(f"\nsaved: {out / FILE.format('<k>')}   curves: tensorboard --logdir {out}")
+
+
+def _keep(domain: KeptModules, lineage: LineageConfig, keeper: Keeper[nn.Module]) -> Generations:
+    """What ``keeper`` finds, then what is trained; signals are heeded while something is, and not in the caller's own
+    code."""
+    yield from keeper.resume()
+    rest = iter(Lineage(keeper, lineage, keeper.generations))
+    while True:
+        with keeper.stop:
+            generation = next(rest, None)
+            if generation is None:
+                break
+            keeper.keep(generation)
+        yield generation
+    keeper.finish()
+
+
+def read_finished(domain: KeptModules, summary: dict[str, Any], out: Path) -> Generations:
+    """The generations of a finished run, with their members.
+
+    Raises:
+        UserError: a file is not what it was.
+    """
+    for saved in summary["generations"]:
+        member = domain.read_member(saved["generation"], out)
+        if weights_sha256(member.state_dict()) != saved["sha256"]:
+            raise UserError(f"{out / FILE.format(saved['generation'])} holds other weights than those of the run")
+        yield Generation(member=member, **saved)

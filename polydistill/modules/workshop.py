@@ -1,0 +1,159 @@
+"""What a lesson of one's own modules is made of: untrained networks, what they learn, and who trains them.
+
+Contract: what is made for a trial or a description is used afterwards; nothing is built twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from polydistill.learning.lesson import Lesson
+from polydistill.learning.networks import share_weights
+from polydistill.lineage import LineageConfig
+from polydistill.modules import trial
+from polydistill.modules.arguments import Arguments
+from polydistill.modules.config import ModuleConfig, describe_batches, describe_network, describe_optimizer, plain
+from polydistill.modules.feed import Feed
+from polydistill.modules.seeding import seeded
+from polydistill.modules.training import ModuleTraining
+from polydistill.modules.weights import cast_up, copy_module, fit_weights, load_weights
+from polydistill.provenance import weights_sha256
+from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.streams import derive_seed
+
+
+class Workshop:
+    """Makes them for one lineage.
+
+    Args:
+        given: what the user says.
+
+    Attributes:
+        n_classes: of the scores; None before the trial.
+    """
+
+    def __init__(self, given: Arguments) -> None:
+        self.given = given
+        self.n_classes: int | None = None
+        self._built: dict[int, nn.Module] = {}  # and not trained yet
+
+    def make_training(self, student: nn.Module, lesson: Lesson, feed: Feed) -> ModuleTraining:
+        """That of ``student``, on the batches of ``feed``."""
+        told = self.given
+        return ModuleTraining(
+            student,
+            lesson,
+            told.optimizer(student.parameters()),
+            feed,
+            epochs=told.epochs,
+            log_every_steps=told.log_every_steps,
+            ignore_index=told.ignore_index,
+            n_classes=self.n_classes,
+        )
+
+    def take(self, generation: int) -> nn.Module:
+        """The untrained network of ``generation``, or the teacher that was given."""
+        if generation in self._built:
+            return self._built.pop(generation)
+        if generation == 0 and self.given.teacher is not None:
+            return self._open_teacher(self.given.teacher)
+        return self.make(generation)
+
+    def make(self, generation: int) -> nn.Module:
+        build, name = self.given.build, "build"
+        if generation > 0 and self.given.build_student is not None:
+            build, name = self.given.build_student, "build_student"
+        with seeded(derive_seed(self.given.seed, "initial weights", generation)):
+            module: object = build()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"`{name}` must make a torch module, it made a {type(module).__name__}")
+        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            raise ValueError(f"`{name}` makes a module with lazy parameters: call it there on inputs, which makes them")
+        return module
+
+    def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
+        if not isinstance(teacher, nn.Module):
+            module = self.make(0)
+            fit_weights(module, load_weights(teacher), teacher)
+            return module
+        return copy_module(teacher)  # the caller's own keeps its mode, and may go on learning
+
+    def make_lesson(self, teacher: nn.Module | None, generation: int) -> Lesson:
+        if teacher is None:
+            return Lesson("cross_entropy", seed=self.given.seed, ignore_index=self.given.ignore_index)
+        return Lesson(
+            self.given.objective,
+            teacher,
+            seed=self.given.seed,
+            generation=generation,
+            options=self.given.options,
+            classes=self.given.classes,
+            ignore_index=self.given.ignore_index,
+        )
+
+    def try_lesson(self, teacher: nn.Module, generation: int, *, learns: bool) -> None:
+        """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student and the
+        objective; see :mod:`~polydistill.modules.trial`."""
+        whose = "the module that `build` makes" if learns else "the teacher"
+        with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):
+            given = trial.take_first(self.given.batches, "batches", self.given.ignore_index)
+            if not learns:
+                cast_up(teacher, given)
+            scores, batch = trial.try_network(teacher, given, whose, "batches", self.given.ignore_index)
+        with seeded(derive_seed(self.given.seed, "trial, test"), self.given.test):
+            first = trial.take_first(self.given.test, "test", self.given.ignore_index)
+            trial.try_network(teacher, first, whose, "test", self.given.ignore_index)
+        n_classes = scores.shape[1]
+        for name, batches in (("batches", self.given.batches), ("test", self.given.test)):
+            trial.check_all_labels(batches, name, n_classes, self.given.ignore_index)
+        if self.given.classes is not None and self.given.classes != n_classes:
+            raise ValueError(f"`classes` is {self.given.classes}, but {whose} gives {n_classes} scores per sample")
+        of_student = self._try_student(teacher, generation + 1, given, n_classes)
+        if learns:
+            trial.try_optimizer(teacher, self.given.optimizer, whose)
+        lesson = self.make_lesson(nn.Identity(), generation + 1)
+        with seeded(derive_seed(self.given.seed, "trial")):
+            trial.try_lesson(lesson, of_student, scores.to(of_student.device), batch.labels.to(of_student.device))
+        self.n_classes = n_classes
+
+    def _try_student(self, teacher: nn.Module, generation: int, given: Any, n_classes: int) -> Tensor:
+        """Build the student of ``generation``, and give its scores of the batch ``given``."""
+        student = self._built[generation] = self.take(generation)
+        if share_weights(student, teacher):
+            name = "build" if self.given.build_student is None else "build_student"
+            raise ValueError(
+                f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
+            )
+        with seeded(derive_seed(self.given.seed, "trial")):
+            scores, _ = trial.try_network(student, given, "the student", "batches", self.given.ignore_index)
+        if scores.shape[1] != n_classes:
+            raise ValueError(
+                f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell "
+                "the same classes apart"
+            )
+        trial.try_optimizer(student, self.given.optimizer, "the student")
+        return scores
+
+    def describe(self, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
+        """What decides a run, for its folder."""
+        first, student = self.take(0), self.take(1)
+        self._built |= {0: first, 1: student}
+        trial.try_optimizer(student, self.given.optimizer, "the student")
+        return ModuleConfig(
+            seed=self.given.seed,
+            epochs=self.given.epochs,
+            log_every_steps=self.given.log_every_steps,
+            objective=self.given.objective_name,
+            options=plain(self.given.options),
+            ignore_index=self.given.ignore_index,
+            networks={"generation_0": describe_network(first), "students": describe_network(student)},
+            teacher="" if self.given.teacher is None else weights_sha256(first.state_dict()),
+            optimizer=describe_optimizer(self.given.optimizer(student.parameters())),
+            data={"batches": describe_batches(self.given.batches), "test": describe_batches(self.given.test)},
+            lineage=lineage,
+            checkpoint=checkpoint,
+        )
