@@ -133,6 +133,7 @@ def notes(kept: Sequence[Kept], weighed: Weighed) -> list[str]:
         )
     if len(kept) > 1:
         lines.append("The size was chosen by the same games that score it, which favours it a little.")
+    lines += [f"No times of {loader}: {why}." for loader, why in weighed.absent.items()]
     larger = [one.name for one in kept if weighed.students[one.name].parameters > weighed.teacher.parameters]
     if larger:
         lines.append(f"Larger than the teacher: {', '.join(larger)}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,9 +20,17 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.dqn.policies import QNetwork
 
+from polydistill._environment import MissingExtra, require_extra
 from polydistill.device import one_thread
+from polydistill.disk import atomic_write
+from polydistill.errors import UserError
+from polydistill_agents.export.checking import compare
+from polydistill_agents.export.course import ENDING, TOLERANCE, refuse_other_scores
+from polydistill_agents.export.graph import make_graph
+from polydistill_agents.export.runtime import OnnxAgent
 from polydistill_agents.files.compact import write_student
-from polydistill_agents.networks.observations import Arrays, count_rows, to_tensors
+from polydistill_agents.files.policies import fresh_space
+from polydistill_agents.networks.observations import Arrays, count_rows, example, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
 
 Decide = Callable[[Arrays], NDArray[Any]]  # rows of observations to an action of each
@@ -42,12 +50,16 @@ class Loader(NamedTuple):
         ending: of the file that it opens.
         write: writes that file of a network and the kind of its scores; ValueError: there is none of such a network.
         open: from that file to what decides.
+        extra: that it needs, beside those of the sweep; empty: none.
+        anew: its files are the sweep's own, and are written whenever agents are weighed: it opens no others.
     """
 
     name: str
     ending: str
     write: Callable[[Path, QNetwork, str], None]
     open: Callable[[Path], Decide]
+    extra: str = ""
+    anew: bool = False
 
 
 def decide_by(agent: Teacher) -> Decide:
@@ -80,10 +92,41 @@ def _open_compact(path: Path) -> Decide:
     return decide_by(as_teacher(path))
 
 
+def _write_graph(path: Path, network: QNetwork, kind: str) -> None:
+    agent = as_teacher(network, kind=kind)
+    space = fresh_space(network.observation_space)
+    try:
+        content = make_graph(agent, space, {"scores": kind})
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    seen = example(space, 2)
+    torchs = agent(to_tensors(seen, "cpu")).numpy()
+    refuse_other_scores(compare(OnnxAgent(content, kind).score(seen), torchs), TOLERANCE)
+    atomic_write(path, content)
+
+
+def _open_graph(path: Path) -> Decide:
+    agent = OnnxAgent(path.read_bytes(), "q_values")  # or logits: the best action is the same
+    return lambda seen: agent.score(seen).argmax(axis=1)
+
+
 LOADERS = (
     Loader("DQN.load", ".zip", _write, _open_stock),
     Loader(OWN, ".safetensors", _write, _open_compact),
+    Loader("onnxruntime", ENDING, _write_graph, _open_graph, extra="export", anew=True),
 )
+
+
+def tell_absent(loaders: Iterable[Loader]) -> dict[str, str]:
+    """Why a loader is not here, in a line, by its name: its extra is not installed."""
+    lines = {}
+    for loader in loaders:
+        try:
+            if loader.extra:
+                require_extra(loader.extra)
+        except MissingExtra as error:
+            lines[loader.name] = str(error)
+    return lines
 
 
 def observe(space: spaces.Space[Any], rows: int) -> Arrays:

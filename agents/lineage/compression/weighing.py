@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.provenance import hardware, weights_sha256
 from polydistill_agents.files.policies import fresh_space
-from polydistill_agents.lineage.compression.loaders import BATCHES, LOADERS, OWN, Decide, decide_by, measure, observe
+from polydistill_agents.lineage.compression.loaders import (
+    BATCHES,
+    LOADERS,
+    OWN,
+    Decide,
+    Loader,
+    decide_by,
+    measure,
+    observe,
+    tell_absent,
+)
 from polydistill_agents.lineage.student_file import find_student
 from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.networks.observations import example, to_tensors
 from polydistill_agents.teachers import Teacher, as_teacher
 
 FILE, TEACHER_STEM = "sizes.json", Path("teacher", "teacher")
+OWN_FILES = "exported"  # folder, within that of the sweep, of what loaders open that is no file of a run
+
+
+Files = Mapping[Loader, Path]
 
 
 class Weight(NamedTuple):
@@ -61,11 +75,13 @@ class Weighed(NamedTuple):
         teacher: of all.
         students: name of the size -> of its student.
         machine: whose times these are, in words.
+        absent: loaders that were not there, and why, in a line each.
     """
 
     teacher: Weight
     students: dict[str, Weight]
     machine: str
+    absent: dict[str, str] = {}  # noqa: RUF012
 
 
 def weigh(out: Path, teacher: Teacher, students: Mapping[str, Path]) -> Weighed:
@@ -81,14 +97,22 @@ def weigh(out: Path, teacher: Teacher, students: Mapping[str, Path]) -> Weighed:
     """
     agents = {"": teacher, **{name: as_teacher(find_student(stem)) for name, stem in students.items()}}
     hashes = {name: _sha256(agent) for name, agent in agents.items()}
-    known = _read(out, hashes)
+    absent = tell_absent(LOADERS)
+    known = _read(out, hashes, absent)
     if known is None:
-        stems = {"": out / TEACHER_STEM, **students}
+        there = [loader for loader in LOADERS if loader.name not in absent]
+        files = {name: _places(out, name, stem, there) for name, stem in {"": out / TEACHER_STEM, **students}.items()}
         for name, agent in agents.items():
-            _store(agent, stems[name], anew=not name)  # an earlier teacher may have left some
-        known = _measure(agents, stems)
+            _store(agent, files[name], of_teacher=not name)
+        known = _measure(agents, files)._replace(absent=absent)
         _write(out, hashes, known)
     return known
+
+
+def _places(out: Path, name: str, stem: Path, loaders: Sequence[Loader]) -> Files:
+    """The file of an agent that each loader opens; a run's own files, or the sweep's."""
+    own = out / OWN_FILES / (name or TEACHER_STEM.name)
+    return {loader: (own if loader.anew else stem).with_suffix(loader.ending) for loader in loaders}
 
 
 def _sha256(agent: Teacher) -> str:
@@ -96,25 +120,24 @@ def _sha256(agent: Teacher) -> str:
     return weights_sha256(agent.network.state_dict())
 
 
-def _store(agent: Teacher, stem: Path, *, anew: bool) -> None:
-    """Write the files that loaders open and that are not there, or all of them ``anew``, where they can be."""
-    with disk_errors(stem.parent):
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for loader in LOADERS if anew else ():
-            stem.with_suffix(loader.ending).unlink(missing_ok=True)
-    for loader in LOADERS:
-        path = stem.with_suffix(loader.ending)
+def _store(agent: Teacher, files: Files, *, of_teacher: bool) -> None:
+    """Write the files that are not there, where they can be; of the teacher all, since another may have left some."""
+    for loader, path in files.items():
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if of_teacher or loader.anew:
+                path.unlink(missing_ok=True)
         if isinstance(agent.network, QNetwork) and not path.is_file():
             with contextlib.suppress(ValueError):  # this loader knows no such network
                 loader.write(path, agent.network, agent.kind)
 
 
-def _measure(agents: Mapping[str, Teacher], stems: Mapping[str, Path]) -> Weighed:
+def _measure(agents: Mapping[str, Teacher], files: Mapping[str, Files]) -> Weighed:
     works: dict[tuple[str, str, int], Callable[[], object]] = {}
     for name, agent in agents.items():
         assert agent.observation_space is not None  # of a file
         seen = {batch: observe(fresh_space(agent.observation_space), batch) for batch in BATCHES}
-        for loader, decide in _open(stems[name], agent).items():
+        for loader, decide in _open(files[name], agent).items():
             for batch in BATCHES:
                 works[name, loader, batch] = partial(decide, seen[batch])
     taken = measure(works)
@@ -125,23 +148,15 @@ def _measure(agents: Mapping[str, Teacher], stems: Mapping[str, Path]) -> Weighe
             for loader in LOADERS
             if (name, loader.name, BATCHES[0]) in taken
         }
-        weights[name] = Weight(_count(agent), count_multiply_adds(agent), _bytes_of(stems[name]), seconds)
+        n_bytes = {loader.ending: path.stat().st_size for loader, path in files[name].items() if path.is_file()}
+        weights[name] = Weight(_count(agent), count_multiply_adds(agent), n_bytes, seconds)
     return Weighed(weights.pop(""), weights, str(hardware().get("cpu") or "an unknown processor"))
 
 
-def _open(stem: Path, agent: Teacher) -> dict[str, Decide]:
+def _open(files: Files, agent: Teacher) -> dict[str, Decide]:
     """What decides, by each loader that finds a file; of a teacher that none can store, the network as it is."""
-    found = {
-        loader.name: loader.open(stem.with_suffix(loader.ending))
-        for loader in LOADERS
-        if stem.with_suffix(loader.ending).is_file()
-    }
+    found = {loader.name: loader.open(path) for loader, path in files.items() if path.is_file()}
     return found if OWN in found else {**found, OWN: decide_by(agent)}
-
-
-def _bytes_of(stem: Path) -> dict[str, int]:
-    paths = {loader.ending: stem.with_suffix(loader.ending) for loader in LOADERS}
-    return {ending: path.stat().st_size for ending, path in paths.items() if path.is_file()}
 
 
 def _count(agent: Teacher) -> int:
@@ -165,6 +180,7 @@ def count_multiply_adds(agent: Teacher) -> int:
 def _write(out: Path, hashes: Mapping[str, str], weighed: Weighed) -> None:
     whole = {
         "machine": weighed.machine,
+        "absent": weighed.absent,
         "loaders": [loader.name for loader in LOADERS],
         "batches": BATCHES,
         "sha256": hashes,
@@ -173,8 +189,10 @@ def _write(out: Path, hashes: Mapping[str, str], weighed: Weighed) -> None:
     atomic_write(out / FILE, (json.dumps(whole, indent=2) + "\n").encode())
 
 
-def _read(out: Path, hashes: Mapping[str, str]) -> Weighed | None:
-    """What was found of exactly these agents; None: something else, or nothing that can be read."""
+def _read(out: Path, hashes: Mapping[str, str], absent: Mapping[str, str]) -> Weighed | None:
+    """What was found of exactly these agents; None: something else, or nothing that can be read, or a loader is here
+    that was ``absent`` then.
+    """
     path = out / FILE
     if not path.is_file():
         return None
@@ -185,8 +203,11 @@ def _read(out: Path, hashes: Mapping[str, str]) -> Weighed | None:
         same = whole["sha256"] == dict(hashes) and tuple(whole["batches"]) == BATCHES
         if not same or whole["loaders"] != [loader.name for loader in LOADERS]:
             return None
+        was_absent = {str(name): str(why) for name, why in whole["absent"].items()}
+        if not was_absent.keys() <= absent.keys():
+            return None
         agents = {name: _weight(told) for name, told in whole["agents"].items()}
-        return Weighed(agents.pop(""), agents, whole["machine"])
+        return Weighed(agents.pop(""), agents, whole["machine"], was_absent)
     except (ValueError, LookupError, TypeError, AttributeError):
         return None  # edited, or cut: it is measured anew
 
