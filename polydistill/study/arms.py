@@ -17,6 +17,7 @@ from polydistill.errors import UserError, suggest
 from polydistill.provenance import git_state
 from polydistill.runs.folder import SEED
 from polydistill.study.config import StudyConfig
+from polydistill.study.datasets import require_own_files
 from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER
 from polydistill.study.worlds import CLONE, World
@@ -38,7 +39,8 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
         stored: the plan that is continued, whose device and precision replace auto.
 
     Raises:
-        UserError: an arm or a setting is not one of the world, or arms differ in what they must share.
+        UserError: an arm or a setting is not one of the world, or arms differ in what they must share, or two runs
+            would write the same file.
     """
     base_file = _find_base(config.base, file)
     settings = _flat("settings", config.settings)
@@ -56,7 +58,7 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
     _refuse_circles(arms)
     _refuse_twins(arms)
     commit = git_state(CLONE)
-    return Plan(
+    plan = Plan(
         world=world.name,
         base=base,
         arms=arms,
@@ -69,6 +71,8 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
         alpha=config.alpha,
         commit=None if commit is None else commit["commit"] + (" with changes" if commit["dirty"] else ""),
     )
+    require_own_files(plan)
+    return plan
 
 
 class _Resolver:

@@ -8,6 +8,7 @@ from pathlib import Path
 from polydistill.errors import UserError
 from polydistill.runs import read_summary, require_same_config
 from polydistill.study.arms import GIVEN
+from polydistill.study.datasets import own_files
 from polydistill.study.plan import PLACES
 from polydistill.study.planned import Key, PlannedRun
 from polydistill.study.records import TEACHER, RunRecord
@@ -36,7 +37,8 @@ class FinishedRuns:
         if self.records[run.key].status != "done":
             return
         folder = self.out / run.folder
-        require_same_config(folder, {**run.config, "seed": run.seed}, may_move=(*PLACES, GIVEN, MORE))
+        config = {**run.config, "seed": run.seed, **own_files(run)}
+        require_same_config(folder, config, may_move=(*PLACES, GIVEN, MORE))
         summary = read_summary(folder)
         if run.teacher is not None:
             self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])

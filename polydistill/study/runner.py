@@ -22,6 +22,7 @@ from polydistill.runs.folder import is_bound
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.speeds import remember
 from polydistill.study.arms import GIVEN
+from polydistill.study.datasets import own_files
 from polydistill.study.executor import Executor, Job, Outcome
 from polydistill.study.failures import FirstRuns, explain, is_of_full_disk
 from polydistill.study.finished import FinishedRuns
@@ -156,7 +157,7 @@ class Runner:
         teacher = self._teacher_file(run)
         if teacher:
             command += [f"--{GIVEN}", teacher, *words_of_more(run)]
-        for key, value in self.moved.items():
+        for key, value in [*own_files(run).items(), *self.moved.items()]:
             command += [f"--{key}", str(value)]
         log = self.out / "logs" / f"{run.name}.txt"
         environment = () if self.shared is None else self.shared.environment(run)

@@ -59,3 +59,24 @@ def test_each_seed_is_taught_by_its_own_teacher_and_a_missing_one_is_one_line(in
     assert inside("study.py", *words).returncode == 0
     more = inside("study.py", *words, "--seeds", 3)
     assert "there is no teacher teachers/2.zip for seed 2:" in more.stderr
+
+
+def test_each_run_of_a_study_writes_its_own_play_and_the_study_goes_on_from_there(
+    inside: Script, tmp_path: Path
+) -> None:
+    text = STUDY.replace("settings:", "settings:\n  save_dataset: play/{arm}-{seed}.safetensors")
+    (tmp_path / "study.yaml").write_text(text.replace("{seed}.zip", "0.zip"))
+    (tmp_path / "teachers").mkdir()
+    model = DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+    model.save(tmp_path / "teachers" / "0.zip")
+    words = ["--config", "study.yaml", "--out", "s"]
+    done = inside("study.py", *words)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "play").iterdir()}
+    assert names == {f"{arm}-{seed}.safetensors" for arm in ("kl", "mse") for seed in (0, 1)}
+    again = inside("study.py", *words)
+    assert again.returncode == 0, again.stderr
+    (tmp_path / "study.yaml").write_text(text.replace("{arm}-", ""))
+    refused = inside("study.py", "--config", "study.yaml", "--out", "t", "--dry_run")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "kl/seed0 and mse/seed0 would both write play/0.safetensors" in refused.stderr
