@@ -106,6 +106,30 @@ def agents_table(name: str) -> str:
     return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
 
 
+def learning_on_table(name: str) -> str:
+    """The arms of a study whose students learn on: scores before and after, means over its seeds."""
+    plan, records = read_study(name)
+    rows: list[list[str | float | None]] = []
+    for arm in plan.names:
+        of_arm = [record.metrics for record in records if record.arm == arm]
+        before, after = ([metrics[key] for metrics in of_arm] for key in ("score", "score_after"))
+        rows.append([arm, *(format_mean_interval(scores, ".1f") for scores in (before, after)), len(of_arm)])
+    return format_table(["arm", "score before (95% over seeds)", "score after (95% over seeds)", "seeds"], rows)
+
+
+def curves_table(name: str) -> str:
+    """Mean scores over the seeds of each arm along the way, of ``curves.csv`` (arm, seed, step, score)."""
+    points: dict[str, dict[int, list[float]]] = {}
+    with open(MEASUREMENTS / name / "curves.csv", encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            points.setdefault(line["arm"], {}).setdefault(int(line["step"]), []).append(float(line["score"]))
+    steps = sorted({step for curve in points.values() for step in curve})
+    rows: list[list[str | float | None]] = [
+        [arm, *(f"{statistics.mean(curve[step]):.0f}" for step in steps)] for arm, curve in points.items()
+    ]
+    return format_table(["arm, mean over seeds after steps", *(f"{step:,}" for step in steps)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "small_data": lambda: contrasts_table("small_data"),
     "small_data_arms": lambda: arms_table("small_data"),
@@ -114,6 +138,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "control_cartpole_arms": lambda: agents_table("control_cartpole"),
     "control_acrobot_arms": lambda: agents_table("control_acrobot"),
     "control_lunarlander_arms": lambda: agents_table("control_lunarlander"),
+    "learn_on": lambda: contrasts_table("learn_on"),
+    "learn_on_arms": lambda: learning_on_table("learn_on"),
+    "learn_on_curves": lambda: curves_table("learn_on"),
 }
 
 
