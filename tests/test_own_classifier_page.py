@@ -19,7 +19,7 @@ def test_the_page_runs_and_the_folder_holds_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = (text for kind, text in BLOCKS if kind == "python")
+    code, how = (text for kind, text in BLOCKS if kind == "python")
     exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})
     first = capsys.readouterr().out
     assert [line.split()[0] for line in first.splitlines()[:3]] == ["0", "1", "2"]
@@ -35,6 +35,9 @@ def test_the_page_runs_and_the_folder_holds_what_it_says(
         assert any(f'"{tag}"' in line for line in lines), tag
     exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == first
+
+    exec(compile(code + how, PAGE.name, "exec"), {"__name__": "__main__"})
+    assert re.fullmatch(r"\['0\.\d\d', '0\.\d\d'\]", capsys.readouterr().out.splitlines()[-1])
 
     (words,) = (text for kind, text in BLOCKS if kind == "sh")
     python, script, *given = shlex.split(words)

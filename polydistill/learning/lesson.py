@@ -123,6 +123,11 @@ class Lesson:
             teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
 
+    @property
+    def couples_the_batch(self) -> bool:
+        """Whether a sample's loss depends on the teacher's scores of the rest of its batch."""
+        return self._function.batch_coupled
+
     def backward(
         self,
         scores: Tensor,

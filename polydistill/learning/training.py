@@ -76,6 +76,7 @@ class Training(ABC):
     ) -> None:
         self.student, self.lesson, self.generation, self.epochs = student, lesson, generation, epochs
         self.device, self.log_every_steps, self.processes, self.steps = device, log_every_steps, processes, 0
+        self._stopped = False
         self._losses = torch.zeros(log_every_steps, device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
         self._tally = torch.zeros(len(Tally._fields), dtype=torch.float64, device=device)
@@ -134,8 +135,12 @@ class Training(ABC):
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are completed."""
-        return self.epochs_done >= self.epochs
+        """Whether all epochs are completed, or :meth:`stop` was called."""
+        return self._stopped or self.epochs_done >= self.epochs
+
+    def stop(self) -> None:
+        """Be finished now."""
+        self._stopped = True
 
     def run(self, pause: Callable[[int], bool] = never) -> Iterator[Report]:
         """Train to the end, with a report every ``log_every_steps`` steps and at the end of each epoch.

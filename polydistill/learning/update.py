@@ -9,7 +9,7 @@ Contract: the mean over the batch is taken here and nowhere else; nothing waits 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -33,6 +33,7 @@ class Update:
         precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
         processes: over which the gradient is summed.
         compiled: run both networks through torch.compile.
+        clip_norm: largest Euclidean norm of the whole gradient, to which a larger one is scaled; None: any.
         score: the scores that student or teacher give for inputs; None: what they return.
 
     Raises:
@@ -49,13 +50,14 @@ class Update:
         precision: str = "float32",
         processes: Processes = ALONE,
         compiled: bool = False,
+        clip_norm: float | None = None,
         score: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
         if isinstance(lesson.teacher, nn.Module):
             _require_apart(student, lesson.teacher)
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
-        self.precision, self._score = precision, score or _call
+        self.precision, self.clip_norm, self._score = precision, clip_norm, score or _call
         self._student: Callable[[Any], Tensor] = compile_network(student, self.device) if compiled else student
         self._teacher = lesson.teacher
         if compiled and isinstance(lesson.teacher, nn.Module):
@@ -84,14 +86,78 @@ class Update:
         """
         if teacher_scores is None:
             teacher_scores = self.teacher_scores(inputs)
-        with self._autocast():
-            scores = self._score(self._student, inputs)
-        scores = scores.float()
+        scores = self.student_scores(inputs)
         self._forget_gradients()
         losses = self.lesson.backward(scores, teacher_scores, labels, permutation, n_batch)
-        self.processes.sum_gradients_(self.student.parameters())
-        self.optimizer.step()
+        self._apply()
         return scores.detach(), teacher_scores, losses.sum() / n_batch
+
+    def in_parts(
+        self, parts: Sequence[Any], labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The same for a batch that comes in parts, whose gradients add up: of one part at a time the memory is needed.
+
+        An objective that normalises over the batch sees the teacher's scores of all of it: up to rounding, and what
+        depends on a part's other samples in the networks, as batch norm does, it is the same update.
+
+        Args:
+            parts: the inputs of each.
+            labels: ``(batch,)`` int64, of all parts in their order.
+            n_batch: as for a whole batch.
+            permutation: of all.
+        """
+        self._forget_gradients()
+        coupled = self.lesson.couples_the_batch
+        given = [self.teacher_scores(part) for part in parts] if coupled else None
+        teacher = None if given is None or given[0] is None else torch.cat([one for one in given if one is not None])
+        found: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        start = 0
+        for part in parts:
+            of_teacher = None if coupled else self.teacher_scores(part)
+            scores = self.student_scores(part)
+            rows = slice(start, start + len(scores))
+            if coupled:
+                losses = self._backward_among_all(scores, rows, teacher, labels, permutation, n_batch)
+            else:
+                drawn = None if permutation is None else permutation[rows]
+                losses = self.lesson.backward(scores, of_teacher, labels[rows], drawn, n_batch)
+            found.append((scores.detach(), of_teacher, losses))
+            start = rows.stop
+        self._apply()
+        if not coupled and found[0][1] is not None:
+            teacher = torch.cat([one for _, one, _ in found if one is not None])
+        return torch.cat([one for one, _, _ in found]), teacher, torch.cat([one for *_, one in found]).sum() / n_batch
+
+    def _backward_among_all(
+        self,
+        scores: Tensor,
+        rows: slice,
+        teacher: Tensor | None,
+        labels: Tensor,
+        permutation: Tensor | None,
+        n_batch: int | Tensor,
+    ) -> Tensor:
+        """:meth:`Lesson.backward` of the whole batch, of which the student's scores are known for ``rows`` alone; the
+        losses of these. What couples the samples is the teacher's."""
+        before, behind = (
+            scores.new_zeros(rows.start, scores.shape[1]),
+            scores.new_zeros(len(labels) - rows.stop, scores.shape[1]),
+        )
+        whole = torch.cat([before, scores, behind])
+        return self.lesson.backward(whole, teacher, labels, permutation, n_batch)[rows]
+
+    def student_scores(self, inputs: Any) -> Tensor:
+        """``(part, classes)`` float32 scores of the student, with their graph."""
+        with self._autocast():
+            scores = self._score(self._student, inputs)
+        return scores.float()
+
+    def _apply(self) -> None:
+        """One step of the optimiser along the gradient of all processes."""
+        self.processes.sum_gradients_(self.student.parameters())
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
+        self.optimizer.step()
 
     def teacher_scores(self, inputs: Any) -> Tensor | None:
         """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""

@@ -92,12 +92,14 @@ class Validation(NamedTuple):
         what: is measured, for the bar and for errors, like ``the validation images``.
         every_epochs: between two measurements, >= 1; there is one at the end, too.
         keep_best: the student gets the weights of its most accurate measurement at the end, the earlier of two alike.
+        patience: with ``keep_best``: the course ends after so many measurements that were no better; None: it does not.
     """
 
     measure: Callable[[nn.Module, str], Mapping[str, float]]
     what: str
     every_epochs: int = 1
     keep_best: bool = False
+    patience: int | None = None
 
 
 class TrainingCourse:
@@ -111,12 +113,14 @@ class TrainingCourse:
     Attributes:
         validating_seconds: wall clock of validation, in this process and those before it.
         best: validation accuracy and weights of the best measurement so far, where those are to be kept.
+        waited: measurements since then.
     """
 
     def __init__(self, training: Training, recorder: Recorder, validation: Validation | None) -> None:
         self.training, self.recorder, self.validation = training, recorder, validation
         self.validating_seconds = 0.0
         self.best: Best | None = None
+        self.waited = 0
         self._started = time.perf_counter()
 
     @property
@@ -175,7 +179,7 @@ class TrainingCourse:
         """Everything that the rest depends on: tensors and plain values. Copies."""
         best = None if self.best is None else list(self.best)
         seconds = {"seconds": self.seconds, "validating_seconds": self.validating_seconds}
-        return {"trainer": self.training.state(), "best": best, **seconds}
+        return {"trainer": self.training.state(), "best": best, "waited": self.waited, **seconds}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`, of a course with the same arguments."""
@@ -184,6 +188,8 @@ class TrainingCourse:
         if state["best"] is not None:
             accuracy, weights = state["best"]
             self.best = accuracy, {name: tensor.to(device) for name, tensor in weights.items()}
+        self.waited = state.get("waited", 0)  # an older version did not count them
+        self._stop_if_patience_ends()
         self.validating_seconds = state["validating_seconds"]
         self._started = time.perf_counter() - state["seconds"]
 
@@ -215,5 +221,13 @@ class TrainingCourse:
         if validation.keep_best:
             # rank 0 decides which is best: last bits may differ between GPUs, and all must keep the same weights
             accuracy: float = training.processes.first_says(measured["accuracy"])
+            self.waited += 1
             if self.best is None or accuracy > self.best[0]:
                 self.best = accuracy, {name: tensor.clone() for name, tensor in training.student.state_dict().items()}
+                self.waited = 0
+            self._stop_if_patience_ends()
+
+    def _stop_if_patience_ends(self) -> None:
+        patience = None if self.validation is None else self.validation.patience
+        if patience is not None and self.waited >= patience:
+            self.training.stop()

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from polydistill.errors import UserError, require_choice
 from polydistill.learning.lesson import check_options
 from polydistill.learning.schedules import MOST_STEPS_PER_LOG
 from polydistill.losses import as_objective
-from polydistill.losses.checks import check_integer
+from polydistill.losses.checks import check_integer, check_positive
 from polydistill.losses.objectives import OwnObjective
 from polydistill.modules.trial import check_batches
 
 Batches = Iterable[Any]
 Build = Callable[[], nn.Module]
+MakeScheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+PRECISIONS = ("float32", "bfloat16")
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LARGEST_SEED = 2**63 - 1
 
@@ -50,33 +53,71 @@ class Arguments:
     teacher: nn.Module | str | Path | None = None
     ignore_index: int | None = -100
     log_every_steps: int = 50
+    device: str | torch.device | None = None
+    precision: str = "float32"
+    compile: bool = False
+    parts: int = 1
+    clip_norm: float | None = None
+    scheduler: MakeScheduler | None = None
+    schedule_by: Literal["epoch", "step"] = "epoch"
+    validation: Batches | None = None
+    keep_best: bool = False
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         self._check_functions()
         check_batches(self.batches, "batches")
         check_batches(self.test, "test")
         self._check_numbers()
+        self._check_device()
+        self._check_validation()
         if not isinstance(self.teacher, nn.Module | str | Path | None):
             raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
         self._check_objective()
 
     def _check_functions(self) -> None:
-        for name in ("build", "build_student", "optimizer"):
+        for name in ("build", "build_student", "optimizer", "scheduler"):
             function = getattr(self, name)
             if isinstance(function, nn.Module):
                 advice = "lambda: Net(...); what you have trained is given as `teacher`"
                 raise TypeError(f"`{name}` must be a function that makes a module, as {advice}; got a module")
-            if not callable(function) and (function is not None or name != "build_student"):
+            if not callable(function) and (function is not None or name in ("build", "optimizer")):
                 raise TypeError(f"`{name}` must be a function, got a {type(function).__name__}")
 
     def _check_numbers(self) -> None:
         check_integer("epochs", self.epochs, 1)
         check_integer("log_every_steps", self.log_every_steps, 1, MOST_STEPS_PER_LOG)
         check_integer("seed", self.seed, 0, LARGEST_SEED)
+        check_integer("parts", self.parts, 1)
+        if self.clip_norm is not None:
+            check_positive("clip_norm", self.clip_norm)
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("schedule_by", self.schedule_by, ("epoch", "step"))
         if self.classes is not None:
             check_integer("classes", self.classes, 2)
         if self.ignore_index is not None:
             check_integer("ignore_index", self.ignore_index, -LARGEST_SEED, LARGEST_SEED)
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device is {self.device!r}: {str(error).partition('. ')[0]}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError("device is cuda, and torch finds no GPU here")
+
+    def _check_validation(self) -> None:
+        if self.validation is None:
+            if self.keep_best or self.patience is not None:
+                raise ValueError("keep_best and patience go by the accuracy on `validation`, and there is none")
+            return
+        check_batches(self.validation, "validation")
+        if self.patience is not None:
+            check_integer("patience", self.patience, 1)
+            if not self.keep_best:
+                raise ValueError("patience ends a course after its best epoch, whose weights keep_best=True keeps")
 
     def _check_objective(self) -> None:
         objective = as_objective(self.objective)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,25 @@ class Batch(NamedTuple):
     keywords: dict[str, Any]
     labels: Tensor
     shape: torch.Size
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many parts of samples in a row, as equal as can be; fewer where it has fewer samples.
+
+        Raises:
+            ValueError: an input is no tensor with an entry for each sample, nor made of such.
+        """
+        samples, positions = self.shape[0], self.shape[1:].numel()
+        ends = [samples * part // parts for part in range(parts + 1)]
+        return [
+            Batch(
+                _part(self.inputs, start, end, samples),
+                _part(self.keywords, start, end, samples),
+                self.labels[start * positions : end * positions],
+                torch.Size((end - start, *self.shape[1:])),
+            )
+            for start, end in pairwise(ends)
+            if end > start
+        ]
 
     def to(self, device: torch.device | None) -> Batch:
         """The same on ``device``, where the module lies; None: as it is."""
@@ -119,6 +139,24 @@ def move(value: Any, device: torch.device | None) -> Any:
         return type(value)(*(move(entry, device) for entry in value))
     if isinstance(value, tuple | list):
         return type(value)(move(entry, device) for entry in value)
+    return value
+
+
+def _part(value: Any, start: int, end: int, samples: int) -> Any:
+    """Samples ``start`` to ``end`` of an input; what is no tensor belongs to all samples."""
+    if isinstance(value, Tensor):
+        if not value.dim() or len(value) != samples:
+            raise ValueError(
+                f"an input of shape {tuple(value.shape)} cannot be divided into parts of {samples} samples: leave "
+                "`parts` out, or give inputs whose first dimension are the samples"
+            )
+        return value[start:end]
+    if isinstance(value, Mapping):
+        return {key: _part(entry, start, end, samples) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_part(entry, start, end, samples) for entry in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_part(entry, start, end, samples) for entry in value)
     return value
 
 

@@ -29,6 +29,14 @@ class ModuleConfig:
         seed: root of every random stream.
         epochs: of each generation.
         log_every_steps: steps between two points of the training curves.
+        device: to which the networks are moved; empty: they stay where they are built.
+        precision: of the networks in training.
+        compile: whether torch.compile is used.
+        parts: in which each batch is computed.
+        clip_norm: largest norm of the gradient, or null.
+        scheduler: class and settings of the rate's schedule; empty: the rate stays.
+        keep_best: whether the epoch counts that is best on the validation batches.
+        patience: epochs without a better one after which a course ends, or null.
         objective: of the students.
         options: of the objective.
         ignore_index: label of what does not count, or null.
@@ -43,6 +51,14 @@ class ModuleConfig:
     seed: int
     epochs: int
     log_every_steps: int
+    device: str
+    precision: str
+    compile: bool
+    parts: int
+    clip_norm: float | None
+    scheduler: dict[str, Any]
+    keep_best: bool
+    patience: int | None
     objective: str
     options: dict[str, Any]
     ignore_index: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from polydistill.lineage import Generation, LineageConfig
 from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import Keeper
-from polydistill.modules.arguments import Arguments, Batches, sgd
+from polydistill.modules.arguments import Arguments, Batches, MakeScheduler, sgd
 from polydistill.modules.examiner import ModuleExaminer
 from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
 from polydistill.modules.seeding import seeded
@@ -26,6 +26,7 @@ from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
 
 CHARTS = {  # of TensorBoard, in their order
+    "accuracy on the validation batches": ["val/accuracy"],
     "accuracy on the test batches": ["test/accuracy"],
     "accuracy and agreement with the teacher on the training batches": ["train/accuracy", "train/agreement"],
     "loss": ["train/loss"],
@@ -85,6 +86,18 @@ class ModuleDomain:
             inputs' float type, where its own is a shorter one), or the path of a file of weights for what ``build``
             makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
         log_every_steps: steps between two points of the training curves, and two checks that the loss is finite.
+        device: to which every module is moved; None: it stays where it is built.
+        precision: of the modules while they learn: "float32", or "bfloat16" by autocast; losses and metrics are in
+            float32 or more.
+        compile: run them through ``torch.compile`` while they learn.
+        parts: in which each batch is computed, one after another; their gradients add up to that of the batch, also
+            where an objective normalises over it. (Batch norm sees a part.)
+        clip_norm: largest Euclidean norm of a gradient, to which a larger one is scaled; None: any.
+        scheduler: makes a scheduler of torch from the optimiser; None: the rate stays.
+        schedule_by: "epoch": the scheduler makes a step at the end of each epoch; "step": after each batch.
+        validation: batches like ``test``, on which the student is measured after each epoch; None: there are none.
+        keep_best: keep the weights of the epoch that was most accurate on ``validation``, instead of the last.
+        patience: with ``keep_best``: end after so many epochs that were no better; None: train all ``epochs``.
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
             function of one's own gets only the others, for which each batch waits for a GPU. None: each
             label must be a class.
@@ -128,6 +141,16 @@ class ModuleDomain:
         teacher: nn.Module | str | Path | None = None,
         ignore_index: int | None = -100,
         log_every_steps: int = 50,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        compile: bool = False,
+        parts: int = 1,
+        clip_norm: float | None = None,
+        scheduler: MakeScheduler | None = None,
+        schedule_by: Literal["epoch", "step"] = "epoch",
+        validation: Batches | None = None,
+        keep_best: bool = False,
+        patience: int | None = None,
     ) -> None:
         self.given = Arguments(
             build=build,
@@ -143,6 +166,16 @@ class ModuleDomain:
             teacher=teacher,
             ignore_index=ignore_index,
             log_every_steps=log_every_steps,
+            device=device,
+            precision=precision,
+            compile=compile,
+            parts=parts,
+            clip_norm=clip_norm,
+            scheduler=scheduler,
+            schedule_by=schedule_by,
+            validation=validation,
+            keep_best=keep_best,
+            patience=patience,
         )
         self._samples = 0  # that the latest generation has seen
         self._begin()
@@ -286,7 +319,8 @@ class ModuleDomain:
         """The course of ``student``; where it was begun it goes on."""
         with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
             training = self.workshop.make_training(student, lesson, feed)
-            course = TrainingCourse(training, Recorder(keeper.run, lesson.generation), None)
+            recorder = Recorder(keeper.run, lesson.generation)
+            course = TrainingCourse(training, recorder, self.workshop.make_validation())
             if begun is not None:
                 course.load_state(begun)
             keeper.follow(course)

@@ -83,7 +83,7 @@ class ModuleExaminer:
         """``(positions, classes)`` float32 scores of the test positions that count."""
         if generation in self._scores:
             return self._scores[generation]
-        scores, labels = self._predict(self.members[generation])
+        scores, labels = predict(self.members[generation], self.test, "test", self.seed, self.ignore_index)
         wrong = len(scores) - int(scores.isfinite().all(dim=1).sum())
         if wrong:
             raise FloatingPointError(
@@ -100,17 +100,31 @@ class ModuleExaminer:
         self._scores[generation], self._labels = scores, labels
         return scores
 
-    def _predict(self, member: nn.Module) -> tuple[Tensor, Tensor]:
-        parts: list[tuple[Tensor, Tensor]] = []
-        seed = derive_seed(self.seed, "test")
-        with seeded(seed, self.test) as test, evaluation_mode(member), no_autocast(member):
-            for given in test:
-                batch = read_batch(given).to(device_of(member))
-                found = score(member, batch).float()
-                check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `test`", self.ignore_index)
-                counted = slice(None) if self.ignore_index is None else batch.labels != self.ignore_index
-                parts.append((found[counted], batch.labels[counted]))
-        if not sum(len(labels) for _, labels in parts):
-            raise ValueError("`test` holds no batches, or no label that counts")
-        scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        return scores, labels
+
+def predict(
+    member: nn.Module, batches: Iterable[Any], name: str, seed: int, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
+    """``(positions, classes)`` float32 scores of the positions that count, and their labels, ``(positions,)``.
+
+    Args:
+        member: its mode, and all generators, are as before afterwards.
+        batches: in the same order each time, if a generator that can be seeded shuffles them.
+        name: of the batches, in errors.
+        seed: of a domain.
+        ignore_index: label of positions that do not count; None: all do.
+
+    Raises:
+        ValueError: a label is no class, or none counts.
+    """
+    parts: list[tuple[Tensor, Tensor]] = []
+    with seeded(derive_seed(seed, name), batches) as feed, evaluation_mode(member), no_autocast(member):
+        for given in feed:
+            batch = read_batch(given).to(device_of(member))
+            found = score(member, batch).float()
+            check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `{name}`", ignore_index)
+            counted = slice(None) if ignore_index is None else batch.labels != ignore_index
+            parts.append((found[counted], batch.labels[counted]))
+    if not sum(len(labels) for _, labels in parts):
+        raise ValueError(f"`{name}` holds no batches, or no label that counts")
+    scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return scores, labels

@@ -23,8 +23,9 @@ from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.learning.training import Training
 from polydistill.learning.update import Update
-from polydistill.modules.batches import Batch, device_of, no_autocast, read_batch, score
+from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch, score
 from polydistill.modules.feed import END, Feed, doubt
+from polydistill.modules.schedule import Schedule
 from polydistill.modules.seeding import global_streams, set_global_streams
 from polydistill.modules.trial import check_labels
 
@@ -39,9 +40,14 @@ class ModuleTraining(Training):
         lesson: objective and teacher; its generation is the student's.
         optimizer: of the student's parameters.
         feed: of the batches.
+        schedule: of the optimiser's rate; None: it stays.
+        parts: in which each batch is computed, one after another.
         epochs: >= 1.
         log_every_steps: steps between two reports.
         ignore_index: label of positions that do not count; None: all do.
+        precision: float32, or bfloat16 for autocast around the modules.
+        compiled: run the modules through torch.compile.
+        clip_norm: see :class:`~polydistill.learning.update.Update`.
         n_classes: of the scores; None: not known, and labels are not checked.
 
     Raises:
@@ -55,7 +61,12 @@ class ModuleTraining(Training):
         lesson: Lesson,
         optimizer: torch.optim.Optimizer,
         feed: Feed,
+        schedule: Schedule | None = None,
         *,
+        parts: int = 1,
+        precision: str = "float32",
+        compiled: bool = False,
+        clip_norm: float | None = None,
         epochs: int,
         log_every_steps: int,
         ignore_index: int | None,
@@ -69,9 +80,13 @@ class ModuleTraining(Training):
             log_every_steps=log_every_steps,
             device=device_of(student) or torch.device("cpu"),
         )
-        self.optimizer, self.feed = optimizer, feed
+        self._place = device_of(student)
+        self.optimizer, self.feed, self.schedule, self.parts = optimizer, feed, schedule, parts
         self.ignore_index, self.n_classes = ignore_index, n_classes
-        self._update = Update(student, lesson, optimizer, score=score)
+        self._update = Update(
+            student, lesson, optimizer, precision=precision, compiled=compiled, clip_norm=clip_norm, score=score
+        )
+        self._rate: Any = 0.0  # of the latest step: a number, or a tensor
         self._epoch, self._within, self._samples = 0, 0, 0
         self._batches: Iterator[Any] | None = None  # of the epoch in progress, once it has begun
         self._coming: list[Any] = []  # drawn from it, for the next steps; perhaps the end
@@ -151,31 +166,40 @@ class ModuleTraining(Training):
             if self.n_classes is not None and batch.labels.device.type == "cpu":  # a GPU would have to be waited for
                 check_labels(batch.labels, self.n_classes, where, self.ignore_index)
             with no_autocast(self.student):
-                self._step(batch.to(device_of(self.student)), diagnose)
+                self._step(batch, diagnose)
         except Exception as error:  # of the user's code, perhaps, which knows no batches
             error.add_note(f"in {where} of generation {self.generation}")
             raise
         if ends:
             self._require_whole(position)
+        if self.schedule is not None and (ends or self.schedule.by == "step"):
+            self.schedule.scheduler.step()
         self.steps += 1
         self._samples += batch.shape[0]
         self._epoch, self._within = (self._epoch + 1, 0) if ends else (self._epoch, position + 1)
         self._batches = None if ends else self._batches
 
     def _step(self, batch: Batch, diagnose: bool) -> None:
-        n_counted: int | Tensor = max(1, len(batch.labels))
+        parts = [part.to(self._place) for part in batch.split(self.parts)] if self.parts > 1 else []
+        labels = torch.cat([part.labels for part in parts]) if parts else move(batch.labels, self._place)
+        n_counted: int | Tensor = max(1, len(labels))
         if self.ignore_index is not None:
-            n_counted = (batch.labels != self.ignore_index).sum().clamp(min=1)
-        rows = torch.arange(len(batch.labels), device=batch.labels.device)  # a permutation of its own for each sample
+            n_counted = (labels != self.ignore_index).sum().clamp(min=1)
+        rows = torch.arange(len(labels), device=labels.device)  # a permutation of its own for each sample
         permutation = self.lesson.draw_permutation(rows, self.steps)
-        scores, teacher, loss = self._update(batch, batch.labels, n_counted, permutation)
-        self._note(loss, self.lesson.tally(scores, teacher, batch.labels, diagnose=diagnose))
+        self._rate = self.optimizer.param_groups[0]["lr"]
+        if parts:
+            scores, teacher, loss = self._update.in_parts(parts, labels, n_counted, permutation)
+        else:
+            scores, teacher, loss = self._update(batch.to(self._place), labels, n_counted, permutation)
+        self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))
 
     def _where(self) -> str:
-        return f"batch {self._within + 1} of epoch {self._epoch + 1}, learning rate {self._rate_before():g}"
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        return f"batch {self._within + 1} of epoch {self._epoch + 1}, learning rate {rate:g}"
 
     def _rate_before(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        return float(self._rate)
 
     # ---- what a failure leaves ---------------------------------------------------------------------------------------
 
@@ -205,6 +229,7 @@ class ModuleTraining(Training):
     def _own_state(self) -> dict[str, Any]:
         return {
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "scheduler": None if self.schedule is None else self.schedule.state(),
             "epoch": self._epoch,
             "within": self._within,
             "samples": self._samples,
@@ -214,6 +239,8 @@ class ModuleTraining(Training):
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        if self.schedule is not None:
+            self.schedule.load_state(state["scheduler"])
         self._epoch, self._within, self._samples = state["epoch"], state["within"], state["samples"]
         self._batches = None
         if self._within:

@@ -10,14 +10,19 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from polydistill.learning.lesson import Lesson
+from polydistill.learning.measures import measure, require_finite_metrics
 from polydistill.learning.networks import share_weights
 from polydistill.lineage import LineageConfig
+from polydistill.lineage.course import Validation
 from polydistill.modules import trial
 from polydistill.modules.arguments import Arguments
 from polydistill.modules.config import ModuleConfig, describe_batches, describe_network, describe_optimizer, plain
+from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
+from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import cast_up, copy_module, fit_weights, load_weights
@@ -44,16 +49,45 @@ class Workshop:
     def make_training(self, student: nn.Module, lesson: Lesson, feed: Feed) -> ModuleTraining:
         """That of ``student``, on the batches of ``feed``."""
         told = self.given
+        optimizer = told.optimizer(student.parameters())
         return ModuleTraining(
             student,
             lesson,
-            told.optimizer(student.parameters()),
+            optimizer,
             feed,
+            self._make_schedule(optimizer),
+            parts=told.parts,
+            precision=told.precision,
+            compiled=told.compile,
+            clip_norm=told.clip_norm,
             epochs=told.epochs,
             log_every_steps=told.log_every_steps,
             ignore_index=told.ignore_index,
             n_classes=self.n_classes,
         )
+
+    def _make_schedule(self, optimizer: Optimizer) -> Schedule | None:
+        if self.given.scheduler is None:
+            return None
+        return Schedule(require_scheduler(self.given.scheduler(optimizer), optimizer), self.given.schedule_by)
+
+    def make_validation(self) -> Validation | None:
+        """How a course measures its student on the validation batches; None where there are none."""
+        told = self.given
+        if told.validation is None:
+            return None
+        batches = told.validation
+
+        def measure_on_batches(student: nn.Module, whose: str) -> dict[str, float]:
+            scores, labels = predict(student, batches, "validation", told.seed, told.ignore_index)
+            if not scores.isfinite().all():
+                raise FloatingPointError(f"the scores of {whose} are not finite")
+            measured = measure(scores, labels)
+            require_finite_metrics(measured, whose)
+            return measured
+
+        what = "the validation batches"
+        return Validation(measure_on_batches, what, keep_best=told.keep_best, patience=told.patience)
 
     def take(self, generation: int) -> nn.Module:
         """The untrained network of ``generation``, or the teacher that was given."""
@@ -73,14 +107,17 @@ class Workshop:
             raise TypeError(f"`{name}` must make a torch module, it made a {type(module).__name__}")
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
             raise ValueError(f"`{name}` makes a module with lazy parameters: call it there on inputs, which makes them")
-        return module
+        return self._place(module)
+
+    def _place(self, module: nn.Module) -> nn.Module:
+        return module if self.given.device is None else module.to(self.given.device)
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):
             module = self.make(0)
             fit_weights(module, load_weights(teacher), teacher)
             return module
-        return copy_module(teacher)  # the caller's own keeps its mode, and may go on learning
+        return self._place(copy_module(teacher))  # the caller's own keeps its mode, and may go on learning
 
     def make_lesson(self, teacher: nn.Module | None, generation: int) -> Lesson:
         if teacher is None:
@@ -108,7 +145,8 @@ class Workshop:
             first = trial.take_first(self.given.test, "test", self.given.ignore_index)
             trial.try_network(teacher, first, whose, "test", self.given.ignore_index)
         n_classes = scores.shape[1]
-        for name, batches in (("batches", self.given.batches), ("test", self.given.test)):
+        sources = {"batches": self.given.batches, "test": self.given.test, "validation": self.given.validation}
+        for name, batches in sources.items():
             trial.check_all_labels(batches, name, n_classes, self.given.ignore_index)
         if self.given.classes is not None and self.given.classes != n_classes:
             raise ValueError(f"`classes` is {self.given.classes}, but {whose} gives {n_classes} scores per sample")
@@ -136,6 +174,7 @@ class Workshop:
                 "the same classes apart"
             )
         trial.try_optimizer(student, self.given.optimizer, "the student")
+        self._make_schedule(self.given.optimizer(student.parameters()))
         return scores
 
     def describe(self, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
@@ -147,13 +186,32 @@ class Workshop:
             seed=self.given.seed,
             epochs=self.given.epochs,
             log_every_steps=self.given.log_every_steps,
+            device="" if self.given.device is None else str(self.given.device),
+            precision=self.given.precision,
+            compile=self.given.compile,
+            parts=self.given.parts,
+            clip_norm=self.given.clip_norm,
+            scheduler=self._describe_schedule(student),
+            keep_best=self.given.keep_best,
+            patience=self.given.patience,
             objective=self.given.objective_name,
             options=plain(self.given.options),
             ignore_index=self.given.ignore_index,
             networks={"generation_0": describe_network(first), "students": describe_network(student)},
             teacher="" if self.given.teacher is None else weights_sha256(first.state_dict()),
             optimizer=describe_optimizer(self.given.optimizer(student.parameters())),
-            data={"batches": describe_batches(self.given.batches), "test": describe_batches(self.given.test)},
+            data={
+                "batches": describe_batches(self.given.batches),
+                "test": describe_batches(self.given.test),
+                "validation": describe_batches(self.given.validation),
+            },
             lineage=lineage,
             checkpoint=checkpoint,
         )
+
+    def _describe_schedule(self, student: nn.Module) -> dict[str, Any]:
+        schedule = self._make_schedule(self.given.optimizer(student.parameters()))
+        if schedule is None:
+            return {}
+        settings = {name: value for name, value in schedule.state().items() if not name.startswith("_")}
+        return {"class": type(schedule.scheduler).__name__, "by": schedule.by, **plain(settings)}
