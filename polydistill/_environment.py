@@ -51,6 +51,14 @@ REPORTS = {
     "tasks": "polydistill_agents.lineage.multitask.report",
 }
 
+# those that leave networks, and the module whose make_card tells of one
+CARDS = {
+    "agent": "polydistill_agents.lineage.model_card",
+    "atari": "polydistill_agents.lineage.model_card",
+    "cifar": "polydistill.vision.model_card",
+    "tasks": "polydistill_agents.lineage.multitask.model_card",
+}
+
 
 class WorldEntry(NamedTuple):
     """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named

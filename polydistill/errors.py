@@ -37,6 +37,11 @@ class Interrupted(Exception):
         self.signal = signal
 
 
+def printable(text: str) -> str:
+    """A stranger's text in one line that cannot speak to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """``"; did you mean adam?"`` for the nearest choice, ``""`` where none is close.
 

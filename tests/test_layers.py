@@ -16,7 +16,7 @@ INSTALLED = {"agents": "polydistill_agents"}  # the folder, and the name of its 
 WORLDS = re.compile(r"atari|cifar|imagenet|pong|student\.zip|stable_baselines3|sb3|gymnasium|ale_py", re.IGNORECASE)
 KNOW_NO_WORLD = (
     "*.py", "config/*.py", "runs/*.py", "learning/*.py", "lineage/*.py", "modules/*.py", "kernels/**/*.py",
-    "statistics/*.py", "study/*.py", "report/*.py",
+    "statistics/*.py", "study/*.py", "report/*.py", "hub/*.py",
 )  # fmt: skip
 VAGUE_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 PURE = ("polydistill.losses", "polydistill.kernels")
@@ -37,7 +37,7 @@ ROOMS = {
         ["kernels"],
         ["losses"],
         ["learning", "runs"],
-        ["lineage"],
+        ["hub", "lineage"],
         ["modules"],
         ["study", "vision"],
     ],

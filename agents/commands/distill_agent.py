@@ -13,9 +13,9 @@ The teacher is a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN
 nothing in it is executed. VecNormalize's statistics are found beside it. Its kind, its size, the temperature, and the
 score of random play are found or measured. The student is a DQN for Stable-Baselines3.
 
-The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. If the
-run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same where the
-environment repeats itself from a seed.
+The run folder gets summary.json, TensorBoard curves, student.zip, which stock Stable-Baselines3 opens, and README.md,
+its card in the form of the Hugging Face Hub. If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command
+continues it, and the result is the same where the environment repeats itself from a seed.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@
     python scripts/distill_atari.py --game breakout --teacher.path dqn.zip     one's own Stable-Baselines3 agent
     python scripts/distill_atari.py --games "{pong: dqn.zip, breakout: a.zip}" one student of several games
 
-The run folder gets summary.json, TensorBoard curves, and student.zip, which stock Stable-Baselines3 opens. If the
-run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same.
+The run folder gets summary.json, TensorBoard curves, student.zip, which stock Stable-Baselines3 opens, and README.md,
+its card in the form of the Hugging Face Hub. If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command
+continues it, and the result is the same.
 
 With several games each has a zip, generation_1_pong.zip; --games {} --help shows the flags of such a run.
 """

@@ -14,9 +14,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from polydistill.errors import UserError
+from polydistill.errors import UserError, printable
 from polydistill_agents.export.quiet import quiet
-from polydistill_agents.files.archive import printable
 from polydistill_agents.networks.observations import example, leaves, to_tensors
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.several import MeanTeacher

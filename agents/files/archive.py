@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from polydistill.errors import UserError
+from polydistill.errors import UserError, printable
 
 MAX_FILE_BYTES = 512 * 2**20  # weights, and the optimiser's two numbers for each of them
 MAX_UNPACKED_BYTES = 2 * MAX_FILE_BYTES
@@ -119,11 +119,6 @@ def shown(name: object) -> str:
     """A stranger's name, quoted and cut: it may be long, and hold line ends or control characters."""
     text = repr(name) if isinstance(name, str | int) else type(name).__name__
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def printable(text: str) -> str:
-    """A stranger's text in one line that cannot speak to the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _check_member(member: zipfile.ZipInfo, where: str) -> None:

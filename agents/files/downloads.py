@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from polydistill.disk import atomic_write, disk_errors
-from polydistill.errors import UserError
-from polydistill_agents.files.archive import MAX_FILE_BYTES, printable
+from polydistill.errors import UserError, printable
+from polydistill_agents.files.archive import MAX_FILE_BYTES
 from polydistill_agents.files.normalization import is_statistics
 from polydistill_agents.files.places import find_file
 

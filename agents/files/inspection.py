@@ -17,10 +17,10 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from polydistill.errors import UserError, require_at_least
+from polydistill.errors import UserError, printable, require_at_least
 from polydistill_agents.environments.gym_task import open_environment
 from polydistill_agents.environments.task import Task, open_task
-from polydistill_agents.files.archive import printable, refusing, shown
+from polydistill_agents.files.archive import refusing, shown
 from polydistill_agents.files.pickle_globals import MAX_OPCODES
 from polydistill_agents.files.places import Place, opened, target_of
 from polydistill_agents.files.sb3_data import describe, full_name

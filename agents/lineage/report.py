@@ -34,29 +34,42 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     """
     if "members" in summary:
         return _format_members(summary, wide)
-    config, first = summary["config"], summary["generations"][0]["metrics"]
-    rows = [*_baselines(config, first)]
-    records = []
+    title = _title(summary["config"], summary["generations"][-1]["metrics"], summary["seed"])
+    return "\n".join([title, "", _format_rows(rows_of(summary), wide), *format_notes(notes_of(summary))])
+
+
+def rows_of(summary: Mapping[str, Any]) -> list[Row]:
+    """The rows of the table, each a value of some of ``HEADERS``."""
+    rows = [*_baselines(summary["config"], summary["generations"][0]["metrics"])]
     for generation, seconds in zip(summary["generations"], summary["seconds"], strict=True):
-        metrics = generation["metrics"]
-        who = "teacher" if generation["generation"] == 0 else f"student {generation['generation']}"
-        records.append(GamesPlayed.of_metrics(who, metrics))
+        who, metrics = _who(generation), generation["metrics"]
         rows.append(_member(who, metrics) | {"parameters": generation["parameters"], "seconds": f"{seconds:.0f}"})
     for ensemble in summary["ensembles"]:
         who, metrics = f"ensemble of {name_members(ensemble['members'])}", ensemble["metrics"]
-        records.append(GamesPlayed.of_metrics(who, metrics))
         parameters = sum(summary["generations"][member]["parameters"] for member in ensemble["members"])
         rows.append(_member(who, metrics) | {"parameters": parameters})
+    return rows
+
+
+def notes_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table must know, one line each."""
+    config, generations = summary["config"], summary["generations"]
+    first = generations[0]["metrics"]
+    records = [GamesPlayed.of_metrics(_who(generation), generation["metrics"]) for generation in generations]
+    for ensemble in summary["ensembles"]:
+        who = f"ensemble of {name_members(ensemble['members'])}"
+        records.append(GamesPlayed.of_metrics(who, ensemble["metrics"]))
     found = notes(config.get("game"), first["protocol"], _without_own_limit(config, records))
-    lines = [
-        _title(config, summary["generations"][-1]["metrics"], summary["seed"]),
-        "",
-        _format_rows(rows, wide),
-        *format_notes(
-            [*found, *_told(summary["generations"][0]), *_no_scale(first), *_without_memory(summary["generations"])]
-        ),
-    ]
-    return "\n".join(lines)
+    return [*found, *_told(generations[0]), *_no_scale(first), *_without_memory(generations)]
+
+
+def told_columns(rows: Sequence[Row]) -> list[str]:
+    """``HEADERS`` without optional columns of which no row has a value."""
+    return [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
+
+
+def _who(generation: Mapping[str, Any]) -> str:
+    return "teacher" if generation["generation"] == 0 else f"student {generation['generation']}"
 
 
 def _title(played: Mapping[str, Any], scored: Mapping[str, Any], seed: int) -> str:
@@ -65,9 +78,8 @@ def _title(played: Mapping[str, Any], scored: Mapping[str, Any], seed: int) -> s
 
 
 def _format_rows(rows: Sequence[Row], wide: bool, left_out: Sequence[str] = ()) -> str:
-    """The table, without optional columns of which no row has a value."""
-    told = [name for name in HEADERS if name not in OPTIONAL or any(row.get(name) is not None for row in rows)]
-    told = [name for name in told if name not in left_out]
+    """The table."""
+    told = [name for name in told_columns(rows) if name not in left_out]
     table = [[row.get(name) for name in told] for row in rows]
     if wide:
         return format_table(told, table)

@@ -39,6 +39,7 @@ Config = TypeVar("Config")
 FREE = dict[str, Any]  # the annotation of a field that is a mapping with keys of its own
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
+OF_CARDS = {"license": "of the weights, for their card: an identifier of the Hub like mit (default: not stated)"}
 SWITCHES = {
     "dry_run": "print what would run, with its time, memory and disk; check what the run would check; write nothing",
     "dry_run_measure": "like --dry_run, with the speed of this machine measured now instead of remembered",
@@ -60,6 +61,7 @@ class Parsed(NamedTuple, Generic[Config]):
         measure: measure the speed of this machine for the plan.
         wide: show every column of the table.
         file: of ``--config``; None: there was none.
+        license_id: of what is trained; empty: not stated.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Parsed(NamedTuple, Generic[Config]):
     measure: bool = False
     wide: bool = False
     file: Path | None = None
+    license_id: str = ""
 
 
 class Field(NamedTuple):
@@ -101,7 +104,7 @@ def parse(
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: what holds where there is no ``--config``; None: the defaults of ``config_class``.
         first_word: field that takes the first word if it has no flag, as in ``inspect.py FILE --wide``.
-        distils: the script distils, and has ``--doctor``, ``--dry_run_measure`` and ``--wide``.
+        distils: the script distils, and has ``--doctor``, ``--dry_run_measure``, ``--wide`` and ``--license``.
 
     Returns:
         what is asked for; ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
@@ -124,7 +127,9 @@ def parse(
     own_flags, own_switches = dict(VALUE_FLAGS), dict(SWITCHES)
     if default_name is None:
         del own_flags["out"], own_switches["dry_run"]
-    if not distils:
+    if distils:
+        own_flags |= OF_CARDS
+    else:
         for name in ("doctor", "dry_run_measure", "wide"):
             del own_switches[name]
     if taken := fields.keys() & {*own_flags, *own_switches}:
@@ -133,7 +138,7 @@ def parse(
         flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "") if "out" in own_flags else ""
         default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
-        file = flags.pop("config", None)
+        file, license_id = flags.pop("config", None), flags.pop("license", "") if distils else ""
         texts = {name: text.format(default_out) for name, text in own_flags.items()}
         parser = _make_parser(fields, program, description, texts, own_switches)
         if "help" in switches:  # before the file is read: help is wanted most where that fails
@@ -156,6 +161,7 @@ def parse(
         measure=measure,
         wide="wide" in switches,
         file=None if file is None else Path(file),
+        license_id=license_id,
     )
 
 

@@ -77,9 +77,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def dump_yaml(mapping: Mapping[str, Any]) -> str:
-    """The mapping as YAML that :func:`load_yaml`, and so ``--config``, reads back unchanged."""
-    return str(yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False))
+def dump_yaml(mapping: Mapping[str, Any], width: int | None = None) -> str:
+    """The mapping as YAML that :func:`load_yaml`, and so ``--config``, reads back unchanged.
+
+    Args:
+        mapping: of plain values.
+        width: of a line, behind which a text goes on in the next; None: YAML's usual one.
+    """
+    return str(yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, width=width))
 
 
 def to_mapping(config: object) -> dict[str, Any]:

@@ -38,14 +38,19 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     """
     if "members" in summary:
         return _format_members(summary)
-    rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
-    rows += [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]
+    rows = rows_of(summary, wide)
     has_paper = any(row[PAPER] is not None for row in rows)
     title = textwrap.fill(_title(summary, has_paper=has_paper), NARROW, break_on_hyphens=False)
     cells = [[row[header] for header in HEADERS] for row in rows]
     importance = [header for header in IMPORTANCE if header != PAPER or has_paper]
     table = format_table(HEADERS, cells) if wide else format_narrow_table(HEADERS, cells, importance)
     return f"{title}\n\n{table}"
+
+
+def rows_of(summary: Mapping[str, Any], wide: bool = False) -> list[Row]:
+    """The rows of the table, each a value of every one of ``HEADERS``; ``wide``: with the architectures."""
+    rows = [_generation_row(summary, index, wide) for index in range(len(summary["generations"]))]
+    return rows + [_ensemble_row(ensemble, summary["generations"]) for ensemble in summary["ensembles"]]
 
 
 def _format_members(summary: Mapping[str, Any]) -> str:

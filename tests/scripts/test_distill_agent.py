@@ -17,6 +17,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from polydistill.hub.readme import is_ours, read_readme
 from polydistill_agents.files.sb3_zip import read_agent
 from tests.agents.environments import toys
 from tests.curves_and_tables import OF_Q_VALUES, columns, explained, written_tags
@@ -85,6 +86,8 @@ def test_a_lineage_from_a_zip_to_the_table_and_again(inside: Script, agents: Pat
     assert DQN.load(tmp_path / "run" / "student.zip", env=gym.make("CartPole-v1"), device="cpu").policy.net_arch == [8]
     tags = explained(root, "Curves of distill_atari.py and distill_agent.py")
     assert written_tags(tmp_path / "run") == tags - OF_Q_VALUES
+    assert is_ours(read_readme(tmp_path / "run") or "")
+    assert done.stdout.endswith("\ncard: run/README.md\n")
     again = inside("distill_agent.py", *words)
     assert again.returncode == 0
     assert done.stdout.startswith("temperature ")

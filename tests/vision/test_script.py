@@ -86,6 +86,7 @@ def test_without_arguments_it_runs_the_smoke_config_and_prints_it_again(
         "| generation 2 ",
         "ensemble of 1, 2",
         "saved: run/generation_<k>",
+        "card: run/README.md",
     ):
         assert part in first.out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -39,7 +39,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     """
     first, *students = summary["generations"]
     told = [name for name in HEADERS if name != "student" or len(students) > 1]
-    rows = [[row[name] for name in told] for row in _rows(summary)]
+    rows = [[row[name] for name in told] for row in rows_of(summary)]
     teachers, parameters = first["metrics"][TASKS], summary["generations"][-1]["parameters"]
     one = next(iter(teachers.values()))
     table = (
@@ -54,12 +54,13 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         table,
         "",
         *(line for who, metrics in _who_learned(summary) for line in _means(metrics, who if len(students) > 1 else "")),
-        *format_notes(list(dict.fromkeys(_notes(summary)))),
+        *format_notes(notes_of(summary)),
     ]
     return "\n".join(lines)
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterator[Row]:
+def rows_of(summary: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of the table, each a value of every one of ``HEADERS``."""
     for task, teacher in summary["generations"][0]["metrics"][TASKS].items():
         random = random_score(summary["config"], task, teacher)
         for who, of_tasks in _who_learned(summary):
@@ -110,8 +111,12 @@ def _means(metrics: Mapping[str, Any], who: str) -> Iterator[str]:
         yield f"{whose}geometric mean of {what!r}: not defined, no positive number in {', '.join(bad)}"
 
 
+def notes_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores must know, one line each; usually nothing."""
+    return list(dict.fromkeys(_notes(summary)))
+
+
 def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader of the scores must know, usually nothing."""
     is_atari = "games" in summary["config"]
     for task in summary["generations"][0]["metrics"][TASKS]:
         who_played = [(f"teacher of {task}", summary["generations"][0]["metrics"])]

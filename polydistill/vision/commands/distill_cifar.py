@@ -7,8 +7,9 @@
     torchrun --nproc_per_node 2 scripts/distill_cifar.py --config ...                 on several GPUs
 
 If the run is stopped (Ctrl-C, SIGTERM) or killed, the same command continues it, and the result is the same; a
-larger --lineage.generations continues a finished one. The run folder gets summary.json, TensorBoard curves, and
-generation_<k>.safetensors with a card, which polydistill.vision.load_classifier opens.
+larger --lineage.generations continues a finished one. The run folder gets summary.json, TensorBoard curves,
+generation_<k>.safetensors, which polydistill.vision.load_classifier opens, and README.md, a card in the form of the
+Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
+from polydistill.hub.card import check_license
+from polydistill.hub.worlds import finish_card
 from polydistill.learning.processes import open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig, run_lineage
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_config=SMOKE,
         distils=True,
     )
+    check_license(parsed.license_id)
     stored = stored_config(parsed.out)
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
@@ -79,6 +83,8 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         summary = read_summary(parsed.out)
         require_same_sources(config, summary, standing.moved)
         show(summary, parsed.out, parsed.wide)
+        if is_first_process():
+            finish_card(summary, parsed.out, parsed.license_id, shown_again=True)
         return
     config = parsed.config.resolve(stored)
     if parsed.dry_run:
@@ -109,10 +115,16 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         if run is not None:
             remember_speed(config, summary)
             show(summary, run.out, parsed.wide)
+            finish_card(summary, run.out, parsed.license_id)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     """Print the table, once for all processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(format_summary(summary, wide=wide))
         print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
