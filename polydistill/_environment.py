@@ -38,6 +38,7 @@ COMMANDS = {
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
     "polydistill-export": ("atari", "polydistill_agents.commands.export_agent"),
     "polydistill-inspect": ("atari", "polydistill_agents.commands.inspect_agent"),
+    "polydistill-push": ("runs", "polydistill.hub.push_to_hub"),
     "polydistill-show": ("runs", "polydistill.runs.show"),
     "polydistill-study": ("study", "polydistill.study.commands.study"),
     "polydistill-train-teacher": ("atari", "polydistill_agents.commands.train_teacher"),

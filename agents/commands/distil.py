@@ -13,8 +13,7 @@ from polydistill.config.parsing import Parsed
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import UserError
-from polydistill.hub.card import check_license
-from polydistill.hub.worlds import finish_card
+from polydistill.hub.sharing import check_sharing, share
 from polydistill.lineage import Generation, run_lineage
 from polydistill.losses import Report
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
@@ -94,7 +93,6 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: Worl
         UserError: the folder, the teacher or the machine does not allow it.
     """
     given, world = parsed.config, world or ONE_TASK
-    check_license(parsed.license_id)
     if parsed.doctor and not given.student.has_teacher:
         raise UserError("the doctor looks at what a teacher teaches: leave --doctor out with student.objective td")
     stored = stored_config(parsed.out)
@@ -108,8 +106,9 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: Worl
             teacher = world.open_teacher(dataclasses.replace(config, device="cpu"))
             world.require_same_teacher(config, teacher, summary["generations"][0])
         world.show(summary, parsed.out, parsed.wide)
-        finish_card(summary, parsed.out, parsed.license_id, shown_again=True)
+        share(summary, parsed, shown_again=True)
         return
+    check_sharing(parsed)
     config = given.resolve(stored)
     if standing.state in ("new", "begun"):
         world.require_place(config)
@@ -140,7 +139,7 @@ def distil(parsed: Parsed[Any], argv: list[str] | None, called: str, world: Worl
             raise GameError(f"{error}; what was saved is kept, and the same command goes on from there") from error
         world.remember_speed(config, summary)
         world.show(summary, run.out, parsed.wide)
-        finish_card(summary, run.out, parsed.license_id)
+    share(summary, parsed)
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:

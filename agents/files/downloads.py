@@ -7,25 +7,25 @@ is taken.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import os
 import re
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from polydistill.disk import atomic_write, disk_errors
-from polydistill.errors import UserError, printable
+from polydistill.errors import UserError
+from polydistill.hub.client import failing
+from polydistill.hub.download import SCHEME, fetch_from_hub
 from polydistill_agents.files.archive import MAX_FILE_BYTES
 from polydistill_agents.files.normalization import is_statistics
 from polydistill_agents.files.places import find_file
 
 TIMEOUT_SECONDS = 30
 FILES = (".zip", ".safetensors", ".pth", ".pt")
+STUDENT = "student"  # how a run names its last one
 NO_AGENTS = ("train_eval_metrics.zip",)  # what the zoo puts beside an agent
 
 
@@ -35,7 +35,7 @@ def fetch(where: str) -> Path:
     Raises:
         UserError: it cannot be downloaded, does not match its checksum, or is a folder.
     """
-    if where.startswith("hf://"):
+    if where.startswith(SCHEME):
         return _from_hub(where)
     if where.startswith("https://"):
         return _from_web(where)
@@ -50,69 +50,20 @@ def cache_folder() -> Path:
 
 
 def _from_hub(where: str) -> Path:
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/([\w./+-]+))?", where)
-    if match is None or ".." in where:
-        raise UserError(f"{where} is not of the form hf://org/name or hf://org/name/file")
-    repository, file = match.groups()
-    try:
-        import huggingface_hub as hub
-    except ImportError:
-        raise UserError(f"{where} needs the extra hub: pip install 'polydistill[hub]'") from None
-    with _failing(where), _quiet():
-        names = hub.list_repo_files(repository)
-        file = file or _choose_file(where, names)
-        beside = [name for name in names if is_statistics(Path(name).name) and Path(name).parent == Path(file).parent]
-        told = hub.get_hf_file_metadata(hub.hf_hub_url(repository, file))
-        paths = [_from_repository(hub, repository, name, told.commit_hash) for name in (file, *beside)]
-        return paths[0]
+    return fetch_from_hub(where, lambda names: _choose_file(where, names), _statistics, lambda _: MAX_FILE_BYTES)
 
 
-def _from_repository(hub: Any, repository: str, file: str, commit: str | None) -> Path:
-    """One file of a repository as it is at that commit; all of them lie in one folder."""
-    where = f"hf://{repository}"
-    told = hub.get_hf_file_metadata(hub.hf_hub_url(repository, file, revision=commit))
-    if told.size is None or told.size > MAX_FILE_BYTES:
-        raise UserError(f"{where}: {file} has {told.size} bytes, more than {MAX_FILE_BYTES:,}")
-    path = Path(hub.hf_hub_download(repository, file, revision=commit))
-    if not _is_what_was_told(path, told.etag):
-        raise UserError(f"{where}: {file} is not what its checksum says; remove {path} and try again")
-    return path
+def _statistics(file: str, names: Sequence[str]) -> list[str]:
+    """Those of a VecNormalize that lie beside an agent's file."""
+    return [name for name in names if is_statistics(Path(name).name) and Path(name).parent == Path(file).parent]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the logs to errors: of each of its attempts the Hub's client would print two lines."""
-    before = logging.root.manager.disable  # not a level of the client's log, which it sets itself when it is imported
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-@contextlib.contextmanager
-def _failing(where: str) -> Iterator[None]:
-    """Turn whatever a client raises into one line: its classes are httpx's, requests', urllib's, ssl's and its own."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = printable(" ".join(str(error).split()))[:160] or type(error).__name__
-        raise UserError(f"cannot get {where}: {reason}") from error
-
-
-def _is_what_was_told(path: Path, etag: str | None) -> bool:
-    """Whether the file has the checksum that the Hub tells: git's of a small file, sha256 of a large one."""
-    content = path.read_bytes()
-    as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return etag in (_sha256(content), as_git)
-
-
-def _choose_file(where: str, names: Iterable[str]) -> str:
-    """The one teacher's file of a repository."""
+def _choose_file(where: str, names: Sequence[str]) -> str:
+    """The one teacher's file of a repository; of a run's files its last student."""
     for ending in FILES:
         found = [name for name in names if name.endswith(ending) and Path(name).name not in NO_AGENTS]
+        if STUDENT + ending in found:
+            return STUDENT + ending
         if len(found) == 1:
             return found[0]
         if found:
@@ -126,7 +77,7 @@ def _from_web(where: str) -> Path:
     if match is None:
         raise UserError(f"{where} needs its checksum: {address}#sha256=<64 hex digits>")
     expected = match.group(1)
-    with _failing(address):
+    with failing(address):
         path = cache_folder() / expected[:16] / (Path(urlsplit(address).path).name or "teacher.zip")
         if path.is_file() and _sha256(path.read_bytes()) == expected:
             return path

@@ -39,7 +39,10 @@ Config = TypeVar("Config")
 FREE = dict[str, Any]  # the annotation of a field that is a mapping with keys of its own
 
 VALUE_FLAGS = {"config": "YAML file to read", "out": "folder of the run (default: {})"}
-OF_CARDS = {"license": "of the weights, for their card: an identifier of the Hub like mit (default: not stated)"}
+SHARING = {
+    "license": "of the weights, for their card: an identifier of the Hugging Face Hub like mit (default: not stated)",
+    "push_to_hub": "org/name on the Hub, to which the finished run is sent; it is tried before the run begins",
+}
 SWITCHES = {
     "dry_run": "print what would run, with its time, memory and disk; check what the run would check; write nothing",
     "dry_run_measure": "like --dry_run, with the speed of this machine measured now instead of remembered",
@@ -62,6 +65,7 @@ class Parsed(NamedTuple, Generic[Config]):
         wide: show every column of the table.
         file: of ``--config``; None: there was none.
         license_id: of what is trained; empty: not stated.
+        push_to_hub: org/name to which the finished run is sent; empty: nowhere.
     """
 
     config: Config
@@ -72,6 +76,7 @@ class Parsed(NamedTuple, Generic[Config]):
     wide: bool = False
     file: Path | None = None
     license_id: str = ""
+    push_to_hub: str = ""
 
 
 class Field(NamedTuple):
@@ -104,7 +109,8 @@ def parse(
             no run folder, and has neither ``--out`` nor ``--dry_run``.
         default_config: what holds where there is no ``--config``; None: the defaults of ``config_class``.
         first_word: field that takes the first word if it has no flag, as in ``inspect.py FILE --wide``.
-        distils: the script distils, and has ``--doctor``, ``--dry_run_measure``, ``--wide`` and ``--license``.
+        distils: the script distils, and has ``--doctor``, ``--dry_run_measure``, ``--wide``, ``--license``
+            and ``--push_to_hub``.
 
     Returns:
         what is asked for; ``out`` is ``runs/<stem of the YAML file>`` unless ``--out`` says otherwise.
@@ -128,7 +134,7 @@ def parse(
     if default_name is None:
         del own_flags["out"], own_switches["dry_run"]
     if distils:
-        own_flags |= OF_CARDS
+        own_flags |= SHARING
     else:
         for name in ("doctor", "dry_run_measure", "wide"):
             del own_switches[name]
@@ -138,7 +144,8 @@ def parse(
         flags, switches = _split_words(words, fields, own_flags, own_switches)
         out = flags.pop("out", "") if "out" in own_flags else ""
         default_out = Path("runs", Path(flags["config"]).stem if "config" in flags else default_name or "")
-        file, license_id = flags.pop("config", None), flags.pop("license", "") if distils else ""
+        file = flags.pop("config", None)
+        license_id, push_to_hub = (flags.pop(name, "") if distils else "" for name in SHARING)
         texts = {name: text.format(default_out) for name, text in own_flags.items()}
         parser = _make_parser(fields, program, description, texts, own_switches)
         if "help" in switches:  # before the file is read: help is wanted most where that fails
@@ -162,6 +169,7 @@ def parse(
         wide="wide" in switches,
         file=None if file is None else Path(file),
         license_id=license_id,
+        push_to_hub=push_to_hub,
     )
 
 

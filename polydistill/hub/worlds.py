@@ -11,7 +11,7 @@ from typing import Any
 from polydistill._environment import CARDS, MissingExtra
 from polydistill.errors import UserError
 from polydistill.hub.card import ModelCard, check_license, format_card
-from polydistill.hub.readme import README, is_ours, read_readme, stated_license, write_readme
+from polydistill.hub.readme import README, is_ours, read_readme, sealed, stated_license, write_readme
 
 
 def card_of(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCard:
@@ -65,4 +65,4 @@ def card_text(summary: Mapping[str, Any], out: Path, where: str) -> tuple[str | 
     there, card = read_readme(out), card_of(summary, out, where)
     if there is not None and not is_ours(there):
         return None, card
-    return format_card(card, summary, stated_license(there)), card
+    return sealed(format_card(card, summary, stated_license(there))), card

@@ -19,12 +19,10 @@ from polydistill._environment import require_extra
 from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
+from polydistill.vision.downloads import LARGEST_CARD, LARGEST_WEIGHTS, local_file
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import Normalization
 from polydistill.vision.networks import build_network
-
-LARGEST_CARD = 1 << 20  # bytes
-LARGEST_WEIGHTS = 1 << 32
 
 
 class Classifier(nn.Module):
@@ -89,11 +87,12 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     """The classifier of a ``.safetensors`` file with its card, frozen, in evaluation mode.
 
     Args:
-        path: the .safetensors file; its card lies beside it, with the ending .json.
+        path: the .safetensors file; its card lies beside it, with the ending .json. ``hf://org/name[/file]`` is
+            downloaded, and is the last generation where no file is named.
         device: where to put it.
 
     Raises:
-        UserError: a file is missing or damaged, or the weights are not those of the card.
+        UserError: a file is missing or damaged, cannot be downloaded, or the weights are not those of the card.
 
     Example:
         >>> classifier = load_classifier("runs/wrn28_1/generation_1.safetensors")  # doctest: +SKIP
@@ -103,7 +102,7 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = Path(path)
+    path = local_file(path)
     card = _read_card(path.with_suffix(".json"))
     try:
         weights = load(_read(path, LARGEST_WEIGHTS))

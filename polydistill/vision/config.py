@@ -35,7 +35,7 @@ class TeacherConfig:
 
     Args:
         network: like wrn-28-1, wrn-28-10, densenet-90-60, resnet-20, preact-110.
-        path: a .safetensors file of an earlier run to take as generation 0; empty: train it.
+        path: a .safetensors file of an earlier run to take as generation 0, a path or hf://org/name; empty: train it.
         label_smoothing: share of the label spread over all classes, in [0, 1).
     """
 

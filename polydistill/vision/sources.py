@@ -17,6 +17,7 @@ from polydistill.modules.weights import fit_weights, load_weights
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
+from polydistill.vision.downloads import local_file
 from polydistill.vision.images.data import Images, ImageSet, load_images
 from polydistill.vision.networks import build_network
 
@@ -41,7 +42,7 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
     Raises:
         UserError: there is none, or it has another architecture, other classes, or another normalisation.
     """
-    path = Path(config.teacher.path)
+    path = local_file(config.teacher.path)
     if not _has_card(path):
         network = _fill_network(config, path).eval().requires_grad_(False)
         card = {"architecture": config.teacher.network, "classes": images.classes}
@@ -100,7 +101,7 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
     Raises:
         UserError: they are not those that the run began with, or there are none.
     """
-    path = Path(config.teacher.path)
+    path = local_file(config.teacher.path)
     if _has_card(path):
         found = load_classifier(path).card["sha256"]
     else:  # hashed as opened: the file may hold another float type, and leave shared weights out

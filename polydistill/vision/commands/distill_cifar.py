@@ -28,8 +28,7 @@ from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
-from polydistill.hub.card import check_license
-from polydistill.hub.worlds import finish_card
+from polydistill.hub.sharing import check_sharing, share
 from polydistill.learning.processes import open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig, run_lineage
@@ -74,7 +73,6 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_config=SMOKE,
         distils=True,
     )
-    check_license(parsed.license_id)
     stored = stored_config(parsed.out)
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
@@ -84,8 +82,10 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         require_same_sources(config, summary, standing.moved)
         show(summary, parsed.out, parsed.wide)
         if is_first_process():
-            finish_card(summary, parsed.out, parsed.license_id, shown_again=True)
+            share(summary, parsed, shown_again=True)
         return
+    if is_first_process():
+        check_sharing(parsed)
     config = parsed.config.resolve(stored)
     if parsed.dry_run:
         if standing.state != "finished":
@@ -115,7 +115,8 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         if run is not None:
             remember_speed(config, summary)
             show(summary, run.out, parsed.wide)
-            finish_card(summary, run.out, parsed.license_id)
+    if run is not None:
+        share(summary, parsed)
 
 
 def is_first_process() -> bool:

@@ -306,6 +306,20 @@ def test_statistics_come_with_their_agent_and_the_zoos_metrics_are_no_agent(hub)
 
 
 @NEEDS_HUB
+def test_of_a_run_that_was_pushed_the_last_student_is_meant(hub):
+    both = {
+        "student.zip": AGENT,
+        "generation_1.zip": b"x",
+        "student.safetensors": b"x",
+        "generation_1.safetensors": b"x",
+    }
+    Hub.repositories["run/both"] = both | {"summary.json": b"{}", "student.onnx": b"x", "student.onnx.json": b"{}"}
+    assert Path(hub("hf://run/both")).name == "student.zip"
+    Hub.repositories["run/wide"] = {name: content for name, content in both.items() if not name.endswith(".zip")}
+    assert Path(hub("hf://run/wide")).name == "student.safetensors"
+
+
+@NEEDS_HUB
 @pytest.mark.parametrize("where", ["hf://", "hf://name", "hf://org/name/../x.zip", "hf://org/na me", "hf://org/name?x"])
 def test_a_malformed_address_of_the_hub_is_one_line(where):
     assert "not of the form" in refusal(fetch, where)
