@@ -58,7 +58,10 @@ CARDS = {
     "atari": "polydistill_agents.lineage.model_card",
     "cifar": "polydistill.vision.model_card",
     "tasks": "polydistill_agents.lineage.multitask.model_card",
+    "teacher": "polydistill_agents.lineage.teacher_card",
 }
+# trainings that leave another file than summary.json, and the module whose read_training reads it
+TRAININGS = {"teacher.json": "polydistill_agents.lineage.teacher_card"}
 
 
 class WorldEntry(NamedTuple):

@@ -8,7 +8,7 @@ Students of other sizes may learn while it does:
 
 The same command again continues from the newest good checkpoint in the folder, or prints the score of a finished
 teacher. At the end the folder holds teacher.zip, an ordinary Stable-Baselines3 zip, and teacher.json, its card;
-likewise net1.zip, net1.json, and so on.
+likewise net1.zip, net1.json, and so on; and README.md, which tells people of them in the form of the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
+from polydistill.hub.worlds import finish_card
 from polydistill.runs import format_interval, stored_config
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import require_unlocked
@@ -36,6 +37,7 @@ from polydistill_agents.lineage.beside_teacher import (
     format_students,
     make_callback,
 )
+from polydistill_agents.lineage.teacher_card import read_training
 from polydistill_agents.teachers.training import finish_teacher, train_teacher
 from polydistill_agents.teachers.training_config import DISK_BYTES, check_folder, finished_card, open_folder
 
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
             print(f"{parsed.out}: the teacher there is finished: its score would be printed")
         else:
             show(card, parsed.out)
+            finish_card(read_training(parsed.out), parsed.out, shown_again=True)
         return
     config = parsed.config.resolve(stored)
     if parsed.dry_run:
@@ -75,6 +78,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         say_if_loaded()
         card = _train(config, parsed.out, command, stop)
     show(card, parsed.out)
+    finish_card(read_training(parsed.out), parsed.out)
 
 
 def _train(config: TeacherAndStudentsConfig, out: Path, command: str, stop: StopSignals) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from polydistill_agents.environments.protocols import Protocol, get_protocol
 from polydistill_agents.files.compact import ENDING
 from polydistill_agents.files.sb3_zip import read_agent
 from polydistill_agents.files.sources import find, read_compact
+from polydistill_agents.lineage.report import count_games
 
 PLAYED = "environment options, wrappers and limits of its own"
 OF_INTERVALS = (
@@ -60,7 +61,7 @@ def mean_reward(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Result
 
 def protocol_in_words(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """How the games were played, a line each."""
-    games = f"{metrics['episodes']:,} full games of each, from starts of their own"
+    games = f"{count_games(metrics['episodes'])} of each, from starts of their own"
     if not is_atari(config):
         lines = [f"{games}, in {code(config['env'])} as it is.", *([] if not changes(config) else [_changed(config)])]
         return [*lines, _play(config["evaluation"]["play"], "greedy")]
@@ -74,9 +75,9 @@ def _changed(config: Mapping[str, Any]) -> str:
 
 
 def _rules(rules: Protocol) -> list[str]:
-    lines = [f"An agent acts in every {FRAME_SKIP}th frame, and sees the last {FRAME_SKIP} of those in grey."]
+    lines = [f"An agent acts in every {FRAME_SKIP}th frame, and sees the last {FRAME_SKIP} of these, in grey."]
     if rules.noop_max:
-        lines.append(f"A game begins with 0 to {rules.noop_max} steps in which nothing is pressed.")
+        lines.append(f"A game begins with 0 to {rules.noop_max} no-ops.")
     if rules.repeat_action_probability:
         lines.append(f"Sticky actions: with probability {rules.repeat_action_probability:g} the last one is repeated.")
     if rules.epsilon:
@@ -108,6 +109,8 @@ def score_kind_of(path: Path) -> str:
 
 def kind_in_words(kind: str, file: str) -> str:
     """What the scores are, and what must not be done with them."""
+    if kind == "q_values" and file.endswith(ENDING):
+        return "Its outputs are Q-values. It is wider than what `DQN.load` of Stable-Baselines3 builds."
     if kind == "q_values":
         return (
             "Its outputs are Q-values. Stock Stable-Baselines3 may learn on from the zip: "
@@ -150,8 +153,8 @@ def how_to_open(config: Mapping[str, Any], product: Path, where: str) -> str:
     return "\n\n".join(
         [
             block(program, "python"),
-            "polydistill reads the same file without executing anything in it, as its own teachers, and scores it in "
-            "games as above:",
+            "polydistill reads the same file without executing anything in it, as a teacher of others too, and scores "
+            "it:",
             block(command, "sh"),
         ]
     )

@@ -27,6 +27,7 @@ from polydistill_agents.lineage.card_words import (
 )
 from polydistill_agents.lineage.learning_on import PRODUCT
 from polydistill_agents.lineage.report import (
+    count_games,
     format_points,
     format_points_interval,
     notes_of,
@@ -126,7 +127,7 @@ def _opening(summary: Mapping[str, Any], env: str) -> str:
     size = "" if not first["parameters"] else f" (its teacher has {first['parameters']:,})"
     return (
         f"A network of {last['parameters']:,} parameters{size} that plays {env}. {origin}\n\n"
-        f"In {metrics['episodes']:,} full games it scores {format_points(metrics['score_mean'])}{between}; its teacher "
+        f"In {count_games(metrics['episodes'])} it scores {format_points(metrics['score_mean'])}{between}; its teacher "
         f"scores {format_points(teacher['score_mean'])}.{kept}"
     )
 

@@ -27,6 +27,10 @@ NOT_STATED = (
 )
 
 
+class NothingTrainedError(UserError):
+    """A run that has trained no network of its own, as one that only scored a teacher: it has no card."""
+
+
 class Result(NamedTuple):
     """A number for the model index.
 
@@ -159,15 +163,11 @@ def _made(summary: Mapping[str, Any]) -> str:
     commit = "" if git is None else f", commit {code(git['commit'])}{' with changes' if git['dirty'] else ''}"
     versions = ", ".join(f"{one_line(name)} {one_line(version)}" for name, version in summary["versions"].items())
     machine = hardware.get("gpu") or hardware.get("cpu") or "unknown"
-    lines = [
-        f"Seed {summary['seed']}{commit}.",
-        f"Versions: {code(versions)}.",
-        f"It took {summary['wall_seconds']:,.0f} seconds, evaluation included, on {code(machine)}.",
-    ]
-    weights = [[f"generation {one['generation']}", code(one["sha256"] or "")] for one in summary["generations"]]
+    lines = [f"Seed {summary['seed']}{commit}.", f"Versions: {code(versions)}."]
+    if summary["wall_seconds"] is not None:
+        lines.append(f"It took {summary['wall_seconds']:,.0f} seconds, evaluation included, on {code(machine)}.")
+    weights = [[_who(one), code(one["sha256"] or "")] for one in summary["generations"]]
     told = "SHA-256 over the names, types, shapes and bytes of the weights, in whatever file they lie:"
-    if len(summary["generations"]) > 1:
-        weights[0][0] += ", the first teacher"
     return "\n\n".join(
         [
             "Files are named without their folders:",
@@ -177,6 +177,11 @@ def _made(summary: Mapping[str, Any]) -> str:
             table(["who", "sha256 of the weights"], weights),
         ]
     )
+
+
+def _who(generation: Mapping[str, Any]) -> str:
+    """Whose weights these are: of a training by their name, of a lineage by their number."""
+    return code(generation["name"]) if "name" in generation else f"generation {generation['generation']}"
 
 
 def name_of_teacher(path: str) -> str:

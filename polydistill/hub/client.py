@@ -74,14 +74,18 @@ def progress_on_a_terminal() -> Iterator[None]:
         bars.enable_progress_bars()
 
 
+def status_of(error: BaseException) -> int:
+    """The status of HTTP that led to an error; 0: none did."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
 def _reason(error: BaseException, reasons: Mapping[int, str]) -> str:
     """Its words, and those of what led to it, the outermost first: alone these say `Error while uploading`."""
     words: list[str] = []
     found: BaseException | None = error
     while found is not None:
-        status = getattr(getattr(found, "response", None), "status_code", 0)
-        if status in reasons:
-            return reasons[status]
+        if status_of(found) in reasons:
+            return reasons[status_of(found)]
         text = printable(" ".join(str(found).split())).rstrip(".") or type(found).__name__
         if text not in " ".join(words):
             words.append(text)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from polydistill.disk import disk_errors
 from polydistill.errors import UserError
-from polydistill.hub.client import REASONS, failing, open_client, progress_on_a_terminal, quiet
+from polydistill.hub.client import REASONS, failing, open_client, progress_on_a_terminal, quiet, status_of
 from polydistill.hub.download import SCHEME, download
 from polydistill.hub.markup import one_line
 from polydistill.hub.places import public
@@ -103,13 +103,23 @@ def open_repository(name: str, private: bool = False) -> Repository:
             return Repository(name, None, private)
         if private and not info.private:
             raise UserError(f"{where} is there and public: make it private on the Hub, or leave private out")
-        if "write" in inspect.signature(api.auth_check).parameters:  # older clients cannot ask
-            api.auth_check(name, write=True)
+        _ask_to_write(api, name)
         readme = None
         if README in [file.rfilename for file in info.siblings or ()]:
             path = download(hub, name, README, info.sha, LARGEST)
             readme = path.read_bytes().decode("utf-8", errors="replace")
     return Repository(name, info.sha, bool(info.private), readme)
+
+
+def _ask_to_write(api: Any, name: str) -> None:
+    """Ask whether the token may write to a repository that is there; older clients and servers do not know that."""
+    if "write" not in inspect.signature(api.auth_check).parameters:
+        return
+    try:
+        api.auth_check(name, write=True)
+    except Exception as error:
+        if status_of(error) != 404:
+            raise
 
 
 def _check_may_write(me: Mapping[str, Any], name: str) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 
 from polydistill.config.fields import check_fields
 from polydistill.config.parsing import parse
-from polydistill.errors import UserError, run_script
+from polydistill.errors import run_script
 from polydistill.hub.card import check_license
 from polydistill.hub.push import check_name
 from polydistill.hub.sharing import SCRIPT, push_run
-from polydistill.hub.worlds import finish_card
-from polydistill.runs import read_summary
+from polydistill.hub.worlds import finish_card, read_finished
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     out = Path(config.run)
     check_license(config.license)
     check_name(config.repo)
-    if not (out / "summary.json").is_file():
-        raise UserError(f"{out} has no summary.json: it is no finished run")
-    summary = read_summary(out)
+    summary = read_finished(out)
     if not config.dry_run:
         finish_card(summary, out, config.license, shown_again=True)
     push_run(

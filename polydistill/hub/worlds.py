@@ -8,10 +8,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from polydistill._environment import CARDS, MissingExtra
+from polydistill._environment import CARDS, TRAININGS, MissingExtra
 from polydistill.errors import UserError
-from polydistill.hub.card import ModelCard, check_license, format_card
+from polydistill.hub.card import ModelCard, NothingTrainedError, check_license, format_card
 from polydistill.hub.readme import README, is_ours, read_readme, sealed, stated_license, write_readme
+from polydistill.runs import read_summary
+
+
+def read_finished(out: Path) -> dict[str, Any]:
+    """What a finished run says of itself: its summary.json, or a training's own file in the same form.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    for name, module in TRAININGS.items():
+        if (out / name).is_file() and not (out / "summary.json").is_file():
+            found: dict[str, Any] = import_module(module).read_training(out)
+            return found
+    if not (out / "summary.json").is_file():
+        raise UserError(f"{out} has no summary.json: it is no finished run")
+    return read_summary(out)
 
 
 def card_of(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCard:
@@ -38,7 +54,7 @@ def card_of(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCard
 
 
 def finish_card(summary: Mapping[str, Any], out: Path, license_id: str = "", *, shown_again: bool = False) -> None:
-    """Write the card of a run that has just finished, and say where it is.
+    """Write the card of a run that has just finished, and say where it is; a run that trained nothing has none.
 
     Args:
         summary: what summary.json holds.
@@ -54,7 +70,7 @@ def finish_card(summary: Mapping[str, Any], out: Path, license_id: str = "", *, 
     there = read_readme(out)
     stated = license_id or stated_license(there)
     if not shown_again or there is None or stated != stated_license(there):
-        with contextlib.suppress(*([UserError] if shown_again and not license_id else [])):
+        with contextlib.suppress(UserError if shown_again and not license_id else NothingTrainedError):
             write_readme(out, format_card(card_of(summary, out), summary, stated))
     if (out / README).is_file():
         print(f"card: {out / README}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.hub.card import ModelCard, Product, Result, name_of_teacher
+from polydistill.hub.card import ModelCard, NothingTrainedError, Product, Result, name_of_teacher
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
 from polydistill.vision.report import HEADERS, PAPER, RULES, rows_of
@@ -27,10 +27,12 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         where: the card is to be read, as ``hf://org/name``; empty: in the folder.
 
     Raises:
-        UserError: the last generation's file is missing.
+        UserError: the last generation's file is missing, or nothing was trained.
     """
     config, last = summary["config"], summary["generations"][-1]
     products = [*_products(summary, out)]
+    if not last["generation"] and config["teacher"]["path"]:
+        raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher came from a file")
     if not products:
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors with its card")
     data, network = config["data"], network_of(config, last["generation"])
@@ -83,7 +85,9 @@ def _results(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Resu
 def _opening(summary: Mapping[str, Any], network: str) -> str:
     config, last = summary["config"], summary["generations"][-1]
     number, metrics = last["generation"], last["metrics"]
-    if number:
+    if number and last["objective"] == "cross_entropy":
+        made = f"It is a control beside {BORN_AGAIN}: it learned from labels alone, by polydistill."
+    elif number:
         taught = "generation 0, which learned from labels" if number == 1 else f"generation {number - 1}"
         if number == 1 and config["teacher"]["path"]:
             taught = "a network that was given"

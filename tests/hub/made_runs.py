@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from stable_baselines3 import DQN
 
+from polydistill.hub.worlds import read_finished
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import save_classifier
 from polydistill.vision.images.data import Normalization
@@ -53,12 +54,12 @@ def agent_config(**other: Any) -> dict[str, Any]:
     return known | other
 
 
-def agent_run(out: Path, config: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
+def agent_run(out: Path, config: dict[str, Any] | None = None, scores: str = "logits", **other: Any) -> dict[str, Any]:
     """A student of CartPole in the folder ``out``; its summary."""
     out.mkdir(parents=True, exist_ok=True)
     model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, seed=0, device="cpu", buffer_size=1)
-    write_dqn_zip(out / "student.zip", model.q_net, score_kind="logits")
-    write_student(out / "student.safetensors", model.q_net, score_kind="logits")
+    write_dqn_zip(out / "student.zip", model.q_net, score_kind=scores)
+    write_student(out / "student.safetensors", model.q_net, score_kind=scores)
     random = {"random_mean": 20.0, "random_ci95": [18.0, 22.0], "random_scores": [18.0, 22.0, 18.0, 22.0]}
     sha256 = weights_sha256(model.q_net.state_dict())
     teacher = {"generation": 0, "sha256": "a" * 64, "teacher_sha256": None, "objective": None, "parameters": 4610}
@@ -120,6 +121,24 @@ def tasks_run(out: Path) -> dict[str, Any]:
     generations[1]["metrics"] |= means
     told = {"kind": "tasks", "command": "python scripts/distill_agent.py --config /home/jane/tasks.yaml"}
     return write_summary(out, KNOWN | told | {"config": {"tasks": tasks, **shared}, "generations": generations})
+
+
+def teacher_run(out: Path) -> dict[str, Any]:
+    """A teacher of Pong with one student beside it in the folder ``out``; what is read of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, seed=0, device="cpu", buffer_size=1)
+    for name in ("teacher", "net1"):
+        write_dqn_zip(out / f"{name}.zip", model.q_net)
+    played = {"protocol": "rusu", "episodes": 4, "score_ci95": [4.0, 6.0]}
+    scored = {
+        name: played | {"score_mean": mean, "scores": [mean - 1, mean + 1]} for name, mean in (("t", 5.0), ("s", 4.0))
+    }
+    student = {"student": "net1", "scores": "q_values", "sha256": "b" * 64, "teacher_normalized": 0.9}
+    told = {"game": "pong", "command": "python scripts/train_teacher.py --out /home/jane/runs/x", "steps": 1000}
+    told |= {"config": {"seed": 3}, "sha256": "a" * 64, "versions": KNOWN["versions"], "git": KNOWN["git"]}
+    told |= {"evaluation": scored["t"], "students": [student | {"evaluation": scored["s"]}]}
+    (out / "teacher.json").write_text(json.dumps(told))
+    return read_finished(out)
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> dict[str, Any]:

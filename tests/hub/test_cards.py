@@ -21,8 +21,8 @@ from polydistill.hub.citation import FURLANELLO, RUSU, software
 from polydistill.hub.markup import block, code, table
 from polydistill.hub.places import public, public_command
 from polydistill.hub.readme import is_ours, read_readme, sealed
-from polydistill.hub.worlds import card_of, finish_card
-from tests.hub.made_runs import agent_config, agent_run, classifier_run, tasks_run, write_summary
+from polydistill.hub.worlds import card_of, finish_card, read_finished
+from tests.hub.made_runs import agent_config, agent_run, classifier_run, tasks_run, teacher_run, write_summary
 
 NEEDS_HUB = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="needs the extra hub (huggingface_hub)"
@@ -136,6 +136,37 @@ def test_a_student_that_has_learned_on_is_a_file_of_its_own(tmp_path: Path) -> N
     text = card(summary, tmp_path)
     assert "`learned_on.zip`" in text
     assert "score after is that of the student once it has learned on" in text
+
+
+def test_a_trained_teacher_has_a_card_with_its_students(tmp_path: Path) -> None:
+    summary = teacher_run(tmp_path)
+    finish_card(summary, tmp_path, "mit")
+    text = read_readme(tmp_path) or ""
+    assert is_ours(text)
+    (found,) = front(text)["model-index"][0]["results"]
+    assert found["dataset"]["type"] == "PongNoFrameskip-v4"
+    assert found["metrics"][0]["value"] == "5.00 +/- 1.00"
+    assert "It learned from rewards in 1,000 steps" in text
+    assert "| student `net1` |" in text
+    assert re.search(r"\| `student net1` +\| `b{64}` \|", text)
+    assert "0.900" in text
+    assert [product.path.name for product in card_of(summary, tmp_path).products] == ["teacher.zip", "net1.zip"]
+    assert "jane" not in text
+    (tmp_path / "teacher.json").write_text("{}")
+    with pytest.raises(UserError, match=r"teacher\.json is no card of a trained teacher"):
+        read_finished(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["q_values", "logits"])
+def test_a_student_that_stock_classes_have_no_room_for_is_opened_by_polydistill(kind: str, tmp_path: Path) -> None:
+    summary = agent_run(tmp_path, scores=kind)
+    (tmp_path / "student.zip").unlink()
+    text = card(summary, tmp_path)
+    assert front(text)["library_name"] == "polydistill"
+    assert "stable-baselines3" not in front(text)["tags"]
+    assert "agent = PolicyDistillation.load('student.safetensors')" in text
+    assert "DQN.load(" not in text
+    assert ("logits of a policy, not Q-values" in text) == (kind == "logits")
 
 
 @pytest.mark.parametrize("changed", [{"made_up": 300, "root": ""}, {"official": False}, {"classes": 5}])
@@ -350,6 +381,18 @@ def test_a_teacher_from_a_file_is_no_product_of_a_classifiers_run(tmp_path: Path
     assert [product.path.stem for product in made.products] == ["generation_1"] * 2
     assert "`teacher.safetensors`" in format_card(made, summary)
     assert "licence of generation 0 is not known" in made.teachers_licence
+    summary["generations"].pop()
+    with pytest.raises(UserError, match="no network that was trained in it"):
+        card_of(summary, tmp_path)
+    finish_card(summary, tmp_path)  # a run that only scored a teacher ends well, without a card
+    assert read_readme(tmp_path) is None
+
+
+def test_a_control_that_learned_from_labels_is_called_one(tmp_path: Path) -> None:
+    summary = classifier_run(tmp_path)
+    assert "it learned from the scores of generation 0, which learned from labels" in card(summary, tmp_path)
+    summary["generations"][1]["objective"] = "cross_entropy"
+    assert "it learned from labels alone" in card(summary, tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["MIT License", "mit\n", "../x", "-", "Apache 2.0"])

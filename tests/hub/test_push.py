@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import json
 import runpy
@@ -25,7 +26,7 @@ from polydistill.hub.readme import is_ours, read_readme
 from polydistill.provenance import weights_sha256
 from polydistill.vision import load_classifier
 from polydistill_agents.teachers import as_teacher
-from tests.hub.made_runs import agent_run, classifier_run, tasks_run
+from tests.hub.made_runs import agent_run, classifier_run, tasks_run, teacher_run
 from tests.hub.server import Hub, Repository
 
 # huggingface_hub's own: its client of Git LFS hands httpx2 an open file as `data`
@@ -127,7 +128,7 @@ def test_each_task_of_a_student_of_several_is_opened_by_its_name(hub: Hub, push_
 def test_nothing_that_is_sent_tells_of_the_machine(
     hub: Hub, push_to_hub: Push, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for make in (agent_run, classifier_run, tasks_run):
+    for make in (agent_run, classifier_run, tasks_run, teacher_run):
         name = make.__name__
         assert "jane" in str(make(tmp_path / "secret folder" / name))
         assert push_to_hub(tmp_path / "secret folder" / name, "--repo", f"org/{name}").code == 0
@@ -367,13 +368,19 @@ def test_a_new_repository_may_be_looked_at_without_making_it(hub: Hub) -> None:
     hub.repositories["org/name"].commit({"README.md": b"# Theirs\n"})
     found = open_repository("hf://org/name")
     assert (found.head, found.private, found.readme) == (hub.repositories["org/name"].commits[-1], True, "# Theirs\n")
-    hub.fault = fault_of_write
+
+
+def test_whether_the_token_may_write_is_asked_where_client_and_server_know_the_question(hub: Hub) -> None:
+    from huggingface_hub import HfApi
+
+    hub.repositories["org/name"] = Repository()
+    hub.fault = lambda asked: 404 if asked.endswith("/auth-check/write") else None
+    assert open_repository("org/name").head == hub.repositories["org/name"].commits[-1]
+    if "write" not in inspect.signature(HfApi.auth_check).parameters:
+        pytest.skip("this client cannot ask")
+    hub.fault = lambda asked: 403 if asked.endswith("/auth-check/write") else None
     with pytest.raises(UserError, match="may not write there"):
         open_repository("org/name")
-
-
-def fault_of_write(asked: str) -> int | None:
-    return 403 if asked.endswith("/auth-check/write") else None
 
 
 def test_names_are_the_hubs() -> None:

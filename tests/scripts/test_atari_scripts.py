@@ -340,6 +340,7 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, inside: S
 
     again = inside("train_teacher.py", *words, "--steps", 100)
     assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert done.stdout.endswith(f"\ncard: {out / 'README.md'}\n")
     assert "plays" not in again.stderr
     asked = inside("train_teacher.py", *words, "--steps", 100, "--dry_run")
     assert asked.stdout.endswith("teacher: the teacher there is finished: its score would be printed\n")

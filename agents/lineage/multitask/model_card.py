@@ -39,7 +39,7 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors or zips of its tasks")
     zipped = products[0].path.suffix == ".zip"
     results = [mean_reward(config, last["metrics"][TASKS][name]) for name, config in tasks.items()]
-    names = ", ".join(code(gym_id(config)) for config in tasks.values())
+    names = ", ".join(f"{code(name)} ({code(gym_id(config))})" for name, config in tasks.items())
     sections = [("Scores", _scores(summary, tasks)), ("How to play it", _opened(tasks, products, where, zipped))]
     sections += [("The teachers", _teachers(summary, tasks)), ("Limits", bullets(_limits(summary)))]
     return ModelCard(
@@ -126,6 +126,6 @@ def _teachers(summary: Mapping[str, Any], tasks: Mapping[str, Any]) -> str:
 def _limits(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"One run with one seed ({summary['seed']}); others would differ.",
-        "It was trained and scored in these tasks alone. Which task it is in it must be told: each has its own head.",
+        "It was trained and scored in these tasks alone, and must be told which of them it plays.",
         "Scores compare only with scores under the same protocol.",
     ]
