@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.arguments import Arguments, Batches, MakeScheduler, sgd
+from polydistill.modules.checkup import examine
 from polydistill.modules.examiner import ModuleExaminer
 from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
 from polydistill.modules.seeding import seeded
@@ -200,6 +202,7 @@ class ModuleDomain:
         run: str | Path | None = None,
         *,
         checkpoint: CheckpointConfig | None = None,
+        doctor: bool = False,
     ) -> Iterator[Generation[nn.Module]]:
         """Generations 0 to ``generations``, trained one after another while being iterated.
 
@@ -207,17 +210,19 @@ class ModuleDomain:
             generations: students, each taught by the one before.
             run: a folder that keeps the run, see the class; None: nothing is written. Needs the extra vision.
             checkpoint: how often the run is saved; None: about once a minute.
+            doctor: examine each lesson before it begins, and print the report; a wrong one does not begin.
 
         Raises:
-            UserError: the folder holds another run, or cannot be written.
+            UserError: the folder holds another run, or cannot be written; the doctor finds a lesson wrong.
             Interrupted: Ctrl-C or SIGTERM, once everything is saved.
             ValueError, TypeError, FloatingPointError: see the class.
         """
         lineage = LineageConfig(generations)
         self._begin()
+        examiner = functools.partial(examine, self.workshop) if doctor else None
         if run is None:
-            return distill_in_memory(self, lineage)
-        return distill_in_folder(self, lineage, Path(run), checkpoint or CheckpointConfig())
+            return distill_in_memory(self, lineage, examiner)
+        return distill_in_folder(self, lineage, Path(run), checkpoint or CheckpointConfig(), examiner)
 
     def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
         """Generation 0 for None: the teacher that was given, or a module that learns from labels; or the student of

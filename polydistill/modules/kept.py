@@ -17,7 +17,7 @@ from torch import nn
 from polydistill._environment import require_extra
 from polydistill.errors import UserError
 from polydistill.lineage import Generation, Lineage, LineageConfig
-from polydistill.lineage.keeper import Keeper, KeptDomain
+from polydistill.lineage.keeper import Examine, Keeper, KeptDomain
 from polydistill.modules.arguments import Arguments
 from polydistill.modules.config import MAY_GROW
 from polydistill.modules.feed import doubt
@@ -52,16 +52,16 @@ class InMemory(NamedTuple):
     checkpoint: CheckpointConfig = NEVER
 
 
-def distill_in_memory(domain: KeptModules, lineage: LineageConfig) -> Generations:
+def distill_in_memory(domain: KeptModules, lineage: LineageConfig, examine: Examine | None) -> Generations:
     """The generations as they are finished; nothing is written."""
-    keeper = Keeper(domain, InMemory(lineage))
+    keeper = Keeper(domain, InMemory(lineage), examine=examine)
     for generation in Lineage(keeper, lineage):
         keeper.keep(generation)
         yield generation
 
 
 def distill_in_folder(
-    domain: KeptModules, lineage: LineageConfig, out: Path, checkpoint: CheckpointConfig
+    domain: KeptModules, lineage: LineageConfig, out: Path, checkpoint: CheckpointConfig, examine: Examine | None
 ) -> Generations:
     """The generations that the folder ``out`` has, then the others as they are finished; at the end the table is
     printed.
@@ -80,7 +80,7 @@ def distill_in_folder(
         else:
             if (why := doubt(domain.given.batches)) is not None:
                 print(f"{out}: goes on where it is stopped, but not bit for bit: {why}", file=sys.stderr)
-            yield from _keep(domain, lineage, Keeper(domain, config, run, stop=StopSignals()))
+            yield from _keep(domain, lineage, Keeper(domain, config, run, stop=StopSignals(), examine=examine))
         assert run.summary is not None
         print(format_summary(run.summary))
         print(f"\nsaved: {out / FILE.format('<k>')}   curves: tensorboard --logdir {out}")

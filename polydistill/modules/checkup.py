@@ -1,0 +1,49 @@
+"""The doctor's visit to a lineage of one's own modules, see :func:`~polydistill.lineage.run_lineage`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.lineage import Generation
+from polydistill.losses import OBJECTIVES, Report, doctor
+from polydistill.modules.batches import Batch, device_of, read_batch, score
+from polydistill.modules.seeding import seeded
+from polydistill.modules.trial import take_first
+from polydistill.modules.workshop import Workshop
+from polydistill.streams import derive_seed
+
+
+class _Reading(nn.Module):
+    """A module of several inputs, as one of a whole :class:`~polydistill.modules.batches.Batch`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.training = module, module.training
+
+    def forward(self, batch: Batch) -> Tensor:
+        return score(self.module, batch)
+
+
+def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
+    """The doctor's report on what ``teacher`` would teach, from the first batch and a student thrown away.
+
+    Raises:
+        ValueError: the objective is a function of one's own, which the doctor does not know by name.
+    """
+    given, generation = workshop.given, teacher.generation + 1
+    if given.objective_name not in OBJECTIVES:
+        raise ValueError(
+            f"the doctor examines objectives that it knows, and {given.objective_name} is a function: "
+            "polydistill.losses.doctor compares it with the one that is meant, by loss_function="
+        )
+    student = workshop.make(generation).train()
+    with seeded(derive_seed(given.seed, "doctor", generation), given.batches) as feed:
+        batch = read_batch(take_first(feed, "batches", given.ignore_index)).to(device_of(student))
+        lesson = workshop.make_lesson(teacher.member, generation)
+        rows = torch.arange(len(batch.labels), device=batch.labels.device)
+        options = lesson.options(lesson.draw_permutation(rows, 0)) | {"ignore_index": given.ignore_index}
+        if len(batch.inputs) == 1 and not batch.keywords and batch.shape == batch.labels.shape:
+            return doctor(student, teacher.member, lesson.objective, batch.inputs[0], batch.labels, **options)
+        networks = _Reading(student), _Reading(teacher.member)
+        return doctor(networks[0], networks[1], lesson.objective, batch, batch.labels, **options)
