@@ -128,6 +128,25 @@ class Update:
             teacher = torch.cat([one for _, one, _ in found if one is not None])
         return torch.cat([one for one, _, _ in found]), teacher, torch.cat([one for *_, one in found]).sum() / n_batch
 
+    def with_closure(
+        self, inputs: Any, labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The same for an optimiser that evaluates the loss itself, as often as it wants, as LBFGS does; the scores and
+        the loss are those of its first evaluation."""
+        teacher = self.teacher_scores(inputs)
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def evaluate() -> Tensor:
+            scores = self.student_scores(inputs)
+            self._forget_gradients()
+            loss = self.lesson.backward(scores, teacher, labels, permutation, n_batch).sum() / n_batch
+            self._finish_gradients()
+            found.append((scores.detach(), loss))
+            return loss
+
+        self.optimizer.step(evaluate)  # type: ignore[arg-type]
+        return found[0][0], teacher, found[0][1]
+
     def _backward_among_all(
         self,
         scores: Tensor,
@@ -154,10 +173,13 @@ class Update:
 
     def _apply(self) -> None:
         """One step of the optimiser along the gradient of all processes."""
+        self._finish_gradients()
+        self.optimizer.step()
+
+    def _finish_gradients(self) -> None:
         self.processes.sum_gradients_(self.student.parameters())
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
-        self.optimizer.step()
 
     def teacher_scores(self, inputs: Any) -> Tensor | None:
         """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""

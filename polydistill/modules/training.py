@@ -1,8 +1,9 @@
 """The steps of one module of one's own, on batches of one's own: a :class:`~polydistill.learning.training.Training`.
 
-Contract: the device is waited for where a report is made, and with an objective of one's own and ``ignore_index`` in
-each batch. (Labels are checked where they are on the CPU.) Where an epoch gives the same batches again, see
-:mod:`~polydistill.modules.feed`, a training that loads the state of another goes on bit for bit as the other would.
+Contract: the device is waited for where a report is made, and in each batch with an optimiser like LBFGS, or with an
+objective of one's own and ``ignore_index``. (Labels are checked where they are on the CPU.) Where an epoch gives the
+same batches again, see :mod:`~polydistill.modules.feed`, a training that loads the state of another goes on bit for bit
+as the other would.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from polydistill.modules.batches import Batch, device_of, move, no_autocast, rea
 from polydistill.modules.feed import END, Feed, doubt
 from polydistill.modules.schedule import Schedule
 from polydistill.modules.seeding import global_streams, set_global_streams
-from polydistill.modules.trial import check_labels
+from polydistill.modules.trial import check_labels, needs_closure
 
 LOOKED_AT = 1024  # numbers of each tensor of a batch, by which it is known again
 
@@ -86,6 +87,7 @@ class ModuleTraining(Training):
         self._update = Update(
             student, lesson, optimizer, precision=precision, compiled=compiled, clip_norm=clip_norm, score=score
         )
+        self._evaluates = needs_closure(optimizer)
         self._rate: Any = 0.0  # of the latest step: a number, or a tensor
         self._epoch, self._within, self._samples = 0, 0, 0
         self._batches: Iterator[Any] | None = None  # of the epoch in progress, once it has begun
@@ -190,6 +192,8 @@ class ModuleTraining(Training):
         self._rate = self.optimizer.param_groups[0]["lr"]
         if parts:
             scores, teacher, loss = self._update.in_parts(parts, labels, n_counted, permutation)
+        elif self._evaluates:
+            scores, teacher, loss = self._update.with_closure(batch.to(self._place), labels, n_counted, permutation)
         else:
             scores, teacher, loss = self._update(batch.to(self._place), labels, n_counted, permutation)
         self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))

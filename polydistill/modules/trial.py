@@ -134,8 +134,14 @@ def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | 
         check_labels(read_batch(batch).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
 
 
-def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
-    """Refuse an optimiser that would move nothing of the module.
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step evaluates the loss itself, as LBFGS does."""
+    parameter = inspect.signature(optimizer.step).parameters.get("closure", _OPTIONAL)
+    return parameter.default is inspect.Parameter.empty
+
+
+def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str, parts: int) -> None:
+    """Refuse an optimiser that would move nothing of the module, or cannot take a batch in ``parts``.
 
     Raises:
         TypeError: it is none.
@@ -148,9 +154,9 @@ def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str) -> None:
     groups = getattr(made, "param_groups", None)
     if not isinstance(groups, list) or not hasattr(made, "step"):
         raise TypeError(f"`optimizer` must make a torch optimiser from parameters, it made {describe(made)}")
-    if inspect.signature(made.step).parameters.get("closure", _OPTIONAL).default is inspect.Parameter.empty:
-        raise TypeError(
-            f"`optimizer` makes a {type(made).__name__}, whose step needs a closure; choose another optimiser"
+    if parts > 1 and needs_closure(made):
+        raise ValueError(
+            f"`optimizer` makes a {type(made).__name__}, which evaluates the loss of a whole batch: leave `parts` out"
         )
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")

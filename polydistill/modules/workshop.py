@@ -152,7 +152,7 @@ class Workshop:
             raise ValueError(f"`classes` is {self.given.classes}, but {whose} gives {n_classes} scores per sample")
         of_student = self._try_student(teacher, generation + 1, given, n_classes)
         if learns:
-            trial.try_optimizer(teacher, self.given.optimizer, whose)
+            trial.try_optimizer(teacher, self.given.optimizer, whose, self.given.parts)
         lesson = self.make_lesson(nn.Identity(), generation + 1)
         with seeded(derive_seed(self.given.seed, "trial")):
             trial.try_lesson(lesson, of_student, scores.to(of_student.device), batch.labels.to(of_student.device))
@@ -173,7 +173,7 @@ class Workshop:
                 f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell "
                 "the same classes apart"
             )
-        trial.try_optimizer(student, self.given.optimizer, "the student")
+        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts)
         self._make_schedule(self.given.optimizer(student.parameters()))
         return scores
 
@@ -181,7 +181,7 @@ class Workshop:
         """What decides a run, for its folder."""
         first, student = self.take(0), self.take(1)
         self._built |= {0: first, 1: student}
-        trial.try_optimizer(student, self.given.optimizer, "the student")
+        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts)
         return ModuleConfig(
             seed=self.given.seed,
             epochs=self.given.epochs,

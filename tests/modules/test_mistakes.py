@@ -126,7 +126,11 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"batches": [(GOOD[0][0], torch.full((12,), -100))]}, ValueError, "every label in `batches` is -100, which is ig"),
     ({"batches": [*GOOD, (GOOD[0][0], LABELS * 2)]}, ValueError, "; batch 2 of `batches` has 4"),
     ({"test": (*GOOD, (GOOD[0][0], LABELS * 2))}, ValueError, "; batch 2 of `test` has 4"),
-    ({"optimizer": torch.optim.LBFGS}, TypeError, "makes a LBFGS, whose step needs a closure"),
+    (
+        {"optimizer": torch.optim.LBFGS, "parts": 2},
+        ValueError,
+        "makes a LBFGS, which evaluates the loss of a whole batch",
+    ),
     ({"test": [GOOD[0][0]]}, TypeError, "a batch must be"),
     ({"batches": [({"x": torch.zeros(2)}, LABELS)]}, TypeError, "the module that `build` makes, the first batch of"),
 ]

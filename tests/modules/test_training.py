@@ -160,6 +160,25 @@ def test_a_gradient_is_scaled_to_the_norm_that_is_allowed() -> None:
     assert moved.norm().item() == pytest.approx(0.5 * 0.25, rel=1e-3), "the rate times the norm"
 
 
+def test_an_optimiser_that_evaluates_the_loss_itself_learns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(parameters, lr=0.5, max_iter=4, history_size=3)
+
+    how = {"optimizer": optimizer, "scheduler": milestones, "epochs": 2}
+    whole = list(domain(**how).distill(1, tmp_path / "whole"))
+    assert whole[0].metrics["test_nll"] < next(domain(epochs=2).distill(0)).metrics["test_nll"], "than by SGD"
+    learned = [rows for rows in whole[1].member.rows if rows == 16]
+    assert len(learned) > 2 * 4, "a batch of 16 is evaluated several times in each step"
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "StopSignals", lambda: StopAt(2))
+        with pytest.raises(Interrupted, match="in generation 0 after step"):
+            list(domain(**how).distill(1, tmp_path / "run"))
+    found = list(domain(**how).distill(1, tmp_path / "run"))
+    assert [one.summary() for one in found] == [one.summary() for one in whole]
+
+
 # ---- precision, torch.compile, device ------------------------------------------------------------------------------
 
 
