@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.training import Report
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.lineage.keeper import Keeper
 from polydistill.vision.config import CifarConfig, TeacherConfig
@@ -20,7 +21,7 @@ from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import DataConfig, load_images
 from polydistill.vision.networks import build_network
-from polydistill.vision.training import Report, Trainer
+from polydistill.vision.training import Trainer
 
 pytestmark = pytest.mark.gpu
 
