@@ -16,6 +16,7 @@ from polydistill.losses import Finding, Report
 from polydistill_agents.commands.distil import World
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.checkup import examine
+from polydistill_agents.lineage.datasets import require_place
 from polydistill_agents.lineage.multitask.config import SeveralTasks
 from polydistill_agents.lineage.multitask.domain import MultitaskDomain
 from polydistill_agents.lineage.multitask.opening import open_teachers, require_same_teachers
@@ -69,12 +70,17 @@ def _say(config: SeveralTasks) -> None:
             say_what_to_expect(one)
 
 
+def _require_places(config: SeveralTasks) -> None:
+    for name in config.names:
+        require_place(config.of(name))
+
+
 def _examine(domain: MultitaskDomain, generation: Generation[Any]) -> Report:
     """The doctor's report on each task's lesson, in one."""
     reports = {}
     for name, world in domain.worlds.items():
-        teacher = generation._replace(member=generation.member.of[name], metrics=generation.metrics[TASKS][name])
-        reports[name] = examine(world.config, teacher)
+        alone = generation._replace(member=generation.member.of[name], metrics=generation.metrics[TASKS][name])
+        reports[name] = examine(world.config, alone._replace(member=world.who_labels(alone)))
     findings = tuple(
         Finding(each.level, f"{name}: {each.text}") for name, report in reports.items() for each in report.findings
     )
@@ -86,7 +92,7 @@ SEVERAL_TASKS = World(
     lambda config: config.may_move,
     PRODUCTS,
     open_teachers,
-    lambda _: None,
+    _require_places,
     require_same_teachers,
     require_same_start,
     check_run,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from polydistill.provenance import versions
 from polydistill.streams import derive_seed
 from polydistill_agents.environments.atari import PACKAGES
 from polydistill_agents.environments.checksums import EVERY
-from polydistill_agents.environments.recording import first_difference
+from polydistill_agents.environments.recording import Recording, first_difference
+from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.files.play_file import FORMAT, PlayData, PlayHeader, write_play
-from polydistill_agents.lineage.course import AnyConfig, Course
+from polydistill_agents.lineage.course import AnyConfig
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.recorded import RecordedTeacher
 
@@ -134,12 +135,19 @@ def require_place(config: Any) -> None:
         raise UserError(f"cannot write {path}: {os.strerror(reason)}")
 
 
-def save_play(config: AnyConfig, course: Course, teacher: Teacher, first: Generation[Any], acts: str) -> Path:
-    """Write the play of a finished course of generation 1.
+class Played(NamedTuple):
+    """The games of a finished course of generation 1, recorded with checksums where they are to be saved."""
+
+    recording: Recording
+    env: SeededVecEnv
+
+
+def save_play(config: AnyConfig, played: Played, teacher: Teacher, first: Generation[Any], acts: str) -> Path:
+    """Write the play from which generation 1 has learned.
 
     Args:
         config: resolved, with the temperature that was found.
-        course: finished.
+        played: that play.
         teacher: who taught.
         first: generation 0, that teacher, with its games.
         acts: how it acted in these, "greedy" or "sample".
@@ -148,10 +156,10 @@ def save_play(config: AnyConfig, course: Course, teacher: Teacher, first: Genera
         UserError: the disk refused; the recording is still there, and the same command tries again.
     """
     assert config.save_dataset is not None
-    assert course.recording.checksums is not None
-    checksums, env, metrics = course.recording.checksums, course.env, first.metrics
+    assert played.recording.checksums is not None
+    checksums, env, metrics = played.recording.checksums, played.env, first.metrics
     try:
-        actions, scores = course.recording.whole()
+        actions, scores = played.recording.whole()
     except DamagedSegment as error:
         raise UserError(f"{error}: the same command plays generation 1 again") from error
     statistics = teacher.input_statistics

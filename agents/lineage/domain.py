@@ -23,7 +23,7 @@ from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
-from polydistill_agents.lineage.datasets import save_play
+from polydistill_agents.lineage.datasets import Played, save_play
 from polydistill_agents.lineage.learning_on import score_after
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import (
@@ -125,8 +125,7 @@ class AgentDomain:
         first = keeper.generations[-1]
         course = self._open_course(self.who_labels(first), begun, keeper)
         keeper.follow(course)
-        if keeper.generation == 1 and self.config.save_dataset is not None:
-            print(f"data set: {save_play(self.config, course, teacher, first, self._play)}", flush=True)
+        self.save_play(Played(course.recording, course.env), teacher, first)
         self.note_course(course.steps, course.curve)
         path = write_files(course.model, run_of(keeper).out / self._stem(keeper.generation))
         return read_student(path, course.model.widths).to(self.device)
@@ -134,6 +133,11 @@ class AgentDomain:
     def who_labels(self, generation: Generation[Teacher]) -> Teacher:
         """Who says what the student of ``generation`` learns: it does itself, or a data set in its place."""
         return generation.member if self._recorded is None or generation.generation else self._recorded
+
+    def save_play(self, played: Played, teacher: Teacher, first: Generation[Teacher]) -> None:
+        """Write the play of a finished course, where it was generation 1's and is to be saved."""
+        if first.generation == 0 and self.config.save_dataset is not None:
+            print(f"data set: {save_play(self.config, played, teacher, first, self._play)}", flush=True)
 
     def note_course(self, steps: int, curve: list[Point] | None) -> None:
         """Note what the student that was taught last has learned from, and its curve, for its evaluation."""

@@ -81,6 +81,26 @@ def test_two_games_from_their_zips_to_the_table_and_again(
     assert (summary["kind"], list(summary["generations"][1]["metrics"]["tasks"])) == ("tasks", ["pong", "breakout"])
 
 
+@pytest.mark.usefixtures("short_games")
+def test_games_learn_from_the_files_of_an_earlier_run(inside: Script, agents: Path, tmp_path: Path) -> None:
+    games = json.dumps({name: str(agents / f"{name}.zip") for name in ("pong", "breakout")})
+    words = [*SMALL[:-2], "--precision", "float32", "--student.size", "net3"]
+    first = inside("distill_atari.py", "--games", games, *words, "--save_dataset", "play", "--out", "first")
+    assert first.returncode == 0, first.stderr
+    assert {path.name for path in (tmp_path / "play").iterdir()} == {"pong.safetensors", "breakout.safetensors"}
+    again = ["--games", "{pong: null, breakout: null}", *words, "--dataset", "play", "--out", "again"]
+    done = inside("distill_atari.py", *again)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("first", "again")]
+    assert summaries[0]["generations"][1]["sha256"] == summaries[1]["generations"][1]["sha256"]
+    told = " ".join(done.stdout.split())
+    assert "note: breakout: the teacher's score is that of which the data set tells: it did not play here" in told
+    assert inside("distill_atari.py", *again).stdout == done.stdout[done.stdout.index("2 tasks,") :]
+    refused = inside("distill_atari.py", "--games", games, *words, "--save_dataset", "play", "--out", "other")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "play/pong.safetensors is there already" in refused.stderr
+
+
 @pytest.mark.parametrize("heads", ["own", "one"])
 def test_two_environments_of_one_form_of_observations(inside: Script, agents: Path, tmp_path: Path, heads: str) -> None:
     words = ["--tasks", planets(agents), *SMALL, "--student.heads", heads, "--student.net_arch", "[16]"]

@@ -9,6 +9,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polydistill.config.fields import check_fields
@@ -79,6 +80,8 @@ class SeveralTasks(ABC):
         seed: int
         device: Any
         threads: int
+        dataset: str | None
+        save_dataset: str | None
         teacher: TeachersConfig
         student: Any
         play: PlayConfig
@@ -119,7 +122,12 @@ class SeveralTasks(ABC):
     @property
     def may_move(self) -> tuple[str, ...]:
         """Keys that say where something lies, which may change while the weights there do not."""
-        return tuple(f"{self.field_name}.{name}.teacher" for name in self.names)
+        return (*(f"{self.field_name}.{name}.teacher" for name in self.names), "dataset")
+
+    def files_of(self, task: str) -> dict[str, Any]:
+        """The data set of a task, and where its play goes: files in the folders that are named."""
+        folders = {"dataset": self.dataset, "save_dataset": self.save_dataset}
+        return {key: folder and str(Path(folder, f"{task}.safetensors")) for key, folder in folders.items()}
 
     def learning(self, task: str) -> AnyConfig:
         """The config by which a task is played to learn from: with its part of the threads, and streams of its own."""

@@ -22,12 +22,14 @@ from polydistill_agents.environments.steps import Step
 from polydistill_agents.lineage.course import (
     RECORDINGS,
     RunWriter,
+    make_checksums,
     make_env,
     role_of,
     seed_of_students,
     settings_of_play,
 )
 from polydistill_agents.lineage.curve import SCORE, Point
+from polydistill_agents.lineage.datasets import Played
 from polydistill_agents.lineage.multitask.config import SeveralTasks
 from polydistill_agents.lineage.multitask.view import TaskRun
 from polydistill_agents.teachers import Teacher
@@ -92,12 +94,17 @@ class MultitaskCourse:
         for name, seat in self.model.seats.items():
             seat.set_logger(Logger(None, [RunWriter(cast(Any, TaskRun(run, name)), self.role)]))
             env: Any = seat.games
-            self.recordings[name] = Recording(folder / name, env, int(env.action_space.n))
+            checksums = make_checksums(config.of(name), teachers[name], env, generation)
+            self.recordings[name] = Recording(folder / name, env, int(env.action_space.n), checksums)
         self.began = run.position()
         self.next_curve = 0
         self.curves: dict[str, list[Point]] = {name: [] for name in config.names}
         self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
         self._loaded = False
+
+    def played(self, task: str) -> Played:
+        """The games of a task, for a data set."""
+        return Played(self.recordings[task], cast(Any, self.model.seats[task].games))
 
     @property
     def learner(self) -> MultitaskLearner:

@@ -25,6 +25,7 @@ from polydistill_agents.lineage.multitask.opening import hash_of, require_same_t
 from polydistill_agents.lineage.multitask.view import TASKS, TaskKeeper
 from polydistill_agents.lineage.resuming import open_course
 from polydistill_agents.networks.multitask import fits_stock
+from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
 
 
@@ -83,13 +84,20 @@ class MultitaskDomain:
         """All weights."""
         return member.network
 
+    @property
+    def _first(self) -> Member:
+        """Generation 0: the teachers, or where their files are not there what data sets tell of them."""
+        return teachers_of({name: world.teacher for name, world in self.worlds.items()})
+
     def train(self, teacher: Member | None, begun: Mapping[str, Any] | None, keeper: Keeper[Member]) -> Member:
         """The given teachers for None, or the student of ``teacher``, read back from its file."""
         if teacher is None:
-            return teachers_of(self.teachers)
+            return self._first
         if begun is None:  # else they were scored before it began
             self._score_ensembles(keeper)
         run, generation = run_of(cast(Any, keeper)), keeper.generation
+        before = {name: _of_task(keeper, name) for name in self.worlds}
+        labels = {name: world.who_labels(before[name]) for name, world in self.worlds.items()}
 
         def score_curve(task: str, seat: Seat, step: int) -> dict[str, float]:
             world, student = self.worlds[task], Teacher(seat.student_scores, kind=seat.score_kind)
@@ -97,11 +105,12 @@ class MultitaskDomain:
             return curve_point(world.play(student, seat.student, episodes, f"curve {step}", view))
 
         def make() -> MultitaskCourse:
-            return MultitaskCourse(self.config, teacher.of, generation, run, score_curve)
+            return MultitaskCourse(self.config, labels, generation, run, score_curve)
 
         course = open_course(make, begun, keeper, run)
         keeper.follow(course)
         for name, world in self.worlds.items():
+            world.save_play(course.played(name), labels[name], before[name])
             world.note_course(course.steps, course.curves[name])
         if fits_stock(self.config.torso()):
             for name, seat in course.model.seats.items():
@@ -127,7 +136,7 @@ class MultitaskDomain:
             view = cast(Any, TaskKeeper(keeper, name))
             of_tasks[name] = world.evaluate(member.of[name], None if teacher is None else teacher.of[name], view)
         if teacher is None:
-            return {TASKS: {n: {**m, "sha256": hash_of(self.teachers[n])} for n, m in of_tasks.items()}}
+            return {TASKS: {n: {**m, "sha256": hash_of(member.of[n])} for n, m in of_tasks.items()}}
         return compare(of_tasks, keeper.generations[0].metrics[TASKS])
 
     def _score_ensembles(self, keeper: Keeper[Member]) -> None:
@@ -155,7 +164,7 @@ class MultitaskDomain:
         if not saved["generations"]:
             return []
         require_same_teachers(self.config, self.teachers, saved["generations"][0])
-        return [teachers_of(self.teachers), *(self._read(k, keeper) for k in range(1, len(saved["generations"])))]
+        return [self._first, *(self._read(k, keeper) for k in range(1, len(saved["generations"])))]
 
     def finish(self, keeper: Keeper[Member]) -> dict[str, Any]:
         """The ensembles of students; the recordings go."""
@@ -170,6 +179,14 @@ class MultitaskDomain:
             of_tasks = {name: dict(ensemble["metrics"]) for name, ensemble in zip(self.worlds, of_one, strict=True)}
             found.append({**of_one[0], "metrics": compare(of_tasks, first)})
         return found
+
+
+def _of_task(keeper: Keeper[Member], task: str) -> Generation[Teacher]:
+    """The last finished generation, as one of ``task`` alone."""
+    last = TaskKeeper(keeper, task).generations[-1]
+    network = last.member.network
+    parameters = None if network is None else count_parameters(network)
+    return last._replace(sha256=hash_of(last.member), parameters=parameters)
 
 
 def _file(generation: int) -> str:

@@ -21,6 +21,7 @@ from polydistill_agents.lineage.config import (
     PlayConfig,
     StudentConfig,
     TeacherConfig,
+    check_datasets,
     check_enough_play,
 )
 from polydistill_agents.lineage.multitask.config import (
@@ -66,6 +67,9 @@ class ManyGamesConfig(SeveralTasks):
         threads: processor threads of torch and, shared out among the games, of the emulators; 0: as many as it may use
             and its work is worth.
         precision: of the student's convolutions while it learns; auto: bfloat16 where the processor computes in it.
+        dataset: a folder that save_dataset has written: generation 1 learns from its file of each task, and nobody else
+            plays. Teachers may then be left out; those that are named are scored.
+        save_dataset: a folder for the play from which generation 1 learns: of each task a file <task>.safetensors.
         teacher: what all teachers do.
         student: who learns.
         play: the play of each game.
@@ -81,6 +85,8 @@ class ManyGamesConfig(SeveralTasks):
     device: Device = "auto"
     threads: int = 0
     precision: Precision = "auto"
+    dataset: str | None = None
+    save_dataset: str | None = None
     teacher: TeachersConfig = field(default_factory=TeachersConfig)
     student: ManyGamesStudentConfig = field(default_factory=ManyGamesStudentConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
@@ -92,11 +98,12 @@ class ManyGamesConfig(SeveralTasks):
         check_fields(self)
         object.__setattr__(self, "games", read_entries("games", _by_rom(self.games), OPTIONS))
         for name, entry in self.games.items():
-            if not entry["teacher"]:
+            if not entry["teacher"] and self.dataset is None:
                 _require_shipped(name)
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         check_enough_play(self.student, self.play)
+        check_datasets(self.dataset, self.save_dataset, self.student)
         self.lineage.require_students()
 
     @property
@@ -113,6 +120,7 @@ class ManyGamesConfig(SeveralTasks):
             game=task,
             teacher=TeacherConfig(entry["teacher"], self.teacher.epsilon, self.teacher.play, entry["expected_score"]),
             student=StudentConfig(**lesson, size=size),
+            **self.files_of(task),
             **{name: getattr(self, name) for name in SHARED},
         )
 

@@ -12,8 +12,9 @@ from polydistill.provenance import weights_sha256
 from polydistill_agents.distillation.settings import check_same_observations
 from polydistill_agents.lineage.multitask.config import SeveralTasks
 from polydistill_agents.lineage.multitask.view import TASKS
-from polydistill_agents.lineage.opening import open_teacher
+from polydistill_agents.lineage.opening import DATASET, open_teacher
 from polydistill_agents.teachers import Teacher
+from polydistill_agents.teachers.recorded import RecordedTeacher
 
 
 def open_teachers(config: SeveralTasks) -> dict[str, Teacher]:
@@ -58,8 +59,17 @@ def require_same_teachers(config: SeveralTasks, teachers: Mapping[str, Teacher],
         UserError: one has other weights.
     """
     for name, teacher in teachers.items():
-        began, here = first["metrics"][TASKS][name]["sha256"], hash_of(teacher)
-        if here is not None and here != began:
+        began_with, recorded = first["metrics"][TASKS][name], None
+        if isinstance(teacher, RecordedTeacher):
+            recorded = teacher
+        if began_with.get(DATASET) != (None if recorded is None else recorded.content_sha256):
+            raise UserError(
+                f"{config.field_name}.{name}: the run began with other play than dataset names now; give --out another "
+                "folder"
+            )
+        original = teacher if recorded is None else recorded.original
+        began, here = began_with["sha256"], None if original is None else hash_of(original)
+        if here != began and (here is not None or recorded is not None):
             raise UserError(
                 f"{config.field_name}.{name}.teacher {config.entries[name]['teacher']} holds other weights than those "
                 "that this run began with; give --out another folder"

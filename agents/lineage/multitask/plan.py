@@ -56,7 +56,8 @@ def disk_bytes(config: SeveralTasks, teachers: Teachers) -> int:
     )
     rounds = config.play.steps // (config.play.train_freq * config.play.n_envs) + 1
     curves = len(teachers) * ROUND_BYTES * rounds
-    return config.lineage.generations * (weights + zips + recordings + curves) + 3 * 3 * weights
+    saved = recordings if config.save_dataset is not None else 0
+    return config.lineage.generations * (weights + zips + recordings + curves) + 3 * 3 * weights + saved
 
 
 def require_disk(config: SeveralTasks, teachers: Teachers, out: Path) -> None:

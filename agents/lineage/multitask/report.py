@@ -126,3 +126,6 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
             played = [one._replace(truncated=0) for one in played]
         protocol = summary["generations"][0]["metrics"][TASKS][task]["protocol"]
         yield from notes(task if is_atari else None, protocol, played)
+        teacher = summary["generations"][0]["metrics"][TASKS][task]
+        if "dataset_sha256" in teacher and teacher["sha256"] is None:
+            yield f"{task}: the teacher's score is that of which the data set tells: it did not play here"

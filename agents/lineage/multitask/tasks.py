@@ -24,7 +24,7 @@ from polydistill_agents.lineage.agent_config import (
     AgentStudentConfig,
     AgentTeacherConfig,
 )
-from polydistill_agents.lineage.config import PlayConfig, check_enough_play
+from polydistill_agents.lineage.config import PlayConfig, check_datasets, check_enough_play
 from polydistill_agents.lineage.multitask.config import (
     OPTIONS,
     SeveralLessonsConfig,
@@ -69,6 +69,9 @@ class ManyTasksConfig(SeveralTasks):
         seed: root of every random stream.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: as many as it may use and its work is worth.
+        dataset: a folder that save_dataset has written: generation 1 learns from its file of each task, and nobody else
+            plays. Teachers may then be left out; those that are named are scored.
+        save_dataset: a folder for the play from which generation 1 learns: of each task a file <task>.safetensors.
         teacher: what all teachers do.
         student: who learns.
         play: the play of each task.
@@ -83,6 +86,8 @@ class ManyTasksConfig(SeveralTasks):
     seed: int = 0
     device: Device = "auto"
     threads: int = 0
+    dataset: str | None = None
+    save_dataset: str | None = None
     teacher: TeachersConfig = field(default_factory=TeachersConfig)
     student: ManyTasksStudentConfig = field(default_factory=ManyTasksStudentConfig)
     play: PlayConfig = field(
@@ -100,6 +105,7 @@ class ManyTasksConfig(SeveralTasks):
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         check_enough_play(self.student, self.play)
+        check_datasets(self.dataset, self.save_dataset, self.student)
         self.lineage.require_students()
         if self.student.heads == "one" and len({one.task.action_counts for one in self._alone.values()}) > 1:
             raise ValueError("student.heads one: all tasks must have the same number of actions, these have not")
@@ -112,7 +118,7 @@ class ManyTasksConfig(SeveralTasks):
         """
         if not NAME.fullmatch(name):
             raise ValueError(f"tasks: a name has letters, digits and _ alone, got {name!r}")
-        if not self.tasks[name]["teacher"]:
+        if not self.tasks[name]["teacher"] and self.dataset is None:
             raise ValueError(f"tasks.{name} has no teacher: give its file, {name}: {{env: ID, teacher: FILE}}")
         try:
             one = self._alone[name] = self._make(name)
@@ -137,6 +143,7 @@ class ManyTasksConfig(SeveralTasks):
                 entry["teacher"], self.teacher.epsilon, self.teacher.play, entry["expected_score"]
             ),
             student=AgentStudentConfig(**lesson, net_arch=self.student.net_arch),
+            **self.files_of(name),
             **{key: getattr(self, key) for key in SHARED},
         )
 
