@@ -25,8 +25,11 @@ from polydistill.hub.push import check_name, open_repository
 from polydistill.hub.readme import is_ours, read_readme
 from polydistill.provenance import weights_sha256
 from polydistill.vision import load_classifier
+from polydistill.vision.config import CifarConfig, TeacherConfig
+from polydistill.vision.images.data import DataConfig, Images, ImageSet
+from polydistill.vision.sources import open_teacher, require_same_teacher
 from polydistill_agents.teachers import as_teacher
-from tests.hub.made_runs import agent_run, classifier_run, tasks_run, teacher_run
+from tests.hub.made_runs import NORMALIZATION, agent_run, classifier_run, tasks_run, teacher_run
 from tests.hub.server import Hub, Repository
 
 # huggingface_hub's own: its client of Git LFS hands httpx2 an open file as `data`
@@ -115,6 +118,19 @@ def test_a_classifier_is_pushed_and_opened_with_equal_scores(hub: Hub, push_to_h
         opened = load_classifier(f"hf://jane/resnet{where}")
         assert opened.card == mine.card
         assert torch.equal(opened(pixels), mine(pixels))
+
+
+def test_a_classifier_on_the_hub_teaches_a_run(hub: Hub, push_to_hub: Push, tmp_path: Path) -> None:
+    summary = classifier_run(tmp_path / "run")
+    assert push_to_hub("run", "--repo", "org/name").code == 0
+    teacher = TeacherConfig(network="resnet-8", path="hf://org/name")
+    config = CifarConfig(data=DataConfig(name="cifar10", made_up=200, validation_images=20), teacher=teacher)
+    blank = ImageSet(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
+    images = Images(blank, blank, blank, NORMALIZATION, 10)
+    assert open_teacher(config, images, "cpu").card["generation"] == 1
+    require_same_teacher(config, summary["generations"][1]["sha256"])
+    with pytest.raises(UserError, match="holds other weights"):
+        require_same_teacher(config, summary["generations"][0]["sha256"])
 
 
 def test_each_task_of_a_student_of_several_is_opened_by_its_name(hub: Hub, push_to_hub: Push, tmp_path: Path) -> None:
