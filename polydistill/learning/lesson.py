@@ -7,7 +7,8 @@ refused, never ignored; nothing here waits for a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from polydistill import losses
 from polydistill.learning.networks import freeze
-from polydistill.losses import Objective, as_objective, fix_permutation, get_objective, gradient_shares
+from polydistill.losses import Objective, activation_l2, as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.description import compute, compute_closed
 from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.objectives import OwnObjective
@@ -54,6 +55,8 @@ class Lesson:
         classes: how many there are, for an objective that permutes them.
         group: of the processes that share a batch; None: there is one.
         ignore_index: label of samples that do not count; None: all count.
+        activation_weight: weight, beside the objective, of the distance between the hidden states of student and
+            teacher (:func:`polydistill.losses.activation_l2`, added up over the states), >= 0.
 
     Attributes:
         objective: its name.
@@ -81,12 +84,17 @@ class Lesson:
         classes: int | None = None,
         group: dist.ProcessGroup | None = None,
         ignore_index: int | None = None,
+        activation_weight: float = 0.0,
     ) -> None:
-        self.classes, self.group = classes, group
+        if not 0 <= activation_weight < math.inf:
+            raise ValueError(f"activation_weight must be a number of at least 0, got {activation_weight}")
+        self.classes, self.group, self.activation_weight = classes, group, activation_weight
         self._function = as_objective(objective)
         self.objective, self.teacher, self.seed, self.generation = self._function.name, teacher, seed, generation
         if teacher is None and "teacher" in self._function.takes:
             raise ValueError(f"objective {self.objective} needs a teacher, and there is none")
+        if activation_weight and not isinstance(teacher, nn.Module):
+            raise ValueError("activation_weight is for a teacher that is a network, whose hidden states can be seen")
         if not isinstance(self._function, OwnObjective):
             check_options(self.objective, options or {})
         if self._function.needs_permutation and classes is None:
@@ -135,13 +143,15 @@ class Lesson:
         labels: Tensor | None,
         permutation: Tensor | None,
         n_batch: int | Tensor,
+        states: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
         """The loss per sample, detached; the gradient of their sum / ``n_batch`` flows to what ``scores`` are made of.
 
-        Where the objective has a closed form it needs no graph between scores and loss, which takes longer than a small
+        ``states`` are pairs of the student's hidden states and the teacher's, whose distance counts too. Where the
+        objective has a closed form it needs no graph between scores and loss, which takes longer than a small
         network's layers.
         """
-        if self._function.has_closed_form and self._ignore_index is None:
+        if self._function.has_closed_form and self._ignore_index is None and not states:
             described = self._function.describe(scores, teacher, labels, **self.options(permutation))
             closed = compute_closed(described)
             if closed is not None:
@@ -151,6 +161,8 @@ class Lesson:
             losses = compute(described)
         else:
             losses = self(scores, teacher, labels, permutation)
+        for own, its in states:
+            losses = losses + self.activation_weight * activation_l2(own, its)
         losses.backward(torch.ones_like(losses).div_(n_batch))  # type: ignore[no-untyped-call]
         return losses.detach()
 

@@ -157,7 +157,7 @@ class Training(ABC):
         """
         while not self.finished:
             good, within = self.state(), self.within
-            self.student.train()
+            self._begin()
             paused = False
             for position, last in enumerate(self._stretch(), within):
                 self._make_one(position, diagnose=last)
@@ -173,6 +173,10 @@ class Training(ABC):
             yield self._report(losses)
             if pause(self.steps):
                 return
+
+    def _begin(self) -> None:
+        """Make the student ready to learn: before each stretch, since it may have been evaluated."""
+        self.student.train()
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain values. Copies."""

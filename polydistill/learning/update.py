@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from polydistill.device import compile_network, without_autocast
 from polydistill.learning.lesson import Lesson
-from polydistill.learning.networks import share_weights
+from polydistill.learning.networks import Watched, share_weights
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.schedules import TrainingConfig
 
@@ -39,6 +39,7 @@ class Update:
     Raises:
         RuntimeError: student and teacher are one, or share weights.
         ValueError: they are on different devices.
+        TypeError: hidden states are to be matched, and a network shows none.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Update:
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
         self.precision, self.clip_norm, self._score = precision, clip_norm, score or _call
-        self._student: Callable[[Any], Tensor] = compile_network(student, self.device) if compiled else student
-        self._teacher = lesson.teacher
-        if compiled and isinstance(lesson.teacher, nn.Module):
-            self._teacher = compile_network(lesson.teacher, self.device)
+        self._watches = lesson.activation_weight > 0
+        self._student: Callable[[Any], Any] = self._prepare(student, compiled)
+        self._teacher: Callable[[Any], Any] | None = lesson.teacher
+        if isinstance(lesson.teacher, nn.Module):
+            self._teacher = self._prepare(lesson.teacher, compiled)
 
     def __call__(
         self,
@@ -78,17 +80,22 @@ class Update:
             labels: ``(part,)`` int64; None where there are none.
             n_batch: size of the whole batch, of all processes; what counts of it.
             permutation: for an objective that wants one; see :meth:`Lesson.draw_permutation`.
-            teacher_scores: ``(part, classes)`` scores that the teacher gave before; None: it computes them now.
+            teacher_scores: ``(part, classes)`` scores that the teacher gave before; None: it computes them now. Of no
+                use where hidden states are matched.
 
         Returns:
             student scores, teacher scores (None without a teacher), both ``(part, classes)`` float32, and this
             process's part of the mean loss, ``()``; all detached.
         """
-        if teacher_scores is None:
+        taught: list[Tensor] = []
+        if self._watches:
+            teacher_scores, taught = self._ask_teacher(inputs)
+        elif teacher_scores is None:
             teacher_scores = self.teacher_scores(inputs)
-        scores = self.student_scores(inputs)
+        scores, states = self._ask(self._student, inputs)
         self._forget_gradients()
-        losses = self.lesson.backward(scores, teacher_scores, labels, permutation, n_batch)
+        pairs = list(zip(states, taught, strict=True))
+        losses = self.lesson.backward(scores, teacher_scores, labels, permutation, n_batch, pairs)
         self._apply()
         return scores.detach(), teacher_scores, losses.sum() / n_batch
 
@@ -105,7 +112,12 @@ class Update:
             labels: ``(batch,)`` int64, of all parts in their order.
             n_batch: as for a whole batch.
             permutation: of all.
+
+        Raises:
+            ValueError: hidden states are to be matched, which is for whole batches.
         """
+        if self._watches:
+            raise ValueError("activation_weight is for whole batches: hidden states are not matched in parts")
         self._forget_gradients()
         coupled = self.lesson.couples_the_batch
         given = [self.teacher_scores(part) for part in parts] if coupled else None
@@ -167,9 +179,7 @@ class Update:
 
     def student_scores(self, inputs: Any) -> Tensor:
         """``(part, classes)`` float32 scores of the student, with their graph."""
-        with self._autocast():
-            scores = self._score(self._student, inputs)
-        return scores.float()
+        return self._ask(self._student, inputs)[0]
 
     def _apply(self) -> None:
         """One step of the optimiser along the gradient of all processes."""
@@ -183,10 +193,23 @@ class Update:
 
     def teacher_scores(self, inputs: Any) -> Tensor | None:
         """``(part, classes)`` float32 scores of the teacher, without a graph; None without a teacher."""
+        return self._ask_teacher(inputs)[0]
+
+    def _prepare(self, network: nn.Module, compiled: bool) -> nn.Module:
+        watched = Watched(network) if self._watches else network
+        return compile_network(watched, self.device) if compiled else watched
+
+    def _ask_teacher(self, inputs: Any) -> tuple[Tensor | None, list[Tensor]]:
         if self._teacher is None:
-            return None
-        with torch.no_grad(), self._autocast():
-            return self._score(self._teacher, inputs).float()
+            return None, []
+        with torch.no_grad():
+            return self._ask(self._teacher, inputs)
+
+    def _ask(self, network: Callable[[Any], Any], inputs: Any) -> tuple[Tensor, list[Tensor]]:
+        """Scores, and where they are matched the hidden states."""
+        with self._autocast():
+            scores, states = network(inputs) if self._watches else (self._score(network, inputs), [])
+        return scores.float(), states
 
     def _forget_gradients(self) -> None:
         """As the optimiser's ``zero_grad``, which tells a profiler of it; for a small network that takes as long as a
@@ -204,9 +227,13 @@ class Update:
 
 
 def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:
-    """SGD as ``config`` says. Its momentum exists from the start, as zeros, which changes no step."""
+    """SGD as ``config`` says, for every parameter that is not frozen; a frozen one does not decay either.
+
+    Its momentum exists from the start, as zeros, which changes no step.
+    """
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        student.parameters(),
+        learning,
         lr=rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -214,7 +241,7 @@ def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Ten
         fused=True,
     )
     if config.momentum:
-        for parameter in student.parameters():
+        for parameter in learning:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

@@ -5,6 +5,7 @@ The teacher's scores are detached inside, computation is in at least float32, an
 may be of different floating types: a teacher cached in float16, or a student under autocast, needs no cast.
 """
 
+from polydistill.losses.activations import activation_l2
 from polydistill.losses.backend import current_backend, use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
@@ -30,6 +31,7 @@ __all__ = [
     "Option",
     "Report",
     "ValueAndGrad",
+    "activation_l2",
     "as_objective",
     "average_quantiles",
     "ban",

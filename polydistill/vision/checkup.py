@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from polydistill.learning.networks import start_learning
 from polydistill.lineage import Generation
 from polydistill.losses import doctor
 from polydistill.losses.examination.doctor import Report
@@ -20,7 +21,8 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
     one on them.
     """
     config, images, generation = workshop.config, workshop.images.train, teacher.generation + 1
-    student = workshop.make_student(config.student_network, generation).train()
+    student = workshop.make_student(config.student_network, generation, teacher.member)
+    start_learning(student)
     samples = min(SAMPLES, len(images))
     chosen = torch.arange(samples, device=images.labels.device) * len(images) // samples
     lesson = workshop.make_lesson(teacher.member, generation)

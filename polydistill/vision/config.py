@@ -7,9 +7,9 @@ except that 5,000 training images are held out for validation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from polydistill.config.fields import check_fields
 from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
@@ -24,9 +24,12 @@ from polydistill.streams import derive_seed
 from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.images.data import DataConfig
 from polydistill.vision.networks import check_name
+from polydistill.vision.networks.sharing import Role, check_same_states, check_sharing
 
+P = ParamSpec("P")
 TWIN = "teacher"  # as a student's network: the same as its teacher's
-NO_OPTIONS = ("network", "objective", "repeat", "epochs")  # fields of a student that are no option of its objective
+# fields of a student that are no option of its objective
+NO_OPTIONS = ("network", "shared", "objective", "activation_weight", "repeat", "epochs")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class StudentConfig:
 
     Args:
         network: a name as for the teacher, or teacher: the twin of its own teacher.
+        shared: layers copied from the teacher and frozen, of first and last, like [first, last]; their shapes must be
+            the same.
         objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...
         temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
             reverse_kl, policy_kl: 1).
@@ -67,6 +72,8 @@ class StudentConfig:
         alpha: of dkd: weight of the target class's term; null: its default.
         beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
+        activation_weight: weight, beside any objective, of the squared distance between the hidden states of student
+            and teacher at the end of each stage, whose shapes must be the same; null: 0.
         permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
         repeat: number of the student among those of one teacher. Another number gives another initial network, data
             order, augmentation and permutation.
@@ -75,6 +82,7 @@ class StudentConfig:
     """
 
     network: str = TWIN
+    shared: tuple[Role, ...] = ()
     objective: str = "ban"
     temperature: float | None = None
     label_weight: float | None = None
@@ -83,6 +91,7 @@ class StudentConfig:
     alpha: float | None = None
     beta: float | None = None
     delta: float | None = None
+    activation_weight: float | None = None
     permutation: Literal["fresh", "fixed"] | None = None
     repeat: int = 0
     epochs: int | None = None
@@ -95,6 +104,8 @@ class StudentConfig:
         if OBJECTIVES[self.objective].needs_q_values:
             raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
         require_at_least(0, self, "repeat")
+        if self.activation_weight is not None:
+            require_at_least(0, self, "activation_weight")
         if self.epochs is not None:
             require_at_least(1, self, "epochs")
         options = self.options()
@@ -116,6 +127,14 @@ def _whose(objective: str, options: dict[str, float | str]) -> str:
         if others and objective not in others:
             return f"; {name} is of {', '.join(others)}"
     return ""
+
+
+def _require(field: str, check: Callable[P, None], *given: P.args, **options: P.kwargs) -> None:
+    """Do a check; where it refuses, the message begins with the field."""
+    try:
+        check(*given, **options)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -187,10 +206,19 @@ class CifarConfig:
         check_fields(self)
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
+        self._check_networks()
         self._check_evaluation()
         images, batch_size = self.data.images_to_learn, self.training.batch_size
         if images is not None and batch_size > images:
             raise ValueError(f"training.batch_size is {batch_size:,}, but there are {images:,} training images")
+
+    def _check_networks(self) -> None:
+        """Refuse students that cannot have, or cannot be compared with, what is inside of their teacher."""
+        pair = (self.student_network, self.teacher.network)
+        if self.student.shared:
+            _require("student.shared", check_sharing, *pair, self.student.shared, self.data.n_classes)
+        if self.student.activation_weight:
+            _require("student.activation_weight", check_same_states, *pair)
 
     def _check_evaluation(self) -> None:
         """Refuse what cannot be measured with these data and generations."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ class Cost(NamedTuple):
     parameters: int
 
 
+@functools.cache
 def count_cost(architecture: str, classes: int) -> Cost:
     """The cost of a network, counted without computing anything.
 

@@ -90,7 +90,7 @@ class CifarDomain:
         self, architecture: str, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]
     ) -> nn.Module:
         generation, workshop = keeper.generation, self.workshop
-        student = workshop.make_student(architecture, generation)
+        student = workshop.make_student(architecture, generation, teacher)
         lesson = workshop.make_lesson(teacher, generation)
         trainer = workshop.make_trainer(student, lesson, generation, store=SharedStore.of_environment())
         validation = validation_of(self.images.validation, workshop.normalizer, self.config.evaluation)

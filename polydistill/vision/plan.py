@@ -18,7 +18,7 @@ from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill.vision.config import CifarConfig
-from polydistill.vision.cost import BACKWARD, count_cost
+from polydistill.vision.cost import BACKWARD, Cost, count_cost
 from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.images.data import Images, load_images, needs_download
 from polydistill.vision.rehearsal import check
@@ -142,7 +142,7 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
     epochs = [config.training_of(generation).epochs for generation in (0, 1)]
     rate, whose = _measured(config) if measure else _remembered(config)
     number = 2 if config.precision == "bfloat16" else 4
-    memory = config.training.batch_size * max(teacher.outputs, student.outputs) * number + 16 * student.parameters
+    memory = _memory_bytes(config, number, teacher, student)
     steps = [-(-images // config.training.batch_size) * of_each for of_each in epochs]
     lines = [
         dump_yaml(to_mapping(config)),
@@ -180,6 +180,26 @@ def _operations(config: CifarConfig) -> float:
     # a student's own pass and its teacher's: generation 0 teaches the first, students teach the others
     taught = [student if generation else teacher for generation in range(generations)]
     return first + images * config.training_of(1).epochs * (generations * (1 + BACKWARD) * student + sum(taught))
+
+
+def _memory_bytes(config: CifarConfig, number: int, teacher: Cost, student: Cost) -> int:
+    """Of the generation that takes most: what its layers give, its weights, gradients, momentum; and its teacher.
+
+    Args:
+        config: resolved.
+        number: bytes of one number between two layers.
+        teacher: of generation 0.
+        student: of the others.
+    """
+
+    def learning(network: Cost) -> int:
+        return config.training.batch_size * network.outputs * number + 16 * network.parameters
+
+    first = 0 if config.teacher.path else learning(teacher)
+    if not config.lineage.generations:
+        return first
+    teachers = teacher.parameters if config.lineage.generations == 1 else max(teacher.parameters, student.parameters)
+    return max(first, learning(student) + 4 * teachers)
 
 
 def _say_steps(generations: int, images: int, steps: int, student_steps: int) -> str:

@@ -51,7 +51,8 @@ def rehearse(workshop: Workshop) -> None:
     gentle = dataclasses.replace(config.training, learning_rate=GENTLE, weight_decay=0.0, compile=False)
     tried = dataclasses.replace(gentle, batch_size=batch_size, log_every_steps=2)
     try:
-        next(workshop.make_trainer(workshop.make_student(config.student_network, 1), lesson, 1, tried).run())
+        student = workshop.make_student(config.student_network, 1, teacher)
+        next(workshop.make_trainer(student, lesson, 1, tried).run())
     except torch.OutOfMemoryError as error:
         raise workshop.out_of_memory(config.student_network) from error
     except NonFiniteError as error:

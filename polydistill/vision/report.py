@@ -118,9 +118,19 @@ def published(metric: str, config: Mapping[str, Any], generation: int) -> float 
         return paper_error(data["name"], network, network, "cross_entropy", 0)
     row = PAPERS_TABLES.get((data["name"], teacher))
     if student.get("repeat") and generation == 1:  # the paper's second student of the same teacher is its BAN-1
-        again = row is not None and row.chain and student["objective"] == "ban" and network == teacher
+        plain = network == teacher and not student.get("shared") and not student.get("activation_weight")
+        again = row is not None and row.chain and student["objective"] == "ban" and plain
         return row.chain[0] if row is not None and again else None
-    return paper_error(data["name"], teacher, network, student["objective"], generation)
+    return _paper_error(config, generation)
+
+
+def _paper_error(config: Mapping[str, Any], generation: int) -> float | None:
+    """Of a generation of a lineage on all images; the paper has no numbers of matched hidden states."""
+    student = config["student"]
+    if generation and student.get("activation_weight"):
+        return None
+    shared = student.get("shared") or ()  # a run of an earlier version does not say
+    return paper_error(config["data"]["name"], *_networks(config), student["objective"], generation, shared)
 
 
 def _networks(config: Mapping[str, Any]) -> tuple[str, str]:
@@ -134,7 +144,7 @@ def _generation_row(summary: Mapping[str, Any], index: int, wide: bool) -> Row:
     teacher, student = _networks(config)
     paper = None
     if not config["data"].get("classes"):
-        paper = paper_error(config["data"]["name"], teacher, student, config["student"]["objective"], index)
+        paper = _paper_error(config, index)
     return {
         "who": f"generation {index}" + (f", {student if index else teacher}" if wide else ""),
         "learns by": _objective(config, generation),

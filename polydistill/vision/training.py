@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polydistill.errors import UserError
 from polydistill.learning.graphs import StepGraphs
 from polydistill.learning.lesson import Lesson
+from polydistill.learning.networks import start_learning
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.schedules import TrainingConfig, schedule_rate
 from polydistill.learning.training import Training
@@ -113,6 +114,9 @@ class Trainer(Training):
         """Images that will have been seen at the end."""
         return self.epochs * len(self.data)
 
+    def _begin(self) -> None:
+        start_learning(self.student)
+
     def _stretch(self) -> list[bool]:
         within, every = self.within, self.log_every_steps
         last = min(within - within % every + every, self.steps_per_epoch)
@@ -181,6 +185,8 @@ class Trainer(Training):
         """The scores of the teacher that other runs know too; None: there is no such teacher, or it is not worth it."""
         teacher = self.lesson.teacher
         if not isinstance(teacher, nn.Module) or self.device.type != "cpu" or self.processes.size > 1:
+            return None
+        if self.lesson.activation_weight:  # the store has no hidden states
             return None
         how = {"precision": precision, "compile": self.config.compile}
         return EpochScores(store, teacher, self.data, self.normalizer, self.config.batch_size, how)

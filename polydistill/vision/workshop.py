@@ -16,6 +16,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import Images
 from polydistill.vision.networks import build_network
+from polydistill.vision.networks.sharing import share_layers
 from polydistill.vision.training import Trainer
 
 
@@ -37,10 +38,18 @@ class Workshop:
         self.device = prepare(config.device, config.threads)
         self.normalizer = Normalizer.of(images.normalization, self.device)
 
-    def make_student(self, architecture: str, generation: int) -> nn.Module:
-        """An untrained network on the device, with initial weights of its own."""
+    def make_student(self, architecture: str, generation: int, teacher: nn.Module | None = None) -> nn.Module:
+        """An untrained network on the device, with initial weights of its own.
+
+        Args:
+            architecture: name of the network.
+            generation: whose.
+            teacher: some layers may be copied from it and frozen, as the config says; None: no layer is.
+        """
         seed = derive_seed(self.config.stream_seed(generation), "initial weights", generation)
-        student = build_network(architecture, self.images.classes, seed=seed)
+        student: nn.Module = build_network(architecture, self.images.classes, seed=seed)
+        if teacher is not None:
+            share_layers(student, teacher, self.config.student.shared)
         if self.config.training.sync_batchnorm and self.processes.size > 1:
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
         return self.place(student)
@@ -64,6 +73,7 @@ class Workshop:
             options=self.config.student.options(),
             classes=self.images.classes,
             group=self.processes.group,
+            activation_weight=self.config.student.activation_weight or 0.0,
         )
 
     def make_trainer(

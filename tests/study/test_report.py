@@ -321,6 +321,11 @@ def test_the_papers_second_student_is_its_ban_1_and_parts_of_the_images_have_no_
     arm = plan.arms[1]
     again = replace(arm, config={**arm.config, "student": {**arm.config["student"], "repeat": 1}})
     assert published_values(replace(plan, arms=(again,)))["ban"] == 17.61
+    for changed in ({"shared": ["first"]}, {"activation_weight": 0.5}):  # of which the paper has no number
+        for repeat in (0, 1):
+            student = {**arm.config["student"], "repeat": repeat, **changed}
+            other = replace(arm, config={**arm.config, "student": student})
+            assert "ban" not in published_values(replace(plan, arms=(other,)))
     few = replace(arm, config={**arm.config, "data": {"name": "cifar100", "train_images": 2500}})
     assert "ban" not in published_values(replace(plan, arms=(few,)))
 

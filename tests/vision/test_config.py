@@ -36,6 +36,7 @@ ACCEPTED: dict[str, set[int]] = {
     "student.alpha": {0, HUGE},
     "student.beta": {0, HUGE},
     "student.delta": {HUGE},
+    "student.activation_weight": {0, HUGE},
     "student.repeat": {0, HUGE},
     "student.epochs": {HUGE},
     "training.epochs": {HUGE},

@@ -675,9 +675,16 @@ def test_the_papers_rows_are_found_by_network_objective_and_generation() -> None
     assert dense("cwtm", 2) is None
     assert paper_error("cifar100", "wrn-28-2", "densenet-90-60", "ban", 1) == 18.49
     assert paper_error("cifar100", "wrn-28-2", "densenet-90-60", "ban", 2) is None
+    assert paper_error("cifar100", "densenet-90-60", "densenet-90-60-depth-2", "ban", 1) == 16.43
+    wide = "wide-4-0.5-like-densenet-90-60"  # of table 5, where both layers are the teacher's
+    assert paper_error("cifar100", "densenet-90-60", wide, "ban", 1, ["last", "first"]) == 17.13
+    assert paper_error("cifar100", "densenet-90-60", wide, "ban", 1, ["last"]) is None
+    assert paper_error("cifar100", "densenet-90-60", wide, "ban", 1) is None
+    assert paper_error("cifar100", wide, wide, "ban", 0) == 19.63
+    assert paper_error("cifar100", "densenet-90-60", "densenet-90-60", "ban", 1, ["first", "last"]) is None
     assert paper_error("cifar10", "wrn-28-10", "wrn-28-10", "ban", 1) == 3.86
     assert paper_error("cifar100", "resnet-20", "resnet-20", "ban", 0) is None
-    assert len(PAPER) == 16
+    assert len(PAPER) == 16 + 7, "tables 1 to 3, and what learns from labels in table 5"
 
 
 def test_the_table_shows_the_papers_row_beside_ours(config: CifarConfig, tmp_path: Path) -> None:

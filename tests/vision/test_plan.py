@@ -6,6 +6,7 @@ import dataclasses
 import doctest
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,31 @@ def test_the_plan_counts_steps_images_and_disk_of_the_papers_recipe(tmp_path: Pa
     # 2 x 375,348 weights of 4 bytes, 3 checkpoints of weights and momentum, 2 x 200 epochs of 10 KB, small files
     assert "disk: up to 16.2 MB" in plan
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_memory_of_a_plan_is_that_of_the_generation_that_takes_most(tmp_path: Path) -> None:
+    def memory(teacher: str, student: str, generations: int, path: str = "") -> float:
+        config = CifarConfig(
+            device="cpu",
+            threads=1,
+            precision="float32",
+            teacher=TeacherConfig(teacher, path),
+            student=StudentConfig(student),
+            lineage=LineageConfig(generations),
+        )
+        (found,) = re.findall(r"memory: about ([\d.]+) GiB", format_plan(config, tmp_path))
+        return float(found)
+
+    large, small = "densenet-100-24", "resnet-8"
+    cost = count_cost(large, 100)
+    alone = (128 * cost.outputs * 4 + 16 * cost.parameters) / 2**30  # float32; weight, gradient, momentum, its update
+    assert memory(large, small, 0) == memory(large, small, 1) == pytest.approx(alone, abs=0.006)
+    taught = alone + 4 * cost.parameters / 2**30
+    assert memory(large, large, 1) == pytest.approx(taught, abs=0.006)
+    light = count_cost(small, 100)
+    from_file = (128 * light.outputs * 4 + 16 * light.parameters + 4 * cost.parameters) / 2**30
+    assert memory(large, small, 1, "a.safetensors") == pytest.approx(from_file, abs=0.006)
+    assert memory(small, large, 1) == pytest.approx(alone, abs=0.006)
 
 
 def test_the_plan_of_a_teacher_alone_has_no_students_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

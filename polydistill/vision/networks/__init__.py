@@ -7,6 +7,13 @@ report is enough to build the network again.
 ``wrn-<depth>-<width>``     Wide-ResNet (Zagoruyko and Komodakis 2016), depth 6n + 4
 ``densenet-<depth>-<k>``    DenseNet-BC with growth rate k (Huang et al. 2017), depth 6n + 4, and the four of the
                             born-again paper: 112-33, 90-60, 80-80, 80-120
+``<densenet>-depth-<f>``    f times as many layers, and the hidden states of ``<densenet>``: 0.5, 2, 3, 4
+``<densenet>-compression-<f>``
+                            transitions take away f times as much, with the same hidden states: 0.5, 0.75, 1.5
+``wide-<n>-<r>-like-<densenet>``
+                            n wide residual units in each stage instead of dense layers, of r times the hidden states
+``bottleneck-<n>-<r>-like-<densenet>``
+                            the same of bottleneck units
 ``resnet-<depth>``          CIFAR ResNet (He et al. 2016a, section 4.2), depth 6n + 2: 20, 32, 44, 56, 110
 ``preact-<depth>``          pre-activation ResNet of two-layer blocks (He et al. 2016b), depth 6n + 2: 110
 ``preact-bottleneck-<d>``   the same of bottleneck blocks, depth 9n + 2: 164, 1001
@@ -22,14 +29,25 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from polydistill.errors import suggest
 from polydistill.vision.networks.densenet import DenseNet
+from polydistill.vision.networks.matched import MatchedResNet
 from polydistill.vision.networks.resnet import PreActResNet, ResNet
+from polydistill.vision.networks.staged import StagedNetwork
 from polydistill.vision.networks.wide_resnet import WideResNet
 
-__all__ = ["EXAMPLES", "DenseNet", "PreActResNet", "ResNet", "WideResNet", "build_network", "check_name"]
+__all__ = [
+    "EXAMPLES",
+    "DenseNet",
+    "MatchedResNet",
+    "PreActResNet",
+    "ResNet",
+    "StagedNetwork",
+    "WideResNet",
+    "build_network",
+    "check_name",
+]
 
 EXAMPLES = (
     "wrn-16-1",
@@ -45,6 +63,10 @@ EXAMPLES = (
     "densenet-90-60",
     "densenet-80-80",
     "densenet-80-120",
+    "densenet-90-60-depth-0.5",
+    "densenet-90-60-compression-1.5",
+    "wide-4-0.5-like-densenet-90-60",
+    "bottleneck-14-1-like-densenet-90-60",
     "resnet-8",
     "resnet-20",
     "resnet-32",
@@ -56,9 +78,21 @@ EXAMPLES = (
     "preact-bottleneck-1001",
 )
 
-FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
+NUMBER = r"(\d+(?:\.\d+)?)"
+DENSENET = r"densenet-(\d+)-(\d+)"
+FAMILIES: tuple[tuple[str, Callable[..., StagedNetwork]], ...] = (
     (r"wrn-(\d+)-(\d+)", WideResNet),
-    (r"densenet-(\d+)-(\d+)", DenseNet),
+    (DENSENET, DenseNet),
+    (f"{DENSENET}-depth-{NUMBER}", lambda depth, k, f, classes: DenseNet(depth, k, classes, depth_factor=f)),
+    (
+        f"{DENSENET}-compression-{NUMBER}",
+        lambda depth, k, f, classes: DenseNet(depth, k, classes, compression_factor=f),
+    ),
+    (rf"wide-(\d+)-{NUMBER}-like-{DENSENET}", MatchedResNet),
+    (
+        rf"(bottleneck)-(\d+)-{NUMBER}-like-{DENSENET}",
+        lambda _, n, r, depth, k, classes: MatchedResNet(n, r, depth, k, classes, bottleneck=True),
+    ),
     (r"resnet-(\d+)", ResNet),
     (r"preact-(\d+)", PreActResNet),
     (r"preact-(bottleneck)-(\d+)", lambda _, depth, classes: PreActResNet(depth, classes, bottleneck=True)),
@@ -66,7 +100,7 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
 LARGEST = 2000  # of any number in a name: a mistyped depth must not take all the memory
 
 
-def build_network(name: str, classes: int, *, seed: int | None = None) -> nn.Module:
+def build_network(name: str, classes: int, *, seed: int | None = None) -> StagedNetwork:
     """A fresh network on the CPU, float32, in training mode.
 
     Args:
@@ -103,12 +137,19 @@ def check_name(name: str) -> None:
         build(*numbers, 10)
 
 
-def _find(name: str) -> tuple[Callable[..., nn.Module], list[int | str]]:
+def _find(name: str) -> tuple[Callable[..., StagedNetwork], list[float | str]]:
     for pattern, build in FAMILIES:
         match = re.fullmatch(pattern, name)
         if match:
-            numbers = [int(text) if text.isdecimal() else text for text in match.groups()]
-            if any(isinstance(number, int) and not 0 < number <= LARGEST for number in numbers):
+            numbers = [_read(text) for text in match.groups()]
+            if any(not isinstance(number, str) and not 0 < number <= LARGEST for number in numbers):
                 raise ValueError(f"network {name!r}: its numbers must lie between 1 and {LARGEST}")
             return build, numbers
     raise ValueError(f"unknown network {name!r}{suggest(name, EXAMPLES)} (for example {', '.join(EXAMPLES[3:7])}, ...)")
+
+
+def _read(text: str) -> float | str:
+    """A part of a name: a whole number, a number, or a word."""
+    if text.isdecimal():
+        return int(text)
+    return float(text) if text[0].isdecimal() else text

@@ -1,10 +1,12 @@
-"""DenseNet-BC (Huang et al. 2017, arXiv 1608.06993): dense blocks with bottlenecks, compression 0.5.
+"""DenseNet-BC (Huang et al. 2017, arXiv 1608.06993): dense blocks with bottlenecks and compression.
 
-The born-again paper names four by depth and growth rate and gives their sizes, but 90 and 80 are no depths of a
-DenseNet-BC (6n + 4), and no plain reading gives its four counts of parameters. :data:`PAPER_LAYERS` holds the layers
-per block (equal, or with one block shorter by one) that come nearest with 10 outputs among networks that begin with 2k
-channels, as DenseNet-BC does. With 24 channels at the beginning, three equal blocks of 15, 13 and 13 layers come nearer
-for the last three networks (16.04M, 22.49M and 50.33M).
+And the DenseNets of other depth and compression in table 4 of the born-again paper (Furlanello et al. 2018), whose
+hidden states are as large as their teacher's.
+
+The paper keeps "the size of the hidden states constant" and lets the growth follow. It does not say what a factor of
+compression multiplies. Ours multiplies the share of channels that a transition takes away: of the readings tried it is
+the one with the paper's order of sizes, 6.1M, 9.6M and 75.6M for 5.1M, 10.1M and 80.5M. For the factors of depth ours
+have 21.3M, 13.7M, 13.0M and 12.6M parameters for 21.2M, 13.7M, 12.9M and 12.6M.
 """
 
 from __future__ import annotations
@@ -13,18 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polydistill.vision.networks.initial import initialize, layers_per_stage
+from polydistill.vision.networks.dense_stages import compress, deepen, plan_stages
+from polydistill.vision.networks.initial import initialize
+from polydistill.vision.networks.staged import StagedNetwork
 
 BOTTLENECK = 4  # the 1 x 1 convolution gives 4k channels
-COMPRESSION = 0.5
-
-# (depth, growth): layers in each block          # ours with 10 outputs   the paper's
-PAPER_LAYERS: dict[tuple[int, int], tuple[int, int, int]] = {
-    (112, 33): (17, 17, 17),  # 6.27M                  6.3M
-    (90, 60): (15, 14, 15),  # 16.17M                 16.1M
-    (80, 80): (13, 12, 13),  # 22.72M                 22.4M
-    (80, 120): (13, 12, 13),  # 51.02M                 50.4M
-}
 
 
 class DenseLayer(nn.Module):
@@ -43,48 +38,55 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Halves channels, height and width between two dense blocks."""
+    """Other channels; between two stages half the height and width, too."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs)
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.halve = halve
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.conv(F.relu(self.norm(x), inplace=True)), 2)
+        x = self.conv(F.relu(self.norm(x), inplace=True))
+        return F.avg_pool2d(x, 2) if self.halve else x
 
 
-class DenseNet(nn.Module):
+class DenseNet(StagedNetwork):
     """DenseNet-BC-depth-growth.
 
     Args:
         depth: 6n + 4, or one of the paper's four.
         growth: k, channels that each layer adds.
         classes: number of logits.
+        depth_factor: layers of each stage, in those of that network, with the same hidden states.
+        compression_factor: what transitions take away, in what that network's take, with the same hidden states.
+
+    Raises:
+        ValueError: there is no such network.
     """
 
-    def __init__(self, depth: int, growth: int, classes: int) -> None:
+    def __init__(
+        self, depth: int, growth: int, classes: int, *, depth_factor: float = 1.0, compression_factor: float = 1.0
+    ) -> None:
         super().__init__()
-        layers = PAPER_LAYERS.get((depth, growth))
-        if layers is None:
-            n_layers = layers_per_stage("densenet", depth, per_block=2, outside=4)
-            layers = (n_layers, n_layers, n_layers)
-        channels = 2 * growth
-        self.stem = nn.Conv2d(3, channels, 3, 1, 1, bias=False)
+        stages = compress(deepen(plan_stages(depth, growth), depth_factor), compression_factor)
+        self.stem = nn.Conv2d(3, stages[0].inputs, 3, 1, 1, bias=False)
         parts: list[nn.Module] = []
-        for block, n_layers in enumerate(layers):
-            if block:
-                halved = int(COMPRESSION * channels)
-                parts.append(Transition(channels, halved))
-                channels = halved
-            parts += [DenseLayer(channels + i * growth, growth) for i in range(n_layers)]
-            channels += n_layers * growth
-        self.parts = nn.Sequential(*parts)
-        self.norm = nn.BatchNorm2d(channels)
-        self.head = nn.Linear(channels, classes)
+        ends = []
+        for stage in stages:
+            channels = stage.inputs
+            for growth_of_layer in stage.growths():
+                parts.append(DenseLayer(channels, growth_of_layer))
+                channels += growth_of_layer
+            if stage.outputs is not None:
+                parts.append(Transition(channels, stage.outputs, halve=stage is not stages[-1]))
+            ends.append(len(parts))
+        self.parts, self.stage_ends = nn.Sequential(*parts), tuple(ends)
+        self.norm = nn.BatchNorm2d(stages[-1].hidden)
+        self.head = nn.Linear(stages[-1].hidden, classes)
         initialize(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
-        x = F.relu(self.norm(self.parts(self.stem(images))), inplace=True)
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+    @property
+    def body(self) -> nn.Sequential:
+        """The layers, and the transitions between them."""
+        return self.parts

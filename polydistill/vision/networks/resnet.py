@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polydistill.vision.networks.initial import initialize, layers_per_stage
+from polydistill.vision.networks.staged import StagedNetwork
 
 
 class BasicBlock(nn.Module):
@@ -33,7 +34,7 @@ class BasicBlock(nn.Module):
         return F.relu(residual + x, inplace=True)
 
 
-class ResNet(nn.Module):
+class ResNet(StagedNetwork):
     """CIFAR ResNet-depth.
 
     Args:
@@ -53,22 +54,39 @@ class ResNet(nn.Module):
                 blocks.append(BasicBlock(inputs, outputs, stride=2 if stage and not index else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.stage_ends = (n_blocks, 2 * n_blocks, 3 * n_blocks)
         self.head = nn.Linear(inputs, classes)
         initialize(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
-        x = self.blocks(F.relu(self.norm(self.stem(images)), inplace=True))
+    @property
+    def body(self) -> nn.Sequential:
+        """The blocks."""
+        return self.blocks
+
+    def begin(self, images: Tensor) -> Tensor:
+        """What the first block sees: here the batch norm comes behind the first layer."""
+        return F.relu(self.norm(self.stem(images)), inplace=True)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The logits for what the last block gives."""
         return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 class PreActBlock(nn.Module):
-    """Batch norm, ReLU, convolution: twice (3 x 3, 3 x 3), or three times (1 x 1, 3 x 3, 1 x 1 to four times the
-    width)."""
+    """Batch norm, ReLU, convolution: twice (3 x 3, 3 x 3), or as a bottleneck three times (1 x 1, 3 x 3, 1 x 1).
 
-    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool) -> None:
+    Where channels or size change, the shortcut is a 1 x 1 convolution of the activated input.
+
+    Args:
+        inputs: channels.
+        width: channels inside.
+        outputs: channels.
+        stride: of the first 3 x 3 convolution.
+        bottleneck: three convolutions.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
-        outputs = 4 * width if bottleneck else width
         # (inputs, outputs, kernel, stride) of each convolution
         shapes = (
             [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
@@ -87,7 +105,7 @@ class PreActBlock(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 
-class PreActResNet(nn.Module):
+class PreActResNet(StagedNetwork):
     """Pre-activation ResNet-depth.
 
     Args:
@@ -105,15 +123,16 @@ class PreActResNet(nn.Module):
         inputs = 16
         for stage, width in enumerate((16, 32, 64)):
             for index in range(n_blocks):
-                stride = 2 if stage and not index else 1
-                blocks.append(PreActBlock(inputs, width, stride, bottleneck=bottleneck))
-                inputs = 4 * width if bottleneck else width
+                stride, outputs = 2 if stage and not index else 1, 4 * width if bottleneck else width
+                blocks.append(PreActBlock(inputs, width, outputs, stride, bottleneck=bottleneck))
+                inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.stage_ends = (n_blocks, 2 * n_blocks, 3 * n_blocks)
         self.norm = nn.BatchNorm2d(inputs)
         self.head = nn.Linear(inputs, classes)
         initialize(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
-        x = F.relu(self.norm(self.blocks(self.stem(images))), inplace=True)
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+    @property
+    def body(self) -> nn.Sequential:
+        """The blocks."""
+        return self.blocks

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polydistill.vision.networks.initial import initialize, layers_per_stage
+from polydistill.vision.networks.staged import StagedNetwork
 
 
 class WideBlock(nn.Module):
@@ -30,7 +31,7 @@ class WideBlock(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(activated))  # type: ignore[no-any-return]
 
 
-class WideResNet(nn.Module):
+class WideResNet(StagedNetwork):
     """WRN-depth-width.
 
     Args:
@@ -51,11 +52,12 @@ class WideResNet(nn.Module):
                 blocks.append(WideBlock(inputs, outputs, stride=2 if stage and not index else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.stage_ends = (n_blocks, 2 * n_blocks, 3 * n_blocks)
         self.norm = nn.BatchNorm2d(inputs)
         self.head = nn.Linear(inputs, classes)
         initialize(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, 3, height, width)`` normalised floats to ``(batch, classes)`` logits."""
-        x = F.relu(self.norm(self.blocks(self.stem(images))), inplace=True)
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+    @property
+    def body(self) -> nn.Sequential:
+        """The blocks."""
+        return self.blocks

@@ -1,0 +1,57 @@
+"""What docs/classifiers.md shows runs, and its numbers are those of the networks and of the paper."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from polydistill.vision.networks import build_network
+from polydistill.vision.networks.sharing import ROLES
+from polydistill.vision.paper import paper_error
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "classifiers.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+FEW = [  # a tenth of the smoke run's images
+    *("--data.name", "cifar10", "--data.made_up", "60", "--data.train_images", "0", "--data.test_images", "0"),
+    *("--data.validation_images", "20", "--training.epochs", "1", "--training.batch_size", "20", "--threads", "1"),
+]
+ROW = re.compile(r"^\| `([\w.-]+)`.*?\| ([\d.]+)M.*?\| ([\d.]+)M \| ([\d.]+) \|$", re.MULTILINE)
+
+
+def test_the_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(root / "configs")
+    threads = torch.get_num_threads()
+    for command in (line for block in BLOCKS for line in block.replace("\\\n", "").splitlines()):
+        program, script, *words = shlex.split(command)
+        assert program == "python"
+        few = [] if "--dry_run" in words else FEW
+        runpy.run_path(str(root / script))["main"]([*words, *few])
+    torch.set_num_threads(threads)
+    summary = json.loads((tmp_path / "runs" / "wide" / "summary.json").read_text())
+    assert summary["config"]["student"]["shared"] == ["first", "last"]
+    assert len({generation["parameters"] for generation in summary["generations"]}) == 2
+
+
+def test_its_sizes_are_those_of_the_networks_and_its_errors_the_papers() -> None:
+    rows = ROW.findall(TEXT)
+    assert len(rows) == 14
+    for name, _, ours, error in rows:
+        with torch.device("meta"):
+            network = build_network(name, 100)
+        numbers = sum(parameter.numel() for parameter in network.parameters())
+        residual = "like" in name
+        if residual:
+            ends = (network.stem, network.head)
+            numbers -= sum(parameter.numel() for layer in ends for parameter in layer.parameters())
+        assert f"{numbers / 1e6:.1f}" == ours, name
+        shared = ROLES if residual else ()
+        generation = int(name != "densenet-90-60")
+        assert paper_error("cifar100", "densenet-90-60", name, "ban", generation, shared) == float(error), name
