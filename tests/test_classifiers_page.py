@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ ROW = re.compile(r"^\| `([\w.-]+)`.*?\| ([\d.]+)M.*?\| ([\d.]+)M \| ([\d.]+) \|$
 def test_the_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(root / "configs")
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    (tmp_path / "losses_of_mine.py").write_text(code)
+    sys.modules.pop("losses_of_mine", None)
     threads = torch.get_num_threads()
     for command in (line for block in BLOCKS for line in block.replace("\\\n", "").splitlines()):
         program, script, *words = shlex.split(command)
@@ -38,6 +43,8 @@ def test_the_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     summary = json.loads((tmp_path / "runs" / "wide" / "summary.json").read_text())
     assert summary["config"]["student"]["shared"] == ["first", "last"]
     assert len({generation["parameters"] for generation in summary["generations"]}) == 2
+    summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
+    assert summary["config"]["student"]["objective_sha256"] == hashlib.sha256(code.encode()).hexdigest()
 
 
 def test_its_sizes_are_those_of_the_networks_and_its_errors_the_papers() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polydistill.learning.networks import start_learning
+from polydistill.learning.own_objective import is_own
 from polydistill.lineage import Generation
 from polydistill.losses import doctor
 from polydistill.losses.examination.doctor import Report
 from polydistill.vision.workshop import Workshop
 
 SAMPLES = 256
+PLAIN = "ban"  # what a loss of one's own is compared with
 
 
 def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
@@ -27,5 +29,18 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
     chosen = torch.arange(samples, device=images.labels.device) * len(images) // samples
     lesson = workshop.make_lesson(teacher.member, generation)
     options = lesson.options(lesson.draw_permutation(chosen, 0))
-    pixels = workshop.normalizer(images.images[chosen])
-    return doctor(student, teacher.member, lesson.objective, pixels, images.labels[chosen], **options)
+    pixels, labels = workshop.normalizer(images.images[chosen]), images.labels[chosen]
+    if not is_own(lesson.objective):
+        return doctor(student, teacher.member, lesson.objective, pixels, labels, **options)
+
+    def loss(scores: Tensor, targets: Tensor | None, labels: Tensor | None) -> Tensor:
+        return lesson(scores, targets, labels, None)
+
+    plain = doctor(student, teacher.member, PLAIN, pixels, labels)
+    beside = doctor(student, teacher.member, PLAIN, pixels, labels, loss_function=loss)
+    # what is said of the loss itself is no fault: nobody meant it to be the plain one
+    said = [
+        finding._replace(level="suspicious") if finding.level == "wrong" else finding
+        for finding in beside.findings[len(plain.findings) :]
+    ]
+    return Report(f"{lesson.objective} beside {plain.title}", (*plain.findings, *said), plain.terms)

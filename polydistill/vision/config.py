@@ -15,10 +15,12 @@ from polydistill.config.fields import check_fields
 from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
 from polydistill.errors import UserError, require_at_least, require_at_most, require_choice
 from polydistill.learning.lesson import check_options
+from polydistill.learning.own_objective import is_own, load_own, try_own
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig
 from polydistill.lineage.ensembles import growing_ensembles
-from polydistill.losses import OBJECTIVES
+from polydistill.losses import OBJECTIVES, Objective
+from polydistill.losses.objectives import OwnObjective
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
 from polydistill.vision.cost import BACKWARD, count_cost
@@ -29,7 +31,7 @@ from polydistill.vision.networks.sharing import Role, check_same_states, check_s
 P = ParamSpec("P")
 TWIN = "teacher"  # as a student's network: the same as its teacher's
 # fields of a student that are no option of its objective
-NO_OPTIONS = ("network", "shared", "objective", "activation_weight", "repeat", "epochs")
+NO_OPTIONS = ("network", "shared", "objective", "objective_sha256", "activation_weight", "repeat", "epochs")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class StudentConfig:
         network: a name as for the teacher, or teacher: the twin of its own teacher.
         shared: layers copied from the teacher and frozen, of first and last, like [first, last]; their shapes must be
             the same.
-        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...
+        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...;
+            or package.module:function, a loss of one's own of (student, teacher, labels).
+        objective_sha256: of the source file of a loss of one's own; filled in, and another one is refused.
         temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
             reverse_kl, policy_kl: 1).
         label_weight: of ban_l, hinton_kd and others: weight of the cross-entropy with the labels; null: its default.
@@ -84,6 +88,7 @@ class StudentConfig:
     network: str = TWIN
     shared: tuple[Role, ...] = ()
     objective: str = "ban"
+    objective_sha256: str | None = None
     temperature: float | None = None
     label_weight: float | None = None
     teacher_weight: float | None = None
@@ -100,19 +105,40 @@ class StudentConfig:
         check_fields(self)
         if self.network != TWIN:
             check_name(self.network)
-        require_choice("objective", self.objective, OBJECTIVES)
-        if OBJECTIVES[self.objective].needs_q_values:
-            raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
         require_at_least(0, self, "repeat")
         if self.activation_weight is not None:
             require_at_least(0, self, "activation_weight")
         if self.epochs is not None:
             require_at_least(1, self, "epochs")
+        if is_own(self.objective):
+            self._check_own()
+        else:
+            self._check_ours()
+
+    def _check_own(self) -> None:
+        """Import the loss, and compare its source with the hash, which is filled in where there is none yet."""
+        sha256 = load_own(self.objective, self.options())[1]
+        if self.objective_sha256 not in (None, sha256):
+            raise ValueError(
+                f"objective {self.objective} has another source file than the one that objective_sha256 is of"
+            )
+        object.__setattr__(self, "objective_sha256", sha256)
+
+    def _check_ours(self) -> None:
+        require_choice("objective", self.objective, OBJECTIVES)
+        if OBJECTIVES[self.objective].needs_q_values:
+            raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
+        if self.objective_sha256 is not None:
+            raise ValueError(f"objective_sha256 is for a loss of one's own, and objective is {self.objective}")
         options = self.options()
         try:
             check_options(self.objective, options)
         except ValueError as error:
             raise ValueError(f"{error}{_whose(self.objective, options)}") from None
+
+    def find_objective(self) -> str | Objective:
+        """What the students learn by: a name, or the loss of one's own that is meant."""
+        return load_own(self.objective, self.options())[0] if is_own(self.objective) else self.objective
 
     def options(self) -> dict[str, float | str]:
         """The objective's options that are set."""
@@ -207,6 +233,9 @@ class CifarConfig:
         require_at_least(0, self, "seed", "threads")
         require_at_most(MOST_THREADS, self, "threads")
         self._check_networks()
+        objective = self.student.find_objective()
+        if isinstance(objective, OwnObjective):
+            try_own(objective, self.data.n_classes, self.student.options())
         self._check_evaluation()
         images, batch_size = self.data.images_to_learn, self.training.batch_size
         if images is not None and batch_size > images:

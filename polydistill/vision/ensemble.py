@@ -16,6 +16,7 @@ from torch import nn
 
 from polydistill.device import prepare
 from polydistill.errors import UserError
+from polydistill.learning.own_objective import is_own
 from polydistill.lineage.members import MembersConfig
 from polydistill.losses import OBJECTIVES
 from polydistill.runs import Run, read_summary
@@ -136,4 +137,5 @@ def training_of(config: Mapping[str, Any]) -> int:
 
 def is_taught(config: Mapping[str, Any]) -> bool:
     """Whether the students of a lineage learn from a teacher at all, and not from labels alone."""
-    return "teacher" in OBJECTIVES[config["student"]["objective"]].takes and config["lineage"]["generations"] > 0
+    name = config["student"]["objective"]
+    return (is_own(name) or "teacher" in OBJECTIVES[name].takes) and config["lineage"]["generations"] > 0

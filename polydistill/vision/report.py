@@ -179,7 +179,7 @@ def _measured(metrics: Mapping[str, Any]) -> Row:
 
 def _objective(config: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
     if generation["objective"] is not None:
-        return str(generation["objective"])
+        return str(generation["objective"]).rpartition(":")[2]  # of a loss of one's own, its function
     return "(a file)" if config["teacher"]["path"] else "labels"
 
 

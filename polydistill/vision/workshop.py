@@ -66,7 +66,7 @@ class Workshop:
             smoothing = {"label_smoothing": self.config.teacher.label_smoothing}
             return Lesson("cross_entropy", None, seed=seed, generation=generation, options=smoothing)
         return Lesson(
-            self.config.student.objective,
+            self.config.student.find_objective(),
             teacher,
             seed=seed,
             generation=generation,
