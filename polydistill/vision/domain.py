@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from polydistill.vision.workshop import Workshop
 
 CORRECT = "generation_{}_correct.npz"  # which test images a generation got right
 UNIT = "images"
+KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
     "accuracy on the test images": ["test/accuracy"],
@@ -114,6 +116,8 @@ class CifarDomain:
         except NonFiniteError as error:
             raise keeper.keep_failure(error, member.state_dict()) from error
         self._keep_correct(keeper.generation, keeper.run)
+        if not keeper.generation and self.config.teacher.path and keeper.run is not None:
+            print(introduce(self.config, metrics["test_accuracy"], self.images.classes), file=sys.stderr)
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         samples = self.config.training_of(keeper.generation).epochs * len(self.images.train)
         Recorder(keeper.run, keeper.generation, UNIT).log(samples, tested)
@@ -186,3 +190,11 @@ class CifarDomain:
             objective=objective,
             seed=self.config.seed,
         )
+
+
+def introduce(config: CifarConfig, accuracy: float, classes: int) -> str:
+    """How good a teacher from a file is, before its student learns."""
+    said = f"{config.teacher.path} is right in {accuracy:.2%} of the test images"
+    if accuracy > KNOWS * (1 / classes):
+        return said
+    return f"{said}, as by chance: was it trained on pixels normalised as here, are its classes in this order?"

@@ -20,6 +20,7 @@ from polydistill.vision.config import CifarConfig
 from polydistill.vision.downloads import local_file
 from polydistill.vision.images.data import Images, ImageSet, load_images
 from polydistill.vision.networks import build_network
+from polydistill.vision.public_names import translate
 
 
 def describe_images(images: Images) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
     """The classifier in the file ``teacher.path``.
 
     A file without a card holds weights that something other than this project saved: they are taken for those of
-    ``teacher.network``, trained on pixels that are normalised as here.
+    ``teacher.network``, by our names or by those of public code (:mod:`~polydistill.vision.public_names`), trained on
+    pixels that are normalised as here.
 
     Raises:
         UserError: there is none, or it has another architecture, other classes, or another normalisation.
@@ -79,8 +81,13 @@ def _has_card(path: Path) -> bool:
 def _fill_network(config: CifarConfig, path: Path) -> nn.Module:
     """``teacher.network`` with the weights in a file that has no card."""
     name, classes = config.teacher.network, config.data.n_classes
-    network = build_network(name, classes)
-    fit_weights(network, load_weights(path), path, f"teacher.network {name} with {classes} classes")
+    network, weights = build_network(name, classes), load_weights(path)
+    translated = translate(weights)
+    if translated is not None:
+        found, weights = translated
+        if found != name:
+            raise UserError(f"{path} holds a {found}, but teacher.network is {name}; choose --teacher.network {found}")
+    fit_weights(network, weights, path, f"teacher.network {name} with {classes} classes")
     return network
 
 
