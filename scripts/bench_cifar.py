@@ -1,6 +1,6 @@
 """Measure the speed of distillation on CIFAR-like images, loader included, beside the same work written by hand.
 
-    python scripts/bench_cifar.py --threads 2 --compile true --json scripts/measurements/bench_cifar.json
+    python scripts/bench_cifar.py --threads 2 --compile --json scripts/measurements/bench_cifar.json
     python scripts/bench_cifar.py --device cuda --networks "[wrn-28-1, wrn-28-2, wrn-16-4, wrn-28-10]"
 
 All contenders run in turn, in several rounds of one process, and medians are reported: such rates are noisy, and ratios

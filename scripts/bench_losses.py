@@ -3,7 +3,7 @@
     python scripts/bench_losses.py --csv scripts/measurements/losses_cpu.csv
     python scripts/bench_losses.py --objectives "[hinton_kd]" --shapes "[128x100]" --compile false
     for o in policy_kl hinton_kd jsd; do python scripts/bench_losses.py --device cuda --objectives "[$o]" \\
-        --rounds 9 --seconds 540 --append true --csv scripts/measurements/losses_cuda.csv; done
+        --rounds 9 --seconds 540 --append --csv scripts/measurements/losses_cuda.csv; done
 
 All contenders of a shape run in turn, in a new random order each round, and medians are reported; "of formula" is the
 median of the ratios within each round: a machine that is slow for a while hardly changes it. Three kinds of work are

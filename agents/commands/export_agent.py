@@ -2,7 +2,7 @@
 
     python scripts/export_agent.py runs/pong/student.zip --game pong --out student.onnx
     python scripts/export_agent.py ppo.zip --env CartPole-v1 --out ppo.onnx --episodes 100
-    python scripts/export_agent.py runs/pong/student.zip --game pong --out small.onnx --int8 true
+    python scripts/export_agent.py runs/pong/student.zip --game pong --out small.onnx --int8
     python scripts/export_agent.py ppo.zip --env my_envs/Maze-v0 --env_package my_envs --out maze.onnx
 
 FILE is what evaluate_agent.py takes; agents with a memory (RecurrentPPO) cannot be exported. The graph takes

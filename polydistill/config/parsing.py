@@ -23,6 +23,7 @@ import re
 import sys
 import types
 import typing
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Union
@@ -253,11 +254,15 @@ def _argument_helps(docstring: str) -> dict[str, str]:
 def _split_words(
     words: list[str], fields: Mapping[str, Field], own_flags: Iterable[str], own_switches: Iterable[str]
 ) -> tuple[dict[str, str], set[str]]:
-    """The value of every flag, and the switches. (argparse would accept abbreviations, and take -1e5 for a flag.)"""
+    """The value of every flag, and the switches. (argparse would accept abbreviations, and take -1e5 for a flag.)
+
+    The flag of a yes or no that has no value means yes.
+    """
     flags: dict[str, str] = {}
     switches: set[str] = set()
-    rest = iter(words)
-    for word in rest:
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
         if word == "-h":
             word = "--help"
         if not word.startswith("--"):
@@ -268,10 +273,12 @@ def _split_words(
             continue
         if name not in fields and name not in own_flags:
             raise UserError(_unknown(name, fields, "--", [*own_flags, *own_switches]))
-        if not equals:
-            value = next(rest, "--")
-            if value.startswith("--"):
-                raise UserError(f"--{name} needs a value")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.popleft()
+        elif not equals and name in fields and fields[name].annotation is bool:
+            value = "true"
+        elif not equals:
+            raise UserError(f"--{name} needs a value")
         flags[name] = value
     return flags, switches
 

@@ -173,7 +173,7 @@ def describe_parcel(items: Sequence[Item], repository: Repository) -> str:
     rows = [[item.name, f"{item.size:,}"] for item in [*items, Item("together", b"", sum(i.size for i in items))]]
     lines = [f"to {repository.describe()}:", format_table(["file", "bytes"], rows)]
     if README not in [item.name for item in items]:
-        lines.append(f"{README} there was written by hand, and stays: --replace_readme true would replace it")
+        lines.append(f"{README} there was written by hand, and stays: --replace_readme would replace it")
     return "\n".join(lines)
 
 

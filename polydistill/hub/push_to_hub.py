@@ -1,8 +1,8 @@
 """Send a finished run to the Hugging Face Hub: its networks, their card, its summary.
 
-    python scripts/push_to_hub.py runs/mine --repo org/name --dry_run true   what would be sent, where, how large
+    python scripts/push_to_hub.py runs/mine --repo org/name --dry_run   what would be sent, where, how large
     python scripts/push_to_hub.py runs/mine --repo org/name --license mit
-    python scripts/push_to_hub.py runs/mine --repo org/name --private true   a new one that only its owner sees
+    python scripts/push_to_hub.py runs/mine --repo org/name --private   a new one that only its owner sees
 
 Everything is sent in one commit, or nothing. The networks are then opened as hf://org/name wherever a path is taken.
 Needs the extra hub, and a token that may write: `hf auth login`, or HF_TOKEN. Folders of this machine are left out of

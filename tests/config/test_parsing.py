@@ -88,6 +88,14 @@ def test_the_command_line_beats_the_file_and_the_file_the_defaults(tmp_path: Pat
     assert read("--config", file, "--out", "here").out == Path("here")
 
 
+@pytest.mark.parametrize(
+    ("words", "fast"),
+    [(["--fast"], True), (["--fast", "--steps", "5"], True), (["--fast", "false", "--steps", "5"], False)],
+)
+def test_the_flag_of_a_yes_or_no_needs_no_value(words: list[str], fast: bool) -> None:
+    assert read(*words).config == Demo(fast=fast, steps=5 if "--steps" in words else 10)
+
+
 def test_a_first_word_stands_for_the_field_that_the_script_names() -> None:
     def read_first(*words: str) -> Parsed[Any]:
         return parse(Demo, list(words), program="demo.py", description="", default_name=None, first_word="game")
@@ -288,7 +296,8 @@ def refuse(run_python, tmp_path: Path, *argv: str) -> str:
         (["--teacher=a.yaml"], "--teacher is a group: set its fields, like --teacher.path"),
         (["pong"], "unexpected word 'pong': values follow a flag, like --out FOLDER"),
         (["--steps"], "--steps needs a value"),
-        (["--fast", "--steps", "1"], "--fast needs a value"),
+        (["--fast", "--steps"], "--steps needs a value"),
+        (["--fast", "maybe"], "--fast must be true or false, got 'maybe'"),
         (["--dry_run=true"], "--dry_run takes no value"),
         (["--steps", "1.5"], "--steps must be a whole number, got '1.5'"),
         (["--steps", "ten"], "--steps must be a whole number, got 'ten'"),

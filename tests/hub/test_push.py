@@ -190,10 +190,10 @@ def test_a_card_on_the_hub_that_a_person_has_changed_stays_unless_it_is_said(
     del files["student.zip"]
     done = push_to_hub("run", "--repo", "org/name")
     assert done.code == 0
-    assert "README.md there was written by hand, and stays: --replace_readme true would replace it" in done.out
+    assert "README.md there was written by hand, and stays: --replace_readme would replace it" in done.out
     assert files["README.md"] == theirs
     assert "student.zip" in files
-    assert push_to_hub("run", "--repo", "org/name", "--replace_readme", "true").code == 0
+    assert push_to_hub("run", "--repo", "org/name", "--replace_readme").code == 0
     assert is_ours(files["README.md"].decode())
 
 
@@ -211,7 +211,7 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_and_writes_nothing(
 ) -> None:
     agent_run(tmp_path / "run")
     before = contents(tmp_path / "run")
-    done = push_to_hub("run", "--repo", "org/name", "--private", "true", "--dry_run", "true")
+    done = push_to_hub("run", "--repo", "org/name", "--private", "--dry_run")
     assert (done.code, done.err) == (0, "")
     assert "to hf://org/name (private, new):" in done.out
     assert all(name in done.out for name in OF_AN_AGENT)
