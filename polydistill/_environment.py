@@ -114,6 +114,7 @@ WORLDS = {
         "generation_{last}.safetensors",
         True,
         "polydistill.vision.plan:expected_seconds",
+        younger=("student.shared", "student.objective_sha256", "student.activation_weight"),
         ensembles="polydistill.vision.ensemble",
     ),
 }
