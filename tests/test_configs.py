@@ -6,7 +6,6 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,16 +39,6 @@ def header_command(text: str) -> list[str]:
     if command is None:
         raise ValueError("the header comment holds no line `python scripts/NAME.py --config ...`")
     return shlex.split(command.group(0), comments=True)[1:]
-
-
-@pytest.fixture
-def torch_threads_restored() -> Iterator[None]:
-    """A script sets the thread count of its own process; here that process is pytest's."""
-    import torch
-
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_configs_lie_in_the_known_folders() -> None:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from stable_baselines3 import PPO
 
 from polydistill_agents.environments.protocols import PROTOCOLS
@@ -32,6 +31,7 @@ def unfolded(text: str) -> str:
     return text.replace("\\\n", "")
 
 
+@pytest.mark.usefixtures("torch_threads_restored")
 def test_the_commands_and_the_example_run(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,13 +39,11 @@ def test_the_commands_and_the_example_run(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(PROTOCOLS, "rusu", dataclasses.replace(PROTOCOLS["rusu"], max_frames=400))
     PPO("MlpPolicy", "CartPole-v1", device="cpu", seed=0).save("ppo.zip")
-    threads = torch.get_num_threads()
     commands = [line for kind, text in BLOCKS if kind == "sh" for line in unfolded(text).splitlines()]
     for command in commands:
         program, script, *words = shlex.split(command)
         assert program == "python"
         runpy.run_path(str(root / script))["main"]([*words, *SMALL])
-    torch.set_num_threads(threads)
     assert len(commands) == 6
     students = {
         path.parent.name: json.loads(path.read_text())["generations"][1]

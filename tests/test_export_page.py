@@ -6,12 +6,10 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from stable_baselines3 import PPO
 
 from polydistill_agents.commands.export_agent import HEADERS
@@ -23,15 +21,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def few_threads() -> Iterator[None]:
-    """As many as before, when the commands have set their own."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("few_threads")
+@pytest.mark.usefixtures("torch_threads_restored")
 def test_the_page_runs(
     root: Path,
     tmp_path: Path,

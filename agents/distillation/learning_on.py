@@ -6,7 +6,7 @@ does not need. Here it is a time of its own play without updates, so that the fi
 
 Contract: what is learned depends on the file, the games, the settings and the seed alone; Stable-Baselines3 seeds the
 global generators and draws from them, and afterwards they are as they were. Nothing is saved on the way: whoever was
-stopped begins it anew.
+stopped begins it again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The last student of a run learns on from rewards, and is scored again, in the games in which it was scored before.
 
 See :mod:`polydistill_agents.distillation.learning_on`. It begins from the student's zip, and is short: a run that was
-stopped in the middle begins it anew and ends as an unbroken one would.
+stopped in the middle begins it again and ends as an unbroken one would.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Contract: what an epoch gives follows from (seed, epoch), as far as the source draws from torch's, numpy's or Python's
 global generators, or from one that its loader holds; not from what is drawn between its batches: a student with dropout
-gets them in the same order as one without. So an epoch that was left in its midst is gone through again up to there.
+gets them in the same order as one without. So an epoch that was left in the middle is gone through again up to there.
 """
 
 from __future__ import annotations

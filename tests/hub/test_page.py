@@ -6,12 +6,10 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from stable_baselines3 import PPO
 
 from polydistill.hub.readme import is_ours
@@ -30,15 +28,7 @@ SMALL = [
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning:httpx2")
 
 
-@pytest.fixture
-def few_threads() -> Iterator[None]:
-    """As many as before, when the commands have set their own."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("few_threads")
+@pytest.mark.usefixtures("torch_threads_restored")
 def test_the_page_runs(
     hub: Hub,
     root: Path,
@@ -77,7 +67,7 @@ def test_the_page_runs(
     assert found["classifier"].card["generation"] == 1
 
 
-@pytest.mark.usefixtures("few_threads")
+@pytest.mark.usefixtures("torch_threads_restored")
 def test_a_run_that_could_not_be_pushed_does_not_begin_and_one_that_cannot_be_pushed_is_kept(
     hub: Hub,
     root: Path,

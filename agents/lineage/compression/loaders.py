@@ -51,7 +51,7 @@ class Loader(NamedTuple):
         write: writes that file of a network and the kind of its scores; ValueError: there is none of such a network.
         open: from that file to what decides.
         extra: that it needs, beside those of the sweep; empty: none.
-        anew: its files are the sweep's own, and are written whenever agents are weighed: it opens no others.
+        rewritten: its files are the sweep's own, written each time that agents are weighed; no others are opened.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Loader(NamedTuple):
     write: Callable[[Path, QNetwork, str], None]
     open: Callable[[Path], Decide]
     extra: str = ""
-    anew: bool = False
+    rewritten: bool = False
 
 
 def decide_by(agent: Teacher) -> Decide:
@@ -113,7 +113,7 @@ def _open_graph(path: Path) -> Decide:
 LOADERS = (
     Loader("DQN.load", ".zip", _write, _open_stock),
     Loader(OWN, ".safetensors", _write, _open_compact),
-    Loader("onnxruntime", ENDING, _write_graph, _open_graph, extra="export", anew=True),
+    Loader("onnxruntime", ENDING, _write_graph, _open_graph, extra="export", rewritten=True),
 )
 
 

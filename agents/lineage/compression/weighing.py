@@ -112,7 +112,7 @@ def weigh(out: Path, teacher: Teacher, students: Mapping[str, Path]) -> Weighed:
 def _places(out: Path, name: str, stem: Path, loaders: Sequence[Loader]) -> Files:
     """The file of an agent that each loader opens; a run's own files, or the sweep's."""
     own = out / OWN_FILES / (name or TEACHER_STEM.name)
-    return {loader: (own if loader.anew else stem).with_suffix(loader.ending) for loader in loaders}
+    return {loader: (own if loader.rewritten else stem).with_suffix(loader.ending) for loader in loaders}
 
 
 def _sha256(agent: Teacher) -> str:
@@ -125,7 +125,7 @@ def _store(agent: Teacher, files: Files, *, of_teacher: bool) -> None:
     for loader, path in files.items():
         with disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if of_teacher or loader.anew:
+            if of_teacher or loader.rewritten:
                 path.unlink(missing_ok=True)
         if isinstance(agent.network, QNetwork) and not path.is_file():
             with contextlib.suppress(ValueError):  # this loader knows no such network
@@ -209,7 +209,7 @@ def _read(out: Path, hashes: Mapping[str, str], absent: Mapping[str, str]) -> We
         agents = {name: _weight(told) for name, told in whole["agents"].items()}
         return Weighed(agents.pop(""), agents, whole["machine"], was_absent)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return None  # edited, or cut: it is measured anew
+        return None  # edited, or cut: it is measured again
 
 
 def _weight(told: Mapping[str, Any]) -> Weight:

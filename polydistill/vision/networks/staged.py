@@ -6,6 +6,7 @@ Contract: a layer is found by its role, never by its name. :attr:`StagedNetwork.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from polydistill.learning.networks import Seen
 
 
-class StagedNetwork(nn.Module):
+class StagedNetwork(nn.Module, ABC):
     """First layer, stages, batch norm, ReLU, mean over the image, last layer.
 
     Attributes:
@@ -30,9 +31,9 @@ class StagedNetwork(nn.Module):
     stage_ends: Sequence[int]
 
     @property
+    @abstractmethod
     def body(self) -> nn.Sequential:
         """The blocks of all stages."""
-        raise NotImplementedError
 
     def begin(self, images: Tensor) -> Tensor:
         """What the first block sees."""

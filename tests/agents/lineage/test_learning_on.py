@@ -1,4 +1,4 @@
-"""The stage after a student: a stock DQN goes on from its file, is scored in the same games, and can be begun anew."""
+"""The stage after a student: a stock DQN goes on from its file, is scored in the same games, and can be begun again."""
 
 from __future__ import annotations
 
