@@ -14,7 +14,12 @@ import pytest
 from polydistill.report.blocks import BLOCK
 
 RESULTS = ("RESULTS.md", "docs/speed.md")  # pages of questions and answers
-RENDER, RENDER_SPEED, RENDER_STUDIES = SCRIPTS = ("render_results.py", "render_speed.py", "render_studies.py")
+RENDER, RENDER_SPEED, RENDER_STUDIES, _ = SCRIPTS = (
+    "render_results.py",
+    "render_speed.py",
+    "render_studies.py",
+    "render_students.py",
+)
 
 
 def check(root: Path, script: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +34,12 @@ def test_the_tables_are_those_of_the_measurements(root: Path, script: str) -> No
 
 
 def test_every_table_is_made_by_one_script(root: Path) -> None:
-    pages = [root / "README.md", *(root / page for page in RESULTS), *(root / "scripts" / "measurements").glob("*.md")]
+    pages = [
+        root / "README.md",
+        *(root / page for page in RESULTS),
+        *(root / "docs").glob("*.md"),
+        *(root / "scripts" / "measurements").glob("*.md"),
+    ]
     named = {name for page in pages for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
     made = [
         set(re.findall(r'^    "(\w+)": ', (root / "scripts" / script).read_text(encoding="utf-8"), re.MULTILINE))
