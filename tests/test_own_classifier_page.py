@@ -19,7 +19,7 @@ def test_the_page_runs_and_the_folder_holds_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, how, wrapped = (text for kind, text in BLOCKS if kind == "python")
+    code, how, mixed, wrapped = (text for kind, text in BLOCKS if kind == "python")
     exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})
     first = capsys.readouterr().out
     assert [line.split()[0] for line in first.splitlines()[:3]] == ["0", "1", "2"]
@@ -36,8 +36,9 @@ def test_the_page_runs_and_the_folder_holds_what_it_says(
     exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == first
 
-    exec(compile(code + how, PAGE.name, "exec"), {"__name__": "__main__"})
-    assert re.fullmatch(r"\['0\.\d\d', '0\.\d\d'\]", capsys.readouterr().out.splitlines()[-1])
+    for more in (how, mixed):
+        exec(compile(code + more, PAGE.name, "exec"), {"__name__": "__main__"})
+        assert re.fullmatch(r"\['0\.\d\d', '0\.\d\d'\]", capsys.readouterr().out.splitlines()[-1])
     exec(compile(code + wrapped, PAGE.name, "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
     assert "doctor: ban, 50 samples of 4 classes" in printed

@@ -19,7 +19,7 @@ from polydistill import losses
 from polydistill.learning.networks import freeze
 from polydistill.losses import Objective, activation_l2, as_objective, fix_permutation, get_objective, gradient_shares
 from polydistill.losses.description import compute, compute_closed
-from polydistill.losses.ignored import find_counted, set_aside
+from polydistill.losses.ignored import find_counted, most_likely, set_aside
 from polydistill.losses.objectives import OwnObjective
 from polydistill.losses.options import refuse_unknown
 from polydistill.streams import derive_seed
@@ -128,7 +128,9 @@ class Lesson:
             options["group"] = self.group
         if teacher is not None and labels is not None and self._ignore_index is not None:
             # a teacher's scores of padding may be NaN
-            teacher = teacher.masked_fill((labels == self._ignore_index).unsqueeze(-1), 0.0)
+            counted = find_counted(labels, self._ignore_index)
+            assert counted is not None
+            teacher = teacher.masked_fill(~counted.unsqueeze(-1), 0.0)
         return self._function(scores, teacher, labels, **options)
 
     @property
@@ -197,10 +199,12 @@ class Lesson:
         Args:
             scores: of the student, detached.
             teacher: scores, or None.
-            labels: ``(batch,)`` int64; a sample whose label is ignored is not in the sums.
+            labels: ``(batch,)`` int64; a sample whose label is ignored is not in the sums. Of ``(batch, classes)``
+                probabilities the most likely class counts.
             diagnose: also the gradient's shares and, for cwtm, the weights of the samples in the whole batch, which
                 cost more; every process must have a sample, and with a group two small messages are sent.
         """
+        labels = most_likely(labels, self._ignore_index)
         if self._ignore_index is not None:
             return self._tally_counted(scores, teacher, labels, diagnose=diagnose)
         sums = torch.zeros(len(Tally._fields), dtype=torch.float64, device=scores.device)

@@ -51,7 +51,7 @@ def cwtm(
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities.
         group: processes that share the batch (``torch.distributed.group.WORLD`` for all of them), whose sums are
             added up, one all-reduce of two numbers; None: this process's batch is the whole batch.
         ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
@@ -71,7 +71,7 @@ def cwtm(
         [0.6667, 1.3333]
     """
     student, teacher = accept_pair(student, teacher)
-    labels = accept_labels(student, labels)
+    labels = accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = set_aside(labels, counted)
     if check_values:

@@ -109,23 +109,36 @@ def _check_pair(student: Tensor, teacher: object, name: str, members: bool) -> N
         raise ValueError(f"{name} must be on the student's device {student.device}, got {teacher.device}")
 
 
-def accept_labels(student: Tensor, labels: Tensor) -> Tensor:
-    """Labels as int64.
+def accept_labels(student: Tensor, labels: Tensor, *, probabilities: bool = False) -> Tensor:
+    """Labels as int64, or as floats where they are probabilities.
 
     Args:
         student: ``(..., batch, classes)`` scores.
         labels: ``(..., batch)`` integers in ``[0, classes)``, on the student's device.
+        probabilities: they may be ``(..., batch, classes)`` floats, too.
 
     Raises:
-        TypeError: not a tensor of integers.
+        TypeError: not a tensor of integers, nor such floats.
         ValueError: another shape or device.
     """
-    check_integers("labels", labels)
-    if labels.shape != student.shape[:-1]:
+    soft = probabilities and are_probabilities(labels)
+    if not soft:
+        check_integers("labels", labels)
+    elif labels.shape != student.shape:
+        expected, got = tuple(student.shape), tuple(labels.shape)
+        raise ValueError(f"labels that are probabilities must be of the student's shape {expected}, got {got}")
+    if not soft and labels.shape != student.shape[:-1]:
         raise ValueError(f"labels must be of shape {tuple(student.shape[:-1])}, got {tuple(labels.shape)}")
     if labels.device != student.device:
         raise ValueError(f"labels must be on the student's device {student.device}, got {labels.device}")
+    if soft:
+        return labels
     return labels if labels.dtype is torch.int64 else labels.long()
+
+
+def are_probabilities(labels: object) -> bool:
+    """Whether labels are floats, ``(..., batch, classes)``: how much each class is the sample's."""
+    return isinstance(labels, Tensor) and labels.dtype.is_floating_point and labels.dim() > 1
 
 
 def check_mask(student: Tensor, mask: Tensor) -> None:
@@ -243,9 +256,18 @@ def inspect_values(
         excluded = teacher == -math.inf
         require(name, teacher.isfinite() | excluded | ~kept, "must be finite or -inf", teacher)
         require(name, (kept & ~excluded).any(dim=-1), "must leave a class in each row", teacher)
-    if labels is not None:
+    if labels is not None and are_probabilities(labels):
+        require("labels", sum_to_one(labels), "that are probabilities must be at least 0 and add up to 1", labels)
+    elif labels is not None:
         n_classes = student.shape[-1]
         require("labels", (labels >= 0) & (labels < n_classes), f"must be in [0, {n_classes})", labels)
+
+
+def sum_to_one(labels: Tensor) -> Tensor:
+    """``(..., batch)`` bool: whether the probabilities ``(..., batch, classes)`` are that: up to rounding, which in the
+    shorter float types is more than a thousandth. NaN is none."""
+    rounding = max(1e-3, 2 * torch.finfo(labels.dtype).eps)
+    return (labels >= 0).all(dim=-1) & ((labels.double().sum(dim=-1) - 1).abs() <= rounding)
 
 
 def require(name: str, good: Tensor, rule: str, values: Tensor) -> None:

@@ -56,7 +56,7 @@ def cross_entropy(
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
-        labels: ``(batch,)`` integers in ``[0, classes)``.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities.
         label_smoothing: the share of the target that is spread over all n classes, in [0, 1].
         ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
             :mod:`~polydistill.losses.ignored`. None: no label is ignored, not even -100.
@@ -74,7 +74,7 @@ def cross_entropy(
         1.3862943649291992
     """
     student = accept_single(student)
-    labels = accept_labels(student, labels)
+    labels = accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = set_aside(labels, counted)
     check_fraction("label_smoothing", label_smoothing)
@@ -146,7 +146,7 @@ def ban_l(
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0.
         ignore_index: a label that marks padding: the sample's loss is 0 and has no gradient, see
@@ -165,7 +165,7 @@ def ban_l(
         1.3863
     """
     student, teacher = accept_pair(student, teacher)
-    labels = accept_labels(student, labels)
+    labels = accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = set_aside(labels, counted)
     check_weight("label_weight", label_weight)
@@ -207,7 +207,8 @@ def hinton_kd(
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities; None leaves the
+            label term out.
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0; T^2 comes on top.
@@ -228,7 +229,7 @@ def hinton_kd(
         14.5
     """
     student, teacher = accept_pair(student, teacher)
-    labels = None if labels is None else accept_labels(student, labels)
+    labels = None if labels is None else accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = None if labels is None else set_aside(labels, counted)
     check_temperature(temperature)

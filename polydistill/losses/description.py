@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import Rows, fused_loss, numbers, uses_kernels
 from polydistill.losses.blocks import BLOCK
+from polydistill.losses.checks import are_probabilities
 from polydistill.losses.ignored import silence
 
 P = ParamSpec("P")
@@ -47,12 +48,17 @@ class Description(NamedTuple):
 
 def compute(described: Description) -> Tensor:
     """The loss of each sample, ``(..., batch)``. Gradient flows."""
-    if uses_kernels(described.rows.student):
+    if by_kernel(described):
         loss = fused_loss(described.kind, described.numbers, described.rows)
     else:
         given = [tensor for tensor in described.rows if tensor is not None]
         loss = described.formula(*given, **described.options)
     return loss if described.counted is None else silence(loss, described.counted)
+
+
+def by_kernel(described: Description) -> bool:
+    """Whether a kernel computes it; none takes labels that are probabilities."""
+    return uses_kernels(described.rows.student) and not are_probabilities(described.rows.labels)
 
 
 def compute_closed(described: Description) -> tuple[Tensor, Tensor] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from polydistill.losses.backend import use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
-from polydistill.losses.checks import describe
+from polydistill.losses.checks import are_probabilities, describe
 from polydistill.losses.classification import ban, ban_l, cross_entropy, hinton_kd
 from polydistill.losses.decoupled import dkd
 from polydistill.losses.description import Description
@@ -45,6 +45,7 @@ class Objective:
         needs_q_values: the teacher's scores must be Q-values, as the student's are then: ``temperature`` is of both
             sides, in their unit.
         needs_labels: labels must be given.
+        needs_class: labels must be classes; the others take probabilities of the classes, too.
         needs_permutation: ``permutation=`` must be given.
         batch_coupled: normalises over the batch, so that data-parallel training passes it ``group=``.
         has_closed_form: its gradient is there without autograd, see
@@ -58,6 +59,7 @@ class Objective:
     tempered: bool = False
     needs_q_values: bool = False
     needs_labels: bool = False
+    needs_class: bool = False
     needs_permutation: bool = False
     batch_coupled: bool = False
     has_closed_form: bool = False
@@ -96,6 +98,7 @@ class Objective:
         """What the function takes after the student, and which samples count where it cannot know of padding."""
         if self.needs_labels and labels is None:
             raise ValueError(f"objective {self.name} needs labels, got None")
+        self.accept_label_kind(labels)
         values = {"teacher": teacher, "labels": labels}
         given = [values[name] for name in self.takes]
         if ignore_index is None:
@@ -104,6 +107,19 @@ class Objective:
             return given, {**options, "ignore_index": ignore_index}, None
         counted = find_counted(labels, ignore_index)
         return (given, {**options, "rows": counted}, None) if self.batch_coupled else (given, options, counted)
+
+    def accept_label_kind(self, labels: Tensor | None) -> None:
+        """Refuse labels that are probabilities where the objective needs the class.
+
+        Raises:
+            ValueError: naming those that do not.
+        """
+        if self.needs_class and are_probabilities(labels):
+            others = ", ".join(one.name for one in _ALL if "labels" in one.takes and not one.needs_class)
+            raise ValueError(
+                f"objective {self.name} needs the class of each sample, the labels are probabilities; {others} take "
+                "them, and so does what learns from the teacher alone"
+            )
 
     def default(self, option: str) -> Any:
         """The default of a keyword of the function.
@@ -184,7 +200,7 @@ _ALL = (
     Objective("cwtm", cwtm, _BOTH, needs_labels=True, batch_coupled=True),
     Objective("dkpp", dkpp, _TEACHER, needs_permutation=True),
     Objective("uniform_confidence", uniform_confidence, _TEACHER, batch_coupled=True),
-    Objective("dkd", dkd, _BOTH, needs_labels=True),
+    Objective("dkd", dkd, _BOTH, needs_labels=True, needs_class=True),
     Objective("logit_standardized_kd", logit_standardized_kd, _BOTH),
     Objective("reverse_kl", reverse_kl, _TEACHER, tempered=True),
     Objective("jsd", jsd, _TEACHER, tempered=True),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.losses.backend import Rows, fused_diagnosis, fused_gradient, uses_kernels
+from polydistill.losses.backend import Rows, fused_diagnosis, fused_gradient
 from polydistill.losses.checks import (
     accept_labels,
     accept_pair,
@@ -19,9 +19,9 @@ from polydistill.losses.checks import (
     inspect_values,
     require,
 )
-from polydistill.losses.description import Description, compute, compute_closed
+from polydistill.losses.description import Description, by_kernel, compute, compute_closed
 from polydistill.losses.gradients import Diagnostics, diagnostics
-from polydistill.losses.ignored import find_counted, set_aside, silence
+from polydistill.losses.ignored import find_counted, most_likely, set_aside, silence
 from polydistill.losses.objectives import Objective, get_objective
 
 
@@ -61,7 +61,8 @@ def value_and_grad(
         student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Detached.
         teacher: scores of the same shape, where the objective (or the diagnostics) needs them; or an ensemble, with a
             dimension of members before the others.
-        labels: ``(..., batch)`` integers, where the objective needs them.
+        labels: ``(..., batch)`` integers, or ``(..., batch, classes)`` probabilities, where the objective needs them.
+            Diagnostics go by the most likely class.
         row_weights: w, ``(..., batch)``, float32 (float64 for float64 scores); None: 1.
         with_diagnostics: also compute the diagnostics of each sample; needs the teacher.
         options: of the objective. Its ``check_values=True`` also checks the weights, and what only the diagnostics use.
@@ -84,10 +85,10 @@ def value_and_grad(
     leaf = student.detach().requires_grad_()
     described = objective.describe(leaf, teacher, labels, **options)
     weights = _check_weights(student, row_weights, bool(options.get("check_values")))
-    rows, temperature = described.rows, None
+    rows, temperature, fused = described.rows, None, by_kernel(described)
     if with_diagnostics:
         rows, temperature = _complete(objective, described.rows, teacher, labels, options)
-    if uses_kernels(student):
+    if fused:
         return _by_kernel(described._replace(rows=rows), weights, temperature)
     closed = compute_closed(described)
     if closed is not None:
@@ -124,8 +125,9 @@ def loss_with_diagnostics(
         student: ``(batch, classes)`` or ``(students, batch, classes)`` scores, floating. Gradient flows.
         teacher: scores of the same shape, or an ensemble, with a dimension of members before the others; also where
             the objective itself does not take them. Detached.
-        labels: ``(..., batch)`` integers, where the objective needs them. The diagnostics split the gradient at the
-            labels, or without labels at the teacher's maxima.
+        labels: ``(..., batch)`` integers, or ``(..., batch, classes)`` probabilities, where the objective needs them.
+            The diagnostics split the gradient at the labels (the most likely classes), or without labels at the
+            teacher's maxima.
         options: of the objective. Its ``check_values=True`` also checks what only the diagnostics use.
 
     Returns:
@@ -144,7 +146,7 @@ def loss_with_diagnostics(
     objective = get_objective(name)
     described = objective.describe(student, teacher, labels, **options)
     rows, temperature = _complete(objective, described.rows, teacher, labels, options)
-    if not uses_kernels(student):
+    if not by_kernel(described):
         return compute(described), _diagnose(objective, rows, temperature, described.counted)
     loss, found = fused_diagnosis(described.kind, described.numbers, rows, temperature)
     return silence(loss, described.counted), _read(found, described.counted)
@@ -159,7 +161,7 @@ def _complete(
         raise ValueError(f"diagnostics compare with a teacher, and {objective.name} was given none: pass its scores")
     _, teacher = accept_pair(rows.student, teacher, mask=rows.mask)
     if labels is not None:
-        labels = accept_labels(rows.student, labels)
+        labels = most_likely(accept_labels(rows.student, labels, probabilities=True), options.get("ignore_index"))
         labels = set_aside(labels, find_counted(labels, options.get("ignore_index")))
     if options.get("check_values"):
         inspect_values(rows.student, teacher, labels, mask=rows.mask)

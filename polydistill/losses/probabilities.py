@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polydistill.losses.checks import are_probabilities
+
 LOG2_E = math.log2(math.e)
 FEW = 1024  # numbers, up to which an operation's time is that of its call, not of its work
 # torch's default, -100, would give a label of -100 the loss 0; no label is this number
@@ -123,8 +125,13 @@ def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def label_cross_entropy(student: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """``-log q_y``, ``(batch,)``, with ``label_smoothing`` of the target spread over all classes."""
+    """``-log q_y``, ``(batch,)``, with ``label_smoothing`` of the target spread over all classes; or with labels
+    ``(batch, classes)`` that are probabilities their sum of ``-y_i log q_i``."""
     scores = student if student.dim() == 2 else student.flatten(0, -2)
+    if are_probabilities(labels):
+        target = labels.view(scores.shape).to(scores.dtype)
+        loss = F.cross_entropy(scores, target, reduction="none", label_smoothing=label_smoothing)
+        return loss.view(student.shape[:-1])
     loss = F.cross_entropy(
         scores, labels.flatten(), reduction="none", ignore_index=IGNORE_NO_LABEL, label_smoothing=label_smoothing
     )

@@ -59,7 +59,8 @@ def logit_standardized_kd(
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows, through mean and deviation too.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities; None leaves the
+            label term out.
         temperature: T > 0, of both sides, in standard deviations.
         label_weight: w_L >= 0.
         teacher_weight: w_T >= 0; T^2 comes on top.
@@ -80,7 +81,7 @@ def logit_standardized_kd(
         True
     """
     student, teacher = accept_pair(student, teacher, members=False)
-    labels = None if labels is None else accept_labels(student, labels)
+    labels = None if labels is None else accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = None if labels is None else set_aside(labels, counted)
     check_temperature(temperature)

@@ -4,8 +4,9 @@ A batch is ``(inputs, labels)``, ``(input, input, ..., labels)`` with the labels
 under "labels" (or "label"), whose other entries are the module's keyword arguments. An output is a tensor of scores,
 anything with ``.logits`` or ``["logits"]``, or a tuple whose first is one of these.
 
-Contract: :func:`score` gives ``(positions, classes)``, and ``Batch.labels`` are ``(positions,)`` int64, where a
-position is a sample, or each token of a sequence, or each pixel of an image. Nothing waits for a GPU.
+Contract: :func:`score` gives ``(positions, classes)``, and ``Batch.labels`` are ``(positions,)`` int64, or
+``(positions, classes)`` probabilities, where a position is a sample, or each token of a sequence, or each pixel of an
+image. Nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polydistill.losses.checks import check_integers, describe
+from polydistill.losses.checks import are_probabilities, check_integers, describe
 from polydistill.losses.outputs import logits_of
 
 LABELS = ("labels", "label")
@@ -35,8 +36,8 @@ class Batch(NamedTuple):
     Attributes:
         inputs: positional arguments.
         keywords: keyword arguments.
-        labels: ``(positions,)`` int64.
-        shape: the labels' own, like ``(batch,)`` or ``(batch, time)``.
+        labels: ``(positions,)`` int64, or ``(positions, classes)`` floats: probabilities.
+        shape: of the positions, like ``(batch,)`` or ``(batch, time)``.
     """
 
     inputs: tuple[Any, ...]
@@ -75,7 +76,7 @@ def read_batch(batch: Any) -> Batch:
         batch: see the head of this file.
 
     Raises:
-        TypeError: it is none of these, or its labels are no integers.
+        TypeError: it is none of these, or its labels are neither integers nor ``(..., classes)`` floats.
         ValueError: it is a sample, not a batch of them.
     """
     if isinstance(batch, Mapping):
@@ -94,9 +95,10 @@ def read_batch(batch: Any) -> Batch:
             labels = torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"labels must be a tensor of integers, got a {type(labels).__name__}") from None
+    if are_probabilities(labels):
+        return Batch(inputs, keywords, labels.flatten(0, -2), labels.shape[:-1])
     if labels.dtype is torch.bool or labels.dtype.is_floating_point:
-        advice = CLASS_OF_EACH if labels.dim() > 1 and labels.dtype.is_floating_point else "labels.long() makes them so"
-        raise TypeError(f"labels must be a tensor of integers, got {describe(labels)}: {advice}")
+        raise TypeError(f"labels must be a tensor of integers, got {describe(labels)}: labels.long() makes them so")
     check_integers("labels", labels)
     if not labels.dim():
         raise ValueError("labels must be those of a batch, got a single one: put a data set into a DataLoader")

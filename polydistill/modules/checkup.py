@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from polydistill.lineage import Generation
 from polydistill.losses import OBJECTIVES, Report, doctor
+from polydistill.losses.ignored import most_likely
 from polydistill.modules.batches import Batch, device_of, read_batch, score
 from polydistill.modules.seeding import seeded
 from polydistill.modules.trial import take_first
@@ -26,7 +27,8 @@ class _Reading(nn.Module):
 
 
 def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
-    """The doctor's report on what ``teacher`` would teach, from the first batch and a student thrown away.
+    """The doctor's report on what ``teacher`` would teach, from the first batch and a student thrown away. Labels
+    that are probabilities are examined as the class that is most likely.
 
     Raises:
         ValueError: the objective is a function of one's own, which the doctor does not know by name.
@@ -41,9 +43,10 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
     with seeded(derive_seed(given.seed, "doctor", generation), given.batches) as feed:
         batch = read_batch(take_first(feed, "batches", given.ignore_index)).to(device_of(student))
         lesson = workshop.make_lesson(teacher.member, generation)
+        labels = most_likely(batch.labels, given.ignore_index)
         rows = torch.arange(len(batch.labels), device=batch.labels.device)
         options = lesson.options(lesson.draw_permutation(rows, 0)) | {"ignore_index": given.ignore_index}
-        if len(batch.inputs) == 1 and not batch.keywords and batch.shape == batch.labels.shape:
-            return doctor(student, teacher.member, lesson.objective, batch.inputs[0], batch.labels, **options)
+        if len(batch.inputs) == 1 and not batch.keywords and batch.shape == labels.shape:
+            return doctor(student, teacher.member, lesson.objective, batch.inputs[0], labels, **options)
         networks = _Reading(student), _Reading(teacher.member)
-        return doctor(networks[0], networks[1], lesson.objective, batch, batch.labels, **options)
+        return doctor(networks[0], networks[1], lesson.objective, batch, labels, **options)

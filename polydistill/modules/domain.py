@@ -47,9 +47,11 @@ class ModuleDomain:
     labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
     position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
     before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
-    language model needs labels that are shifted by one. Use autocast in the module's ``forward``; around the lineage it
-    has no effect. Under ``DistributedDataParallel`` each process takes the mean over what counts in its own batches,
-    and reports on its own test batches.
+    language model needs labels that are shifted by one. Labels of ``batches`` may be probabilities, floats ``(batch,
+    classes)`` or ``(batch, time, classes)``, as mixup gives them: of the objectives that use labels ``dkd`` alone needs
+    the class; a row of zeros is ignored, and ``train/accuracy`` is of the most likely class. Use autocast in the
+    module's ``forward``; around the lineage it has no effect. Under ``DistributedDataParallel`` each process takes the
+    mean over what counts in its own batches, and reports on its own test batches.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
@@ -77,8 +79,9 @@ class ModuleDomain:
         optimizer: makes one from parameters; None: SGD with rate 0.1 and Nesterov momentum 0.9. Its rate is not
             scheduled.
         objective: of the students: a name in ``polydistill.losses.OBJECTIVES``, or a function of ``(student, teacher,
-            labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)``, that returns a loss for each sample,
-            ``(batch,)``. One of ``polydistill.losses`` is given what it takes. Generation 0 learns by cross_entropy.
+            labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)`` (or probabilities, as they come), that
+            returns a loss for each sample, ``(batch,)``. One of ``polydistill.losses`` is given what it takes.
+            Generation 0 learns by cross_entropy.
         options: of the objective. Permutations cannot be fixed: the samples have no numbers here.
         classes: how many there are; needed by an objective that permutes them, as dkpp.
         seed: root of the random streams, >= 0.

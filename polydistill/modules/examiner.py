@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
 from polydistill.modules.batches import device_of, no_autocast, read_batch, score
 from polydistill.modules.seeding import seeded
-from polydistill.modules.trial import check_labels
+from polydistill.modules.trial import check_labels, require_classes
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
 
@@ -120,6 +120,7 @@ def predict(
     with seeded(derive_seed(seed, name), batches) as feed, evaluation_mode(member), no_autocast(member):
         for given in feed:
             batch = read_batch(given).to(device_of(member))
+            require_classes(batch.labels, f"batch {len(parts) + 1} of `{name}`")
             found = score(member, batch).float()
             check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `{name}`", ignore_index)
             counted = slice(None) if ignore_index is None else batch.labels != ignore_index

@@ -24,6 +24,7 @@ from polydistill.learning.lesson import Lesson
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.learning.training import Training
 from polydistill.learning.update import Update
+from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch, score
 from polydistill.modules.feed import END, Feed, doubt
 from polydistill.modules.schedule import Schedule
@@ -185,8 +186,9 @@ class ModuleTraining(Training):
         parts = [part.to(self._place) for part in batch.split(self.parts)] if self.parts > 1 else []
         labels = torch.cat([part.labels for part in parts]) if parts else move(batch.labels, self._place)
         n_counted: int | Tensor = max(1, len(labels))
-        if self.ignore_index is not None:
-            n_counted = (labels != self.ignore_index).sum().clamp(min=1)
+        counted = find_counted(labels, self.ignore_index)
+        if counted is not None:
+            n_counted = counted.sum().clamp(min=1)
         rows = torch.arange(len(labels), device=labels.device)  # a permutation of its own for each sample
         permutation = self.lesson.draw_permutation(rows, self.steps)
         self._rate = self.optimizer.param_groups[0]["lr"]
@@ -226,7 +228,11 @@ class ModuleTraining(Training):
         batch = read_batch(self._coming[0])
         inputs = [value for value in batch.inputs if isinstance(value, Tensor)]
         keywords = {name: value for name, value in batch.keywords.items() if isinstance(value, Tensor)}
-        return {"inputs": inputs, "keywords": keywords, "labels": batch.labels.view(batch.shape)}
+        return {
+            "inputs": inputs,
+            "keywords": keywords,
+            "labels": batch.labels.view(*batch.shape, *batch.labels.shape[1:]),
+        }
 
     # ---- the state ---------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
-from polydistill.losses.checks import describe
+from polydistill.losses.checks import are_probabilities, describe, sum_to_one
 from polydistill.losses.examination.kinds import examine_kind
-from polydistill.modules.batches import Batch, device_of, float_types, read_batch, score
+from polydistill.losses.ignored import find_counted
+from polydistill.modules.batches import CLASS_OF_EACH, Batch, device_of, float_types, read_batch, score
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
 _NOTHING = object()
@@ -58,15 +59,20 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
     found = next(first, _NOTHING)
     if found is _NOTHING:
         raise ValueError(f"`{name}` holds no batches")
-    while ignore_index is not None and bool((read_batch(found).labels == ignore_index).all()):
+    while _counts_for_nothing(read_batch(found).labels, ignore_index):
         found = next(first, _NOTHING)
         if found is _NOTHING:
-            raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored")
+            raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored, or zeros")
     if not isinstance(batches, DataLoader | Sequence):
         again = iter(batches)
         if again is first or next(again, _NOTHING) is _NOTHING:
             raise ValueError(f"`{name}` is used up the second time: it must be iterable once per epoch, like a list")
     return found
+
+
+def _counts_for_nothing(labels: Tensor, ignore_index: int | None) -> bool:
+    counted = find_counted(labels, ignore_index)
+    return counted is not None and not counted.any()
 
 
 def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None) -> tuple[Tensor, Batch]:
@@ -112,11 +118,14 @@ def _compare_types(module: nn.Module, batch: Any) -> str:
 
 
 def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:
-    """Refuse a label that is no class.
+    """Refuse a label that is no class, and probabilities that are none.
 
     Raises:
         ValueError: naming it.
     """
+    if are_probabilities(labels):
+        _check_probabilities(labels, classes, where, ignore_index)
+        return
     values = (labels if labels.device.type == "cpu" else labels.cpu()).numpy()
     wrong = values[((values < 0) | (values >= classes)) & (values != (0 if ignore_index is None else ignore_index))]
     if wrong.size:
@@ -124,14 +133,41 @@ def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | N
         raise ValueError(f"labels must be from 0 to {classes - 1}{besides}; {where} has {wrong[0]}")
 
 
+def _check_probabilities(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:
+    if labels.shape[-1] != classes:
+        raise ValueError(
+            f"labels that are probabilities must be those of {classes} classes; {where} has {labels.shape[-1]}"
+        )
+    counted = find_counted(labels, ignore_index)
+    wrong = labels[~sum_to_one(labels) if counted is None else counted & ~sum_to_one(labels)]
+    if len(wrong):
+        besides = "" if ignore_index is None else ", or are all 0 to be ignored"
+        row = f"a row from {wrong[0].min():g} to {wrong[0].max():g} that adds up to {wrong[0].sum():g}"
+        raise ValueError(f"labels that are probabilities are at least 0 and add up to 1{besides}; {where} has {row}")
+
+
+def require_classes(labels: Tensor, where: str) -> None:
+    """Refuse labels that are probabilities, where students are measured.
+
+    Raises:
+        TypeError: they are.
+    """
+    if are_probabilities(labels):
+        raise TypeError(f"{where} has labels that are probabilities, which are for `batches` alone: {CLASS_OF_EACH}")
+
+
 def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | None) -> None:
     """Refuse a label that is no class in any batch of a list or tuple, which costs no loading.
 
     Raises:
         ValueError: naming it.
+        TypeError: labels of others than ``batches`` are probabilities.
     """
     for number, batch in enumerate(batches if isinstance(batches, list | tuple) else ()):
-        check_labels(read_batch(batch).labels, classes, f"batch {number + 1} of `{name}`", ignore_index)
+        labels, where = read_batch(batch).labels, f"batch {number + 1} of `{name}`"
+        if name != "batches":
+            require_classes(labels, where)
+        check_labels(labels, classes, where, ignore_index)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -169,7 +205,7 @@ def try_lesson(lesson: Lesson, student: Tensor, teacher: Tensor, labels: Tensor)
         lesson: of the first student.
         student: ``(positions, classes)`` scores.
         teacher: the same.
-        labels: ``(positions,)`` int64, at least one that counts.
+        labels: ``(positions,)`` int64 or ``(positions, classes)`` probabilities, at least one that counts.
 
     Raises:
         TypeError: it gives something else than floats, or fails for the way in which it is called.

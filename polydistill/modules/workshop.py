@@ -19,6 +19,7 @@ from polydistill.lineage import LineageConfig
 from polydistill.lineage.course import Validation
 from polydistill.modules import trial
 from polydistill.modules.arguments import Arguments
+from polydistill.modules.batches import read_batch
 from polydistill.modules.config import ModuleConfig, describe_batches, describe_network, describe_optimizer, plain
 from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
@@ -143,6 +144,7 @@ class Workshop:
             scores, batch = trial.try_network(teacher, given, whose, "batches", self.given.ignore_index)
         with seeded(derive_seed(self.given.seed, "trial, test"), self.given.test):
             first = trial.take_first(self.given.test, "test", self.given.ignore_index)
+            trial.require_classes(read_batch(first).labels, "the first batch of `test`")
             trial.try_network(teacher, first, whose, "test", self.given.ignore_index)
         n_classes = scores.shape[1]
         sources = {"batches": self.given.batches, "test": self.given.test, "validation": self.given.validation}
