@@ -21,6 +21,7 @@ from polydistill.losses.permuted import dkpp, draw_permutation, fix_permutation
 from polydistill.losses.policy import policy_huber, policy_kl, policy_kl_q, policy_mse, policy_nll
 from polydistill.losses.standardized import logit_standardized_kd
 from polydistill.losses.teachers import average_quantiles, mean_of_teachers, propose_temperature
+from polydistill.losses.top_k import TopK, keep_top_k, top_k_kd, top_k_kl
 
 __all__ = [
     "OBJECTIVES",
@@ -30,6 +31,7 @@ __all__ = [
     "Objective",
     "Option",
     "Report",
+    "TopK",
     "ValueAndGrad",
     "activation_l2",
     "as_objective",
@@ -50,6 +52,7 @@ __all__ = [
     "gradient_shares",
     "hinton_kd",
     "jsd",
+    "keep_top_k",
     "logit_standardized_kd",
     "loss_with_diagnostics",
     "mean_of_teachers",
@@ -60,6 +63,8 @@ __all__ = [
     "policy_nll",
     "propose_temperature",
     "reverse_kl",
+    "top_k_kd",
+    "top_k_kl",
     "uniform_confidence",
     "use_backend",
     "value_and_grad",
