@@ -57,6 +57,7 @@ CARDS = {
     "agent": "polydistill_agents.lineage.model_card",
     "atari": "polydistill_agents.lineage.model_card",
     "cifar": "polydistill.vision.model_card",
+    "modules": "polydistill.modules.model_card",
     "tasks": "polydistill_agents.lineage.multitask.model_card",
     "teacher": "polydistill_agents.lineage.teacher_card",
 }

@@ -64,11 +64,15 @@ class Processes:
 
     def average_buffers_(self, network: nn.Module) -> None:
         """Replace the running statistics of batch norm, in place, by their mean over the processes."""
+        self.average_(network.buffers())
+
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace those of floats, in place, by their mean over the processes."""
         if self.size == 1:
             return
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
-                self.sum_(buffer).div_(self.size)
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                self.sum_(tensor).div_(self.size)
 
     def first_says(self, value: Any) -> Any:
         """``value`` of rank 0, in every process; a plain object."""

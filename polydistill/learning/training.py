@@ -11,9 +11,11 @@ too. Between two reports nothing here waits for the device.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -177,6 +179,13 @@ class Training(ABC):
     def _begin(self) -> None:
         """Make the student ready to learn: before each stretch, since it may have been evaluated."""
         self.student.train()
+
+    def as_kept(self) -> AbstractContextManager[None]:
+        """The student, while the context lasts, with the weights that are measured and kept: between two reports."""
+        return contextlib.nullcontext()
+
+    def keep(self) -> None:  # noqa: B027 (what learns is kept, mostly)
+        """At the end: the student has these weights for good."""
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on: tensors and plain values. Copies."""

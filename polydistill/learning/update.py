@@ -9,7 +9,7 @@ Contract: the mean over the batch is taken here and nowhere else; nothing waits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,11 +30,17 @@ class Update:
         student: learns; in training mode.
         lesson: objective and teacher.
         optimizer: of the student's parameters.
-        precision: float32, or bfloat16 for autocast; the objective is computed in float32 either way.
+        precision: float32, or bfloat16 or float16 for autocast; the objective is computed in float32 anyway. With
+            float16 the loss is scaled by ``torch.amp.GradScaler``, which waits for the device: an update whose gradient
+            is not finite is left out, and the next one has a smaller scale.
         processes: over which the gradient is summed.
         compiled: run both networks through torch.compile.
         clip_norm: largest Euclidean norm of the whole gradient, to which a larger one is scaled; None: any.
         score: the scores that student or teacher give for inputs; None: what they return.
+        teacher_score: those of the teacher, where they are read otherwise.
+
+    Attributes:
+        skipped: updates that were left out.
 
     Raises:
         RuntimeError: student and teacher are one, or share weights.
@@ -53,12 +59,16 @@ class Update:
         compiled: bool = False,
         clip_norm: float | None = None,
         score: Callable[[Any, Any], Tensor] | None = None,
+        teacher_score: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
         if isinstance(lesson.teacher, nn.Module):
             _require_apart(student, lesson.teacher)
         self.student, self.lesson, self.optimizer, self.processes = student, lesson, optimizer, processes
         self.device = next(student.parameters()).device
         self.precision, self.clip_norm, self._score = precision, clip_norm, score or _call
+        self._teacher_score = teacher_score or self._score
+        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "float16" else None
+        self.skipped = 0
         self._watches = lesson.activation_weight > 0
         self._student: Callable[[Any], Any] = self._prepare(student, compiled)
         self._teacher: Callable[[Any], Any] | None = lesson.teacher
@@ -92,10 +102,10 @@ class Update:
             teacher_scores, taught = self._ask_teacher(inputs)
         elif teacher_scores is None:
             teacher_scores = self.teacher_scores(inputs)
-        scores, states = self._ask(self._student, inputs)
+        scores, states = self._ask(self._student, inputs, self._score)
         self._forget_gradients()
         pairs = list(zip(states, taught, strict=True))
-        losses = self.lesson.backward(scores, teacher_scores, labels, permutation, n_batch, pairs)
+        losses = self.lesson.backward(scores, teacher_scores, labels, permutation, self._scale_down(n_batch), pairs)
         self._apply()
         return scores.detach(), teacher_scores, losses.sum() / n_batch
 
@@ -123,16 +133,16 @@ class Update:
         given = [self.teacher_scores(part) for part in parts] if coupled else None
         teacher = None if given is None or given[0] is None else torch.cat([one for one in given if one is not None])
         found: list[tuple[Tensor, Tensor | None, Tensor]] = []
-        start = 0
+        start, n_scaled = 0, self._scale_down(n_batch)
         for part in parts:
             of_teacher = None if coupled else self.teacher_scores(part)
             scores = self.student_scores(part)
             rows = slice(start, start + len(scores))
             if coupled:
-                losses = self._backward_among_all(scores, rows, teacher, labels, permutation, n_batch)
+                losses = self._backward_among_all(scores, rows, teacher, labels, permutation, n_scaled)
             else:
                 drawn = None if permutation is None else permutation[rows]
-                losses = self.lesson.backward(scores, of_teacher, labels[rows], drawn, n_batch)
+                losses = self.lesson.backward(scores, of_teacher, labels[rows], drawn, n_scaled)
             found.append((scores.detach(), of_teacher, losses))
             start = rows.stop
         self._apply()
@@ -154,7 +164,7 @@ class Update:
             loss = self.lesson.backward(scores, teacher, labels, permutation, n_batch).sum() / n_batch
             self._finish_gradients()
             found.append((scores.detach(), loss))
-            return loss
+            return self.processes.sum_(loss.clone())
 
         self.optimizer.step(evaluate)  # type: ignore[arg-type]
         return found[0][0], teacher, found[0][1]
@@ -179,15 +189,39 @@ class Update:
 
     def student_scores(self, inputs: Any) -> Tensor:
         """``(part, classes)`` float32 scores of the student, with their graph."""
-        return self._ask(self._student, inputs)[0]
+        return self._ask(self._student, inputs, self._score)[0]
 
     def _apply(self) -> None:
         """One step of the optimiser along the gradient of all processes."""
         self._finish_gradients()
-        self.optimizer.step()
+        if self._scaler is None:
+            self.optimizer.step()
+            return
+        before = self._scaler.get_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.skipped += self._scaler.get_scale() < before
+
+    def _scale_down(self, n_batch: int | Tensor) -> int | Tensor:
+        """What the sum of the losses is divided by for the gradient: less, where the loss is scaled up."""
+        if self._scaler is None:
+            return n_batch
+        return n_batch / self._scaler.scale(torch.ones((), device=self.device))
+
+    def state(self) -> dict[str, Any]:
+        """The scale of the loss, and what was left out; empty where it is not scaled. A copy."""
+        return {} if self._scaler is None else {"scaler": self._scaler.state_dict(), "skipped": self.skipped}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        if self._scaler is not None:
+            self._scaler.load_state_dict(dict(state["scaler"]))
+            self.skipped = int(state["skipped"])
 
     def _finish_gradients(self) -> None:
         self.processes.sum_gradients_(self.student.parameters())
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
 
@@ -203,12 +237,14 @@ class Update:
         if self._teacher is None:
             return None, []
         with torch.no_grad():
-            return self._ask(self._teacher, inputs)
+            return self._ask(self._teacher, inputs, self._teacher_score)
 
-    def _ask(self, network: Callable[[Any], Any], inputs: Any) -> tuple[Tensor, list[Tensor]]:
+    def _ask(
+        self, network: Callable[[Any], Any], inputs: Any, score: Callable[[Any, Any], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         """Scores, and where they are matched the hidden states."""
         with self._autocast():
-            scores, states = network(inputs) if self._watches else (self._score(network, inputs), [])
+            scores, states = network(inputs) if self._watches else (score(network, inputs), [])
         return scores.float(), states
 
     def _forget_gradients(self) -> None:
@@ -221,9 +257,9 @@ class Update:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
-        if self.precision != "bfloat16":
+        if self.precision == "float32":
             return without_autocast(self.device.type)
-        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+        return torch.autocast(self.device.type, getattr(torch, self.precision), cache_enabled=False)
 
 
 def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:

@@ -102,6 +102,18 @@ class Validation(NamedTuple):
     patience: int | None = None
 
 
+class Kept(NamedTuple):
+    """A measurement on the way.
+
+    Attributes:
+        epoch: after which it was made, counted from 1.
+        accuracy: what it found.
+    """
+
+    epoch: int
+    accuracy: float
+
+
 class TrainingCourse:
     """Runs a training to its end, with curves, validation and checkpoints; the keeper follows it.
 
@@ -114,6 +126,7 @@ class TrainingCourse:
         validating_seconds: wall clock of validation, in this process and those before it.
         best: validation accuracy and weights of the best measurement so far, where those are to be kept.
         waited: measurements since then.
+        kept: the measurement of the weights that are kept, or would be if the course ended now; None: there is none.
     """
 
     def __init__(self, training: Training, recorder: Recorder, validation: Validation | None) -> None:
@@ -121,6 +134,7 @@ class TrainingCourse:
         self.validating_seconds = 0.0
         self.best: Best | None = None
         self.waited = 0
+        self.kept: Kept | None = None
         self._started = time.perf_counter()
 
     @property
@@ -172,6 +186,7 @@ class TrainingCourse:
                 if not training.finished:
                     bar.say("saving")
                     save()
+        training.keep()
         if self.best is not None:
             training.student.load_state_dict(self.best[1])
 
@@ -179,7 +194,8 @@ class TrainingCourse:
         """Everything that the rest depends on: tensors and plain values. Copies."""
         best = None if self.best is None else list(self.best)
         seconds = {"seconds": self.seconds, "validating_seconds": self.validating_seconds}
-        return {"trainer": self.training.state(), "best": best, "waited": self.waited, **seconds}
+        kept = None if self.kept is None else list(self.kept)
+        return {"trainer": self.training.state(), "best": best, "waited": self.waited, "kept": kept, **seconds}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`, of a course with the same arguments."""
@@ -189,6 +205,7 @@ class TrainingCourse:
             accuracy, weights = state["best"]
             self.best = accuracy, {name: tensor.to(device) for name, tensor in weights.items()}
         self.waited = state.get("waited", 0)  # an older version did not count them
+        self.kept = None if state.get("kept") is None else Kept(*state["kept"])  # nor kept this
         self._stop_if_patience_ends()
         self.validating_seconds = state["validating_seconds"]
         self._started = time.perf_counter() - state["seconds"]
@@ -216,16 +233,20 @@ class TrainingCourse:
             return
         bar.say(f"measuring {validation.what}")
         lesson = f"generation {training.generation} ({training.lesson.objective})"
-        measured = validation.measure(training.student, f"{lesson} on {validation.what} after epoch {report.epochs}")
-        self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
-        if validation.keep_best:
+        whose = f"{lesson} on {validation.what} after epoch {report.epochs}"
+        with training.as_kept():
+            measured = validation.measure(training.student, whose)
+            self.recorder.log(report.samples, {f"val/{name}": value for name, value in measured.items()})
             # rank 0 decides which is best: last bits may differ between GPUs, and all must keep the same weights
             accuracy: float = training.processes.first_says(measured["accuracy"])
             self.waited += 1
-            if self.best is None or accuracy > self.best[0]:
+            is_best = validation.keep_best and (self.best is None or accuracy > self.best[0])
+            if is_best:
                 self.best = accuracy, {name: tensor.clone() for name, tensor in training.student.state_dict().items()}
                 self.waited = 0
-            self._stop_if_patience_ends()
+        if is_best or not validation.keep_best:
+            self.kept = Kept(report.epochs, accuracy)
+        self._stop_if_patience_ends()
 
     def _stop_if_patience_ends(self) -> None:
         patience = None if self.validation is None else self.validation.patience

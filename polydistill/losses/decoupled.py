@@ -111,7 +111,8 @@ def _dkd(
 ) -> Tensor:
     student, teacher = promote(student), promote(join_members(student, teacher, temperature))
     target = find_classes(labels, student.shape[-1])
-    of_student = _split(student / temperature, labels, target)
+    # held above -inf, which a class masked by the type's lowest number would be where T is below 1
+    of_student = _split((student / temperature).clamp(min=lowest(student)), labels, target)
     of_teacher = _split(teacher / temperature, labels, target)
     soft = alpha * kl_divergence(of_teacher.log_split.clamp(min=lowest(teacher)), of_student.log_split)
     soft = soft + beta * _rest_divergence(of_teacher.log_rest, of_student.log_rest, target)

@@ -28,7 +28,8 @@ def dkpp(student: Tensor, teacher: Tensor, *, permutation: Tensor, check_values:
 
     Furlanello et al. 2018, eq. 11; labels are not used. The paper leaves open whether phi is drawn anew in each step
     (:func:`draw_permutation`) or once per sample (:func:`fix_permutation`). Drawn anew, the expected target is max p
-    on the maximum and (1 - max p) / (n - 1) elsewhere: label smoothing by the teacher's confidence.
+    on the maximum and (1 - max p) / (n - 1) elsewhere: label smoothing by the teacher's confidence. A class that both
+    sides mask by a very low score gets another's probability too, and a huge loss: leave it out of the scores.
 
     Args:
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.

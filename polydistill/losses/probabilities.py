@@ -1,8 +1,9 @@
 """Probabilities of both sides, without a NaN where one is 0.
 
 Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that ``mask``
-takes out, or that the teacher excludes (score -inf) has probability 0. Its log-probability is held at the type's
-lowest finite number, so that 0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
+takes out, or that the teacher excludes (score -inf) has probability 0; so has one whose score is the type's lowest
+number on both sides, as callers mask, at any T. Its log-probability is held at the type's lowest finite number, so that
+0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def drop_classes(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 def student_log_probabilities(student: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """``log softmax(z / T)``, ``(batch, classes)``, in at least float32; finite. Gradient flows."""
-    return _temper(student, mask, temperature).log_softmax(-1)
+    log_q = _temper(student, mask, temperature).log_softmax(-1)
+    # a score that masks its class by the type's lowest number is -inf once it is divided by less than 1
+    return log_q if temperature >= 1.0 else log_q.clamp_min(_LOWEST[log_q.dtype])
 
 
 def teacher_log_probabilities(

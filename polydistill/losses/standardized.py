@@ -3,7 +3,8 @@ r"""Knowledge distillation on standardised scores (Sun et al. 2024, "Logit Stand
 Symbols: z student scores, t teacher scores, Z(x) = (x - mean x) / (std x + 1e-7) over the classes, T base temperature.
 
 The contract: ``(batch, classes)`` scores in, ``(batch,)`` out, never reduced; the teacher is detached, computation
-is in at least float32, and a class whose teacher score is -inf has probability 0 and no part in mean and deviation.
+is in at least float32, and a class whose teacher score is -inf has probability 0 and no part in mean and deviation. A
+class that both sides mask by the lowest number of their type has no part in anything.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from polydistill.losses.ignored import find_counted, set_aside
 from polydistill.losses.probabilities import (
     add_label_term,
     kl_divergence,
+    lowest,
     student_log_probabilities,
     teacher_log_probabilities,
 )
@@ -104,20 +106,17 @@ def _logit_standardized_kd(
     label_weight: float,
     teacher_weight: float,
 ) -> Tensor:
+    masked = (student == torch.finfo(student.dtype).min) & (teacher == torch.finfo(teacher.dtype).min)
     student, teacher = promote(student), promote(teacher)
-    log_p = teacher_log_probabilities(_standardize_finite(teacher), temperature=temperature)
-    log_q = student_log_probabilities(_standardize(student), temperature=temperature)
+    log_p = teacher_log_probabilities(_standardize(teacher.masked_fill(masked, -math.inf)), temperature=temperature)
+    log_q = student_log_probabilities(_standardize(student.masked_fill(masked, -math.inf)), temperature=temperature)
+    log_q = log_q.clamp_min(lowest(log_q))
     soft = kl_divergence(log_p, log_q) * (teacher_weight * temperature**2)
     return add_label_term(soft, student, labels, label_weight)
 
 
 def _standardize(scores: Tensor) -> Tensor:
-    """``Z(scores)``; 0 where all are equal."""
-    return _scale(scores - scores.mean(dim=-1, keepdim=True), max(scores.shape[-1] - 1, 1))
-
-
-def _standardize_finite(scores: Tensor) -> Tensor:
-    """``Z`` over the classes whose score is not -inf; those stay -inf."""
+    """``Z`` over the classes whose score is not -inf; those stay -inf. 0 where all are equal."""
     excluded = scores == -math.inf
     count = scores.shape[-1] - excluded.sum(dim=-1, keepdim=True).to(scores.dtype)
     mean = scores.masked_fill(excluded, 0.0).sum(dim=-1, keepdim=True) / count
@@ -125,7 +124,7 @@ def _standardize_finite(scores: Tensor) -> Tensor:
     return _scale(centred, (count - 1).clamp(min=1)).masked_fill(excluded, -math.inf)
 
 
-def _scale(centred: Tensor, freedom: Tensor | int) -> Tensor:
+def _scale(centred: Tensor, freedom: Tensor) -> Tensor:
     """Divide by the unbiased deviation: by way of a norm, whose gradient at 0 is 0; that of a square root is NaN."""
     norm: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
     return centred / (norm / freedom**0.5 + EPSILON)

@@ -1,8 +1,8 @@
 """Lineages of one's own models and data: any module that gives scores, any batches.
 
-:mod:`~polydistill.modules.batches` reads batches and outputs, :mod:`~polydistill.modules.feed` gives them epoch by
-epoch, :mod:`~polydistill.modules.training` makes the steps, :mod:`~polydistill.modules.domain` is the world for a
-lineage, and :mod:`~polydistill.modules.kept` keeps its run.
+:mod:`~polydistill.modules.batches` reads batches, :mod:`~polydistill.modules.outputs` what networks give for them,
+:mod:`~polydistill.modules.feed` gives them epoch by epoch, :mod:`~polydistill.modules.training` makes the steps,
+:mod:`~polydistill.modules.domain` is the world for a lineage, and :mod:`~polydistill.modules.kept` keeps its run.
 """
 
 from polydistill.modules.domain import ModuleDomain

@@ -14,14 +14,15 @@ from polydistill.errors import UserError, require_choice
 from polydistill.learning.lesson import check_options
 from polydistill.learning.schedules import MOST_STEPS_PER_LOG
 from polydistill.losses import as_objective
-from polydistill.losses.checks import check_integer, check_positive
+from polydistill.losses.checks import check_fraction, check_integer, check_positive
 from polydistill.losses.objectives import OwnObjective
+from polydistill.modules.outputs import Output, Reading
 from polydistill.modules.trial import check_batches
 
 Batches = Iterable[Any]
 Build = Callable[[], nn.Module]
 MakeScheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LARGEST_SEED = 2**63 - 1
 
@@ -63,6 +64,10 @@ class Arguments:
     validation: Batches | None = None
     keep_best: bool = False
     patience: int | None = None
+    ema: float | None = None
+    output: Output = None
+    teacher_output: Output = None
+    teacher_inputs: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_functions()
@@ -73,10 +78,11 @@ class Arguments:
         self._check_validation()
         if not isinstance(self.teacher, nn.Module | str | Path | None):
             raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
+        self._check_outputs()
         self._check_objective()
 
     def _check_functions(self) -> None:
-        for name in ("build", "build_student", "optimizer", "scheduler"):
+        for name in ("build", "build_student", "optimizer", "scheduler", "teacher_inputs"):
             function = getattr(self, name)
             if isinstance(function, nn.Module):
                 advice = "lambda: Net(...); what you have trained is given as `teacher`"
@@ -91,6 +97,8 @@ class Arguments:
         check_integer("parts", self.parts, 1)
         if self.clip_norm is not None:
             check_positive("clip_norm", self.clip_norm)
+        if self.ema is not None:
+            check_fraction("ema", self.ema, ends=False)
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("schedule_by", self.schedule_by, ("epoch", "step"))
         if self.classes is not None:
@@ -118,6 +126,23 @@ class Arguments:
             check_integer("patience", self.patience, 1)
             if not self.keep_best:
                 raise ValueError("patience ends a course after its best epoch, whose weights keep_best=True keeps")
+
+    def _check_outputs(self) -> None:
+        for name in ("output", "teacher_output"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (value is None or isinstance(value, int | str) or callable(value)):
+                raise TypeError(f"`{name}` must be an index, a key or a function of a network's output, got {value!r}")
+        for name in ("teacher_output", "teacher_inputs"):
+            if self.teacher is None and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` is for a teacher that is given, and there is no `teacher`")
+
+    def reading(self, generation: int) -> Reading:
+        """How the network of ``generation`` is asked for its scores."""
+        if generation or self.teacher is None:
+            return Reading(self.output)
+        if self.teacher_output is None:
+            return Reading(self.output, self.teacher_inputs)
+        return Reading(self.teacher_output, self.teacher_inputs, "teacher_output")
 
     def _check_objective(self) -> None:
         objective = as_objective(self.objective)

@@ -1,18 +1,14 @@
-"""The forms of batches and outputs that one's own data and modules may have, and how they are read.
+"""The forms of batches that one's own data may have, and how they are read.
 
 A batch is ``(inputs, labels)``, ``(input, input, ..., labels)`` with the labels last, or a mapping with the labels
-under "labels" (or "label"), whose other entries are the module's keyword arguments. An output is a tensor of scores,
-anything with ``.logits`` or ``["logits"]``, or a tuple whose first is one of these.
+under "labels" (or "label"), whose other entries are the module's keyword arguments.
 
-Contract: :func:`score` gives ``(positions, classes)``, and ``Batch.labels`` are ``(positions,)`` int64, or
-``(positions, classes)`` probabilities, where a position is a sample, or each token of a sequence, or each pixel of an
-image. Nothing waits for a GPU.
+Contract: ``Batch.labels`` are ``(positions,)`` int64, or ``(positions, classes)`` probabilities, where a position is a
+sample, or each token of a sequence, or each pixel of an image. Nothing waits for a GPU.
 """
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -21,13 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.losses.checks import are_probabilities, check_integers, describe
-from polydistill.losses.outputs import logits_of
 
 LABELS = ("labels", "label")
 CLASS_OF_EACH = "give the class of each sample, as by labels.argmax(dim=-1)"
-
-# module -> the dimension of the classes in its scores of more than two dimensions: -1 or 1
-_CLASSES: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
 class Batch(NamedTuple):
@@ -105,28 +97,6 @@ def read_batch(batch: Any) -> Batch:
     return Batch(inputs, keywords, labels.reshape(-1).long(), labels.shape)
 
 
-def score(module: nn.Module, batch: Batch) -> Tensor:
-    """``(positions, classes)`` scores of the batch. Gradient flows.
-
-    Raises:
-        TypeError: the module gives no scores.
-        ValueError: their shape does not fit the labels'.
-    """
-    return _line_up(module, read_scores(module(*batch.inputs, **batch.keywords)), batch.shape)
-
-
-def read_scores(output: Any) -> Tensor:
-    """The scores of a module's output, see the head of this file.
-
-    Raises:
-        TypeError: there are none, or they are no floats.
-    """
-    found = logits_of(output)
-    if not found.dtype.is_floating_point:
-        raise TypeError(f"a network must give scores, which are floats, got {describe(found)}")
-    return found
-
-
 def move(value: Any, device: torch.device | None) -> Any:
     """``value`` with its tensors on ``device``, in tuples, lists and mappings, and in what has a method ``to``."""
     if device is None or value is None or isinstance(value, nn.Module):
@@ -182,44 +152,3 @@ def no_autocast(module: nn.Module) -> torch.autocast:
     compute gradients of what was computed in float32. A module's own is."""
     device = device_of(module)
     return torch.autocast("cpu" if device is None else device.type, enabled=False)
-
-
-def _line_up(module: nn.Module, scores: Tensor, shape: torch.Size) -> Tensor:
-    """``(*shape, classes)``, or ``(batch, classes, *rest)`` as of images, to ``(positions, classes)``; labels that are
-    a column, ``(batch, 1)``, are those of a batch."""
-    if scores.dim() == 2 and shape in (scores.shape[:1], (len(scores), 1)):
-        return scores
-    axis = _find_classes(module, scores, shape)
-    return scores.movedim(axis, -1).reshape(-1, scores.shape[axis])
-
-
-def _find_classes(module: nn.Module, scores: Tensor, shape: torch.Size) -> int:
-    """The dimension of the classes, -1 or 1.
-
-    Where there are as many positions as classes both fit the labels: it is then what it was for the module's other
-    batches, or else, with a warning, what is usual: (batch, time, classes), (batch, classes, height, width).
-    """
-    rest = {axis: [size for i, size in enumerate(scores.shape) if i != axis % scores.dim()] for axis in (-1, 1)}
-    fit = [axis for axis, sizes in rest.items() if scores.dim() > 2 and sizes == list(shape)]
-    found = tuple(scores.shape)
-    if not fit:
-        advice = f"; for one-hot labels {CLASS_OF_EACH}" if scores.shape == shape and scores.dim() > 1 else ""
-        raise ValueError(
-            f"scores of shape {found} do not fit labels of shape {tuple(shape)}: there must be one label "
-            "for each row of scores, (batch, classes) and (batch,), or (batch, time, classes) and (batch, time)"
-            + advice
-        )
-    if module not in _CLASSES:
-        _CLASSES[module] = fit[0] if len(fit) == 1 else (-1 if scores.dim() == 3 else 1)
-        if len(fit) == 2:
-            warnings.warn(
-                f"scores of shape {found} fit labels of shape {tuple(shape)} in two ways; the classes are "
-                f"taken to be in dimension {_CLASSES[module] % scores.dim()}",
-                stacklevel=2,
-            )
-    if _CLASSES[module] not in fit:
-        raise ValueError(
-            f"scores of shape {found} have their classes in dimension {fit[0] % scores.dim()}, those of a "
-            f"batch before in dimension {_CLASSES[module] % scores.dim()}: put them last, (batch, time, classes)"
-        )
-    return _CLASSES[module]

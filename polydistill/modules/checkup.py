@@ -8,22 +8,23 @@ from torch import Tensor, nn
 from polydistill.lineage import Generation
 from polydistill.losses import OBJECTIVES, Report, doctor
 from polydistill.losses.ignored import most_likely
-from polydistill.modules.batches import Batch, device_of, read_batch, score
+from polydistill.modules.batches import Batch, device_of, read_batch
+from polydistill.modules.outputs import Reading
 from polydistill.modules.seeding import seeded
 from polydistill.modules.trial import take_first
 from polydistill.modules.workshop import Workshop
 from polydistill.streams import derive_seed
 
 
-class _Reading(nn.Module):
-    """A module of several inputs, as one of a whole :class:`~polydistill.modules.batches.Batch`."""
+class _OfBatch(nn.Module):
+    """A module, as one of a whole :class:`~polydistill.modules.batches.Batch`."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, reading: Reading) -> None:
         super().__init__()
-        self.module, self.training = module, module.training
+        self.module, self.reading, self.training = module, reading, module.training
 
     def forward(self, batch: Batch) -> Tensor:
-        return score(self.module, batch)
+        return self.reading.score(self.module, batch)
 
 
 def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
@@ -46,7 +47,9 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
         labels = most_likely(batch.labels, given.ignore_index)
         rows = torch.arange(len(batch.labels), device=batch.labels.device)
         options = lesson.options(lesson.draw_permutation(rows, 0)) | {"ignore_index": given.ignore_index}
-        if len(batch.inputs) == 1 and not batch.keywords and batch.shape == labels.shape:
+        readings = [given.reading(generation), given.reading(teacher.generation)]
+        plain = all(reading.output is None and reading.inputs is None for reading in readings)
+        if plain and len(batch.inputs) == 1 and not batch.keywords and batch.shape == labels.shape:
             return doctor(student, teacher.member, lesson.objective, batch.inputs[0], labels, **options)
-        networks = _Reading(student), _Reading(teacher.member)
+        networks = [_OfBatch(*pair) for pair in zip((student, teacher.member), readings, strict=True)]
         return doctor(networks[0], networks[1], lesson.objective, batch, labels, **options)

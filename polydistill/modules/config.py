@@ -37,6 +37,10 @@ class ModuleConfig:
         scheduler: class and settings of the rate's schedule; empty: the rate stays.
         keep_best: whether the epoch counts that is best on the validation batches.
         patience: epochs without a better one after which a course ends, or null.
+        ema: decay of the mean of the weights that is kept, or null.
+        output: which element of a network's output holds its scores, see :func:`describe_choice`; or null.
+        teacher_output: the same of a teacher that was given.
+        teacher_inputs: what such a teacher sees instead of the batches' inputs, or null.
         objective: of the students.
         options: of the objective.
         ignore_index: label of what does not count, or null.
@@ -59,6 +63,10 @@ class ModuleConfig:
     scheduler: dict[str, Any]
     keep_best: bool
     patience: int | None
+    ema: float | None
+    output: int | str | None
+    teacher_output: int | str | None
+    teacher_inputs: str | None
     objective: str
     options: dict[str, Any]
     ignore_index: int | None
@@ -68,6 +76,13 @@ class ModuleConfig:
     data: dict[str, Any]
     lineage: LineageConfig = field(default_factory=LineageConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def describe_choice(value: Any) -> Any:
+    """An index, a key or None as it is; a function by its name."""
+    if value is None or isinstance(value, int | str):
+        return value
+    return f"function {getattr(value, '__qualname__', type(value).__name__)}"
 
 
 def describe_network(module: nn.Module) -> dict[str, Any]:

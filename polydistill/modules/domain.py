@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.networks import freeze
 from polydistill.lineage import Generation, LineageConfig
-from polydistill.lineage.course import Recorder, TrainingCourse
+from polydistill.lineage.course import Kept, Recorder, TrainingCourse
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.arguments import Arguments, Batches, MakeScheduler, sgd
 from polydistill.modules.checkup import examine
 from polydistill.modules.examiner import ModuleExaminer
 from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
+from polydistill.modules.outputs import Output
 from polydistill.modules.seeding import seeded
+from polydistill.modules.shares import join_processes
 from polydistill.modules.weights import as_written, fit_weights, load_weights, save_weights
 from polydistill.modules.workshop import Workshop
 from polydistill.runs.checkpoint import CheckpointConfig
@@ -50,8 +52,10 @@ class ModuleDomain:
     language model needs labels that are shifted by one. Labels of ``batches`` may be probabilities, floats ``(batch,
     classes)`` or ``(batch, time, classes)``, as mixup gives them: of the objectives that use labels ``dkd`` alone needs
     the class; a row of zeros is ignored, and ``train/accuracy`` is of the most likely class. Use autocast in the
-    module's ``forward``; around the lineage it has no effect. Under ``DistributedDataParallel`` each process takes the
-    mean over what counts in its own batches, and reports on its own test batches.
+    module's ``forward``; around the lineage it has no effect. Under torchrun the processes share each batch, see
+    :mod:`~polydistill.modules.shares`. Of a program that connects its processes itself, and wraps modules in
+    ``DistributedDataParallel``, each takes the mean over what counts in its own batches, and reports on its own test
+    batches.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
@@ -92,8 +96,8 @@ class ModuleDomain:
             makes (``.safetensors``, or of ``torch.save(module.state_dict())``).
         log_every_steps: steps between two points of the training curves, and two checks that the loss is finite.
         device: to which every module is moved; None: it stays where it is built.
-        precision: of the modules while they learn: "float32", or "bfloat16" by autocast; losses and metrics are in
-            float32 or more.
+        precision: of the modules while they learn: "float32", or by autocast "bfloat16", or "float16", whose losses
+            are scaled by torch's ``GradScaler``; losses and metrics are in float32 or more.
         compile: run them through ``torch.compile`` while they learn.
         parts: in which each batch is computed, one after another; their gradients add up to that of the batch, also
             where an objective normalises over it. (Batch norm sees a part.)
@@ -103,6 +107,14 @@ class ModuleDomain:
         validation: batches like ``test``, on which the student is measured after each epoch; None: there are none.
         keep_best: keep the weights of the epoch that was most accurate on ``validation``, instead of the last.
         patience: with ``keep_best``: end after so many epochs that were no better; None: train all ``epochs``.
+        ema: decay, as 0.999, of an exponential mean of the weights and running statistics after each step: the mean is
+            what is validated, kept, measured and taught from; None: the weights that learn are.
+        output: where scores are in what a network gives: an index, a key, the name of an attribute, or a function of
+            it; None: see above.
+        teacher_output: the same of ``teacher``; None: as ``output``.
+        teacher_inputs: what ``teacher`` sees: a function of the inputs (and keywords) of a batch, on the device, which
+            gives one input, a tuple of them or a mapping of keywords, as of another resolution or normalisation; None:
+            what the student sees.
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
             function of one's own gets only the others, for which each batch waits for a GPU. None: each
             label must be a class.
@@ -156,6 +168,10 @@ class ModuleDomain:
         validation: Batches | None = None,
         keep_best: bool = False,
         patience: int | None = None,
+        ema: float | None = None,
+        output: Output = None,
+        teacher_output: Output = None,
+        teacher_inputs: Callable[..., Any] | None = None,
     ) -> None:
         self.given = Arguments(
             build=build,
@@ -181,8 +197,13 @@ class ModuleDomain:
             validation=validation,
             keep_best=keep_best,
             patience=patience,
+            ema=ema,
+            output=output,
+            teacher_output=teacher_output,
+            teacher_inputs=teacher_inputs,
         )
         self._samples = 0  # that the latest generation has seen
+        self._kept: Kept | None = None  # what was measured of its weights on the way
         self._begin()
 
     @property
@@ -222,6 +243,7 @@ class ModuleDomain:
         """
         lineage = LineageConfig(generations)
         self._begin()
+        self.workshop.processes = join_processes(self.given.device)
         examiner = functools.partial(examine, self.workshop) if doctor else None
         if run is None:
             return distill_in_memory(self, lineage, examiner)
@@ -237,8 +259,9 @@ class ModuleDomain:
         member = workshop.take(generation)
         if teacher is None:
             workshop.try_lesson(member, 0, learns=not given)
+        self._kept = None
         if not given:
-            self._learn(member, workshop.make_lesson(teacher, generation), begun, keeper)
+            self._kept = self._learn(member, workshop.make_lesson(teacher, generation), begun, keeper)
         self._examiner.members[generation] = member
         if keeper.run is not None:
             save_weights(keeper.run.out / FILE.format(generation), member)
@@ -246,7 +269,9 @@ class ModuleDomain:
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """``test_accuracy``, ``test_nll`` (nats per sample) and ``test_ece`` (calibration error) on the test batches;
-        ``agreement`` with the teacher and ``kl``, KL(teacher || student), which are None for generation 0.
+        ``agreement`` with the teacher and ``kl``, KL(teacher || student), which are None for generation 0. With
+        validation batches also ``val_accuracy`` of the weights that are kept, and ``kept_epoch``, after which it was
+        measured; None for a teacher that was given.
 
         Raises:
             ValueError: the test batches are others than those of the generation before, or every label is ignored.
@@ -258,6 +283,9 @@ class ModuleDomain:
         except Exception as error:
             error.add_note(f"generation {generation} is not lost: ModuleDomain.members[{generation}]")
             raise
+        if self.given.validation is not None:
+            epoch, accuracy = self._kept or (None, None)
+            metrics |= {"val_accuracy": accuracy, "kept_epoch": epoch}
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         Recorder(keeper.run, generation).log(self._samples, tested)
         return metrics
@@ -289,19 +317,20 @@ class ModuleDomain:
             UserError: a file is not what it was.
         """
         threads = torch.get_num_threads()
-        if threads != saved["threads"]:
+        if keeper.run is not None and threads != saved["threads"]:
             print(
                 f"the run began with {saved['threads']} threads and goes on with {threads}: last bits may differ",
                 file=sys.stderr,
             )
         self._examiner.labels_sha256 = saved["test"]
-        assert keeper.run is not None
-        return [self.read_member(generation, keeper.run.out) for generation in range(len(saved["generations"]))]
+        out = self.workshop.processes.first_says(None if keeper.run is None else keeper.run.out)
+        return [self.read_member(generation, out) for generation in range(len(saved["generations"]))]
 
     def read_member(self, generation: int, out: Path) -> nn.Module:
         """The network of a finished generation, from the run folder ``out``, frozen."""
         path, member = out / FILE.format(generation), self.workshop.take(generation)
-        weights = load_weights(path)
+        processes = self.workshop.processes
+        weights = processes.first_says(load_weights(path) if processes.rank == 0 else None)
         fit_weights(as_written(member, weights), weights, path)
         freeze(member)
         self._examiner.members[generation] = member
@@ -319,18 +348,20 @@ class ModuleDomain:
     def _begin(self) -> None:
         """Forget the lineage before."""
         self.workshop = Workshop(self.given)
-        self._examiner = ModuleExaminer(self.given.test, self.given.seed, self.given.ignore_index)
+        told = self.given
+        self._examiner = ModuleExaminer(told.test, told.seed, told.ignore_index, told.reading)
 
     def _learn(
         self, student: nn.Module, lesson: Lesson, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]
-    ) -> None:
-        """The course of ``student``; where it was begun it goes on."""
+    ) -> Kept | None:
+        """The course of ``student``; where it was begun it goes on. What was measured of the weights that are kept."""
         with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
             training = self.workshop.make_training(student, lesson, feed)
             recorder = Recorder(keeper.run, lesson.generation)
-            course = TrainingCourse(training, recorder, self.workshop.make_validation())
+            course = TrainingCourse(training, recorder, self.workshop.make_validation(lesson.generation))
             if begun is not None:
                 course.load_state(begun)
             keeper.follow(course)
         self._samples = training.samples
         student.zero_grad(set_to_none=True)
+        return course.kept

@@ -6,16 +6,17 @@ shuffled by a seeded generator come in one order for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
-from polydistill.modules.batches import device_of, no_autocast, read_batch, score
+from polydistill.modules.batches import device_of, no_autocast, read_batch
+from polydistill.modules.labels import check_labels, require_classes
+from polydistill.modules.outputs import Reading
 from polydistill.modules.seeding import seeded
-from polydistill.modules.trial import check_labels, require_classes
 from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
 
@@ -27,14 +28,17 @@ class ModuleExaminer:
         test: batches, see :class:`~polydistill.modules.domain.ModuleDomain`.
         seed: of the domain.
         ignore_index: label of positions that do not count; None: all do.
+        reading: of the scores of each generation.
 
     Attributes:
         members: generation -> module, of all that there are.
         labels_sha256: of the labels that count, once they are known; others are refused.
     """
 
-    def __init__(self, test: Iterable[Any], seed: int, ignore_index: int | None) -> None:
-        self.test, self.seed, self.ignore_index = test, seed, ignore_index
+    def __init__(
+        self, test: Iterable[Any], seed: int, ignore_index: int | None, reading: Callable[[int], Reading]
+    ) -> None:
+        self.test, self.seed, self.ignore_index, self.reading = test, seed, ignore_index, reading
         self.members: dict[int, nn.Module] = {}
         self._scores: dict[int, Tensor] = {}
         self._labels: Tensor | None = None
@@ -83,7 +87,8 @@ class ModuleExaminer:
         """``(positions, classes)`` float32 scores of the test positions that count."""
         if generation in self._scores:
             return self._scores[generation]
-        scores, labels = predict(self.members[generation], self.test, "test", self.seed, self.ignore_index)
+        member, reading = self.members[generation], self.reading(generation)
+        scores, labels = predict(member, self.test, "test", self.seed, self.ignore_index, reading)
         wrong = len(scores) - int(scores.isfinite().all(dim=1).sum())
         if wrong:
             raise FloatingPointError(
@@ -102,7 +107,7 @@ class ModuleExaminer:
 
 
 def predict(
-    member: nn.Module, batches: Iterable[Any], name: str, seed: int, ignore_index: int | None
+    member: nn.Module, batches: Iterable[Any], name: str, seed: int, ignore_index: int | None, reading: Reading
 ) -> tuple[Tensor, Tensor]:
     """``(positions, classes)`` float32 scores of the positions that count, and their labels, ``(positions,)``.
 
@@ -112,6 +117,7 @@ def predict(
         name: of the batches, in errors.
         seed: of a domain.
         ignore_index: label of positions that do not count; None: all do.
+        reading: of the member's scores.
 
     Raises:
         ValueError: a label is no class, or none counts.
@@ -121,7 +127,7 @@ def predict(
         for given in feed:
             batch = read_batch(given).to(device_of(member))
             require_classes(batch.labels, f"batch {len(parts) + 1} of `{name}`")
-            found = score(member, batch).float()
+            found = reading.score(member, batch).float()
             check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `{name}`", ignore_index)
             counted = slice(None) if ignore_index is None else batch.labels != ignore_index
             parts.append((found[counted], batch.labels[counted]))

@@ -41,7 +41,7 @@ class Feed:
     def epoch(self, number: int) -> Iterator[Any]:
         """The batches of an epoch, counted from 0; a sampler with ``set_epoch``, as ``DistributedSampler``, is told."""
         self._next = number + 1
-        for sampler in _samplers_of(self.source):
+        for sampler in samplers_of(self.source):
             if callable(told := getattr(sampler, "set_epoch", None)):
                 told(number)
         for place, generator in enumerate(generators_of(self.source)):
@@ -95,7 +95,7 @@ def doubt(source: Iterable[Any]) -> str | None:
 
 def generators_of(source: object) -> list[torch.Generator]:
     """Those of a loader, its samplers and its data set, each once."""
-    holders = [source, *_samplers_of(source), getattr(source, "dataset", None)]
+    holders = [source, *samplers_of(source), getattr(source, "dataset", None)]
     found = [getattr(holder, "generator", None) for holder in holders]
     return list({id(held): held for held in found if isinstance(held, torch.Generator)}.values())
 
@@ -106,8 +106,8 @@ def dismiss_workers(source: object) -> None:
         source._iterator = None
 
 
-def _samplers_of(source: object) -> list[object]:
-    """Of a loader: each once."""
+def samplers_of(source: object) -> list[object]:
+    """The samplers of a loader, each once."""
     batch_sampler = getattr(source, "batch_sampler", None)
     found = [getattr(source, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     return list({id(sampler): sampler for sampler in found if sampler is not None}.values())

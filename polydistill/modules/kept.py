@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from polydistill.modules.arguments import Arguments
 from polydistill.modules.config import MAY_GROW
 from polydistill.modules.feed import doubt
 from polydistill.modules.report import format_summary
+from polydistill.modules.shares import check_may_keep
 from polydistill.modules.workshop import Workshop
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
@@ -54,7 +56,7 @@ class InMemory(NamedTuple):
 
 def distill_in_memory(domain: KeptModules, lineage: LineageConfig, examine: Examine | None) -> Generations:
     """The generations as they are finished; nothing is written."""
-    keeper = Keeper(domain, InMemory(lineage), examine=examine)
+    keeper = Keeper(domain, InMemory(lineage), processes=domain.workshop.processes, examine=examine)
     for generation in Lineage(keeper, lineage):
         keeper.keep(generation)
         yield generation
@@ -72,18 +74,28 @@ def distill_in_folder(
     """
     require_extra("runs")
     require_extra("vision", "safetensors")
+    processes = domain.workshop.processes
+    check_may_keep(processes)
     config = domain.workshop.describe(lineage, checkpoint)
-    command = shlex.join(sys.argv)
-    with Run.open(out, config, kind=KIND, command=command, products=PRODUCTS, may_grow=MAY_GROW) as run:
-        if run.summary is not None:
-            yield from read_finished(domain, run.summary, out)
+    with ExitStack() as stack:
+        run = None  # but in the first process
+        if processes.rank == 0:
+            command = shlex.join(sys.argv)
+            opened = Run.open(out, config, kind=KIND, command=command, products=PRODUCTS, may_grow=MAY_GROW)
+            run = stack.enter_context(opened)
+        summary = processes.first_says(None if run is None else run.summary)
+        if summary is not None:
+            yield from read_finished(domain, summary, out)
         else:
-            if (why := doubt(domain.given.batches)) is not None:
+            if run is not None and (why := doubt(domain.given.batches)) is not None:
                 print(f"{out}: goes on where it is stopped, but not bit for bit: {why}", file=sys.stderr)
-            yield from _keep(domain, lineage, Keeper(domain, config, run, stop=StopSignals(), examine=examine))
-        assert run.summary is not None
-        print(format_summary(run.summary))
-        print(f"\nsaved: {out / FILE.format('<k>')}   curves: tensorboard --logdir {out}")
+            yield from _keep(domain, lineage, Keeper(domain, config, run, processes, StopSignals(), examine))
+        if run is not None and run.summary is not None:
+            print(format_summary(run.summary))
+            print(f"\nsaved: {out / FILE.format('<k>')}   curves: tensorboard --logdir {out}")
+            from polydistill.hub.worlds import finish_card  # needs what the base installation has not
+
+            finish_card(run.summary, out, shown_again=summary is not None)
 
 
 def _keep(domain: KeptModules, lineage: LineageConfig, keeper: Keeper[nn.Module]) -> Generations:

@@ -9,8 +9,9 @@ from typing import Any
 from polydistill.lineage.ensembles import name_members
 from polydistill.runs import NARROW, format_narrow_table, format_table
 
-HEADERS = ("who", "learns by", "test error %", "test NLL", "test ECE", "agreement", "KL", "parameters", "seconds")
-IMPORTANCE = (*HEADERS[:4], "agreement", "seconds", "test ECE", "KL", "parameters")
+MEASURED = ("test error %", "test NLL", "test ECE", "agreement", "KL", "validation error %", "epoch")
+HEADERS = ("who", "learns by", *MEASURED, "parameters", "seconds")
+IMPORTANCE = (*HEADERS[:4], "agreement", "epoch", "seconds", "validation error %", "test ECE", "KL", "parameters")
 LONGEST_NAME = 36
 
 
@@ -33,17 +34,32 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         short = textwrap.shorten(name, LONGEST_NAME, placeholder=" ...")
         rows.append([short, "mean", *_measured(ensemble["metrics"]), parameters, None])
     cells = [[*row[:-1], None if row[-1] is None else f"{row[-1]:.0f}"] for row in rows]
+    told = [number for number, name in enumerate(HEADERS) if _is_told(name, [row[number] for row in cells])]
+    headers = [HEADERS[number] for number in told]
+    cells = [[row[number] for number in told] for row in cells]
     networks = [network["class"] for network in config["networks"].values()]
     what = " and ".join(dict.fromkeys(networks))
     epochs = f"{config['epochs']:,} epoch{'s' if config['epochs'] > 1 else ''}"
-    title = textwrap.fill(f"{what}, {epochs}, seed {config['seed']}", NARROW)
-    table = format_table(HEADERS, cells) if wide else format_narrow_table(HEADERS, cells, IMPORTANCE)
+    averaged = f", mean of the weights (decay {config['ema']:g})" if config.get("ema") else ""
+    title = textwrap.fill(f"{what}, {epochs}, seed {config['seed']}{averaged}", NARROW)
+    importance = [name for name in IMPORTANCE if name in headers]
+    table = format_table(headers, cells) if wide else format_narrow_table(headers, cells, importance)
     return f"{title}\n\n{table}"
+
+
+def _is_told(header: str, column: list[Any]) -> bool:
+    """A column of validation is there only where something was validated."""
+    return header not in MEASURED[5:] or any(cell is not None for cell in column)
 
 
 def _measured(metrics: Mapping[str, Any]) -> list[str | None]:
     def digits(name: str, n: int) -> str | None:
         return None if metrics[name] is None else f"{metrics[name]:.{n}f}"
 
-    error = f"{100 * (1 - metrics['test_accuracy']):.2f}"
-    return [error, digits("test_nll", 3), digits("test_ece", 3), digits("agreement", 3), digits("kl", 3)]
+    def error(name: str) -> str | None:
+        accuracy = metrics.get(name)
+        return None if accuracy is None else f"{100 * (1 - accuracy):.2f}"
+
+    epoch = metrics.get("kept_epoch")
+    measured = [error("test_accuracy"), *(digits(name, 3) for name in ("test_nll", "test_ece", "agreement", "kl"))]
+    return [*measured, error("val_accuracy"), None if epoch is None else str(epoch)]

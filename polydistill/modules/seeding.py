@@ -37,8 +37,7 @@ def seeded(seed: int, source: Iterable[Any] = ()) -> Iterator[Feed]:
     dismiss_workers(source)
     try:
         with _torch_seeded(seed):
-            random.seed(derive_seed(seed, "python"))
-            np.random.seed(derive_seed(seed, "numpy") % 2**32)
+            seed_globals(seed)
             yield Feed(source, seed)
     finally:
         random.setstate(python)
@@ -46,6 +45,13 @@ def seeded(seed: int, source: Iterable[Any] = ()) -> Iterator[Feed]:
         for generator, state in zip(held, states, strict=True):
             generator.set_state(state)
         dismiss_workers(source)
+
+
+def seed_globals(seed: int) -> None:
+    """Seed the global generators, within :func:`seeded`."""
+    torch.manual_seed(seed)
+    random.seed(derive_seed(seed, "python"))
+    np.random.seed(derive_seed(seed, "numpy") % 2**32)
 
 
 def global_streams(device: torch.device) -> dict[str, Any]:

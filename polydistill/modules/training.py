@@ -9,29 +9,31 @@ as the other would.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from polydistill.errors import UserError
+from polydistill.learning.average import MovingAverage
 from polydistill.learning.lesson import Lesson
+from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
-from polydistill.learning.training import Training
+from polydistill.learning.training import Report, Training
 from polydistill.learning.update import Update
 from polydistill.losses.ignored import find_counted
-from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch, score
+from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch
 from polydistill.modules.feed import END, Feed, doubt
+from polydistill.modules.labels import check_labels
+from polydistill.modules.outputs import AS_GIVEN, Reading
+from polydistill.modules.place import Place, describe_batch
 from polydistill.modules.schedule import Schedule
-from polydistill.modules.seeding import global_streams, set_global_streams
-from polydistill.modules.trial import check_labels, needs_closure
-
-LOOKED_AT = 1024  # numbers of each tensor of a batch, by which it is known again
+from polydistill.modules.seeding import global_streams, seed_globals, set_global_streams
+from polydistill.modules.shares import check_alike, take_share
+from polydistill.modules.trial import needs_closure
+from polydistill.streams import derive_seed
 
 
 class ModuleTraining(Training):
@@ -47,9 +49,12 @@ class ModuleTraining(Training):
         epochs: >= 1.
         log_every_steps: steps between two reports.
         ignore_index: label of positions that do not count; None: all do.
-        precision: float32, or bfloat16 for autocast around the modules.
+        precision: see :class:`~polydistill.learning.update.Update`.
         compiled: run the modules through torch.compile.
         clip_norm: see :class:`~polydistill.learning.update.Update`.
+        ema: decay of the mean of the weights that is measured and kept; None: those that learn are.
+        readings: of the student's scores, and of the teacher's.
+        processes: that share each batch.
         n_classes: of the scores; None: not known, and labels are not checked.
 
     Raises:
@@ -69,6 +74,9 @@ class ModuleTraining(Training):
         precision: str = "float32",
         compiled: bool = False,
         clip_norm: float | None = None,
+        ema: float | None = None,
+        readings: tuple[Reading, Reading] = (AS_GIVEN, AS_GIVEN),
+        processes: Processes = ALONE,
         epochs: int,
         log_every_steps: int,
         ignore_index: int | None,
@@ -81,136 +89,136 @@ class ModuleTraining(Training):
             epochs=epochs,
             log_every_steps=log_every_steps,
             device=device_of(student) or torch.device("cpu"),
+            processes=processes,
         )
-        self._place = device_of(student)
-        self.optimizer, self.feed, self.schedule, self.parts = optimizer, feed, schedule, parts
+        self._home = device_of(student)
+        self.optimizer, self.place, self.schedule, self.parts = optimizer, Place(feed), schedule, parts
         self.ignore_index, self.n_classes = ignore_index, n_classes
         self._update = Update(
-            student, lesson, optimizer, precision=precision, compiled=compiled, clip_norm=clip_norm, score=score
+            student,
+            lesson,
+            optimizer,
+            precision=precision,
+            processes=processes,
+            compiled=compiled,
+            clip_norm=clip_norm,
+            score=readings[0].score,
+            teacher_score=readings[1].score,
         )
+        self._mean = None if ema is None else MovingAverage(student, ema)
         self._evaluates = needs_closure(optimizer)
         self._rate: Any = 0.0  # of the latest step: a number, or a tensor
-        self._epoch, self._within, self._samples = 0, 0, 0
-        self._batches: Iterator[Any] | None = None  # of the epoch in progress, once it has begun
-        self._coming: list[Any] = []  # drawn from it, for the next steps; perhaps the end
-        self._latest: Any = None  # of the step before
 
     @property
     def epochs_done(self) -> int:
         """Epochs completed so far."""
-        return self._epoch
+        return self.place.epoch
 
     @property
     def within(self) -> int:
         """Steps done of the epoch in progress."""
-        return self._within
+        return self.place.within
 
     @property
     def samples(self) -> int:
         """Samples seen so far."""
-        return self._samples
+        return self.place.samples
 
     @property
     def total_samples(self) -> int:
         """Samples that will have been seen at the end; those seen so far where that is not known."""
-        source = self.feed.source
-        if isinstance(source, Sequence):
-            return self.epochs * sum(read_batch(batch).shape[0] for batch in source)
-        if isinstance(source, DataLoader) and source.batch_size is not None and doubt(source) is None:
-            rest = len(source.sampler) % source.batch_size if source.drop_last else 0  # type: ignore[arg-type]
-            return self.epochs * (len(source.sampler) - rest)  # type: ignore[arg-type]
-        return self._samples
+        return self.place.total_samples(self.epochs)
 
-    # ---- the batches -------------------------------------------------------------------------------------------------
+    # ---- a step ------------------------------------------------------------------------------------------------------
 
     def _stretch(self) -> Iterator[bool]:
         last = False
         while not last:
-            self._draw_two()
-            last = self._coming[1] is END or (self._within + 1) % self.log_every_steps == 0
+            last = self.place.peek()[1] is END or (self.within + 1) % self.log_every_steps == 0
             yield last
 
-    def _draw_two(self) -> None:
-        """Have the batch of the next step, and what follows it: another, or the end of the epoch."""
-        if self._batches is None:
-            self._batches, self._coming = self.feed.epoch(self._epoch), []
-        while len(self._coming) < 2:
-            self._coming.append(next(self._batches, END))
-
-    def _take(self) -> Any:
-        """The batch of the next step; what follows it stays."""
-        self._draw_two()
-        self._latest = self._coming.pop(0)
-        return self._latest
-
-    def _require_whole(self, position: int) -> None:
-        """Refuse the end of an epoch after fewer batches than its source says it has."""
-        try:
-            there = len(self.feed.source)  # type: ignore[arg-type]
-        except TypeError:  # an iterable data set has no length
-            return
-        if position + 1 < there and not (isinstance(self.feed.source, DataLoader) and doubt(self.feed.source)):
-            raise ValueError(
-                f"epoch {self._epoch + 1} of generation {self.generation} ends after {position + 1} batches, and "
-                f"`batches` says that it has {there}"
-            )
-
-    # ---- a step ------------------------------------------------------------------------------------------------------
-
     def _make_one(self, position: int, *, diagnose: bool) -> None:
-        given, where = self._take(), f"batch {position + 1} of epoch {self._epoch + 1}"
-        if given is END:
-            raise ValueError(
-                f"no batches in epoch {self._epoch + 1}: `batches` must be iterable once per epoch, like a list"
-            )
-        ends = self._coming[0] is END
+        given, ends = self.place.take()
+        where = f"batch {position + 1} of epoch {self.epochs_done + 1}"
         try:
             batch = read_batch(given)
             if self.n_classes is not None and batch.labels.device.type == "cpu":  # a GPU would have to be waited for
                 check_labels(batch.labels, self.n_classes, where, self.ignore_index)
-            with no_autocast(self.student):
-                self._step(batch, diagnose)
+            skipped = self._update.skipped
+            if self.processes.size > 1:
+                self._prepare_process(given, where)
+            with no_autocast(self.student), self.processes.peers_needed(among_others=True):
+                self._step(batch, diagnose, where)
         except Exception as error:  # of the user's code, perhaps, which knows no batches
             error.add_note(f"in {where} of generation {self.generation}")
             raise
         if ends:
-            self._require_whole(position)
-        if self.schedule is not None and (ends or self.schedule.by == "step"):
+            self.place.require_whole(self.generation)
+        made = self._update.skipped == skipped
+        if self._mean is not None and made:
+            self._mean.add()
+        if self.schedule is not None and (ends if self.schedule.by == "epoch" else made):
             self.schedule.scheduler.step()
         self.steps += 1
-        self._samples += batch.shape[0]
-        self._epoch, self._within = (self._epoch + 1, 0) if ends else (self._epoch, position + 1)
-        self._batches = None if ends else self._batches
+        self.place.move_on(batch.shape[0], ends)
 
-    def _step(self, batch: Batch, diagnose: bool) -> None:
-        parts = [part.to(self._place) for part in batch.split(self.parts)] if self.parts > 1 else []
-        labels = torch.cat([part.labels for part in parts]) if parts else move(batch.labels, self._place)
+    def _prepare_process(self, given: Any, where: str) -> None:
+        """What is drawn in this step is another in each process, and the same whenever it is made again."""
+        if not self.within:
+            check_alike(describe_batch(given), self.processes, where, self.device)
+        step = f"step {self.steps}, process {self.processes.rank}"
+        seed_globals(derive_seed(self.lesson.seed, step, self.generation))
+
+    def _step(self, batch: Batch, diagnose: bool, where: str) -> None:
+        labels = move(batch.labels, self._home)
         n_counted: int | Tensor = max(1, len(labels))
         counted = find_counted(labels, self.ignore_index)
         if counted is not None:
             n_counted = counted.sum().clamp(min=1)
         rows = torch.arange(len(labels), device=labels.device)  # a permutation of its own for each sample
         permutation = self.lesson.draw_permutation(rows, self.steps)
+        batch, mine = take_share(batch, self.processes, self.parts, where)
+        labels, permutation = labels[mine], None if permutation is None else permutation[mine]
+        parts = [part.to(self._home) for part in batch.split(self.parts)] if self.parts > 1 else []
         self._rate = self.optimizer.param_groups[0]["lr"]
         if parts:
             scores, teacher, loss = self._update.in_parts(parts, labels, n_counted, permutation)
         elif self._evaluates:
-            scores, teacher, loss = self._update.with_closure(batch.to(self._place), labels, n_counted, permutation)
+            scores, teacher, loss = self._update.with_closure(batch.to(self._home), labels, n_counted, permutation)
         else:
-            scores, teacher, loss = self._update(batch.to(self._place), labels, n_counted, permutation)
+            scores, teacher, loss = self._update(batch.to(self._home), labels, n_counted, permutation)
         self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))
 
     def _where(self) -> str:
         rate = float(self.optimizer.param_groups[0]["lr"])
-        return f"batch {self._within + 1} of epoch {self._epoch + 1}, learning rate {rate:g}"
+        return f"batch {self.within + 1} of epoch {self.epochs_done + 1}, learning rate {rate:g}"
 
     def _rate_before(self) -> float:
         return float(self._rate)
 
+    def _report(self, losses: list[float]) -> Report:
+        report = super()._report(losses)
+        if self._mean is not None:
+            self.processes.average_(self._mean.buffers())
+        if self._update.precision == "float16":
+            report.values["train/skipped_steps"] = float(self._update.skipped)
+        return report
+
+    # ---- the weights that are kept ---------------------------------------------------------------------------------
+
+    def as_kept(self) -> AbstractContextManager[None]:
+        """See :class:`~polydistill.learning.training.Training`: the mean of the weights, where there is one."""
+        return super().as_kept() if self._mean is None else self._mean.shown()
+
+    def keep(self) -> None:
+        """The student has the mean of its weights, where there is one."""
+        if self._mean is not None:
+            self._mean.keep()
+
     # ---- what a failure leaves ---------------------------------------------------------------------------------------
 
     def _back_to_the_bad_step(self, good: dict[str, Any], losses: list[float]) -> NonFiniteError:
-        if doubt(self.feed.source) is None:
+        if doubt(self.place.feed.source) is None:
             return super()._back_to_the_bad_step(good, losses)
         bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), len(losses) - 1)
         loss, behind = losses[bad], len(losses) - bad
@@ -224,8 +232,7 @@ class ModuleTraining(Training):
 
     def _given(self) -> dict[str, Any]:
         """``inputs``, their ``keywords`` and ``labels``: the tensors among them."""
-        self._draw_two()
-        batch = read_batch(self._coming[0])
+        batch = read_batch(self.place.peek()[0])
         inputs = [value for value in batch.inputs if isinstance(value, Tensor)]
         keywords = {name: value for name, value in batch.keywords.items() if isinstance(value, Tensor)}
         return {
@@ -239,46 +246,19 @@ class ModuleTraining(Training):
     def _own_state(self) -> dict[str, Any]:
         return {
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "update": self._update.state(),
+            "mean": None if self._mean is None else self._mean.state(),
             "scheduler": None if self.schedule is None else self.schedule.state(),
-            "epoch": self._epoch,
-            "within": self._within,
-            "samples": self._samples,
-            "seen": _describe(self._latest) if self._within else None,
+            **self.place.state(),
             "streams": global_streams(self.device),
         }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._update.load_state(state.get("update", {}))
+        if self._mean is not None:
+            self._mean.load_state(state["mean"])
         if self.schedule is not None:
             self.schedule.load_state(state["scheduler"])
-        self._epoch, self._within, self._samples = state["epoch"], state["within"], state["samples"]
-        self._batches = None
-        if self._within:
-            self._go_through_again(state["seen"])
+        self.place.load_state(state, tells=self.processes.rank == 0)
         set_global_streams(state["streams"], self.device)
-
-    def _go_through_again(self, seen: str) -> None:
-        """The batches of the epoch up to where the state was; the last of them must be what it was."""
-        for _ in range(self._within):
-            if self._take() is END:
-                raise UserError(f"epoch {self._epoch + 1} has fewer batches than when the run was saved")
-        if _describe(self._latest) == seen:
-            return
-        if doubt(self.feed.source) is None:
-            raise UserError(
-                f"batch {self._within} of epoch {self._epoch + 1} is not what it was when the run was saved: the data "
-                "or their order are others, or something draws from a generator of its own"
-            )
-        print("the run goes on with other batches than it would have had", file=sys.stderr)
-
-
-def _describe(given: Any) -> str:
-    """A hash of the beginning of each tensor of a batch, by which it is known again."""
-    batch = read_batch(given)
-    digest = hashlib.sha256()
-    for value in (*batch.inputs, *batch.keywords.values(), batch.labels):
-        if isinstance(value, Tensor):
-            few = value.detach().reshape(-1)[:LOOKED_AT].cpu().contiguous()
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(few.view(torch.uint8).numpy().tobytes() if few.numel() else b"")
-    return digest.hexdigest()

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
-from polydistill.losses.checks import are_probabilities, describe, sum_to_one
+from polydistill.losses.checks import describe
 from polydistill.losses.examination.kinds import examine_kind
 from polydistill.losses.ignored import find_counted
-from polydistill.modules.batches import CLASS_OF_EACH, Batch, device_of, float_types, read_batch, score
+from polydistill.modules.batches import Batch, device_of, float_types, read_batch
+from polydistill.modules.labels import check_labels
+from polydistill.modules.outputs import Reading
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
 _NOTHING = object()
@@ -75,7 +77,9 @@ def _counts_for_nothing(labels: Tensor, ignore_index: int | None) -> bool:
     return counted is not None and not counted.any()
 
 
-def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None) -> tuple[Tensor, Batch]:
+def try_network(
+    module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None, reading: Reading
+) -> tuple[Tensor, Batch]:
     """The scores of a batch in evaluation mode, and the batch, after a look at both.
 
     Args:
@@ -84,6 +88,7 @@ def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_ind
         whose: the module's, in errors.
         name: where the batch comes from, in errors.
         ignore_index: label that may be out of range.
+        reading: of the module's scores.
 
     Raises:
         TypeError: see :mod:`polydistill.modules.batches`.
@@ -92,8 +97,8 @@ def try_network(module: nn.Module, batch: Any, whose: str, name: str, ignore_ind
     read = read_batch(batch).to(device_of(module))
     with evaluation_mode(module):
         try:
-            scores = score(module, read).float()
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            scores = reading.score(module, read).float()
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -117,57 +122,25 @@ def _compare_types(module: nn.Module, batch: Any) -> str:
     return f" (the inputs are {ours}, the module is {theirs}: cast one of them, as by .float())"
 
 
-def check_labels(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:
-    """Refuse a label that is no class, and probabilities that are none.
+def try_precision(module: nn.Module, batch: Batch, whose: str, reading: Reading) -> None:
+    """Refuse a network that cannot learn in float16: scores and gradient of a batch, in evaluation mode.
 
     Raises:
-        ValueError: naming it.
+        ValueError: torch cannot compute one of its operations so on its device, or its weights are float16 already.
     """
-    if are_probabilities(labels):
-        _check_probabilities(labels, classes, where, ignore_index)
-        return
-    values = (labels if labels.device.type == "cpu" else labels.cpu()).numpy()
-    wrong = values[((values < 0) | (values >= classes)) & (values != (0 if ignore_index is None else ignore_index))]
-    if wrong.size:
-        besides = "" if ignore_index is None else f", or {ignore_index} to be ignored"
-        raise ValueError(f"labels must be from 0 to {classes - 1}{besides}; {where} has {wrong[0]}")
-
-
-def _check_probabilities(labels: Tensor, classes: int, where: str, ignore_index: int | None) -> None:
-    if labels.shape[-1] != classes:
-        raise ValueError(
-            f"labels that are probabilities must be those of {classes} classes; {where} has {labels.shape[-1]}"
-        )
-    counted = find_counted(labels, ignore_index)
-    wrong = labels[~sum_to_one(labels) if counted is None else counted & ~sum_to_one(labels)]
-    if len(wrong):
-        besides = "" if ignore_index is None else ", or are all 0 to be ignored"
-        row = f"a row from {wrong[0].min():g} to {wrong[0].max():g} that adds up to {wrong[0].sum():g}"
-        raise ValueError(f"labels that are probabilities are at least 0 and add up to 1{besides}; {where} has {row}")
-
-
-def require_classes(labels: Tensor, where: str) -> None:
-    """Refuse labels that are probabilities, where students are measured.
-
-    Raises:
-        TypeError: they are.
-    """
-    if are_probabilities(labels):
-        raise TypeError(f"{where} has labels that are probabilities, which are for `batches` alone: {CLASS_OF_EACH}")
-
-
-def check_all_labels(batches: Any, name: str, classes: int, ignore_index: int | None) -> None:
-    """Refuse a label that is no class in any batch of a list or tuple, which costs no loading.
-
-    Raises:
-        ValueError: naming it.
-        TypeError: labels of others than ``batches`` are probabilities.
-    """
-    for number, batch in enumerate(batches if isinstance(batches, list | tuple) else ()):
-        labels, where = read_batch(batch).labels, f"batch {number + 1} of `{name}`"
-        if name != "batches":
-            require_classes(labels, where)
-        check_labels(labels, classes, where, ignore_index)
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if any(parameter.dtype is torch.float16 for parameter in learning):
+        raise ValueError(f"precision float16 is for weights of float32, and those of {whose} are float16: cast them up")
+    kind = learning[0].device.type
+    try:
+        with evaluation_mode(module), torch.enable_grad(), torch.autocast(kind, torch.float16, cache_enabled=False):
+            scores = reading.score(module, batch)
+        torch.autograd.grad(scores.float().sum(), learning, allow_unused=True)
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        told = str(error).strip().partition("\n")[0]
+        raise ValueError(f"torch cannot compute {whose} in float16 on {kind} ({told}): choose bfloat16") from error
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -176,8 +149,8 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return parameter.default is inspect.Parameter.empty
 
 
-def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str, parts: int) -> None:
-    """Refuse an optimiser that would move nothing of the module, or cannot take a batch in ``parts``.
+def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str, parts: int, precision: str) -> None:
+    """Refuse an optimiser that would move nothing of the module, or cannot take a batch in ``parts`` or float16.
 
     Raises:
         TypeError: it is none.
@@ -193,6 +166,11 @@ def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str, parts: in
     if parts > 1 and needs_closure(made):
         raise ValueError(
             f"`optimizer` makes a {type(made).__name__}, which evaluates the loss of a whole batch: leave `parts` out"
+        )
+    if precision == "float16" and needs_closure(made):
+        raise ValueError(
+            f"`optimizer` makes a {type(made).__name__}, which evaluates the loss itself: float16 scales the loss for "
+            "one evaluation; choose bfloat16 or float32"
         )
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")

@@ -15,16 +15,26 @@ from torch.optim import Optimizer
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import measure, require_finite_metrics
 from polydistill.learning.networks import share_weights
+from polydistill.learning.processes import ALONE
 from polydistill.lineage import LineageConfig
 from polydistill.lineage.course import Validation
 from polydistill.modules import trial
 from polydistill.modules.arguments import Arguments
-from polydistill.modules.batches import read_batch
-from polydistill.modules.config import ModuleConfig, describe_batches, describe_network, describe_optimizer, plain
+from polydistill.modules.batches import Batch, read_batch
+from polydistill.modules.config import (
+    ModuleConfig,
+    describe_batches,
+    describe_choice,
+    describe_network,
+    describe_optimizer,
+    plain,
+)
 from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
+from polydistill.modules.labels import check_all_labels, require_classes
 from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
+from polydistill.modules.shares import check_module, check_source
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import cast_up, copy_module, fit_weights, load_weights
 from polydistill.provenance import weights_sha256
@@ -40,11 +50,13 @@ class Workshop:
 
     Attributes:
         n_classes: of the scores; None before the trial.
+        processes: that share each batch.
     """
 
     def __init__(self, given: Arguments) -> None:
         self.given = given
         self.n_classes: int | None = None
+        self.processes = ALONE
         self._built: dict[int, nn.Module] = {}  # and not trained yet
 
     def make_training(self, student: nn.Module, lesson: Lesson, feed: Feed) -> ModuleTraining:
@@ -61,6 +73,9 @@ class Workshop:
             precision=told.precision,
             compiled=told.compile,
             clip_norm=told.clip_norm,
+            ema=told.ema,
+            processes=self.processes,
+            readings=(told.reading(lesson.generation), told.reading(lesson.generation - 1)),
             epochs=told.epochs,
             log_every_steps=told.log_every_steps,
             ignore_index=told.ignore_index,
@@ -72,15 +87,17 @@ class Workshop:
             return None
         return Schedule(require_scheduler(self.given.scheduler(optimizer), optimizer), self.given.schedule_by)
 
-    def make_validation(self) -> Validation | None:
-        """How a course measures its student on the validation batches; None where there are none."""
+    def make_validation(self, generation: int) -> Validation | None:
+        """How the course of ``generation`` is measured on the validation batches; None where there are none."""
         told = self.given
         if told.validation is None:
             return None
         batches = told.validation
 
         def measure_on_batches(student: nn.Module, whose: str) -> dict[str, float]:
-            scores, labels = predict(student, batches, "validation", told.seed, told.ignore_index)
+            scores, labels = predict(
+                student, batches, "validation", told.seed, told.ignore_index, told.reading(generation)
+            )
             if not scores.isfinite().all():
                 raise FloatingPointError(f"the scores of {whose} are not finite")
             measured = measure(scores, labels)
@@ -106,6 +123,7 @@ class Workshop:
             module: object = build()
         if not isinstance(module, nn.Module):
             raise TypeError(f"`{name}` must make a torch module, it made a {type(module).__name__}")
+        check_module(module, name, self.processes)
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
             raise ValueError(f"`{name}` makes a module with lazy parameters: call it there on inputs, which makes them")
         return self._place(module)
@@ -130,6 +148,7 @@ class Workshop:
             generation=generation,
             options=self.given.options,
             classes=self.given.classes,
+            group=self.processes.group,
             ignore_index=self.given.ignore_index,
         )
 
@@ -137,24 +156,26 @@ class Workshop:
         """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student and the
         objective; see :mod:`~polydistill.modules.trial`."""
         whose = "the module that `build` makes" if learns else "the teacher"
+        check_source(self.given.batches, self.processes)
         with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):
             given = trial.take_first(self.given.batches, "batches", self.given.ignore_index)
             if not learns:
                 cast_up(teacher, given)
-            scores, batch = trial.try_network(teacher, given, whose, "batches", self.given.ignore_index)
+            reading = self.given.reading(generation)
+            scores, batch = trial.try_network(teacher, given, whose, "batches", self.given.ignore_index, reading)
         with seeded(derive_seed(self.given.seed, "trial, test"), self.given.test):
             first = trial.take_first(self.given.test, "test", self.given.ignore_index)
-            trial.require_classes(read_batch(first).labels, "the first batch of `test`")
-            trial.try_network(teacher, first, whose, "test", self.given.ignore_index)
+            require_classes(read_batch(first).labels, "the first batch of `test`")
+            trial.try_network(teacher, first, whose, "test", self.given.ignore_index, reading)
         n_classes = scores.shape[1]
         sources = {"batches": self.given.batches, "test": self.given.test, "validation": self.given.validation}
         for name, batches in sources.items():
-            trial.check_all_labels(batches, name, n_classes, self.given.ignore_index)
+            check_all_labels(batches, name, n_classes, self.given.ignore_index)
         if self.given.classes is not None and self.given.classes != n_classes:
             raise ValueError(f"`classes` is {self.given.classes}, but {whose} gives {n_classes} scores per sample")
         of_student = self._try_student(teacher, generation + 1, given, n_classes)
         if learns:
-            trial.try_optimizer(teacher, self.given.optimizer, whose, self.given.parts)
+            self._try_learning(teacher, batch, whose, generation)
         lesson = self.make_lesson(nn.Identity(), generation + 1)
         with seeded(derive_seed(self.given.seed, "trial")):
             trial.try_lesson(lesson, of_student, scores.to(of_student.device), batch.labels.to(of_student.device))
@@ -169,21 +190,31 @@ class Workshop:
                 f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
             )
         with seeded(derive_seed(self.given.seed, "trial")):
-            scores, _ = trial.try_network(student, given, "the student", "batches", self.given.ignore_index)
+            reading = self.given.reading(generation)
+            scores, batch = trial.try_network(
+                student, given, "the student", "batches", self.given.ignore_index, reading
+            )
         if scores.shape[1] != n_classes:
             raise ValueError(
                 f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell "
                 "the same classes apart"
             )
-        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts)
+        self._try_learning(student, batch, "the student", generation)
         self._make_schedule(self.given.optimizer(student.parameters()))
         return scores
+
+    def _try_learning(self, network: nn.Module, batch: Batch, whose: str, generation: int) -> None:
+        told = self.given
+        trial.try_optimizer(network, told.optimizer, whose, told.parts, told.precision)
+        if told.precision == "float16":
+            with seeded(derive_seed(told.seed, "trial, float16")):
+                trial.try_precision(network, batch, whose, told.reading(generation))
 
     def describe(self, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
         """What decides a run, for its folder."""
         first, student = self.take(0), self.take(1)
         self._built |= {0: first, 1: student}
-        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts)
+        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts, self.given.precision)
         return ModuleConfig(
             seed=self.given.seed,
             epochs=self.given.epochs,
@@ -196,6 +227,10 @@ class Workshop:
             scheduler=self._describe_schedule(student),
             keep_best=self.given.keep_best,
             patience=self.given.patience,
+            ema=self.given.ema,
+            output=describe_choice(self.given.output),
+            teacher_output=describe_choice(self.given.teacher_output),
+            teacher_inputs=describe_choice(self.given.teacher_inputs),
             objective=self.given.objective_name,
             options=plain(self.given.options),
             ignore_index=self.given.ignore_index,

@@ -10,6 +10,7 @@ import torch
 from stable_baselines3 import DQN
 
 from polydistill.hub.worlds import read_finished
+from polydistill.modules.weights import save_weights
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import save_classifier
 from polydistill.vision.images.data import Normalization
@@ -95,6 +96,29 @@ def classifier_run(out: Path, **of_data: Any) -> dict[str, Any]:
     images = {part: {"images": count, "sha256": None} for part, count in (("train", 50_000), ("test", 10_000))}
     command = "python scripts/distill_cifar.py --data.root /home/jane/cifar --out /home/jane/runs/x"
     told = {"kind": "cifar", "command": command, "config": config, "data": images, "generations": generations}
+    return write_summary(out, KNOWN | told)
+
+
+def modules_run(out: Path) -> dict[str, Any]:
+    """Two generations of somebody's own module in the folder ``out``; the summary."""
+    out.mkdir(parents=True, exist_ok=True)
+    generations = []
+    for number in (0, 1):
+        torch.manual_seed(number)
+        module = torch.nn.Linear(4, 3)
+        save_weights(out / f"generation_{number}.safetensors", module)
+        metrics = {"test_accuracy": 0.75 + number / 8, "test_nll": 1.0, "test_ece": 0.1}
+        metrics |= {"agreement": 0.5 if number else None, "kl": 0.25 if number else None}
+        told = {
+            "generation": number,
+            "sha256": weights_sha256(module.state_dict()),
+            "objective": "ban" if number else None,
+        }
+        generations.append({**told, "parameters": 15, "metrics": metrics})
+    config = {"networks": {name: {"class": "Linear"} for name in ("generation_0", "students")}}
+    config |= {"teacher": "", "epochs": 3, "seed": 3, "ema": 0.99, "lineage": {"generations": 1}}
+    command = "'/home/jane/a secret project/train.py' --out /home/jane/runs/x"
+    told = {"kind": "modules", "command": command, "config": config, "generations": generations}
     return write_summary(out, KNOWN | told)
 
 

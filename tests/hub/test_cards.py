@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from markdown_it import MarkdownIt
 
@@ -22,7 +23,15 @@ from polydistill.hub.markup import block, code, table
 from polydistill.hub.places import public, public_command
 from polydistill.hub.readme import is_ours, read_readme, sealed
 from polydistill.hub.worlds import card_of, finish_card, read_finished
-from tests.hub.made_runs import agent_config, agent_run, classifier_run, tasks_run, teacher_run, write_summary
+from tests.hub.made_runs import (
+    agent_config,
+    agent_run,
+    classifier_run,
+    modules_run,
+    tasks_run,
+    teacher_run,
+    write_summary,
+)
 
 NEEDS_HUB = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None, reason="needs the extra hub (huggingface_hub)"
@@ -63,7 +72,7 @@ def front(text: str) -> dict[str, Any]:
 
 
 @NEEDS_HUB
-@pytest.mark.parametrize("make", [agent_run, classifier_run, tasks_run], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [agent_run, classifier_run, modules_run, tasks_run], ids=lambda make: make.__name__)
 def test_the_hubs_own_parser_reads_the_metadata_without_a_warning(make: Any, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
@@ -74,6 +83,9 @@ def test_the_hubs_own_parser_reads_the_metadata_without_a_warning(make: Any, tmp
         data = ModelCard.load(tmp_path / "README.md").data
     assert data.license == "mit"
     last = summary["generations"][1]["metrics"]
+    if make is modules_run:  # nobody else has its test batches
+        assert (data.library_name, data.pipeline_tag, data.eval_results) == ("pytorch", "other", None)
+        return
     results = {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results}
     if make is classifier_run:
         assert (data.library_name, data.pipeline_tag) == ("polydistill", "image-classification")
@@ -192,6 +204,30 @@ def test_what_the_card_of_a_classifier_shows_runs(tmp_path: Path, monkeypatch: p
     assert re.fullmatch(r"tensor\(\[\d(, \d){3}\]\)\n", capsys.readouterr().out)
 
 
+def test_what_the_card_of_ones_own_module_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = card(modules_run(tmp_path), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"module": torch.nn.Linear(4, 3)}
+    exec(program, names)
+    names["module"].load_state_dict(names["weights"])
+    assert "with decay 0.99" in text
+    assert 'hf_hub_download("org/name", "generation_1.safetensors")' in card(
+        modules_run(tmp_path), tmp_path, where="hf://org/name"
+    )
+
+
+def test_a_module_that_was_given_is_no_product(tmp_path: Path) -> None:
+    summary = modules_run(tmp_path)
+    summary["config"]["teacher"] = "a" * 64
+    assert [product.path.name for product in card_of(summary, tmp_path).products] == ["generation_1.safetensors"]
+    summary["generations"].pop()
+    with pytest.raises(UserError, match="no network that was trained in it"):
+        card_of(summary, tmp_path)
+    with pytest.raises(UserError, match="holds no generation_1"):
+        card_of(modules_run(tmp_path / "a"), tmp_path / "b")
+
+
 def test_it_is_cited_as_the_citation_file_says(root: Path) -> None:
     told = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     assert f"title = {{{told['title']}}}" in software()
@@ -246,7 +282,7 @@ def test_a_cell_with_bars_and_ticks_stays_one_cell() -> None:
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [agent_run, classifier_run, tasks_run], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [agent_run, classifier_run, modules_run, tasks_run], ids=lambda make: make.__name__)
 def test_no_folder_of_the_machine_is_told(make: Any, tmp_path: Path) -> None:
     out = tmp_path / "jane's runs" / "of a secret project"
     summary = make(out)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from polydistill.learning.lesson import Lesson
 from polydistill.losses import cross_entropy
 from polydistill.modules import ModuleDomain
-from polydistill.modules.batches import move, read_batch, read_scores, score
+from polydistill.modules.batches import move, read_batch
 from polydistill.modules.feed import Feed
+from polydistill.modules.outputs import AS_GIVEN, read_scores
 from polydistill.modules.training import ModuleTraining
 
 LABELS = torch.arange(12) % 3
@@ -152,7 +153,7 @@ def test_images_with_a_label_for_each_pixel_are_lined_up() -> None:
     labels = torch.arange(8).view(2, 2, 2) % 3
     scores = torch.randn(2, 3, 2, 2)
     batch = read_batch((scores, labels))
-    found = score(nn.Identity(), batch)
+    found = AS_GIVEN.score(nn.Identity(), batch)
     assert torch.equal(found[5], scores[1, :, 0, 1])
     assert batch.labels[5] == labels[1, 0, 1]
 
@@ -182,15 +183,15 @@ def test_as_many_positions_as_classes_are_read_as_in_the_batches_before(last: bo
     network = next(one.distill(1)).member
     for inputs, labels in batches:
         scores = network(inputs) if last else network(inputs).transpose(1, 2)
-        assert torch.equal(score(network, read_batch((inputs, labels))), scores.reshape(-1, 5))
+        assert torch.equal(AS_GIVEN.score(network, read_batch((inputs, labels))), scores.reshape(-1, 5))
 
 
 def test_the_first_batch_that_can_be_read_in_two_ways_is_told() -> None:
     network = Tagger(last=False)
     with pytest.warns(UserWarning, match=r"\(8, 5, 5\) fit labels of shape \(8, 5\) in two ways; .* dimension 2$"):
-        score(network, read_batch(tagged(5)))
+        AS_GIVEN.score(network, read_batch(tagged(5)))
     with pytest.raises(ValueError, match="have their classes in dimension 1, those of a batch before in dimension 2"):
-        score(network, read_batch(tagged(6)))
+        AS_GIVEN.score(network, read_batch(tagged(6)))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_what_holds_no_scores_is_refused(output: Any) -> None:
 def test_labels_that_do_not_fit_the_scores_are_refused(shape: tuple[int, ...]) -> None:
     batch = read_batch((INPUTS, LABELS[: torch.Size(shape).numel()].view(shape)))
     with pytest.raises(ValueError, match=r"scores of shape \(12, 3\) do not fit labels of shape"):
-        score(Net(), batch)
+        AS_GIVEN.score(Net(), batch)
 
 
 def test_tensors_are_moved_wherever_they_are_nested() -> None:

@@ -17,6 +17,7 @@ import sys
 import torch, torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from polydistill.errors import UserError
 from polydistill.modules import ModuleDomain
 
 rank, store = int(sys.argv[1]), sys.argv[2]
@@ -36,6 +37,10 @@ path = f"{store}_{rank}.pt"
 torch.save(found[0].member.state_dict(), path)
 of_file = ModuleDomain(build, batches, [(torch.ones(6, 2), labels[:6])], epochs=1, teacher=path)
 taught.append(next(of_file.distill(1)))
+try:
+    next(domain.distill(1, run=f"{store}_run"))
+except UserError as error:
+    assert "leave init_process_group out" in str(error)
 dist.destroy_process_group()
 print("HASHES", [g.sha256[:12] for g in (*found, *taught)])
 """

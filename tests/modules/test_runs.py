@@ -25,7 +25,7 @@ from tests.stop_signals import StopAt
 
 LABELS = torch.arange(22) % 3
 DATA = TensorDataset(torch.randn(22, 2, generator=torch.Generator().manual_seed(1)) + LABELS.unsqueeze(1), LABELS)
-FILES = {"config.yaml", "metrics.jsonl", "timing.jsonl", "tb", "checkpoints", "summary.json"}
+FILES = {"config.yaml", "metrics.jsonl", "timing.jsonl", "tb", "checkpoints", "summary.json", "README.md"}
 
 
 class Noisy(Dataset[tuple[Tensor, Tensor]]):

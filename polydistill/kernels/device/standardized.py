@@ -7,7 +7,8 @@ s = |c| / sqrt(n - 1), Z = c / (s + 1e-7) and the same for t; q = softmax(Z(z) /
     g = a T (q - p), which sums to 0
     d loss / d z_i = w (softmax(z)_i - [i = y]) + g_i / (s + 1e-7) - Z_i sum(g Z) / ((n - 1) s)
 
-A class that the teacher excludes (-inf) has no part in its mean and deviation. A row in one tile is read once. A longer
+A class that the teacher excludes (-inf) has no part in its mean and deviation; one that both sides mask by the lowest
+number of their type has none in anything. A row in one tile is read once. A longer
 one is read three times, since no softmax can begin before mean and deviation are known: for the maximum, the mean and
 the deviation of both sides; for the softmaxes of Z and the loss; for the gradient. Sums of squares are never
 subtracted: the deviations of two parts of a row are joined by the distance of their means (Chan et al. 1979). Means
@@ -34,6 +35,24 @@ from polydistill.kernels.device.rows import (
 from polydistill.kernels.device.sides import load_of_label, load_scores
 
 EPSILON = tl.constexpr(1e-7)  # the paper's, added to the standard deviation
+
+
+@triton.jit
+def lowest_of(ptr):
+    """The lowest number of the type that ``ptr`` points to, as float32."""
+    if ptr.dtype.element_ty == tl.float16:
+        return -65504.0
+    elif ptr.dtype.element_ty == tl.bfloat16:
+        return -3.3895313892515355e38
+    else:
+        return -3.4028234663852886e38
+
+
+@triton.jit
+def find_scored(student, teacher, z, t, keep):
+    """The places of a tile that count for the student, and for the teacher."""
+    keep = keep & ~((z == lowest_of(student[0])) & (t == lowest_of(teacher[0])))
+    return keep, keep & (t != float("-inf"))
 
 
 @triton.jit
@@ -163,8 +182,8 @@ def standardized_kernel(
         keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
         z = load_scores(student, rows, cols, keep, 1)
         t = load_scores(teacher, rows, cols, keep, 1)
-        t_keep = keep & (t != float("-inf"))
-        z_count, z_max, z_mean, z_rest, z_norm = measure_spread(z, keep)
+        z_keep, t_keep = find_scored(student, teacher, z, t, keep)
+        z_count, z_max, z_mean, z_rest, z_norm = measure_spread(z, z_keep)
         t_count, t_max, t_mean, t_rest, t_norm = measure_spread(t, t_keep)
     else:
         z_count = tl.zeros((ROWS,), tl.float32)
@@ -175,11 +194,12 @@ def standardized_kernel(
             keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
             z = load_scores(student, rows, cols, keep, 1)
             t = load_scores(teacher, rows, cols, keep, 1)
-            count, maximum, mean, rest, norm = measure_spread(z, keep)
+            z_keep, t_keep = find_scored(student, teacher, z, t, keep)
+            count, maximum, mean, rest, norm = measure_spread(z, z_keep)
             z_count, z_max, z_mean, z_rest, z_norm = merge_spreads(
                 z_count, z_max, z_mean, z_rest, z_norm, count, maximum, mean, rest, norm
             )
-            count, maximum, mean, rest, norm = measure_spread(t, keep & (t != float("-inf")))
+            count, maximum, mean, rest, norm = measure_spread(t, t_keep)
             t_count, t_max, t_mean, t_rest, t_norm = merge_spreads(
                 t_count, t_max, t_mean, t_rest, t_norm, count, maximum, mean, rest, norm
             )
@@ -193,9 +213,9 @@ def standardized_kernel(
 
     plain_sum = tl.zeros((ROWS,), tl.float32)
     if WHOLE:
-        z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+        z_scaled = standardize(z, z_keep, z_mean, z_rest, z_width)
         t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
-        q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+        q, p = exponentiate(z_scaled, z_top, scale, z_keep), exponentiate(t_scaled, t_top, scale, t_keep)
         z_sum, t_sum, q_below, p_below, cross = weigh(z_scaled, t_scaled, q, p, z_top, t_top, scale)
         if LABEL:
             plain_sum = tl.sum(exponentiate(z, z_max, 1.0, keep), axis=1)
@@ -206,10 +226,10 @@ def standardized_kernel(
             keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
             z = load_scores(student, rows, cols, keep, 1)
             t = load_scores(teacher, rows, cols, keep, 1)
-            t_keep = keep & (t != float("-inf"))
-            z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+            z_keep, t_keep = find_scored(student, teacher, z, t, keep)
+            z_scaled = standardize(z, z_keep, z_mean, z_rest, z_width)
             t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
-            q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+            q, p = exponentiate(z_scaled, z_top, scale, z_keep), exponentiate(t_scaled, t_top, scale, t_keep)
             part_z, part_t, part_q_below, part_p_below, part_cross = weigh(
                 z_scaled, t_scaled, q, p, z_top, t_top, scale
             )
@@ -245,10 +265,10 @@ def standardized_kernel(
                 keep = find_kept(mask, rows, cols, n_rows, n_cols, False)
                 z = load_scores(student, rows, cols, keep, 1)
                 t = load_scores(teacher, rows, cols, keep, 1)
-                t_keep = keep & (t != float("-inf"))
-                z_scaled = standardize(z, keep, z_mean, z_rest, z_width)
+                z_keep, t_keep = find_scored(student, teacher, z, t, keep)
+                z_scaled = standardize(z, z_keep, z_mean, z_rest, z_width)
                 t_scaled = standardize(t, t_keep, t_mean, t_rest, t_width)
-                q, p = exponentiate(z_scaled, z_top, scale, keep), exponentiate(t_scaled, t_top, scale, t_keep)
+                q, p = exponentiate(z_scaled, z_top, scale, z_keep), exponentiate(t_scaled, t_top, scale, t_keep)
                 gradient = gradient_tile(
                     z, z_scaled, q, p, keep, cols, label, z_max, z_sum, t_sum, plain_sum, soft_weight, z_width, slope,
                     label_weight, LABEL,

@@ -1,0 +1,123 @@
+"""The processes that torchrun starts, for a lineage of one's own modules: each takes its share of every batch.
+
+Every process goes through the same batches, so that each knows what counts in the whole batch, and a permutation or a
+mean over it is the same as with one process. Contract: with two processes a run does what it does with one, up to the
+order of sums; except for batch norm, which sees the share of its own process, and for what modules draw, as dropout,
+which follows from (seed, generation, step, process). Without torchrun everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+from polydistill.errors import UserError
+from polydistill.learning.processes import ALONE, Processes, open_processes
+from polydistill.modules.batches import Batch
+from polydistill.modules.feed import samplers_of
+
+
+def join_processes(device: torch.device | str | None) -> Processes:
+    """The processes of this run, connected until the program ends. Where the program has connected them itself, as for
+    ``DistributedDataParallel``, each trains on its own batches, and the program sees to it.
+
+    Args:
+        device: of the modules; None: the CPU.
+
+    Raises:
+        UserError: there are more processes than GPUs on this machine.
+    """
+    kind = "cpu" if device is None else torch.device(device).type
+    if not _connect.cache_info().currsize and dist.is_available() and dist.is_initialized():
+        return ALONE
+    return _connect(kind)
+
+
+def check_may_keep(processes: Processes) -> None:
+    """Refuse a run folder for several processes that know nothing of each other here.
+
+    Raises:
+        UserError: the program has connected them itself.
+    """
+    if processes.size == 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError("distill connects the processes of a run by itself: leave init_process_group out, or `run`")
+
+
+@functools.cache
+def _connect(device: str) -> Processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(open_processes(device))
+        atexit.register(stack.pop_all().close)
+    return processes
+
+
+def take_share(batch: Batch, processes: Processes, parts: int, where: str) -> tuple[Batch, slice]:
+    """This process's samples of a batch, and the places of their labels in it.
+
+    Raises:
+        ValueError: there is not a sample for each part of each process.
+    """
+    if processes.size == 1:
+        return batch, slice(None)
+    samples = batch.shape[0]
+    if samples < processes.size * parts:
+        raise ValueError(
+            f"{where} has {samples} samples, too few for {processes.size} processes"
+            + (f" of {parts} parts each" if parts > 1 else "")
+            + ": larger batches, or drop_last=True"
+        )
+    shares = batch.split(processes.size)
+    start = sum(len(share.labels) for share in shares[: processes.rank])
+    mine = shares[processes.rank]
+    return mine, slice(start, start + len(mine.labels))
+
+
+def check_source(source: Iterable[Any], processes: Processes) -> None:
+    """Refuse batches that are divided among the processes already.
+
+    Raises:
+        ValueError: they are.
+    """
+    if processes.size > 1 and any(isinstance(sampler, DistributedSampler) for sampler in samplers_of(source)):
+        raise ValueError(
+            "each process takes its share of each batch of `batches` by itself: leave DistributedSampler out"
+        )
+
+
+def check_module(module: nn.Module, name: str, processes: Processes) -> None:
+    """Refuse a module that would share gradients a second time.
+
+    Raises:
+        ValueError: it is wrapped for data-parallel training.
+    """
+    if processes.size > 1 and isinstance(module, DistributedDataParallel):
+        raise ValueError(f"distill sums gradients over the processes by itself: `{name}` must make a bare module")
+
+
+def check_alike(seen: str, processes: Processes, where: str, device: torch.device) -> None:
+    """Refuse batches that differ from process to process, in all of them.
+
+    Args:
+        seen: a hash of this process's batch.
+        processes: all call this.
+        where: the batch is, for the error.
+        device: of the processes' messages.
+
+    Raises:
+        ValueError: one is another than that of the first process.
+    """
+    as_the_first = torch.tensor(float(processes.first_says(seen) == seen), device=device)
+    if processes.sum_(as_the_first).item() < processes.size:
+        raise ValueError(
+            f"{where} is not the same in all processes: `batches` must give the same to each, of which it takes its "
+            "share"
+        )

@@ -1,0 +1,123 @@
+"""One's own modules under torchrun: two processes do what one does, the first writes, and a run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polydistill.learning.processes import Processes
+from polydistill.modules.batches import read_batch
+from polydistill.modules.shares import take_share
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+PROGRAM = Path(__file__).parent / "sharing.py"
+LESSONS: dict[str, dict[str, Any]] = {
+    "ban": {"kept": True},
+    "cwtm": {"objective": "cwtm", "clip_norm": 0.3},
+    "uniform_confidence": {"objective": "uniform_confidence", "ema": 0.8},
+    "dkpp": {"objective": "dkpp"},
+    "lbfgs": {"objective": "ban_l"},
+    "searching lbfgs": {"objective": "ban_l"},
+    "drawing": {"kept": True, "ema": 0.9},
+}
+REFUSED: dict[str, dict[str, Any]] = {"sampler": {}, "other": {}, "few": {"parts": 2, "objective": "cwtm"}}
+EXACT = [name for name in LESSONS if name not in ("drawing", "searching lbfgs")]
+
+
+def run(folder: Path, lessons: dict[str, Any], processes: int = 2) -> list[Any]:
+    """The results of all processes."""
+    environment = os.environ | {
+        "PYTHONPATH": str(PROGRAM.parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "LESSONS": json.dumps(lessons),
+    }
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [*words, str(PROGRAM), str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> list[Any]:
+    return run(folder, LESSONS | REFUSED)
+
+
+@pytest.fixture(scope="module")
+def program() -> dict[str, Any]:
+    return runpy.run_path(str(PROGRAM))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_processes_do_what_one_does(both: list[Any], program: dict[str, Any], name: str) -> None:
+    options = {key: value for key, value in LESSONS[name].items() if key != "kept"}
+    alone = program["learn"](name, options, None)
+    for found in both:
+        torch.testing.assert_close(found[name]["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
+        assert found[name]["hashes"] == both[0][name]["hashes"]
+        assert found[name]["metrics"][1]["test_nll"] == pytest.approx(alone["metrics"][1]["test_nll"], rel=1e-4)
+
+
+def test_processes_search_along_a_line_together(both: list[Any]) -> None:
+    """By the loss of the whole batch: by their own ones they would go different ways."""
+    assert both[0]["searching lbfgs"]["hashes"] == both[1]["searching lbfgs"]["hashes"]
+
+
+def test_the_first_process_writes_one_curve_of_all_samples(
+    both: list[Any], folder: Path, program: dict[str, Any], tmp_path: Path
+) -> None:
+    program["learn"]("ban", {}, tmp_path / "alone")
+    ours, theirs = (
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (folder / "ban", tmp_path / "alone")
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.pop("values") == pytest.approx(other.pop("values"), rel=1e-3, abs=1e-6)
+        assert one == other
+
+
+def test_a_run_of_two_processes_goes_on_bit_for_bit(both: list[Any], folder: Path, tmp_path: Path) -> None:
+    """With batch norm, dropout and a mean of the weights: from a checkpoint within the second generation."""
+    first = tmp_path / "first"
+    first.mkdir()
+    again = run(first, {"drawing": {"kept": True, "ema": 0.9}})
+    assert again[0]["drawing"]["hashes"] == both[0]["drawing"]["hashes"] == both[1]["drawing"]["hashes"]
+    out = first / "drawing"
+    (out / "summary.json").unlink()
+    states = sorted((out / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert len(states) >= 2
+    states[-1].unlink()
+    resumed = run(first, {"drawing": {"kept": True, "ema": 0.9}})
+    assert resumed[0]["drawing"]["hashes"] == again[0]["drawing"]["hashes"]
+    shown = run(first, {"drawing": {"kept": True, "ema": 0.9}})
+    assert shown[1]["drawing"]["hashes"] == again[0]["drawing"]["hashes"], "finished: read by all"
+
+
+def test_what_cannot_be_shared_is_told(both: list[Any]) -> None:
+    assert all("leave DistributedSampler out" in found["sampler"] for found in both)
+    assert all("batch 1 of epoch 1 is not the same in all processes" in found["other"] for found in both)
+    assert all("has 2 samples, too few for 2 processes of 2 parts each" in found["few"] for found in both)
+
+
+def test_shares_are_the_batch() -> None:
+    batch = read_batch((torch.arange(14).view(7, 2), torch.arange(21).view(7, 3)))
+    shares = [take_share(batch, Processes(rank, 3), 1, "batch 1") for rank in range(3)]
+    assert torch.equal(torch.cat([share.inputs[0] for share, _ in shares]), batch.inputs[0])
+    assert torch.equal(torch.cat([batch.labels[mine] for _, mine in shares]), batch.labels)
+    assert all(torch.equal(share.labels, batch.labels[mine]) for share, mine in shares)
