@@ -6,10 +6,11 @@ that are missing, unexpected or of another shape.
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,35 @@ from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.modules.batches import float_types
 
-NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts store the weights
+AVERAGED = ("state_dict_ema", "model_ema", "ema")  # under which training scripts store averages of the weights
+NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model", "net")  # and the weights; the first that fits counts
+N_AVERAGED = "n_averaged"  # how many torch's AveragedModel has averaged, beside the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+DEEPEST = 4  # levels of a file at which its weights may lie
 NAMED = 3  # names in a message
 
 
+class Found(NamedTuple):
+    """Weights in a file.
+
+    Attributes:
+        weights: by name.
+        averages: the entry of :data:`AVERAGED` that they are; empty: they are no averages.
+    """
+
+    weights: dict[str, Tensor]
+    averages: str
+
+
 def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a file, see :func:`find_weights`."""
+    return find_weights(path).weights
+
+
+def find_weights(path: str | Path) -> Found:
     """The weights of a ``.safetensors`` file, or of one that ``torch.save(module.state_dict(), path)`` wrote.
+
+    Where a training script has put averages of the weights beside them, as timm and torchvision do, the averages.
 
     Raises:
         UserError: it is not there, or holds something else.
@@ -88,6 +111,9 @@ def fit_weights(
     missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in there]
     shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
     other = [f"{name} {found} for {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
+    whole = [name for name in shapes if own[name].is_floating_point() and _is_quantized(weights[name])]
+    if whole:
+        raise UserError(f"{path} is quantised ({_list(whole)}): store the weights as floats")
     faults = {"missing": missing, "unexpected": [name for name in weights if name not in own], "shapes": other}
     if any(faults.values()):
         told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
@@ -141,7 +167,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # the arguments of a training script, which timm stores beside the weights: values, no code
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # whatever a foreign or damaged pickle makes of torch.load
@@ -150,17 +178,33 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _find_weights(found: Any, path: Path) -> dict[str, Tensor]:
-    for name in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+def _find_weights(found: Any, path: Path) -> Found:
+    weights, averages = _open(found, DEEPEST) or Found({}, "")
+    if averages:
+        weights.pop(N_AVERAGED, None)
+    if not weights:
         raise UserError(f"{path} holds no weights by name: store them by torch.save(module.state_dict(), path)")
-    weights: dict[str, Tensor] = dict(found)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), ""):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return Found(weights, averages)
+
+
+def _open(found: Any, levels: int) -> Found | None:
+    """The weights in what a file holds, at most so many levels down; None: there are none."""
+    if not levels or not isinstance(found, Mapping) or not found:
+        return None
+    if all(isinstance(value, Tensor) for value in found.values()):
+        return Found(dict(found), "")
+    for name in NESTED:
+        inner = _open(found.get(name), levels - 1)
+        if inner is not None:
+            return Found(inner.weights, name if name in AVERAGED else inner.averages)
+    return None
+
+
+def _is_quantized(tensor: Tensor) -> bool:
+    """Whether its numbers mean something only with a scale: whole numbers, or floats of 8 bits."""
+    return not tensor.is_floating_point() or tensor.dtype.itemsize == 1
 
 
 def _list(names: Iterable[str]) -> str:

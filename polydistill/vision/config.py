@@ -39,8 +39,9 @@ class TeacherConfig:
     """Generation 0, which learns from labels.
 
     Args:
-        network: like wrn-28-1, wrn-28-10, densenet-90-60, resnet-20, preact-110.
-        path: a .safetensors file of an earlier run to take as generation 0, a path or hf://org/name; empty: train it.
+        network: like wrn-28-1, wrn-28-10, densenet-90-60, resnet-20, imagenet-resnet-18, preact-110.
+        path: a file of weights to take as generation 0: of an earlier run, or of public code, a path or hf://org/name;
+            empty: train it.
         label_smoothing: share of the label spread over all classes, in [0, 1).
     """
 

@@ -81,9 +81,11 @@ class CifarDomain:
             return self._train(self.config.student_network, teacher, begun, keeper)
         given = self.config.teacher
         if given.path:
-            network = open_teacher(self.config, self.images, self.workshop.device).network
-            self._save(network, given.network, None, keeper)
-            return self.workshop.place(network)
+            opened = open_teacher(self.config, self.images, self.workshop.device)
+            if opened.card.get("averages") and keeper.run is not None:
+                print(f"{given.path} holds averaged weights ({opened.card['averages']}): they teach", file=sys.stderr)
+            self._save(opened.network, given.network, None, keeper)
+            return self.workshop.place(opened.network)
         if begun is None and self.config.lineage.generations:
             rehearse(self.workshop)
         return self._train(given.network, None, begun, keeper)

@@ -1,52 +1,86 @@
 """Weights of public CIFAR code under this project's names.
 
-Two conventions, which many repositories share. ResNets of 6n + 2 layers whose shortcuts have no weights, as in
-akamaster/pytorch_resnet_cifar10: ``conv1``, ``bn1``, ``layer<stage>.<block>.conv1`` and so on, ``linear`` or ``fc``.
-Wide-ResNets, as in xternalz/WideResNet-pytorch: ``block<stage>.layer.<block>.bn1``, ``convShortcut``, ``fc``.
+Three conventions, which many repositories share:
 
-Contract: names and shapes alone decide; nothing here opens a file. What is of neither convention stays as it is.
+- ResNets as torchvision, timm, kuangliu/pytorch-cifar and akamaster/pytorch_resnet_cifar10 write them: ``conv1``,
+  ``bn1``, ``layer<stage>.<block>.conv1`` and so on, ``downsample`` or ``shortcut``, ``fc`` or ``linear``.
+- ResNets as in weiaicunzai/pytorch-cifar100: ``conv1.0``, ``conv<stage + 1>_x.<block>.residual_function.0``, ``fc``.
+- Wide-ResNets as in xternalz/WideResNet-pytorch: ``block<stage>.layer.<block>.bn1``, ``convShortcut``, ``fc``.
+
+Contract: names and shapes alone decide; nothing here opens a file. What is of no convention stays as it is; what is of
+one, but of no network here, is refused.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-STAGES = 3
-FIRST_CHANNELS = 16
+from polydistill.vision.networks import build_network
+from polydistill.vision.networks.projection import BOTTLENECKS_FROM, IMAGENET, NARROW, WIDE
+
+LARGE_STEM = 7  # kernel of the first layer of ResNets for large images
+COUNTER = "num_batches_tracked"  # of a batch norm; files of torch before 0.4.1 have none, and evaluation needs none
 
 
 class Convention(NamedTuple):
     """How other code calls the parts of a network.
 
     Attributes:
-        family: as in :func:`polydistill.vision.networks.build_network`.
-        outside: layers outside of 6n.
         block: matches names within a block, with the groups stage, block, part.
-        parts: of a block: its name there -> here; a trailing number stays.
+        first_stage: its number there.
+        parts: of a block, there -> here.
+        outside: layers outside of the blocks, there -> here.
     """
 
-    family: str
-    outside: int
     block: re.Pattern[str]
-    parts: dict[str, str]
+    first_stage: int
+    parts: Mapping[str, str]
+    outside: Mapping[str, str]
 
 
-_CONVENTIONS = (
-    Convention(
-        "resnet", 2, re.compile(r"layer(?P<stage>\d+)\.(?P<block>\d+)\.(?P<part>.+)"), {"conv": "conv", "bn": "norm"}
-    ),
-    Convention(
-        "wrn",
-        4,
-        re.compile(r"block(?P<stage>\d+)\.layer\.(?P<block>\d+)\.(?P<part>.+)"),
-        {"convShortcut": "shortcut", "conv": "conv", "bn": "norm"},
-    ),
+_NUMBERED = {f"{word}{n}": f"{ours}{n}" for word, ours in (("conv", "conv"), ("bn", "norm")) for n in (1, 2, 3)}
+_SHORTCUTS = {f"{word}.{n}": f"shortcut.{n}" for word in ("shortcut", "downsample") for n in (0, 1)}
+_IN_SEQUENCE = {"conv1": 0, "norm1": 1, "conv2": 3, "norm2": 4, "conv3": 6, "norm3": 7}  # a ReLU lies between
+_HEADS = {"linear": "head", "fc": "head"}
+TORCHVISION = Convention(
+    re.compile(r"layer(?P<stage>\d+)\.(?P<block>\d+)\.(?P<part>.+)"),
+    1,
+    _NUMBERED | _SHORTCUTS,
+    {"conv1": "stem", "bn1": "norm", **_HEADS},
 )
-_OUTSIDE = {"conv1": "stem", "bn1": "norm", "linear": "head", "fc": "head"}
+WEIAICUNZAI = Convention(
+    re.compile(r"conv(?P<stage>\d+)_x\.(?P<block>\d+)\.(?P<part>.+)"),
+    2,
+    {f"residual_function.{place}": ours for ours, place in _IN_SEQUENCE.items()} | _SHORTCUTS,
+    {"conv1.0": "stem", "conv1.1": "norm", **_HEADS},
+)
+XTERNALZ = Convention(
+    re.compile(r"block(?P<stage>\d+)\.layer\.(?P<block>\d+)\.(?P<part>.+)"),
+    1,
+    _NUMBERED | {"convShortcut": "shortcut"},
+    TORCHVISION.outside,
+)
+CONVENTIONS = (TORCHVISION, WEIAICUNZAI, XTERNALZ)
+
+
+class Place(NamedTuple):
+    """Where a tensor stands in a network.
+
+    Attributes:
+        part: conv1, norm1, ..., shortcut, shortcut.0; outside of blocks stem, norm, head.
+        kind: weight, bias, running_mean, ...
+        block: (stage from 0, block in it); None: outside of them.
+    """
+
+    part: str
+    kind: str
+    block: tuple[int, int] | None
 
 
 class Translated(NamedTuple):
@@ -62,49 +96,101 @@ class Translated(NamedTuple):
 
 
 def translate(weights: Mapping[str, Tensor]) -> Translated | None:
-    """The weights under our names; None where they are of no convention that is known here."""
-    for convention in _CONVENTIONS:
-        found = [match for name in weights if (match := convention.block.fullmatch(name))]
-        if found:
-            return _translate(convention, found, weights)
-    return None
+    """The weights under our names; None where they are of no convention that is known here.
 
-
-def _translate(convention: Convention, found: list[re.Match[str]], weights: Mapping[str, Tensor]) -> Translated | None:
-    """None where stages or parts are others than those of the family."""
-    n_blocks = [len({match["block"] for match in found if match["stage"] == str(1 + stage)}) for stage in range(STAGES)]
-    if any(int(match["stage"]) > STAGES for match in found) or len({*n_blocks}) != 1:
+    Raises:
+        ValueError: they are of one, but of no network that is here.
+    """
+    convention = next((each for each in CONVENTIONS if any(map(each.block.fullmatch, weights))), None)
+    if convention is None:
         return None
-    places = {match.string: match for match in found}
-    translated: dict[str, Tensor] = {}
+    places = {name: _place(convention, name) for name in weights}
+    sizes = {place: tuple(weights[name].shape) for name, place in places.items()}
+    blocks = _count_blocks(sizes)
+    architecture = _entitle(convention, blocks, sizes)
+    ours = {name: _name(place, blocks, architecture) for name, place in places.items()}
+    translated = _with_counters({ours[name]: tensor for name, tensor in weights.items()})
+    _require_shapes(architecture, translated, {there: name for name, there in ours.items()})
+    return Translated(architecture, translated)
+
+
+def _place(convention: Convention, name: str) -> Place:
+    match = convention.block.fullmatch(name)
+    layer, _, kind = (name if match is None else match["part"]).rpartition(".")
+    part = (convention.outside if match is None else convention.parts).get(layer)
+    if part is None:
+        raise ValueError(f"it has {name}, which no network here has")
+    block = None if match is None else (int(match["stage"]) - convention.first_stage, int(match["block"]))
+    return Place(part, kind, block)
+
+
+def _count_blocks(places: Mapping[Place, tuple[int, ...]]) -> tuple[int, ...]:
+    """The number of blocks of each stage."""
+    found = {place.block for place in places if place.block is not None}
+    stages = range(1 + max(stage for stage, _ in found))
+    blocks = tuple(sum(1 for stage, _ in found if stage == wanted) for wanted in stages)
+    if found != {(stage, block) for stage in stages for block in range(blocks[stage])}:
+        raise ValueError("blocks of its stages are missing")
+    return blocks
+
+
+def _entitle(convention: Convention, blocks: Sequence[int], sizes: Mapping[Place, tuple[int, ...]]) -> str:
+    """The name of the network, by numbers of blocks and some sizes; :func:`_require_shapes` compares all."""
+    stem, width = (sizes.get(Place(*of)) for of in (("stem", "weight", None), ("conv1", "weight", (0, 0))))
+    parts = {place.part for place in sizes}
+    if not stem or not width or "norm" not in parts:
+        raise ValueError("its first layer or the batch norm beside it is missing")
+    if stem[-1] == LARGE_STEM:
+        raise ValueError(f"its first layer is {LARGE_STEM} x {LARGE_STEM}, for larger images than these")
+    same, bottleneck = len(blocks) == 3 and len(set(blocks)) == 1, "conv3" in parts
+    if convention is XTERNALZ and same:
+        return f"wrn-{6 * blocks[0] + 4}-{width[0] // NARROW[0]}"
+    if same and not bottleneck:
+        ending = "" if "shortcut.0" not in parts else "x4" if stem[0] == WIDE[0] else "-projection"
+        return f"resnet-{6 * blocks[0] + 2}{ending}"
+    for depth, of_each in IMAGENET.items():
+        if tuple(blocks) == of_each and bottleneck == (depth >= BOTTLENECKS_FROM):
+            return f"imagenet-resnet-{depth}"
+    kind = "bottlenecks" if bottleneck else "blocks"
+    raise ValueError(f"its stages have {', '.join(map(str, blocks))} {kind}, as no network here")
+
+
+def _name(place: Place, blocks: Sequence[int], architecture: str) -> str:
+    """Our name; the blocks of all stages are counted through."""
+    part, kind, block = place
+    if block is None:
+        return f"{part}.{kind}"
+    number = [0, *itertools.accumulate(blocks)][block[0]] + block[1]
+    if part[-1].isdecimal() and "." not in part and not _has_plain_names(architecture):
+        part = f"{part[:-1]}s.{int(part[-1]) - 1}"
+    return f"blocks.{number}.{part}.{kind}"
+
+
+def _has_plain_names(architecture: str) -> bool:
+    """Whether the blocks of that network have layers conv1, conv2, and not a list of them."""
+    return re.fullmatch(r"wrn-.+|resnet-\d+", architecture) is not None
+
+
+def _with_counters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    norms = [name.removesuffix("running_var") for name in weights if name.endswith(".running_var")]
+    return {**{norm + COUNTER: torch.zeros((), dtype=torch.int64) for norm in norms}, **weights}
+
+
+def _require_shapes(architecture: str, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
+    """Refuse weights of other names or shapes than those of the network, told by the names in their file."""
+    head = weights.get("head.weight")
+    if head is None or len(head) < 2:
+        raise ValueError("its last layer is missing")
+    with torch.device("meta"):
+        wanted = {
+            name: tuple(tensor.shape) for name, tensor in build_network(architecture, len(head)).state_dict().items()
+        }
     for name, tensor in weights.items():
-        match = places.get(name)
-        ours = _outside(name) if match is None else _inside(convention, match, n_blocks[0])
-        if ours is None:
-            return None
-        translated[ours] = tensor
-    return Translated(_entitle(convention, n_blocks[0], translated), translated)
-
-
-def _outside(name: str) -> str | None:
-    layer, _, rest = name.partition(".")
-    return f"{_OUTSIDE[layer]}.{rest}" if layer in _OUTSIDE else None
-
-
-def _inside(convention: Convention, match: re.Match[str], n_blocks: int) -> str | None:
-    """A name within a block; the blocks of all stages are counted through."""
-    layer, _, rest = match["part"].partition(".")
-    word = layer.rstrip("0123456789")
-    if word not in convention.parts:
-        return None
-    index = (int(match["stage"]) - 1) * n_blocks + int(match["block"])
-    return f"blocks.{index}.{convention.parts[word]}{layer.removeprefix(word)}.{rest}"
-
-
-def _entitle(convention: Convention, n_blocks: int, weights: Mapping[str, Tensor]) -> str:
-    depth = 2 * STAGES * n_blocks + convention.outside
-    if convention.family == "resnet":
-        return f"resnet-{depth}"
-    first = weights.get("blocks.0.conv1.weight")
-    width = len(first) // FIRST_CHANNELS if first is not None else 0
-    return f"wrn-{depth}-{width}"
+        if name not in wanted:
+            raise ValueError(f"it has {theirs[name]}, which a {architecture} does not have")
+        if tuple(tensor.shape) != wanted[name]:
+            shapes = f"{tuple(tensor.shape)}, that of a {architecture} {wanted[name]}"
+            raise ValueError(f"its {theirs[name]} has shape {shapes}")
+    missing = next((name for name in wanted if name not in weights), None)
+    if missing is not None:
+        raise ValueError(f"it lacks the {missing} of a {architecture}")

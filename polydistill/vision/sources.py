@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.modules.weights import fit_weights, load_weights
+from polydistill.modules.weights import find_weights, fit_weights
 from polydistill.provenance import weights_sha256
 from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
@@ -46,9 +46,9 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
     """
     path = local_file(config.teacher.path)
     if not _has_card(path):
-        network = _fill_network(config, path).eval().requires_grad_(False)
-        card = {"architecture": config.teacher.network, "classes": images.classes}
-        return Classifier(network, images.normalization, card).to(device)
+        network, averages = _fill_network(config, path)
+        card = {"architecture": config.teacher.network, "classes": images.classes, "averages": averages}
+        return Classifier(network.eval().requires_grad_(False), images.normalization, card).to(device)
     classifier = load_classifier(path, device)
     found, wanted = classifier.card["architecture"], config.teacher.network
     if found != wanted:
@@ -63,10 +63,7 @@ def require_fit(classifier: Classifier, path: Path, images: Images) -> None:
     Raises:
         UserError: it has other classes, or another normalisation.
     """
-    if classifier.card["classes"] != images.classes:
-        raise UserError(
-            f"{path} tells {classifier.card['classes']} classes apart, the images of this run have {images.classes}"
-        )
+    _require_classes(path, classifier.card["classes"], images.classes)
     if classifier.normalization != images.normalization:
         raise UserError(
             f"{path} was trained on pixels normalised by {classifier.normalization}, those here are normalised by "
@@ -74,21 +71,30 @@ def require_fit(classifier: Classifier, path: Path, images: Images) -> None:
         )
 
 
+def _require_classes(path: Path, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise UserError(f"{path} tells {found} classes apart, the images of this run have {wanted}")
+
+
 def _has_card(path: Path) -> bool:
     return path.with_suffix(".json").exists()
 
 
-def _fill_network(config: CifarConfig, path: Path) -> nn.Module:
-    """``teacher.network`` with the weights in a file that has no card."""
+def _fill_network(config: CifarConfig, path: Path) -> tuple[nn.Module, str]:
+    """``teacher.network`` with the weights in a file that has no card, and the entry there if they are averages."""
     name, classes = config.teacher.network, config.data.n_classes
-    network, weights = build_network(name, classes), load_weights(path)
-    translated = translate(weights)
+    network, (weights, averages) = build_network(name, classes), find_weights(path)
+    try:
+        translated = translate(weights)
+    except ValueError as error:
+        raise UserError(f"{path} holds a residual network of public code that is not here: {error}") from error
     if translated is not None:
         found, weights = translated
         if found != name:
             raise UserError(f"{path} holds a {found}, but teacher.network is {name}; choose --teacher.network {found}")
+        _require_classes(path, len(weights["head.weight"]), classes)
     fit_weights(network, weights, path, f"teacher.network {name} with {classes} classes")
-    return network
+    return network, averages
 
 
 def require_same_images(config: CifarConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
@@ -112,7 +118,7 @@ def require_same_teacher(config: CifarConfig, sha256: str) -> None:
     if _has_card(path):
         found = load_classifier(path).card["sha256"]
     else:  # hashed as opened: the file may hold another float type, and leave shared weights out
-        found = weights_sha256(_fill_network(config, path).state_dict())
+        found = weights_sha256(_fill_network(config, path)[0].state_dict())
     if found != sha256:
         raise UserError(
             f"teacher.path {config.teacher.path} holds other weights than those that this run began with; "

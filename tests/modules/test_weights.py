@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import sys
 from pathlib import Path
@@ -11,20 +12,76 @@ import torch
 from torch import nn
 
 from polydistill.errors import UserError
-from polydistill.modules.weights import fit_weights, load_weights
+from polydistill.modules.weights import find_weights, fit_weights, load_weights
 
 
 def net(classes: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 4), nn.Linear(4, classes))
 
 
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"epoch": 3, "state_dict": w}, lambda w: {"model": w}])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "net."])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: w,
+        lambda w: {"epoch": 3, "state_dict": w},
+        lambda w: {"model": w},
+        lambda w: {"net": w, "acc": 91.2},
+        lambda w: {"model": {"state_dict": w}},
+        # as timm stores it
+        lambda w: {"state_dict": w, "args": argparse.Namespace(model="resnet18", lr=0.1), "optimizer": {"state": {}}},
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "net."])
 def test_weights_are_found_where_training_scripts_put_them(tmp_path: Path, wrap, prefix: str) -> None:
     trained, fresh, path = net(), net(), tmp_path / "teacher.pt"
     torch.save(wrap({prefix + name: tensor for name, tensor in trained.state_dict().items()}), path)
     fit_weights(fresh, load_weights(path), path)
     assert all(map(torch.equal, fresh.parameters(), trained.parameters()))
+
+
+@pytest.mark.parametrize("entry", ["state_dict_ema", "model_ema", "ema"])
+def test_averaged_weights_go_before_the_last_ones(tmp_path: Path, entry: str) -> None:
+    last, averaged, fresh, path = net(), torch.optim.swa_utils.AveragedModel(net()), net(), tmp_path / "teacher.pt"
+    torch.save({"model": last.state_dict(), entry: averaged.state_dict()}, path)  # names: n_averaged, module.0.weight
+    found = find_weights(path)
+    assert found.averages == entry
+    fit_weights(fresh, found.weights, path)
+    assert all(map(torch.equal, fresh.parameters(), averaged.module.parameters()))
+    # averages that are no weights by name
+    torch.save({"model": last.state_dict(), entry: {"decay": 0.9, "shadow_params": [torch.zeros(1)]}}, path)
+    assert find_weights(path).averages == ""
+    fit_weights(fresh, load_weights(path), path)
+    assert all(map(torch.equal, fresh.parameters(), last.parameters()))
+
+
+def test_a_module_that_averages_keeps_its_own_names(tmp_path: Path) -> None:
+    averaged, path = torch.optim.swa_utils.AveragedModel(net()), tmp_path / "teacher.pt"
+    torch.save(averaged.state_dict(), path)
+    fit_weights(torch.optim.swa_utils.AveragedModel(net()), load_weights(path), path)
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    circle: dict[str, object] = {}
+    circle["model"] = circle
+    torch.save(circle, tmp_path / "teacher.pt")
+    with pytest.raises(UserError, match="holds no weights by name"):
+        load_weights(tmp_path / "teacher.pt")
+
+
+def test_short_floats_are_cast_up_and_quantised_weights_refused(tmp_path: Path) -> None:
+    trained, fresh, path = net(), net(), tmp_path / "teacher.pt"
+    for dtype in (torch.float16, torch.bfloat16):
+        torch.save({name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}, path)
+        fit_weights(fresh, load_weights(path), path)
+        assert fresh[0].weight.dtype == torch.float32
+        assert torch.equal(fresh[0].weight, trained[0].weight.to(dtype).float())
+    before = fresh[0].weight.clone()
+    weights = trained[0].weight.detach()
+    for weight in ((weights / 0.01).to(torch.int8), weights.to(torch.float8_e4m3fn)):
+        torch.save({**trained.state_dict(), "0.weight": weight}, path)
+        with pytest.raises(UserError, match=r"teacher\.pt is quantised \(0\.weight\): store the weights as floats"):
+            fit_weights(fresh, load_weights(path), path)
+    assert torch.equal(fresh[0].weight, before)
 
 
 def test_a_compiled_module_takes_the_weights_of_a_plain_one() -> None:

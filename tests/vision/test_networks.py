@@ -29,6 +29,14 @@ def count(name: str, classes: int) -> int:
         ("resnet-32", 10, 464_154),
         ("resnet-56", 10, 853_018),
         ("resnet-110", 10, 1_727_962),
+        ("resnet-20-projection", 10, 272_474),
+        ("resnet-8x4", 100, 1_233_540),
+        ("resnet-32x4", 100, 7_433_860),
+        ("imagenet-resnet-18", 10, 11_173_962),
+        ("imagenet-resnet-34", 10, 21_282_122),
+        ("imagenet-resnet-50", 10, 23_520_842),
+        ("imagenet-resnet-101", 10, 42_512_970),
+        ("imagenet-resnet-152", 10, 58_156_618),
         ("preact-20", 10, 272_282),
         ("preact-110", 10, 1_730_522),
         ("preact-bottleneck-164", 10, 1_703_258),
@@ -144,13 +152,14 @@ def test_the_networks_of_tables_4_and_5_have_the_hidden_states_of_their_teacher(
         assert hidden_shapes(variant) == wanted
     assert hidden_shapes("bottleneck-1-1-like-densenet-90-60") == wanted
     assert hidden_shapes("wrn-28-10") == [(160, 32, 32), (320, 16, 16), (640, 8, 8)]
+    assert hidden_shapes("imagenet-resnet-50") == [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]
     # a plain DenseNet-BC has no transition at its end
     assert hidden_shapes("densenet-10-4") == hidden_shapes("wide-1-1-like-densenet-10-4")
     assert hidden_shapes("densenet-10-4") == [(6, 16, 16), (5, 8, 8), (9, 8, 8)]
 
 
 SMALL = [
-    *["wrn-10-1", "wrn-10-2", "densenet-10-4", "resnet-8", "preact-8", "preact-bottleneck-11"],
+    *["wrn-10-1", "wrn-10-2", "densenet-10-4", "resnet-8", "resnet-8-projection", "preact-8", "preact-bottleneck-11"],
     *["densenet-10-4-depth-2", "densenet-10-4-compression-1.5"],
     *["wide-2-0.5-like-densenet-10-4", "bottleneck-2-1-like-densenet-10-4"],
 ]
@@ -211,6 +220,9 @@ def test_the_example_names_exist() -> None:
         ("resnet20", "did you mean resnet-20?"),
         ("wrn-27-1", "wrn has depths 6n + 4, got 27; the nearest is 28"),
         ("resnet-18", "resnet has depths 6n + 2, got 18; the nearest is 20"),
+        ("imagenet-resnet-20", "imagenet-resnet has depths 18, 34, 50, 101, 152, got 20"),
+        ("resnet-18-projection", "resnet has depths 6n + 2, got 18; the nearest is 20"),
+        ("resnet-32x2", "unknown network 'resnet-32x2'; did you mean resnet-32x4?"),
         ("densenet-7-12", "densenet has depths 6n + 4, got 7; the nearest is 10"),
         ("preact-bottleneck-110x", "unknown network"),
         ("preact-bottleneck-22", "preact-bottleneck has depths 9n + 2, got 22; the nearest is 20"),

@@ -200,6 +200,8 @@ def test_states_are_not_matched_in_a_batch_that_comes_in_parts() -> None:
 def test_states_of_other_shapes_are_refused_by_name_and_stage() -> None:
     with pytest.raises(ValueError, match=re.escape("after stage 1 has shape (16, 32, 32), that of its teacher")):
         check_same_states("wrn-10-1", DENSE)
+    with pytest.raises(ValueError, match="resnet-8 has 3 stages, its teacher imagenet-resnet-18 4"):
+        check_same_states("resnet-8", "imagenet-resnet-18")
     check_same_states(WIDE, DENSE)
 
 

@@ -15,6 +15,12 @@ report is enough to build the network again.
 ``bottleneck-<n>-<r>-like-<densenet>``
                             the same of bottleneck units
 ``resnet-<depth>``          CIFAR ResNet (He et al. 2016a, section 4.2), depth 6n + 2: 20, 32, 44, 56, 110
+``resnet-<depth>-projection``
+                            the same with weights in its shortcuts, as in much public code
+``resnet-<depth>x4``        the same of four times the width: 8, 32
+``imagenet-resnet-<depth>``
+                            ResNet for ImageNet (He et al. 2016a, table 1) with a first layer for small images: 18, 34,
+                            50, 101, 152
 ``preact-<depth>``          pre-activation ResNet of two-layer blocks (He et al. 2016b), depth 6n + 2: 110
 ``preact-bottleneck-<d>``   the same of bottleneck blocks, depth 9n + 2: 164, 1001
 ==========================  ======================================================================================
@@ -33,6 +39,7 @@ import torch
 from polydistill.errors import suggest
 from polydistill.vision.networks.densenet import DenseNet
 from polydistill.vision.networks.matched import MatchedResNet
+from polydistill.vision.networks.projection import ProjectionResNet, plan_cifar, plan_imagenet
 from polydistill.vision.networks.resnet import PreActResNet, ResNet
 from polydistill.vision.networks.staged import StagedNetwork
 from polydistill.vision.networks.wide_resnet import WideResNet
@@ -42,6 +49,7 @@ __all__ = [
     "DenseNet",
     "MatchedResNet",
     "PreActResNet",
+    "ProjectionResNet",
     "ResNet",
     "StagedNetwork",
     "WideResNet",
@@ -72,6 +80,12 @@ EXAMPLES = (
     "resnet-32",
     "resnet-56",
     "resnet-110",
+    "resnet-20-projection",
+    "resnet-56-projection",
+    "resnet-8x4",
+    "resnet-32x4",
+    "imagenet-resnet-18",
+    "imagenet-resnet-50",
     "preact-20",
     "preact-110",
     "preact-bottleneck-164",
@@ -94,6 +108,9 @@ FAMILIES: tuple[tuple[str, Callable[..., StagedNetwork]], ...] = (
         lambda _, n, r, depth, k, classes: MatchedResNet(n, r, depth, k, classes, bottleneck=True),
     ),
     (r"resnet-(\d+)", ResNet),
+    (r"resnet-(\d+)-projection", lambda depth, classes: ProjectionResNet(plan_cifar(depth), classes)),
+    (r"resnet-(\d+)x4", lambda depth, classes: ProjectionResNet(plan_cifar(depth, wide=True), classes)),
+    (r"imagenet-resnet-(\d+)", lambda depth, classes: ProjectionResNet(plan_imagenet(depth), classes)),
     (r"preact-(\d+)", PreActResNet),
     (r"preact-(bottleneck)-(\d+)", lambda _, depth, classes: PreActResNet(depth, classes, bottleneck=True)),
 )

@@ -2,8 +2,8 @@
 arXiv 1603.05027).
 
 Widths 16, 32, 64 (bottlenecks: four times that). The original's shortcuts have no weights ("option A": every second
-pixel, zeros for the new channels), as the paper used for CIFAR; other code puts a 1 x 1 convolution there and so has
-2,752 weights more in ResNet-20. Pre-activation shortcuts are 1 x 1 convolutions where the width changes.
+pixel, zeros for the new channels), as the paper used for CIFAR; those with weights are in
+:mod:`~polydistill.vision.networks.projection`. Pre-activation shortcuts are 1 x 1 convolutions where the width changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,30 @@ class BasicBlock(nn.Module):
         return F.relu(residual + x, inplace=True)
 
 
-class ResNet(StagedNetwork):
+class PostActNetwork(StagedNetwork):
+    """Batch norm and ReLU come behind the first layer and the blocks, and not again before the mean.
+
+    Attributes:
+        blocks: of all stages.
+    """
+
+    blocks: nn.Sequential
+
+    @property
+    def body(self) -> nn.Sequential:
+        """The blocks."""
+        return self.blocks
+
+    def begin(self, images: Tensor) -> Tensor:
+        """What the first block sees."""
+        return F.relu(self.norm(self.stem(images)), inplace=True)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The logits for what the last block gives."""
+        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+class ResNet(PostActNetwork):
     """CIFAR ResNet-depth.
 
     Args:
@@ -58,18 +81,14 @@ class ResNet(StagedNetwork):
         self.head = nn.Linear(inputs, classes)
         initialize(self)
 
-    @property
-    def body(self) -> nn.Sequential:
-        """The blocks."""
-        return self.blocks
 
-    def begin(self, images: Tensor) -> Tensor:
-        """What the first block sees: here the batch norm comes behind the first layer."""
-        return F.relu(self.norm(self.stem(images)), inplace=True)
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The logits for what the last block gives."""
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+def shape_convolutions(
+    inputs: int, width: int, outputs: int, stride: int, *, bottleneck: bool
+) -> list[tuple[int, int, int, int]]:
+    """(inputs, outputs, kernel, stride) of each convolution of a block; its stride is that of the first 3 x 3."""
+    if bottleneck:
+        return [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+    return [(inputs, width, 3, stride), (width, outputs, 3, 1)]
 
 
 class PreActBlock(nn.Module):
@@ -87,12 +106,7 @@ class PreActBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
-        # (inputs, outputs, kernel, stride) of each convolution
-        shapes = (
-            [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
-            if bottleneck
-            else [(inputs, width, 3, stride), (width, outputs, 3, 1)]
-        )
+        shapes = shape_convolutions(inputs, width, outputs, stride, bottleneck=bottleneck)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels, *_ in shapes)
         self.convs = nn.ModuleList(nn.Conv2d(i, o, size, step, size // 2, bias=False) for i, o, size, step in shapes)
         changes = inputs != outputs or stride != 1

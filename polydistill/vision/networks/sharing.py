@@ -70,10 +70,15 @@ def check_same_states(student: str, teacher: str) -> None:
         teacher: name of its network.
 
     Raises:
-        ValueError: at the end of a stage their shapes differ.
+        ValueError: they have other numbers of stages, or at the end of a stage their shapes differ.
     """
-    pairs = zip(hidden_shapes(student), hidden_shapes(teacher), strict=True)
-    for number, (own, its) in enumerate(pairs, start=1):
+    states = hidden_shapes(student), hidden_shapes(teacher)
+    if len(states[0]) != len(states[1]):
+        raise ValueError(
+            f"{student} has {len(states[0])} stages, its teacher {teacher} {len(states[1])}: their hidden states "
+            "cannot be compared"
+        )
+    for number, (own, its) in enumerate(zip(*states, strict=True), start=1):
         if own != its:
             raise ValueError(
                 f"the hidden state of {student} after stage {number} has shape {own}, that of its teacher {teacher} "

@@ -1,4 +1,4 @@
-"""What all networks here have in common: a first layer, three stages of blocks, a last layer.
+"""What all networks here have in common: a first layer, stages of blocks, a last layer.
 
 Contract: a layer is found by its role, never by its name. :attr:`StagedNetwork.stem` is the first layer and
 :attr:`StagedNetwork.head` the last; the hidden states are what each stage gives.
