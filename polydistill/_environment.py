@@ -115,7 +115,13 @@ WORLDS = {
         "generation_{last}.safetensors",
         True,
         "polydistill.vision.plan:expected_seconds",
-        younger=("student.shared", "student.objective_sha256", "student.activation_weight"),
+        younger=(
+            "student.shared",
+            "student.objective_sha256",
+            "student.activation_weight",
+            "teacher.mean",
+            "teacher.std",
+        ),
         ensembles="polydistill.vision.ensemble",
     ),
 }

@@ -33,6 +33,7 @@ def test_the_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     (tmp_path / "losses_of_mine.py").write_text(code)
     sys.modules.pop("losses_of_mine", None)
+    torch.save({"state_dict": build_network("resnet-20", 10, seed=0).state_dict()}, tmp_path / "resnet20.th")
     threads = torch.get_num_threads()
     for command in (line for block in BLOCKS for line in block.replace("\\\n", "").splitlines()):
         program, script, *words = shlex.split(command)
@@ -43,6 +44,8 @@ def test_the_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     summary = json.loads((tmp_path / "runs" / "wide" / "summary.json").read_text())
     assert summary["config"]["student"]["shared"] == ["first", "last"]
     assert len({generation["parameters"] for generation in summary["generations"]}) == 2
+    summary = json.loads((tmp_path / "runs" / "resnet8_short" / "summary.json").read_text())
+    assert summary["config"]["teacher"]["mean"] == [0.485, 0.456, 0.406]
     summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
     assert summary["config"]["student"]["objective_sha256"] == hashlib.sha256(code.encode()).hexdigest()
 

@@ -22,7 +22,8 @@ from polydistill.provenance import weights_sha256
 from polydistill.vision.downloads import LARGEST_CARD, LARGEST_WEIGHTS, local_file
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import Normalization
-from polydistill.vision.networks import build_network
+from polydistill.vision.networks import StagedNetwork, build_network
+from polydistill.vision.networks.staged import Renormalizer
 
 
 class Classifier(nn.Module):
@@ -30,11 +31,11 @@ class Classifier(nn.Module):
 
     Args:
         network: from normalised floats to logits.
-        normalization: of the pixels.
+        normalization: of the pixels that the network takes.
         card: its description; see :func:`save_classifier`.
     """
 
-    def __init__(self, network: nn.Module, normalization: Normalization, card: Mapping[str, Any]) -> None:
+    def __init__(self, network: StagedNetwork, normalization: Normalization, card: Mapping[str, Any]) -> None:
         super().__init__()
         self.network, self.normalization, self.card = network, normalization, dict(card)
         self._normalizer = Normalizer.of(normalization)  # no buffer: .half() would round it
@@ -48,6 +49,15 @@ class Classifier(nn.Module):
         if self._normalizer.scale.device != images.device:
             self._normalizer = Normalizer.of(self.normalization, images.device)
         return self.network(self._normalizer(images)).float()  # type: ignore[no-any-return]
+
+    def take(self, given: Normalization) -> None:
+        """From now on the network takes pixels normalised by ``given``; weights and scores stay the same."""
+        its = self.normalization
+        if given != its:
+            scale = [before / after for before, after in zip(given.std, its.std, strict=True)]
+            shift = [(before - mean) / std for before, mean, std in zip(given.mean, *its, strict=True)]
+            self.network.renormalizer = Renormalizer(scale, shift)
+            self.normalization, self._normalizer = given, Normalizer.of(given)
 
 
 def save_classifier(

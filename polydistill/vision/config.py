@@ -24,7 +24,7 @@ from polydistill.losses.objectives import OwnObjective
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
 from polydistill.vision.cost import BACKWARD, count_cost
-from polydistill.vision.images.data import DataConfig
+from polydistill.vision.images.data import DataConfig, Normalization
 from polydistill.vision.networks import check_name
 from polydistill.vision.networks.sharing import Role, check_same_states, check_sharing
 
@@ -43,11 +43,16 @@ class TeacherConfig:
         path: a file of weights to take as generation 0: of an earlier run, or of public code, a path or hf://org/name;
             empty: train it.
         label_smoothing: share of the label spread over all classes, in [0, 1).
+        mean: of the pixels that the teacher of path was trained on, in [0, 1] for each channel, where that is not the
+            data set's, like [0.485, 0.456, 0.406]; null: what its card says, or the data set's.
+        std: the same of their standard deviation, like [0.229, 0.224, 0.225].
     """
 
     network: str = "wrn-28-1"
     path: str = ""
     label_smoothing: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -56,6 +61,28 @@ class TeacherConfig:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.path and self.label_smoothing:
             raise ValueError(f"label_smoothing is {self.label_smoothing}, but the teacher of path is not trained here")
+        self._check_normalization()
+
+    def _check_normalization(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together, or neither")
+        if self.mean is not None and not self.path:
+            raise ValueError("mean and std are of the teacher of path: one that is trained here sees the data set's")
+        for name, least in (("mean", 0.0), ("std", 1e-3)):
+            values = getattr(self, name)
+            if values is not None and not (len(values) == 3 and least <= min(values) and max(values) <= 1):
+                raise ValueError(
+                    f"{name} must be 3 numbers from {least:g} to 1, of pixels in [0, 1] (divide by 255), got "
+                    f"{list(values)}"
+                )
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Of the pixels that the teacher of path was trained on, where it is given."""
+        if self.mean is None or self.std is None:
+            return None
+        (a, b, c), (d, e, f) = self.mean, self.std
+        return Normalization((a, b, c), (d, e, f))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
 from polydistill.runs.correctness import read_correct, write_correct
 from polydistill.runs.shared_store import SharedStore
-from polydistill.vision.classifier import load_classifier, save_classifier
+from polydistill.vision.classifier import Classifier, load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.evaluation import validation_of
 from polydistill.vision.examiner import Examiner
-from polydistill.vision.images.data import Images
+from polydistill.vision.images.data import Images, Normalization
+from polydistill.vision.introduction import find_better, introduce
 from polydistill.vision.networks import build_network
 from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
@@ -30,7 +31,6 @@ from polydistill.vision.workshop import Workshop
 
 CORRECT = "generation_{}_correct.npz"  # which test images a generation got right
 UNIT = "images"
-KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
     "accuracy on the test images": ["test/accuracy"],
@@ -60,6 +60,7 @@ class CifarDomain:
         self.workshop = Workshop(config, images, processes)
         self._examiner = Examiner(images, self.workshop.normalizer, config.evaluation)
         self._correct: list[dict[str, Any]] = []  # records of the files of finished generations
+        self._supposes = False  # that the pixels of a teacher from a file are normalised as here: nothing says it
 
     @property
     def objective(self) -> str:
@@ -84,7 +85,9 @@ class CifarDomain:
             opened = open_teacher(self.config, self.images, self.workshop.device)
             if opened.card.get("averages") and keeper.run is not None:
                 print(f"{given.path} holds averaged weights ({opened.card['averages']}): they teach", file=sys.stderr)
-            self._save(opened.network, given.network, None, keeper)
+            self._supposes = "mean" not in opened.card
+            self._save(opened.network, given.network, None, keeper, opened.normalization)
+            opened.take(self.images.normalization)
             return self.workshop.place(opened.network)
         if begun is None and self.config.lineage.generations:
             rehearse(self.workshop)
@@ -119,11 +122,16 @@ class CifarDomain:
             raise keeper.keep_failure(error, member.state_dict()) from error
         self._keep_correct(keeper.generation, keeper.run)
         if not keeper.generation and self.config.teacher.path and keeper.run is not None:
-            print(introduce(self.config, metrics["test_accuracy"], self.images.classes), file=sys.stderr)
+            print(self._introduce(member, metrics["test_accuracy"]), file=sys.stderr)
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
         samples = self.config.training_of(keeper.generation).epochs * len(self.images.train)
         Recorder(keeper.run, keeper.generation, UNIT).log(samples, tested)
         return metrics
+
+    def _introduce(self, member: nn.Module, accuracy: float) -> str:
+        """A line about the teacher from a file."""
+        better = find_better(member, self.images.test, self.images.normalization) if self._supposes else None
+        return introduce(self.config.teacher, accuracy, self.images.classes, better)
 
     def _look(self, member: nn.Module, generation: int, run: Run | None) -> None:
         with Recorder(run, generation, UNIT).progress("is tested", self._examiner.images_to_see) as bar:
@@ -163,14 +171,18 @@ class CifarDomain:
         return members
 
     def _read(self, generation: int, run: Run | None) -> nn.Module:
-        weights = None
+        saved = None
         if run is not None:
-            weights = load_classifier(run.out / f"generation_{generation}.safetensors").network.state_dict()
+            opened = load_classifier(run.out / f"generation_{generation}.safetensors")
+            saved = opened.network.state_dict(), opened.normalization
+        weights, normalization = self.processes.first_says(saved)
         architecture = self.config.student_network if generation else self.config.teacher.network
         with torch.device("meta"):
             network = build_network(architecture, self.images.classes)
-        network.load_state_dict(self.processes.first_says(weights), assign=True)
-        return self.workshop.place(network)
+        network.load_state_dict(weights, assign=True)
+        member = Classifier(network, normalization, {})
+        member.take(self.images.normalization)
+        return self.workshop.place(member.network)
 
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """What summary.json says of classifiers beside."""
@@ -178,7 +190,14 @@ class CifarDomain:
         sizes = {"processes": self.processes.size, "data": self.data}
         return {"ensembles": ensembles, "correct": self._correct, **sizes}
 
-    def _save(self, network: nn.Module, architecture: str, objective: str | None, keeper: Keeper[nn.Module]) -> None:
+    def _save(
+        self,
+        network: nn.Module,
+        architecture: str,
+        objective: str | None,
+        keeper: Keeper[nn.Module],
+        normalization: Normalization | None = None,
+    ) -> None:
         if keeper.run is None:
             return
         save_classifier(
@@ -186,17 +205,9 @@ class CifarDomain:
             network,
             architecture,
             self.images.classes,
-            self.images.normalization,
+            normalization or self.images.normalization,
             dataset=self.config.data.name,
             generation=keeper.generation,
             objective=objective,
             seed=self.config.seed,
         )
-
-
-def introduce(config: CifarConfig, accuracy: float, classes: int) -> str:
-    """How good a teacher from a file is, before its student learns."""
-    said = f"{config.teacher.path} is right in {accuracy:.2%} of the test images"
-    if accuracy > KNOWS * (1 / classes):
-        return said
-    return f"{said}, as by chance: was it trained on pixels normalised as here, are its classes in this order?"

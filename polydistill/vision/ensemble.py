@@ -26,7 +26,7 @@ from polydistill.vision.config import EvaluationConfig
 from polydistill.vision.examiner import Examiner
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import DataConfig, Images
-from polydistill.vision.sources import describe_images, require_fit
+from polydistill.vision.sources import describe_images, require_classes
 
 CORRECT = "ensemble_correct.npz"  # which test images it got right
 
@@ -108,9 +108,10 @@ def open_member(folder: Path, images: Images, data: Mapping[str, Any], device: t
         raise UserError(f"{folder} was trained and tested on other images than those of this ensemble")
     path = folder / f"generation_{last['generation']}.safetensors"
     classifier = load_classifier(path, device)
-    require_fit(classifier, path, images)
+    require_classes(path, classifier.card["classes"], images.classes)
     if classifier.card["sha256"] != last["sha256"]:
         raise UserError(f"{path} holds other weights than those that its run ended with")
+    classifier.take(images.normalization)
     memory_format = torch.channels_last if layout else torch.contiguous_format
     network = classifier.network.to(memory_format=memory_format)  # type: ignore[call-overload]
     return Member(network, {**last, "objective": last["objective"] or "labels"})

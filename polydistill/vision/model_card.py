@@ -158,7 +158,11 @@ def _teacher(summary: Mapping[str, Any]) -> Sequence[str]:
     path = config["teacher"]["path"]
     who = f"Generation 0 is {name_of_teacher(path)}." if path else "Generation 0 learned from labels, in this run."
     sizes = f"A {code(config['teacher']['network'])} of {first['parameters']:,} parameters"
-    return [who, f"{sizes}; SHA-256 of its weights: {code(first['sha256'])}."]
+    told = [who, f"{sizes}; SHA-256 of its weights: {code(first['sha256'])}."]
+    mean, std = (config["teacher"].get(name) for name in ("mean", "std"))
+    if mean:
+        told.append(f"It sees pixels normalised by mean {mean} and standard deviation {std}, unlike its students.")
+    return told
 
 
 def _teachers_licence(config: Mapping[str, Any]) -> str:

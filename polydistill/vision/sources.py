@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from polydistill.errors import UserError
 from polydistill.modules.weights import find_weights, fit_weights
@@ -19,7 +18,7 @@ from polydistill.vision.classifier import Classifier, load_classifier
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.downloads import local_file
 from polydistill.vision.images.data import Images, ImageSet, load_images
-from polydistill.vision.networks import build_network
+from polydistill.vision.networks import StagedNetwork, build_network
 from polydistill.vision.public_names import translate
 
 
@@ -39,39 +38,47 @@ def open_teacher(config: CifarConfig, images: Images, device: torch.device | str
 
     A file without a card holds weights that something other than this project saved: they are taken for those of
     ``teacher.network``, by our names or by those of public code (:mod:`~polydistill.vision.public_names`), trained on
-    pixels that are normalised as here.
+    pixels that are normalised as here, or as ``teacher.mean`` and ``teacher.std`` say.
 
     Raises:
-        UserError: there is none, or it has another architecture, other classes, or another normalisation.
+        UserError: there is none, or it has another architecture, other classes, or another normalisation than
+            ``teacher.mean`` and ``teacher.std`` say; or a student would share its first layer and not its pixels.
     """
+    classifier = _open(config, images)
+    if "first" in config.student.shared and classifier.normalization != images.normalization:
+        raise UserError(
+            f"student.shared has the first layer of {config.teacher.path}, whose pixels are normalised in another way "
+            "than the student's: leave first out"
+        )
+    return classifier.to(device)
+
+
+def _open(config: CifarConfig, images: Images) -> Classifier:
     path = local_file(config.teacher.path)
     if not _has_card(path):
         network, averages = _fill_network(config, path)
-        card = {"architecture": config.teacher.network, "classes": images.classes, "averages": averages}
-        return Classifier(network.eval().requires_grad_(False), images.normalization, card).to(device)
-    classifier = load_classifier(path, device)
+        card: dict[str, Any] = {"architecture": config.teacher.network, "classes": images.classes, "averages": averages}
+        given = config.teacher.normalization
+        if given is not None:
+            card |= {"mean": list(given.mean), "std": list(given.std)}
+        return Classifier(network.eval().requires_grad_(False), given or images.normalization, card)
+    classifier = load_classifier(path)
     found, wanted = classifier.card["architecture"], config.teacher.network
     if found != wanted:
         raise UserError(f"{path} holds a {found}, but teacher.network is {wanted}; choose --teacher.network {found}")
-    require_fit(classifier, path, images)
+    require_classes(path, classifier.card["classes"], images.classes)
+    if config.teacher.normalization not in (None, classifier.normalization):
+        mean, std = map(list, classifier.normalization)
+        raise UserError(f"the card of {path} says mean {mean} and std {std}: leave teacher.mean and teacher.std out")
     return classifier
 
 
-def require_fit(classifier: Classifier, path: Path, images: Images) -> None:
-    """Check that the classifier in ``path`` is one for ``images``.
+def require_classes(path: Path, found: int, wanted: int) -> None:
+    """Check that the classifier in ``path`` tells as many classes apart as there are.
 
     Raises:
-        UserError: it has other classes, or another normalisation.
+        UserError: it does not.
     """
-    _require_classes(path, classifier.card["classes"], images.classes)
-    if classifier.normalization != images.normalization:
-        raise UserError(
-            f"{path} was trained on pixels normalised by {classifier.normalization}, those here are normalised by "
-            f"{images.normalization}: it would see different images"
-        )
-
-
-def _require_classes(path: Path, found: int, wanted: int) -> None:
     if found != wanted:
         raise UserError(f"{path} tells {found} classes apart, the images of this run have {wanted}")
 
@@ -80,7 +87,7 @@ def _has_card(path: Path) -> bool:
     return path.with_suffix(".json").exists()
 
 
-def _fill_network(config: CifarConfig, path: Path) -> tuple[nn.Module, str]:
+def _fill_network(config: CifarConfig, path: Path) -> tuple[StagedNetwork, str]:
     """``teacher.network`` with the weights in a file that has no card, and the entry there if they are averages."""
     name, classes = config.teacher.network, config.data.n_classes
     network, (weights, averages) = build_network(name, classes), find_weights(path)
@@ -92,7 +99,7 @@ def _fill_network(config: CifarConfig, path: Path) -> tuple[nn.Module, str]:
         found, weights = translated
         if found != name:
             raise UserError(f"{path} holds a {found}, but teacher.network is {name}; choose --teacher.network {found}")
-        _require_classes(path, len(weights["head.weight"]), classes)
+        require_classes(path, len(weights["head.weight"]), classes)
     fit_weights(network, weights, path, f"teacher.network {name} with {classes} classes")
     return network, averages
 
