@@ -138,3 +138,17 @@ def test_the_command_may_be_broken_over_lines() -> None:
         "# Pong.\n#\n#   python scripts/distill_atari.py \\\n#     --config a.yaml --seed 1  # a note\n\ngame: pong\n"
     )
     assert header_command(text) == ["scripts/distill_atari.py", "--config", "a.yaml", "--seed", "1"]
+
+
+def test_every_student_of_another_architecture_in_the_papers_tables_has_a_config() -> None:
+    from polydistill.vision.networks.sharing import ROLES
+    from polydistill.vision.paper import CROSS, SHARING
+
+    found = [load_yaml(path) for path in FILES if path.parent.name == "cifar"]
+    students = {
+        (each["teacher"]["network"], each["student"]["network"], tuple(each["student"].get("shared", ())))
+        for each in found
+        if each["data"]["name"] == "cifar100" and "network" in each["student"]
+    }
+    rows = {(*pair, ()) for pair in CROSS} | {(*pair, ROLES) for pair in SHARING}
+    assert students == rows
