@@ -6,10 +6,11 @@
 All contenders run in turn, in several rounds of one process, and medians are reported: such rates are noisy, and ratios
 within a round are less so. The student is the twin of its teacher and learns by ban. "The trainer" is what
 distill_cifar.py runs: drawing, cropping, flipping and normalising the images, both networks, the loss, the update, the
-curves and the check that the loss is finite. The others get one batch, normalised, in memory: "the bare step" with the
-trainer's precision and memory format, "plain float32" without either, and timm's LogitDistillationTask where timm is
-installed, which is plain float32 too. torchdistill, where it is installed, runs its own box with its own data loader
-over the same images, with the augmentation of its CIFAR configurations.
+curves and the check that the loss is finite; "the trainer without augmentation" leaves out cropping and flipping.
+"ModuleDomain" trains the same network on batches of such images, normalised, in memory. The others get one such batch:
+"the bare step" with the trainer's precision and memory format, "plain float32" without either, and timm's
+LogitDistillationTask where timm is installed, which is plain float32 too. torchdistill, where it is installed, runs its
+own box with its own data loader over the same images, with the augmentation of its CIFAR configurations.
 """
 
 import pathlib
@@ -24,7 +25,7 @@ import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,9 @@ from polydistill.disk import atomic_write
 from polydistill.errors import run_script
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.training import Training
+from polydistill.modules import ModuleDomain
+from polydistill.modules.feed import Feed
 from polydistill.provenance import git_state, hardware, versions
 from polydistill.runs import format_table
 from polydistill.vision.cost import BACKWARD, count_cost
@@ -51,6 +55,11 @@ from polydistill.vision.training import Trainer
 CLASSES = 100
 EPOCH = 50_000  # images
 PIXELS = Normalization((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615))
+
+
+def sgd(parameters: Iterable[nn.Parameter], *, fused: bool | None = True) -> torch.optim.SGD:
+    """The optimiser of all but torchdistill, whose box makes its own."""
+    return torch.optim.SGD(parameters, 1e-3, 0.9, weight_decay=5e-4, nesterov=True, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,13 @@ class Contenders:
     def all(self) -> dict[str, Callable[[], None]]:
         """Each by name; the trainer first."""
         fast = self.precision == "bfloat16"
-        found = {"trainer": self.trainer(), "bare": self.by_hand(fast=fast), "float32": self.by_hand(fast=None)}
+        found = {
+            "trainer": self.trainer(augment=True),
+            "unaugmented": self.trainer(augment=False),
+            "modules": self.modules(),
+            "bare": self.by_hand(fast=fast),
+            "float32": self.by_hand(fast=None),
+        }
         if importlib.util.find_spec("timm") is not None:
             found["timm"] = self.timm()
         if importlib.util.find_spec("torchdistill") is not None:
@@ -119,7 +134,7 @@ class Contenders:
         )
         return student, teacher.eval().requires_grad_(False)
 
-    def trainer(self) -> Callable[[], None]:
+    def trainer(self, *, augment: bool) -> Callable[[], None]:
         """This project's own loop: a report every ``steps`` steps."""
         student, teacher = self.pair(channels_last=True)
         schedule = TrainingConfig(
@@ -127,6 +142,7 @@ class Contenders:
             batch_size=self.config.batch_size,
             learning_rate=1e-3,
             compile=self.config.compile,
+            augment=augment,
             log_every_steps=self.config.steps,
         )
         trainer = Trainer(
@@ -139,11 +155,35 @@ class Contenders:
             generation=1,
             precision=self.precision,
         )
-        reports = trainer.run()
+        return self.reports_of(trainer)
+
+    def modules(self) -> Callable[[], None]:
+        """The loop of one's own modules, on a list of batches."""
+        student, teacher = self.pair(channels_last=True)
+        parts = (part.split(self.config.batch_size) for part in (self.data.images, self.data.labels))
+        batches = [(self.normalizer(images), labels) for images, labels in zip(*parts, strict=True)]
+        domain = ModuleDomain(
+            build=lambda: student,
+            batches=batches,
+            test=batches[:1],
+            epochs=100_000,
+            optimizer=sgd,
+            objective="ban",
+            teacher=teacher,
+            precision=self.precision,
+            compile=self.config.compile,
+            log_every_steps=self.config.steps,
+        )
+        lesson, feed = domain.workshop.make_lesson(teacher, 1), Feed(batches, seed=0)
+        return self.reports_of(domain.workshop.make_training(student, lesson, feed))
+
+    def reports_of(self, training: Training) -> Callable[[], None]:
+        """``steps`` steps of it, up to a report."""
+        reports = training.run()
 
         def run() -> None:
-            target = trainer.steps + self.config.steps
-            while trainer.steps < target:  # an epoch's end makes a report too
+            target = training.steps + self.config.steps
+            while training.steps < target:  # an epoch's end makes a report too
                 next(reports)
 
         return run
@@ -151,9 +191,7 @@ class Contenders:
     def by_hand(self, *, fast: bool | None) -> Callable[[], None]:
         """The step as one writes it; ``fast`` None: plain float32, contiguous, eager."""
         student, teacher = self.pair(channels_last=fast is not None)
-        optimizer = torch.optim.SGD(
-            student.parameters(), 1e-3, 0.9, weight_decay=5e-4, nesterov=True, fused=True if fast is not None else None
-        )
+        optimizer = sgd(student.parameters(), fused=True if fast is not None else None)
         images = self.batch if fast is not None else self.batch.contiguous()
         compiled = self.config.compile and fast is not None
         learn, label = ((torch.compile(n) if compiled else n) for n in (student, teacher))
@@ -181,7 +219,7 @@ class Contenders:
         task = LogitDistillationTask(
             student, teacher, task_loss_weight=0.0, distill_loss_weight=1.0, device=self.device, verbose=False
         )
-        optimizer = torch.optim.SGD(student.parameters(), 1e-3, 0.9, weight_decay=5e-4, nesterov=True)
+        optimizer = sgd(student.parameters(), fused=None)
         images, labels = self.batch.contiguous(), self.data.labels[: self.config.batch_size]
 
         def step() -> None:
@@ -315,6 +353,8 @@ def format_result(network: str, rates: dict[str, list[float]], peak: float | Non
     """The medians as a table, and the ratios that matter, each the median of the rounds' ratios."""
     names = {
         "trainer": "the trainer, loader included",
+        "unaugmented": "the trainer without augmentation",
+        "modules": "ModuleDomain, batches in memory",
         "bare": "the bare step, one batch in memory",
         "float32": "plain float32, one batch in memory",
         "timm": "timm's LogitDistillationTask, one batch in memory",

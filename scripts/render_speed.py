@@ -51,11 +51,19 @@ def bench_table() -> str:
     return format_table(["rate", "median", "range", "in the running loop"], rows)
 
 
-def bench_cifar_table() -> str:
-    """Medians of bench_cifar.py, and how many times as fast the trainer is."""
-    raw = json.loads((MEASUREMENTS / "bench_cifar.json").read_text(encoding="utf-8"))
+def bench_cifar_table(name: str, ours: str, short: str) -> str:
+    """Medians of bench_cifar.py, and how many times as fast one contender is.
+
+    Args:
+        name: of the raw measurement.
+        ours: that contender.
+        short: its name above the column of the ratios.
+    """
+    raw = json.loads((MEASUREMENTS / name).read_text(encoding="utf-8"))
     names = {
         "trainer": "the trainer, loader included",
+        "unaugmented": "the trainer without augmentation",
+        "modules": "ModuleDomain, batches in memory",
         "bare": "the bare step in its precision, one batch in memory",
         "float32": "plain float32, one batch in memory",
         "timm": "timm's LogitDistillationTask, one batch in memory",
@@ -64,10 +72,10 @@ def bench_cifar_table() -> str:
     rows: list[list[str | float | None]] = []
     for rates in raw["images_per_second"].values():
         for contender, values in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(rates["trainer"], values, strict=True))
+            ratio = statistics.median(a / b for a, b in zip(rates[ours], values, strict=True))
             spread = f"{min(values):,.0f} to {max(values):,.0f}"
             rows.append([names[contender], f"{statistics.median(values):,.0f}", spread, f"{ratio:.2f}"])
-    return format_table(["images/s", "median", "range", "trainer / this"], rows)
+    return format_table(["images/s", "median", "range", f"{short} / this"], rows)
 
 
 def bench_agent_table() -> str:
@@ -191,7 +199,8 @@ def spread_text(line: dict[str, str]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
-    "bench_cifar": bench_cifar_table,
+    "bench_cifar": lambda: bench_cifar_table("bench_cifar.json", "trainer", "trainer"),
+    "bench_modules": lambda: bench_cifar_table("bench_modules.json", "modules", "ModuleDomain"),
     "bench_agent": bench_agent_table,
     "bench_online": online_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),
