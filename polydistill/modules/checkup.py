@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from polydistill.lineage import Generation
 from polydistill.losses import OBJECTIVES, Report, doctor
-from polydistill.losses.ignored import most_likely
 from polydistill.modules.batches import Batch, device_of, read_batch
 from polydistill.modules.outputs import Reading
 from polydistill.modules.seeding import seeded
@@ -28,8 +27,7 @@ class _OfBatch(nn.Module):
 
 
 def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
-    """The doctor's report on what ``teacher`` would teach, from the first batch and a student thrown away. Labels
-    that are probabilities are examined as the class that is most likely.
+    """The doctor's report on what ``teacher`` would teach, from the first batch and a student thrown away.
 
     Raises:
         ValueError: the objective is a function of one's own, which the doctor does not know by name.
@@ -44,12 +42,11 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
     with seeded(derive_seed(given.seed, "doctor", generation), given.batches) as feed:
         batch = read_batch(take_first(feed, "batches", given.ignore_index)).to(device_of(student))
         lesson = workshop.make_lesson(teacher.member, generation)
-        labels = most_likely(batch.labels, given.ignore_index)
         rows = torch.arange(len(batch.labels), device=batch.labels.device)
         options = lesson.options(lesson.draw_permutation(rows, 0)) | {"ignore_index": given.ignore_index}
         readings = [given.reading(generation), given.reading(teacher.generation)]
         plain = all(reading.output is None and reading.inputs is None for reading in readings)
-        if plain and len(batch.inputs) == 1 and not batch.keywords and batch.shape == labels.shape:
-            return doctor(student, teacher.member, lesson.objective, batch.inputs[0], labels, **options)
+        if plain and len(batch.inputs) == 1 and not batch.keywords and len(batch.shape) == 1:
+            return doctor(student, teacher.member, lesson.objective, batch.inputs[0], batch.labels, **options)
         networks = [_OfBatch(*pair) for pair in zip((student, teacher.member), readings, strict=True)]
-        return doctor(networks[0], networks[1], lesson.objective, batch, labels, **options)
+        return doctor(networks[0], networks[1], lesson.objective, batch, batch.labels, **options)

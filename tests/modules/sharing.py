@@ -76,9 +76,9 @@ if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
     results: dict[str, Any] = {}
     for name, options in json.loads(os.environ["LESSONS"]).items():
-        kept = options.pop("kept", False)
+        kept = options.pop("kept", None)
         try:
-            results[name] = learn(name, options, folder / name if kept else None)
+            results[name] = learn(name, options, folder / kept if kept else None)
         except ValueError as error:
             results[name] = str(error)
     torch.save(results, folder / f"rank_{rank}.pt")

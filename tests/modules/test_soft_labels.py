@@ -99,7 +99,10 @@ def test_a_run_on_mixed_batches_goes_on_bit_for_bit(tmp_path: Path, monkeypatch:
 def test_the_doctor_goes_by_the_most_likely_class(capsys: pytest.CaptureFixture[str]) -> None:
     soft = 0.9 * CERTAIN + 0.1 / 3
     list(domain([(INPUTS, soft)], objective="ban_l", epochs=60).distill(1, doctor=True))
-    assert "doctor: ban_l, 24 samples of 3 classes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "doctor: ban_l, 24 samples of 3 classes" in printed
+    assert "the labels are probabilities: they are examined as the most likely class" in printed
+    assert "the teacher is right in" in printed
 
 
 def test_probabilities_that_turn_wrong_on_the_way_are_refused() -> None:

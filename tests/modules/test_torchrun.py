@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 
 PROGRAM = Path(__file__).parent / "sharing.py"
 LESSONS: dict[str, dict[str, Any]] = {
-    "ban": {"kept": True},
+    "ban": {"kept": "ban"},
     "cwtm": {"objective": "cwtm", "clip_norm": 0.3},
     "uniform_confidence": {"objective": "uniform_confidence", "ema": 0.8},
     "dkpp": {"objective": "dkpp"},
     "lbfgs": {"objective": "ban_l"},
     "searching lbfgs": {"objective": "ban_l"},
-    "drawing": {"kept": True, "ema": 0.9},
+    "drawing": {"kept": "drawing", "ema": 0.9},
 }
 REFUSED: dict[str, dict[str, Any]] = {"sampler": {}, "other": {}, "few": {"parts": 2, "objective": "cwtm"}}
 EXACT = [name for name in LESSONS if name not in ("drawing", "searching lbfgs")]
@@ -93,20 +94,18 @@ def test_the_first_process_writes_one_curve_of_all_samples(
 
 
 def test_a_run_of_two_processes_goes_on_bit_for_bit(both: list[Any], folder: Path, tmp_path: Path) -> None:
-    """With batch norm, dropout and a mean of the weights: from a checkpoint within the second generation."""
-    first = tmp_path / "first"
-    first.mkdir()
-    again = run(first, {"drawing": {"kept": True, "ema": 0.9}})
-    assert again[0]["drawing"]["hashes"] == both[0]["drawing"]["hashes"] == both[1]["drawing"]["hashes"]
-    out = first / "drawing"
+    """With batch norm, dropout and a mean of the weights, from the checkpoint before the last; then it is shown."""
+    shutil.copytree(folder / "drawing", out := tmp_path / "drawing")
     (out / "summary.json").unlink()
     states = sorted((out / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
     assert len(states) >= 2
     states[-1].unlink()
-    resumed = run(first, {"drawing": {"kept": True, "ema": 0.9}})
-    assert resumed[0]["drawing"]["hashes"] == again[0]["drawing"]["hashes"]
-    shown = run(first, {"drawing": {"kept": True, "ema": 0.9}})
-    assert shown[1]["drawing"]["hashes"] == again[0]["drawing"]["hashes"], "finished: read by all"
+    options = {"kept": "drawing", "ema": 0.9}
+    resumed = run(tmp_path, {"drawing": options, "drawing, shown": options})
+    for ours, theirs in zip(resumed, both, strict=True):
+        assert ours["drawing"]["hashes"] == ours["drawing, shown"]["hashes"] == theirs["drawing"]["hashes"]
+    ours, theirs = ((path / "drawing" / "metrics.jsonl").read_text() for path in (tmp_path, folder))
+    assert ours == theirs
 
 
 def test_what_cannot_be_shared_is_told(both: list[Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polydistill.losses.checks import are_probabilities
 from polydistill.losses.examination.accuracy import examine_accuracy
 from polydistill.losses.examination.asking import LossFunction, Place
 from polydistill.losses.examination.batch import Rows, take_rows
@@ -33,6 +34,7 @@ from polydistill.losses.examination.scores import (
     examine_targets,
 )
 from polydistill.losses.examination.terms import SILENT, TERMS, weigh_terms
+from polydistill.losses.ignored import most_likely
 from polydistill.losses.objectives import Objective, get_objective
 from polydistill.losses.outputs import logits_of
 from polydistill.losses.probabilities import join_members
@@ -99,7 +101,7 @@ def doctor(
         objective: name in ``OBJECTIVES``: the one that is meant.
         inputs: one batch, as both take it.
         labels: ``(batch,)`` or ``(batch, time)`` integers, if there are any: the teacher's accuracy is measured on
-            them, whatever the objective.
+            them, whatever the objective. Probabilities, of the scores' shape, are examined as the most likely class.
         loss_function: one's own loss of ``(student scores, teacher scores, labels)``. Its gradient is divided into
             terms and compared with the objective's. It is called at the batch's scores and at others, in float64 where
             it takes that.
@@ -110,7 +112,8 @@ def doctor(
         the findings and the share of each term in the gradient.
 
     Raises:
-        ValueError: an unknown objective or option, or a network that gives no scores.
+        ValueError: an unknown objective or option, a network that gives no scores, or probabilities as labels of an
+            objective that needs the class.
 
     Example:
         >>> linear = torch.nn.Linear(3, 2)
@@ -135,6 +138,10 @@ def doctor(
     findings += of_kinds
     scores, targets, of_types = _join_types(scores, targets)
     findings += of_types
+    if labels is not None and are_probabilities(labels) and labels.shape == scores.shape:
+        named.accept_label_kind(labels)
+        labels = most_likely(labels, ignore_index)
+        findings.append(Finding("fine", "the labels are probabilities: they are examined as the most likely class"))
     rows = take_rows(scores, targets, labels, options, ignore_index)
     title = _entitle(named, rows)
     if not len(rows.scores):
