@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polydistill.losses.backend import use_backend
 from polydistill.losses.batch_normalized import cwtm, uniform_confidence
@@ -149,8 +149,26 @@ class Objective:
         return read_options(self.name, self.function)
 
 
+@dataclass(frozen=True)
 class OwnObjective(Objective):
-    """A function of one's own, of ``(student, teacher, labels)``; see :func:`as_objective`."""
+    """A function of one's own, of ``(student, teacher, labels)``; see :func:`as_objective`.
+
+    Raises:
+        ValueError: it is a module, or a method of one, with parameters that want a gradient: nobody would train them.
+    """
+
+    def __post_init__(self) -> None:
+        function: Any = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        owner = getattr(function, "__self__", function)
+        learning = isinstance(owner, nn.Module) and [n for n, p in owner.named_parameters() if p.requires_grad]
+        if learning:
+            raise ValueError(
+                f"objective {self.name} has parameters of its own ({', '.join(learning)}), which only the student's "
+                "optimiser would train, and it does not know them: give the module to the student, or call "
+                "requires_grad_(False) on it"
+            )
 
     def __call__(
         self,
@@ -241,7 +259,7 @@ def as_objective(objective: str | Callable[..., Tensor]) -> Objective:
             their own signature, and keep their defaults.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a module with parameters that want a gradient.
         TypeError: neither a name nor a function.
 
     Example:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from polydistill.losses import (
+    OBJECTIVES,
     ban,
     ban_l,
     cross_entropy,
@@ -167,3 +168,21 @@ def test_mean_over_the_batch_is_independent_of_classes_that_nobody_predicts(make
         torch.testing.assert_close(loss(*wide), loss(z, t))
     torch.testing.assert_close(hinton_kd(*wide, y), hinton_kd(z, t, y))
     assert math.isfinite(hinton_kd(*wide, y).mean().item())
+
+
+WEIGHTS = [
+    (name, option)
+    for name, objective in OBJECTIVES.items()
+    for option in ("label_weight", "teacher_weight", "alpha", "beta", "label_smoothing")
+    if option in objective.options and (name, option) != ("jsd", "beta")  # which is never 0
+]
+
+
+@pytest.mark.parametrize(("name", "option"), WEIGHTS)
+def test_a_weight_of_0_is_the_limit_of_small_weights(make_batch, name: str, option: str) -> None:
+    student, teacher, labels = make_batch()
+    permutation = {"permutation": torch.arange(7).expand(5, 7)} if OBJECTIVES[name].needs_permutation else {}
+    at_0, near_0 = (
+        OBJECTIVES[name](student, teacher, labels, **{option: weight}, **permutation) for weight in (0.0, 1e-7)
+    )
+    assert torch.allclose(at_0, near_0, rtol=1e-4, atol=1e-5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from polydistill import losses
-from polydistill.losses import OBJECTIVES, get_objective, hinton_kd, policy_kl
+from polydistill.losses import OBJECTIVES, as_objective, get_objective, hinton_kd, policy_kl
 from tests.losses.reference import NAMES
 
 
@@ -141,3 +143,26 @@ def test_plain_formula_compiles_without_a_graph_break(make_batch, name) -> None:
     found, expected = compiled(*batch), objective(*batch, **options).sum()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(loss, batch.student)[0] for loss in (found, expected)))
+
+
+class Weighted(nn.Module):
+    """A loss with a weight that somebody meant to be learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return self.weight * (student - teacher).square().sum(dim=1)
+
+
+def test_a_loss_with_parameters_that_nobody_would_train_is_refused(make_batch) -> None:
+    module = Weighted()
+    for objective in (module, functools.partial(module), module.forward):
+        with pytest.raises(
+            ValueError, match=r"has parameters of its own \(weight\), which only the student's optimiser"
+        ):
+            as_objective(objective)
+    student, teacher, labels = make_batch()
+    expected = (student - teacher).square().sum(dim=1)
+    assert torch.equal(as_objective(module.requires_grad_(False))(student, teacher, labels), expected)
