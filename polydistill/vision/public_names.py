@@ -24,6 +24,7 @@ from torch import Tensor
 from polydistill.vision.networks import build_network
 from polydistill.vision.networks.projection import BOTTLENECKS_FROM, IMAGENET, NARROW, WIDE
 
+MOST_STAGES = 4
 LARGE_STEM = 7  # kernel of the first layer of ResNets for large images
 COUNTER = "num_batches_tracked"  # of a batch norm; files of torch before 0.4.1 have none, and evaluation needs none
 
@@ -127,7 +128,7 @@ def _place(convention: Convention, name: str) -> Place:
 def _count_blocks(places: Mapping[Place, tuple[int, ...]]) -> tuple[int, ...]:
     """The number of blocks of each stage."""
     found = {place.block for place in places if place.block is not None}
-    stages = range(1 + max(stage for stage, _ in found))
+    stages = range(min(MOST_STAGES, 1 + max(stage for stage, _ in found)))
     blocks = tuple(sum(1 for stage, _ in found if stage == wanted) for wanted in stages)
     if found != {(stage, block) for stage in stages for block in range(blocks[stage])}:
         raise ValueError("blocks of its stages are missing")
@@ -179,7 +180,7 @@ def _with_counters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _require_shapes(architecture: str, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
     """Refuse weights of other names or shapes than those of the network, told by the names in their file."""
     head = weights.get("head.weight")
-    if head is None or len(head) < 2:
+    if head is None or head.dim() != 2 or len(head) < 2:
         raise ValueError("its last layer is missing")
     with torch.device("meta"):
         wanted = {
