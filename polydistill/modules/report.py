@@ -13,6 +13,7 @@ MEASURED = ("test error %", "test NLL", "test ECE", "agreement", "KL", "validati
 HEADERS = ("who", "learns by", *MEASURED, "parameters", "seconds")
 IMPORTANCE = (*HEADERS[:4], "agreement", "epoch", "seconds", "validation error %", "test ECE", "KL", "parameters")
 LONGEST_NAME = 36
+Cell = str | float | None
 
 
 def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
@@ -22,29 +23,49 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         summary: what summary.json holds.
         wide: every column of the table; else those that matter most, in 80 characters.
     """
-    config, generations = summary["config"], summary["generations"]
-    rows = []
+    config = summary["config"]
+    networks = [network["class"] for network in config["networks"].values()]
+    what = " and ".join(dict.fromkeys(networks))
+    epochs = f"{config['epochs']:,} epoch{'s' if config['epochs'] > 1 else ''}"
+    averaged = f", mean of the weights (decay {config['ema']:g})" if config.get("ema") else ""
+    source = "(given)" if config["teacher"] else "labels"
+    return format_lineage(summary, f"{what}, {epochs}, seed {config['seed']}{averaged}", source, wide)
+
+
+def format_lineage(summary: Mapping[str, Any], title: str, source: str, wide: bool) -> str:
+    """The table below its title.
+
+    Args:
+        summary: what summary.json holds.
+        title: one line, which is folded.
+        source: by what generation 0 learns, or where it comes from.
+        wide: every column.
+    """
+    headers, rows = columns_of(summary, source)
+    importance = [name for name in IMPORTANCE if name in headers]
+    table = format_table(headers, rows) if wide else format_narrow_table(headers, rows, importance)
+    return f"{textwrap.fill(title, NARROW, break_on_hyphens=False)}\n\n{table}"
+
+
+def columns_of(summary: Mapping[str, Any], source: str) -> tuple[list[str], list[list[Cell]]]:
+    """The headers of the table, those of :data:`HEADERS` of which there is something to tell, and its rows."""
+    rows = _rows(summary, source)
+    told = [number for number, name in enumerate(HEADERS) if _is_told(name, [row[number] for row in rows])]
+    return [HEADERS[number] for number in told], [[row[number] for number in told] for row in rows]
+
+
+def _rows(summary: Mapping[str, Any], source: str) -> list[list[Cell]]:
+    generations, rows = summary["generations"], []
     for generation, seconds in zip(generations, summary["seconds"], strict=True):
-        learned = generation["objective"] or ("(given)" if config["teacher"] else "labels")
-        measured = _measured(generation["metrics"])
-        rows.append([f"generation {generation['generation']}", learned, *measured, generation["parameters"], seconds])
+        learned = (generation["objective"] or source).rpartition(":")[2]  # of a loss of one's own, its function
+        who, measured = f"generation {generation['generation']}", _measured(generation["metrics"])
+        rows.append([who, learned, *measured, generation["parameters"], f"{seconds:.0f}"])
     for ensemble in summary["ensembles"]:
         name = f"ensemble of {name_members(ensemble['members'])}"
         parameters = sum(generations[member]["parameters"] for member in ensemble["members"])
         short = textwrap.shorten(name, LONGEST_NAME, placeholder=" ...")
         rows.append([short, "mean", *_measured(ensemble["metrics"]), parameters, None])
-    cells = [[*row[:-1], None if row[-1] is None else f"{row[-1]:.0f}"] for row in rows]
-    told = [number for number, name in enumerate(HEADERS) if _is_told(name, [row[number] for row in cells])]
-    headers = [HEADERS[number] for number in told]
-    cells = [[row[number] for number in told] for row in cells]
-    networks = [network["class"] for network in config["networks"].values()]
-    what = " and ".join(dict.fromkeys(networks))
-    epochs = f"{config['epochs']:,} epoch{'s' if config['epochs'] > 1 else ''}"
-    averaged = f", mean of the weights (decay {config['ema']:g})" if config.get("ema") else ""
-    title = textwrap.fill(f"{what}, {epochs}, seed {config['seed']}{averaged}", NARROW)
-    importance = [name for name in IMPORTANCE if name in headers]
-    table = format_table(headers, cells) if wide else format_narrow_table(headers, cells, importance)
-    return f"{title}\n\n{table}"
+    return rows
 
 
 def _is_told(header: str, column: list[Any]) -> bool:

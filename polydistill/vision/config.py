@@ -13,13 +13,12 @@ from typing import Any, Literal, ParamSpec
 
 from polydistill.config.fields import check_fields
 from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
-from polydistill.errors import UserError, require_at_least, require_at_most, require_choice
-from polydistill.learning.lesson import check_options
-from polydistill.learning.own_objective import is_own, load_own, try_own
+from polydistill.errors import UserError, require_at_least, require_at_most
+from polydistill.learning.own_objective import try_own
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.taught import TWIN, TaughtConfig
 from polydistill.lineage import LineageConfig
 from polydistill.lineage.ensembles import growing_ensembles
-from polydistill.losses import OBJECTIVES, Objective
 from polydistill.losses.objectives import OwnObjective
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
@@ -29,9 +28,6 @@ from polydistill.vision.networks import check_name
 from polydistill.vision.networks.sharing import Role, check_same_states, check_sharing
 
 P = ParamSpec("P")
-TWIN = "teacher"  # as a student's network: the same as its teacher's
-# fields of a student that are no option of its objective
-NO_OPTIONS = ("network", "shared", "objective", "objective_sha256", "activation_weight", "repeat", "epochs")
 
 
 @dataclass(frozen=True)
@@ -86,51 +82,28 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(TaughtConfig):
     """Every later generation, and what it learns. An option that its objective does not have is refused.
 
     Args:
         network: a name as for the teacher, or teacher: the twin of its own teacher.
         shared: layers copied from the teacher and frozen, of first and last, like [first, last]; their shapes must be
             the same.
-        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...;
-            or package.module:function, a loss of one's own of (student, teacher, labels).
-        objective_sha256: of the source file of a loss of one's own; filled in, and another one is refused.
-        temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
-            reverse_kl, policy_kl: 1).
-        label_weight: of ban_l, hinton_kd and others: weight of the cross-entropy with the labels; null: its default.
-        teacher_weight: of hinton_kd and others: weight of the teacher's term; null: its default.
-        label_smoothing: of cross_entropy; null: its default.
-        alpha: of dkd: weight of the target class's term; null: its default.
-        beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
-        delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         activation_weight: weight, beside any objective, of the squared distance between the hidden states of student
             and teacher at the end of each stage, whose shapes must be the same; null: 0.
-        permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
         repeat: number of the student among those of one teacher. Another number gives another initial network, data
             order, augmentation and permutation.
         epochs: of the students, with their schedule stretched over them; null: as many as training.epochs. A student of
             labels alone gets the joint budget of teacher and student with twice those.
     """
 
-    network: str = TWIN
     shared: tuple[Role, ...] = ()
-    objective: str = "ban"
-    objective_sha256: str | None = None
-    temperature: float | None = None
-    label_weight: float | None = None
-    teacher_weight: float | None = None
-    label_smoothing: float | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    delta: float | None = None
     activation_weight: float | None = None
-    permutation: Literal["fresh", "fixed"] | None = None
     repeat: int = 0
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.network != TWIN:
             check_name(self.network)
         require_at_least(0, self, "repeat")
@@ -138,49 +111,6 @@ class StudentConfig:
             require_at_least(0, self, "activation_weight")
         if self.epochs is not None:
             require_at_least(1, self, "epochs")
-        if is_own(self.objective):
-            self._check_own()
-        else:
-            self._check_ours()
-
-    def _check_own(self) -> None:
-        """Import the loss, and compare its source with the hash, which is filled in where there is none yet."""
-        sha256 = load_own(self.objective, self.options())[1]
-        if self.objective_sha256 not in (None, sha256):
-            raise ValueError(
-                f"objective {self.objective} has another source file than the one that objective_sha256 is of"
-            )
-        object.__setattr__(self, "objective_sha256", sha256)
-
-    def _check_ours(self) -> None:
-        require_choice("objective", self.objective, OBJECTIVES)
-        if OBJECTIVES[self.objective].needs_q_values:
-            raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
-        if self.objective_sha256 is not None:
-            raise ValueError(f"objective_sha256 is for a loss of one's own, and objective is {self.objective}")
-        options = self.options()
-        try:
-            check_options(self.objective, options)
-        except ValueError as error:
-            raise ValueError(f"{error}{_whose(self.objective, options)}") from None
-
-    def find_objective(self) -> str | Objective:
-        """What the students learn by: a name, or the loss of one's own that is meant."""
-        return load_own(self.objective, self.options())[0] if is_own(self.objective) else self.objective
-
-    def options(self) -> dict[str, float | str]:
-        """The objective's options that are set."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in NO_OPTIONS]
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def _whose(objective: str, options: dict[str, float | str]) -> str:
-    """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has all of them."""
-    for name in options:
-        others = [other for other, its in OBJECTIVES.items() if name in its.options]
-        if others and objective not in others:
-            return f"; {name} is of {', '.join(others)}"
-    return ""
 
 
 def _require(field: str, check: Callable[P, None], *given: P.args, **options: P.kwargs) -> None:

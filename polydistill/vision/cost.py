@@ -32,17 +32,23 @@ def count_cost(architecture: str, classes: int) -> Cost:
         >>> count_cost("resnet-20", 10).operations / 2e6  # million multiply-adds of one image
         40.55104
     """
+    with torch.device("meta"):
+        network = build_network(architecture, classes)
+    return count_network(network, SIDE)
+
+
+def count_network(network: nn.Module, side: int) -> Cost:
+    """The cost of ``network``, which lies on the device "meta", for one image of ``side`` x ``side`` pixels."""
     outputs = 0
 
-    def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    def add(module: nn.Module, inputs: object, output: object) -> None:
         nonlocal outputs
-        outputs += output.numel()
+        outputs += output.numel() if isinstance(output, torch.Tensor) else 0
 
-    with torch.device("meta"), torch.no_grad():
-        network = build_network(architecture, classes).eval()
-        for module in network.modules():
-            if not list(module.children()):
-                module.register_forward_hook(add)
-        with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 3, SIDE, SIDE))
+    network.eval()
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(add)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, side, side))
     return Cost(counter.get_total_flops(), outputs, sum(p.numel() for p in network.parameters()))

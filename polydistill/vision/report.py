@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polydistill.learning.taught import TWIN
 from polydistill.lineage.ensembles import name_members
 from polydistill.runs import NARROW, format_narrow_table, format_table
-from polydistill.vision.config import TWIN
 from polydistill.vision.images.archives import RELEASES
 from polydistill.vision.paper import PAPER as PAPERS_TABLES
 from polydistill.vision.paper import paper_error

@@ -13,8 +13,9 @@ import pytest
 
 from polydistill.errors import UserError
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.taught import NO_OPTIONS, TaughtConfig
 from polydistill.losses import OBJECTIVES
-from polydistill.vision.config import NO_OPTIONS, CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
+from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from polydistill.vision.images.data import DataConfig
 
 HUGE = 10**12
@@ -224,7 +225,7 @@ def test_a_cuda_graph_without_a_gpu_is_refused() -> None:
 
 
 def test_every_option_of_every_loss_is_a_field_of_the_student() -> None:
-    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
+    fields = {field.name for field in dataclasses.fields(TaughtConfig)} - {*NO_OPTIONS, "permutation"}
     assert fields == {option for one in OF_CLASSIFIERS for option in OBJECTIVES[one].options}
 
 
@@ -235,7 +236,7 @@ def test_a_loss_that_keeps_q_values_is_none_for_classifiers() -> None:
 
 @pytest.mark.parametrize("objective", OF_CLASSIFIERS)
 def test_an_option_is_taken_by_the_losses_that_have_it_and_refused_by_the_others(objective: str) -> None:
-    fields = {field.name for field in dataclasses.fields(StudentConfig)} - {*NO_OPTIONS, "permutation"}
+    fields = {field.name for field in dataclasses.fields(TaughtConfig)} - {*NO_OPTIONS, "permutation"}
     for name in fields:
         known = OBJECTIVES[objective].options
         if name in known:

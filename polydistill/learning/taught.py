@@ -1,0 +1,95 @@
+"""What the students of a lineage of classifiers are, and by what they learn: the part of a config that worlds share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from polydistill.config.fields import check_fields
+from polydistill.errors import require_choice
+from polydistill.learning.lesson import check_options
+from polydistill.learning.own_objective import is_own, load_own
+from polydistill.losses import OBJECTIVES, Objective
+
+TWIN = "teacher"  # as a student's network: the same as its teacher's
+NO_OPTIONS = ("network", "objective", "objective_sha256")  # fields that are no option of an objective
+
+
+@dataclass(frozen=True)
+class TaughtConfig:
+    """Every generation that has a teacher. An option that its objective does not have is refused.
+
+    Args:
+        network: a name as for the teacher, or teacher: the twin of its own teacher.
+        objective: ban, ban_l, hinton_kd, cwtm, dkpp, uniform_confidence, cross_entropy (labels only), dkd, jsd, ...;
+            or package.module:function, a loss of one's own of (student, teacher, labels).
+        objective_sha256: of the source file of a loss of one's own; filled in, and another one is refused.
+        temperature: of hinton_kd, logit_standardized_kd, jsd and others; null: the objective's default (of jsd,
+            reverse_kl, policy_kl: 1).
+        label_weight: of ban_l, hinton_kd and others: weight of the cross-entropy with the labels; null: its default.
+        teacher_weight: of hinton_kd and others: weight of the teacher's term; null: its default.
+        label_smoothing: of cross_entropy; null: its default.
+        alpha: of dkd: weight of the target class's term; null: its default.
+        beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
+        delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
+        permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
+    """
+
+    network: str = TWIN
+    objective: str = "ban"
+    objective_sha256: str | None = None
+    temperature: float | None = None
+    label_weight: float | None = None
+    teacher_weight: float | None = None
+    label_smoothing: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    delta: float | None = None
+    permutation: Literal["fresh", "fixed"] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if is_own(self.objective):
+            self._check_own()
+        else:
+            self._check_ours()
+
+    def _check_own(self) -> None:
+        """Import the loss, and compare its source with the hash, which is filled in where there is none yet."""
+        sha256 = load_own(self.objective, self.options())[1]
+        if self.objective_sha256 not in (None, sha256):
+            raise ValueError(
+                f"objective {self.objective} has another source file than the one that objective_sha256 is of"
+            )
+        object.__setattr__(self, "objective_sha256", sha256)
+
+    def _check_ours(self) -> None:
+        require_choice("objective", self.objective, OBJECTIVES)
+        if OBJECTIVES[self.objective].needs_q_values:
+            raise ValueError(f"objective {self.objective} keeps a DQN's Q-values: a classifier has none")
+        if self.objective_sha256 is not None:
+            raise ValueError(f"objective_sha256 is for a loss of one's own, and objective is {self.objective}")
+        options = self.options()
+        try:
+            check_options(self.objective, options)
+        except ValueError as error:
+            raise ValueError(f"{error}{_whose(self.objective, options)}") from None
+
+    def find_objective(self) -> str | Objective:
+        """What the students learn by: a name, or the loss of one's own that is meant."""
+        return load_own(self.objective, self.options())[0] if is_own(self.objective) else self.objective
+
+    def options(self) -> dict[str, float | str]:
+        """The objective's options that are set."""
+        names = [field.name for field in dataclasses.fields(TaughtConfig) if field.name not in NO_OPTIONS]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _whose(objective: str, options: dict[str, float | str]) -> str:
+    """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has all of them."""
+    for name in options:
+        others = [other for other, its in OBJECTIVES.items() if name in its.options]
+        if others and objective not in others:
+            return f"; {name} is of {', '.join(others)}"
+    return ""
