@@ -6,19 +6,30 @@ import re
 import runpy
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from polydistill.config.plain_yaml import load_yaml
+from tests.image_folders.operators import define_operators
+from tests.image_folders.samples import write_pictures
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCRIPTS_OF_FOLDER = {
     "agents": {"distill_agent.py"},
     "atari": {"distill_atari.py", "train_teacher.py"},
     "cifar": {"distill_cifar.py"},
+    "images": {"distill_images.py"},
     "study": {"study.py"},
-    "smoke": {"compress_agent.py", "distill_atari.py", "train_teacher.py", "distill_cifar.py", "study.py"},
+    "smoke": {
+        "compress_agent.py",
+        "distill_atari.py",
+        "train_teacher.py",
+        "distill_cifar.py",
+        "distill_images.py",
+        "study.py",
+    },
 }
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 COMMAND = re.compile(r"^python scripts/(\S+\.py)\b.*$", re.MULTILINE)
@@ -81,6 +92,16 @@ def write_agent(config: Path, folder: Path) -> str:
     return str(folder / "agent.zip")
 
 
+def write_folder(folder: Path) -> str:
+    """A folder of pictures, enough for a batch."""
+    if find_spec("timm") is None:
+        pytest.skip("the extra timm is not installed")
+    define_operators()
+    for part in ("train", "val"):
+        write_pictures(folder / part, 24)
+    return str(folder)
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONFIGS)) for path in FILES])
 def test_the_command_in_the_header_is_accepted_by_its_script(
     path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_threads_restored: None
@@ -94,7 +115,9 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
 
     out = tmp_path / "out"
     monkeypatch.chdir(root)
-    if "--teacher.path" in options:  # the user's own agent
+    if Path(script).name == "distill_images.py":
+        options[options.index("--data.root") + 1] = write_folder(tmp_path)
+    elif "--teacher.path" in options:  # the user's own agent
         options[options.index("--teacher.path") + 1] = write_agent(path, tmp_path)
     if "games" in load_yaml(path):
         options += ["--games", write_agents(path, tmp_path)]

@@ -160,6 +160,7 @@ def test_a_script_outside_its_environment_is_one_line(name: str, root: Path, tmp
     [
         ("distill_atari.py", "ale_py"),
         ("distill_cifar.py", "pooch"),
+        ("distill_images.py", "timm"),
         ("bench_losses.py", "yaml"),
         ("study.py", "matplotlib"),
     ],

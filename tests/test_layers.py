@@ -40,6 +40,7 @@ ROOMS = {
         ["hub", "lineage"],
         ["modules"],
         ["study", "vision"],
+        ["image_folders"],
     ],
 }
 # (where, what it must not import), as dotted prefixes

@@ -1,0 +1,167 @@
+"""The world of a folder of pictures for a lineage: generation 0 learns from labels, or is given; each teaches the next.
+
+It is a :class:`~polydistill.modules.domain.ModuleDomain` whose modules take pictures; beside each file of weights lies
+a card that says what is needed to open and feed it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from polydistill.device import prepare
+from polydistill.disk import atomic_write
+from polydistill.errors import UserError
+from polydistill.image_folders.config import ImagesConfig
+from polydistill.image_folders.data import IGNORED, Folders, make_loaders
+from polydistill.image_folders.networks import expectations
+from polydistill.image_folders.teacher import make_untrained, open_teacher
+from polydistill.image_folders.training import make_optimizer, make_scheduler
+from polydistill.lineage import Generation
+from polydistill.lineage.keeper import Keeper
+from polydistill.modules.domain import ModuleDomain
+from polydistill.modules.kept import FILE
+from polydistill.provenance import weights_sha256
+
+KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher that was given
+
+
+class ImagesDomain(ModuleDomain):
+    """Generations of classifiers of the pictures in a folder.
+
+    Args:
+        config: resolved, see :meth:`ImagesConfig.resolve`.
+        folders: its pictures.
+        begun: the run folder has generation 0 already: the file of a teacher that was given is not opened.
+
+    Raises:
+        UserError: the teacher that is given is not there, or does not fit.
+    """
+
+    def __init__(self, config: ImagesConfig, folders: Folders, *, begun: bool = False) -> None:
+        self.config, self.folders, self.classes = config, folders, folders.train.classes
+        self.loaders = make_loaders(config, folders)
+        n_classes, training = len(self.classes), config.training
+        device = prepare(config.device, config.threads)
+        teacher = None
+        if config.teacher.given:
+            teacher = make_untrained(config, 0, n_classes) if begun else open_teacher(config, self.classes)
+        super().__init__(
+            build=lambda: make_untrained(config, 0, n_classes),
+            build_student=lambda: make_untrained(config, 1, n_classes),
+            batches=self.loaders.train,
+            test=self.loaders.test,
+            validation=self.loaders.validation,
+            teacher=teacher,
+            epochs=training.epochs,
+            optimizer=lambda parameters: make_optimizer(training, parameters),
+            scheduler=lambda optimizer: make_scheduler(training, optimizer, len(self.loaders.train)),
+            schedule_by="step",
+            objective=config.student.find_objective(),
+            options=config.student.options(),
+            classes=n_classes,
+            seed=config.seed,
+            ignore_index=IGNORED if config.data.broken == "skip" else None,
+            log_every_steps=training.log_every_steps,
+            device=device,
+            precision=config.precision,
+            compile=training.compile,
+            parts=training.parts,
+            clip_norm=training.clip_norm,
+            keep_best=config.evaluation.selection == "best_val",
+            patience=config.evaluation.patience,
+        )
+
+    def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
+        """As every module; its card is written, too.
+
+        Raises:
+            UserError: something does not fit together, or a label is no class.
+        """
+        try:
+            member = super().train(teacher, begun, keeper)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if keeper.run is not None:
+            self._write_card(member, keeper.generation, keeper.run.out)
+        return member
+
+    def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
+        """As every module; of a teacher that was given one line says how good it is, before its student learns."""
+        metrics = super().evaluate(member, teacher, keeper)
+        if not keeper.generation and self.config.teacher.given:
+            print(introduce(self.config, metrics["test_accuracy"], len(self.classes)), file=sys.stderr)
+        return metrics
+
+    def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
+        """What the folder must still hold when the run goes on, too."""
+        return {**super().state(generations), "data": self.folders.describe()}
+
+    def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
+        """Read from their files, once the pictures are found to be those that the run began with.
+
+        Raises:
+            UserError: they are others.
+        """
+        require_same_pictures(self.config, self.folders.describe(), saved["data"])
+        return super().read_members(saved, keeper)
+
+    def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
+        """What summary.json says of the pictures beside."""
+        data = {
+            **self.folders.describe(),
+            "classes": list(self.classes),
+            "left_out": self.folders.left_out + self.loaders.left_out(),
+        }
+        return {**super().finish(keeper), "data": data}
+
+    def _write_card(self, member: nn.Module, generation: int, out: Path) -> None:
+        name, side = self.config.network_of(generation)
+        wants, (crop, interpolation) = expectations(name), self.config.test_cut
+        card = {
+            "architecture": name,
+            "classes": list(self.classes),
+            "mean": list(wants.mean),
+            "std": list(wants.std),
+            "image_size": side,
+            "crop": crop,
+            "interpolation": interpolation,
+            "sha256": weights_sha256(member.state_dict()),
+            "generation": generation,
+            "objective": self.objective if generation else None,
+            "seed": self.config.seed,
+        }
+        path = (out / FILE.format(generation)).with_suffix(".json")
+        atomic_write(path, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
+
+
+def introduce(config: ImagesConfig, accuracy: float, classes: int) -> str:
+    """How good a teacher that was given is."""
+    who = config.teacher.path or f"timm's {config.teacher.network}"
+    said = f"{who} is right in {accuracy:.2%} of the test pictures"
+    if accuracy > KNOWS / classes or classes <= KNOWS:
+        return said
+    return f"{said}, as by chance: are its classes in the order of the folder's names (--teacher.classes)?"
+
+
+def require_same_pictures(config: ImagesConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
+    """Compare two results of :meth:`Folders.describe`.
+
+    Raises:
+        UserError: files or classes are others than those that the run began with.
+    """
+    for name in found:
+        if found[name] != began[name]:
+            raise UserError(
+                f"data.root {config.data.root} holds other files to {_purpose(name)} than this run began with: "
+                f"{found[name]['images']:,} now, {began[name]['images']:,} then; give --out another folder"
+            )
+
+
+def _purpose(name: str) -> str:
+    return {"train": "learn from", "validation": "validate on", "test": "be tested on"}[name]

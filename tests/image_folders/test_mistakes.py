@@ -1,0 +1,279 @@
+"""What a user may get wrong: one line with exit code 2, before hours are spent, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from polydistill.errors import UserError
+from polydistill.image_folders import library, pictures
+from polydistill.image_folders.folder import read_folders
+from polydistill.image_folders.library import load_timm
+from polydistill.image_folders.pictures import BrokenPictureError, read_picture
+from tests.image_folders.samples import NETWORK, Script, refused, write_pictures
+
+# ---- the folder --------------------------------------------------------------------------------------------------
+
+
+def read(root: Path) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(UserError) as error:
+        read_folders(str(root), "train", "val")
+    return str(error.value)
+
+
+def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+    assert read(tmp_path / "none").endswith("none does not exist: name the folder that holds train/ and val/")
+    (tmp_path / "file").write_text("")
+    assert "file is a file: name the folder" in read(tmp_path / "file")
+    assert "holds no folder train: pictures are expected as train/<class>/*.jpg" in read(tmp_path)
+    (tmp_path / "train").mkdir()
+    assert "holds no folder val: " in read(tmp_path)
+    (tmp_path / "val").mkdir()
+    assert "train holds no class folders: a folder for each of two classes or more is needed" in read(tmp_path)
+    write_pictures(tmp_path / "train", 1, classes=("one",))
+    assert "train holds the one class one: " in read(tmp_path)
+
+
+def test_class_folders_that_differ_or_hold_no_pictures_are_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", 1, classes=("a", "b", "c"))
+    write_pictures(tmp_path / "val", 1, classes=("a", "b", "d"))
+    assert read(tmp_path) == "the class folders of train and val differ: only train has c; only val has d"
+    shutil.move(tmp_path / "val" / "d", tmp_path / "val" / "c")
+    shutil.move(tmp_path / "train" / "b" / "0.jpg", tmp_path / "train" / "b" / "notes.txt")
+    line = read(tmp_path)
+    assert line.startswith(f"the class folder {tmp_path / 'train' / 'b'} holds no pictures (.bmp, ")
+
+
+def test_links_hidden_files_upper_case_and_circles_are_no_trouble(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_pictures(tmp_path / part, 1, classes=("a", "elsewhere", "日本"))
+        shutil.move(tmp_path / part / "elsewhere", tmp_path / f"hidden {part}")
+        (tmp_path / part / "b").symlink_to(tmp_path / f"hidden {part}", target_is_directory=True)
+        (tmp_path / part / ".cache").mkdir()
+        (tmp_path / part / "README.txt").write_text("")
+        inside = tmp_path / part / "a"
+        (inside / "._0.jpg").write_text("of a Mac")
+        (inside / "deeper").mkdir()
+        shutil.copy(inside / "0.jpg", inside / "deeper" / "SECOND.JPEG")
+        (inside / "circle").symlink_to(inside, target_is_directory=True)
+    train, test = read_folders(str(tmp_path), "train", "val")
+    assert train.classes == test.classes == ("a", "b", "日本")
+    assert train.files == ("a/0.jpg", "a/deeper/SECOND.JPEG", "b/0.jpg", "日本/0.jpg")
+    assert train.labels == (0, 0, 1, 2)
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------
+
+
+def ramp() -> Image.Image:
+    """Dark on the left, light on the right, 4 x 2 pixels."""
+    return Image.fromarray(np.array([[0, 80, 160, 240]] * 2, dtype=np.uint8))
+
+
+def test_pictures_of_every_kind_become_red_green_and_blue(tmp_path: Path) -> None:
+    kinds = {
+        "grey.png": ramp(),
+        "grey and alpha.png": ramp().convert("LA"),
+        "palette.png": ramp().convert("P"),
+        "alpha.png": ramp().convert("RGBA"),
+        "cmyk.tif": ramp().convert("RGB").convert("CMYK"),
+        "deep.png": Image.fromarray(np.asarray(ramp()).astype(np.uint16) * 257),
+        "bits.png": ramp().convert("1"),
+    }
+    for name, picture in kinds.items():
+        picture.save(tmp_path / name)
+        found = np.asarray(read_picture(tmp_path / name))
+        assert found.shape == (2, 4, 3), name
+        assert found[:, 0].max() < 60 < 200 < found[:, 3].min(), name
+    ramp().save(tmp_path / "transparent.gif", transparency=0)
+    ramp().save(tmp_path / "moving.gif", save_all=True, append_images=[ramp().rotate(180)])
+    for name in ("transparent.gif", "moving.gif"):
+        assert np.asarray(read_picture(tmp_path / name))[0, 3, 0] > 200, "the first frame"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held by its right side
+    ramp().convert("RGB").save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png").size == (2, 4)
+
+
+def test_what_is_no_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"empty.jpg": b"", "text.jpg": b"<html>", "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n"}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BrokenPictureError, match=rf"{name} is no picture of JPEG, PNG"):
+            read_picture(tmp_path / name)
+    with pytest.raises(BrokenPictureError, match=r"gone\.jpg cannot be decoded: No such file"):
+        read_picture(tmp_path / "gone.jpg")
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "numbers.tif")
+    with pytest.raises(BrokenPictureError, match=r"numbers\.tif cannot be decoded: its pixels are of the kind F"):
+        read_picture(tmp_path / "numbers.tif")
+    ramp().save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    with pytest.raises(BrokenPictureError, match=r"huge\.png cannot be decoded: Image size \(8 pixels\) exceeds"):
+        pictures.check_header(tmp_path / "huge.png")
+
+
+def truncate(path: Path) -> None:
+    """Leave the header whole."""
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def test_a_broken_header_is_found_before_training_and_skipped_by_option(
+    script: Script, words: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "train" / "müll" / "3.jpg").write_bytes(b"no")
+    (pictures / "train" / "müll" / "4.jpg").write_bytes(b"no")
+    error = refused(script(*words))
+    assert f"{pictures / 'train' / 'müll' / '3.jpg'} is no picture of JPEG" in error
+    assert "nor can 1 more; mend or remove them, or leave them out by --data.broken skip" in error
+    assert not (tmp_path / "run").exists()
+    done = script(*words, "--data.broken", "skip")
+    assert done.code == 0, done.err
+    assert "34 pictures" in done.out
+    assert "(2 that cannot be decoded" in " ".join(done.out.split())
+    assert done.err.count("left out: ") == 2
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_broken_body_ends_a_run_in_one_line_or_counts_for_nothing(
+    script: Script, words: list[str], pictures: Path, tmp_path: Path, workers: str
+) -> None:
+    path = pictures / "val" / "müll" / "3.jpg"
+    truncate(path)
+    words += ["--data.workers", workers, "--training.epochs", "1"]
+    assert refused(script(*words)).startswith(f"error: {path} cannot be decoded: ")
+    done = script(*words, "--data.broken", "skip", "--out", tmp_path / "skips")
+    assert done.code == 0, done.err
+    assert done.err.count(f"left out: {path} cannot be decoded") == 1, "once, not at every look"
+    assert "(1 that cannot be decoded" in " ".join(done.out.split())
+    assert json.loads((tmp_path / "skips" / "summary.json").read_text())["data"]["left_out"] == 1
+    assert f"{path} cannot be decoded" in refused(script(*words, "--data.check", "whole", "--out", tmp_path / "whole"))
+
+
+# ---- the teacher -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A network of five classes."""
+    network = load_timm().create_model(NETWORK.removeprefix("timm:"), num_classes=5)
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    return tmp_path / "teacher.safetensors"
+
+
+def test_a_teacher_of_other_classes_is_refused_with_both_numbers(
+    script: Script, words: list[str], teacher: Path, tmp_path: Path
+) -> None:
+    words += ["--teacher.path", str(teacher)]
+    error = refused(script(*words))
+    assert f"{teacher} tells 5 classes apart, and 3 are expected: name the classes" in error
+    assert not (tmp_path / "run").exists()
+    assert refused(script(*words, "--dry_run")) == error
+    names = tmp_path / "names.txt"
+    for text, expected in {
+        "a\nb\nclass 2\nclass 10\nc\n": "names no class müll of the folder; it names a, b, class 2 and 2 more",
+        "a\nb\nmüll\nclass 2\nclass 10\nc\n": "tells 5 classes apart, and 6 are expected",
+        "a\na\nmüll\nclass 2\nclass 10\n": "has a twice: which score is meant?",
+        "[1, 2]": "is no list of names, one per line or in JSON",
+        "[": "is no list of names, one per line or in JSON",
+    }.items():
+        names.write_text(text, encoding="utf-8")
+        assert expected in refused(script(*words, "--teacher.classes", names))
+    assert "cannot read none.txt" in refused(script(*words, "--teacher.classes", "none.txt"))
+
+
+def test_weights_that_do_not_fit_are_refused(script: Script, words: list[str], teacher: Path, tmp_path: Path) -> None:
+    words += ["--teacher.path", str(teacher)]
+    other = refused(script(*words, "--teacher.network", "timm:test_efficientnet"))
+    assert "does not fit teacher.network timm:test_efficientnet with 3 classes: missing " in other
+    teacher.write_bytes(b"no")
+    assert "is no safetensors file, or damaged" in refused(script(*words))
+    assert "there is no file none.pth" in refused(script(*words, "--teacher.path", "none.pth"))
+
+    class Runs:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"state_dict": {}, "args": Runs()}, tmp_path / "hostile.pth")
+    assert "holds more than weights" in refused(script(*words, "--teacher.path", tmp_path / "hostile.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_teacher_than_a_run_began_with_is_refused(script: Script, words: list[str], tmp_path: Path) -> None:
+    make = load_timm().create_model
+    for name in ("first", "second"):
+        save_file(make("test_resnet", num_classes=3).state_dict(), tmp_path / f"{name}.safetensors")
+    assert script(*words, "--teacher.path", tmp_path / "first.safetensors").code == 0
+    shutil.copy(tmp_path / "first.safetensors", tmp_path / "moved.safetensors")
+    grown = [*words, "--lineage.generations", "2", "--teacher.path"]
+    assert "holds other weights than those" in refused(script(*grown, tmp_path / "second.safetensors"))
+    assert script(*grown, tmp_path / "moved.safetensors").code == 0
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(
+    script: Script, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = load_timm()
+
+    def offline(name: str, **options: object) -> None:
+        raise OSError("We couldn't connect\nto the Hub")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    error = refused(script(*words, "--teacher.pretrained", "--student.network", "resnet-8"))
+    assert "the weights of timm:test_resnet cannot be fetched from the Hugging Face Hub (We couldn't connect)" in error
+    assert "give the file by --teacher.path" in error
+
+
+# ---- timm and the config -----------------------------------------------------------------------------------------
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_one_line(
+    script: Script, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    library.load_timm.cache_clear()
+    monkeypatch.setattr(library, "import_module", broken)
+    error = refused(script(*words))
+    assert error.startswith("error: timm cannot be imported (operator torchvision::nms does not exist): install the ")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--teacher.network timm:resnt18", "timm has no network 'resnt18'; did you mean timm:resnet18"),
+        ("--teacher.network resnet18", "networks of timm begin with timm:, as timm:resnet18"),
+        ("--student.network timm:resnet18.bogus", "timm has no weights 'resnet18.bogus' (there are resnet18."),
+        ("--augmentation.auto_augment bogus", "timm knows no policy 'bogus'"),
+        ("--training.batch_size 37", "training.batch_size is 37, but train holds 36 pictures"),
+        ("--data.validation_images 30", "30 of which are held out for validation"),
+        ("--data.test train", "a network is not tested on what it learned from"),
+        ("--teacher.pretrained --teacher.path x", "path and pretrained name two teachers"),
+        ("--teacher.classes x", "classes is of a teacher that is given"),
+        ("--evaluation.selection best_val", "but data.validation_images is 0"),
+        ("--student.objective dkpp --student.permutation fixed", "permutation cannot be fixed here"),
+        ("--augmentation.scale [0.5]", "scale must be two numbers above 0, the smaller first"),
+        ("--augmentation.mixup 0.2 --training.batch_size 7", "mixed pictures need an even one"),
+        ("--augmentation.cutmix 1 --data.broken skip", "does not go with mixed pictures unless data.check is whole"),
+        ("--student.objective no_module:loss", "cannot be imported"),
+        ("--teacher.network timm:test_vit --teacher.image_size 50", "timm:test_vit does not take pictures of 50 x 50"),
+    ],
+)
+def test_a_config_that_cannot_work_is_one_line(
+    script: Script, words: list[str], tmp_path: Path, options: str, expected: str
+) -> None:
+    assert expected in refused(script(*words, *options.split()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_folder_one_line_asks_for_it(script: Script) -> None:
+    assert refused(script()) == "error: --data.root is needed: there is no default"

@@ -1,0 +1,58 @@
+"""The commands of docs/images.md run, one after another, and its flags exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.image_folders.operators import define_operators
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+]
+
+
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
+
+
+def test_the_commands_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    torch_threads_restored: None,
+) -> None:
+    define_operators()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs", target_is_directory=True)
+    ran = []
+    for command in COMMANDS:
+        first, *words = shlex.split(command)
+        if first == "pip":
+            continue
+        script, *options = words
+        if "distill_images.py" in script:
+            options += ["--device", "cpu", "--threads", "1"]
+        runpy.run_path(str(ROOT / script))["main"](options)
+        ran.append(Path(script).name)
+    assert ran == ["write_image_folder.py", "distill_images.py", "show.py", "distill_images.py"]
+    printed = capsys.readouterr().out
+    assert "pictures: 600 pictures to learn from, 600 to be tested on" in printed
+    assert "| generation 1 | ban_l" in re.sub(" +", " ", printed)
+    assert "would write" in printed
+
+
+def test_the_flags_that_the_page_names_exist(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = set(re.findall(r"--[\w.]+", TEXT)) - {"--run.data.root"}
+    for script in ("distill_images.py", "write_image_folder.py"):
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / "scripts" / script))["main"](["--help"])
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--wide"}
+    assert names <= known
