@@ -160,7 +160,8 @@ def top_k_kd(
         student: ``(batch, classes)`` scores, floating, finite. Gradient flows.
         teacher: ``(batch, classes)`` scores; ``-inf`` excludes a class. Or ``(members, batch, classes)``: an ensemble,
             whose tempered softmaxes are averaged. Detached.
-        labels: ``(batch,)`` integers in ``[0, classes)``; None leaves the label term out.
+        labels: ``(batch,)`` integers in ``[0, classes)``, or ``(batch, classes)`` probabilities; None leaves the
+            label term out.
         k: >= 1; with as many as there are classes, or more, it is :func:`hinton_kd`.
         temperature: T > 0, of both sides.
         label_weight: w_L >= 0.
@@ -183,7 +184,7 @@ def top_k_kd(
         0.1438
     """
     student, teacher = accept_pair(student, teacher)
-    labels = None if labels is None else accept_labels(student, labels)
+    labels = None if labels is None else accept_labels(student, labels, probabilities=True)
     counted = find_counted(labels, ignore_index)
     labels = None if labels is None else set_aside(labels, counted)
     check_integer("k", k, 1)

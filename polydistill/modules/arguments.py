@@ -17,6 +17,7 @@ from polydistill.losses import as_objective
 from polydistill.losses.checks import check_fraction, check_integer, check_positive
 from polydistill.losses.objectives import OwnObjective
 from polydistill.modules.outputs import Output, Reading
+from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.modules.trial import check_batches
 
 Batches = Iterable[Any]
@@ -68,6 +69,7 @@ class Arguments:
     output: Output = None
     teacher_output: Output = None
     teacher_inputs: Callable[..., Any] | None = None
+    teacher_cache: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         self._check_functions()
@@ -78,6 +80,8 @@ class Arguments:
         self._check_validation()
         if not isinstance(self.teacher, nn.Module | str | Path | None):
             raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
+        if not isinstance(self.teacher_cache, TeacherCache | None):
+            raise TypeError(f"`teacher_cache` must be a folder or a TeacherCache, got {self.teacher_cache!r}")
         self._check_outputs()
         self._check_objective()
 
@@ -152,6 +156,8 @@ class Arguments:
                 raise ValueError("permutation cannot be fixed for batches whose samples have no numbers")
         if objective.needs_permutation and self.classes is None:
             raise ValueError(f"objective {objective.name} permutes classes: it must be told how many, by `classes`")
+        if self.teacher_cache is not None:
+            self.teacher_cache.require_objective(objective.name)
 
     @property
     def objective_name(self) -> str:

@@ -41,7 +41,7 @@ def examine(workshop: Workshop, teacher: Generation[nn.Module]) -> Report:
     student = workshop.make(generation).train()
     with seeded(derive_seed(given.seed, "doctor", generation), given.batches) as feed:
         batch = read_batch(take_first(feed, "batches", given.ignore_index)).to(device_of(student))
-        lesson = workshop.make_lesson(teacher.member, generation)
+        lesson = workshop.make_lesson(teacher.member, generation, of_all_classes=True)
         rows = torch.arange(len(batch.labels), device=batch.labels.device)
         options = lesson.options(lesson.draw_permutation(rows, 0)) | {"ignore_index": given.ignore_index}
         readings = [given.reading(generation), given.reading(teacher.generation)]

@@ -41,6 +41,7 @@ class ModuleConfig:
         output: which element of a network's output holds its scores, see :func:`describe_choice`; or null.
         teacher_output: the same of a teacher that was given.
         teacher_inputs: what such a teacher sees instead of the batches' inputs, or null.
+        teacher_cache: in which form a teacher's scores are kept; empty: they are not.
         objective: of the students.
         options: of the objective.
         ignore_index: label of what does not count, or null.
@@ -67,6 +68,7 @@ class ModuleConfig:
     output: int | str | None
     teacher_output: int | str | None
     teacher_inputs: str | None
+    teacher_cache: dict[str, Any]
     objective: str
     options: dict[str, Any]
     ignore_index: int | None

@@ -24,6 +24,7 @@ from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
 from polydistill.modules.outputs import Output
 from polydistill.modules.seeding import seeded
 from polydistill.modules.shares import join_processes
+from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.modules.weights import as_written, fit_weights, load_weights, save_weights
 from polydistill.modules.workshop import Workshop
 from polydistill.runs.checkpoint import CheckpointConfig
@@ -115,6 +116,10 @@ class ModuleDomain:
         teacher_inputs: what ``teacher`` sees: a function of the inputs (and keywords) of a batch, on the device, which
             gives one input, a tuple of them or a mapping of keywords, as of another resolution or normalisation; None:
             what the student sees.
+        teacher_cache: a folder in which each teacher's scores of ``batches`` are kept, so that it is asked once for
+            each sample and not in every epoch; for inputs that repeat. Or a
+            :class:`~polydistill.modules.teacher_cache.TeacherCache`, which says in which form. None: it is asked in
+            each step.
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
             function of one's own gets only the others, for which each batch waits for a GPU. None: each
             label must be a class.
@@ -172,6 +177,7 @@ class ModuleDomain:
         output: Output = None,
         teacher_output: Output = None,
         teacher_inputs: Callable[..., Any] | None = None,
+        teacher_cache: str | Path | TeacherCache | None = None,
     ) -> None:
         self.given = Arguments(
             build=build,
@@ -201,6 +207,7 @@ class ModuleDomain:
             output=output,
             teacher_output=teacher_output,
             teacher_inputs=teacher_inputs,
+            teacher_cache=TeacherCache(teacher_cache) if isinstance(teacher_cache, str | Path) else teacher_cache,
         )
         self._samples = 0  # that the latest generation has seen
         self._kept: Kept | None = None  # what was measured of its weights on the way
@@ -355,8 +362,9 @@ class ModuleDomain:
         self, student: nn.Module, lesson: Lesson, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]
     ) -> Kept | None:
         """The course of ``student``; where it was begun it goes on. What was measured of the weights that are kept."""
+        known = self.workshop.ask_teacher(lesson, keeper.heed)
         with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
-            training = self.workshop.make_training(student, lesson, feed)
+            training = self.workshop.make_training(student, lesson, feed, known)
             recorder = Recorder(keeper.run, lesson.generation)
             course = TrainingCourse(training, recorder, self.workshop.make_validation(lesson.generation))
             if begun is not None:

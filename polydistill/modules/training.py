@@ -27,7 +27,7 @@ from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch
 from polydistill.modules.feed import END, Feed, doubt
 from polydistill.modules.labels import check_labels
-from polydistill.modules.outputs import AS_GIVEN, Reading
+from polydistill.modules.outputs import AS_GIVEN, Scoring
 from polydistill.modules.place import Place, describe_batch
 from polydistill.modules.schedule import Schedule
 from polydistill.modules.seeding import global_streams, seed_globals, set_global_streams
@@ -75,7 +75,7 @@ class ModuleTraining(Training):
         compiled: bool = False,
         clip_norm: float | None = None,
         ema: float | None = None,
-        readings: tuple[Reading, Reading] = (AS_GIVEN, AS_GIVEN),
+        readings: tuple[Scoring, Scoring] = (AS_GIVEN, AS_GIVEN),
         processes: Processes = ALONE,
         epochs: int,
         log_every_steps: int,

@@ -5,6 +5,7 @@ Contract: what is made for a trial or a description is used afterwards; nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from polydistill._environment import require_extra
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import measure, require_finite_metrics
 from polydistill.learning.networks import share_weights
@@ -32,9 +34,11 @@ from polydistill.modules.config import (
 from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
 from polydistill.modules.labels import check_all_labels, require_classes
+from polydistill.modules.sample_hashes import require_repetition
 from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
 from polydistill.modules.shares import check_module, check_source
+from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import cast_up, copy_module, fit_weights, load_weights
 from polydistill.provenance import weights_sha256
@@ -59,8 +63,10 @@ class Workshop:
         self.processes = ALONE
         self._built: dict[int, nn.Module] = {}  # and not trained yet
 
-    def make_training(self, student: nn.Module, lesson: Lesson, feed: Feed) -> ModuleTraining:
-        """That of ``student``, on the batches of ``feed``."""
+    def make_training(
+        self, student: nn.Module, lesson: Lesson, feed: Feed, known: TeacherScores | None = None
+    ) -> ModuleTraining:
+        """That of ``student``, on the batches of ``feed``, of which the teacher's scores may be ``known``."""
         told = self.given
         optimizer = told.optimizer(student.parameters())
         return ModuleTraining(
@@ -75,12 +81,35 @@ class Workshop:
             clip_norm=told.clip_norm,
             ema=told.ema,
             processes=self.processes,
-            readings=(told.reading(lesson.generation), told.reading(lesson.generation - 1)),
+            readings=(told.reading(lesson.generation), known or told.reading(lesson.generation - 1)),
             epochs=told.epochs,
             log_every_steps=told.log_every_steps,
             ignore_index=told.ignore_index,
             n_classes=self.n_classes,
         )
+
+    def ask_teacher(self, lesson: Lesson, heed: Callable[[str], None]) -> TeacherScores | None:
+        """The teacher's scores of all that its student will see, computed where they are not on disk yet; None where
+        they are not kept there.
+
+        Args:
+            lesson: of the student.
+            heed: see :meth:`TeacherScores.fill`.
+        """
+        told = self.given
+        if told.teacher_cache is None or not isinstance(lesson.teacher, nn.Module):
+            return None
+        require_extra("vision", "safetensors")
+        score = told.reading(lesson.generation - 1).score
+        scores = TeacherScores(
+            lesson.teacher,
+            told.teacher_cache,
+            score,
+            precision=told.precision,
+            temperature=told.teacher_cache.temperature(told.objective_name, told.options),
+        )
+        scores.fill(told.batches, heed)
+        return scores
 
     def _make_schedule(self, optimizer: Optimizer) -> Schedule | None:
         if self.given.scheduler is None:
@@ -138,15 +167,20 @@ class Workshop:
             return module
         return self._place(copy_module(teacher))  # the caller's own keeps its mode, and may go on learning
 
-    def make_lesson(self, teacher: nn.Module | None, generation: int) -> Lesson:
+    def make_lesson(self, teacher: nn.Module | None, generation: int, *, of_all_classes: bool = False) -> Lesson:
+        """What ``generation`` learns; ``of_all_classes``, also where only a teacher's most likely ones are kept."""
         if teacher is None:
             return Lesson("cross_entropy", seed=self.given.seed, ignore_index=self.given.ignore_index)
+        objective, options = self.given.objective, self.given.options
+        cache = self.given.teacher_cache
+        if cache is not None and cache.top_k is not None and not of_all_classes:
+            objective, options = cache.objective(self.given.objective_name, options), {}
         return Lesson(
-            self.given.objective,
+            objective,
             teacher,
             seed=self.given.seed,
             generation=generation,
-            options=self.given.options,
+            options=options,
             classes=self.given.classes,
             group=self.processes.group,
             ignore_index=self.given.ignore_index,
@@ -157,6 +191,8 @@ class Workshop:
         objective; see :mod:`~polydistill.modules.trial`."""
         whose = "the module that `build` makes" if learns else "the teacher"
         check_source(self.given.batches, self.processes)
+        if self.given.teacher_cache is not None:
+            require_repetition(self.given.batches, self.processes)
         with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):
             given = trial.take_first(self.given.batches, "batches", self.given.ignore_index)
             if not learns:
@@ -231,6 +267,7 @@ class Workshop:
             output=describe_choice(self.given.output),
             teacher_output=describe_choice(self.given.teacher_output),
             teacher_inputs=describe_choice(self.given.teacher_inputs),
+            teacher_cache={} if self.given.teacher_cache is None else self.given.teacher_cache.describe(),
             objective=self.given.objective_name,
             options=plain(self.given.options),
             ignore_index=self.given.ignore_index,

@@ -57,6 +57,8 @@ def test_with_all_classes_or_all_but_one_it_is_the_divergence_over_all(make_batc
     torch.testing.assert_close(top_k_kl(student, keep_top_k(teacher, k)), policy_kl(student, teacher, temperature=1.0))
     torch.testing.assert_close(top_k_kd(student, teacher, labels, k=k), hinton_kd(student, teacher, labels))
     torch.testing.assert_close(top_k_kd(student, teacher, labels, k=10**6), hinton_kd(student, teacher, labels))
+    mixed = (teacher.flip(0) * 2.0).softmax(-1)  # labels that are probabilities
+    torch.testing.assert_close(top_k_kd(student, teacher, mixed, k=k), hinton_kd(student, teacher, mixed))
 
 
 def test_without_labels_and_tempering_it_has_bans_gradient(make_batch) -> None:
