@@ -26,6 +26,7 @@ from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import DataConfig, ImageSet, Normalization, load_images
 from polydistill.vision.introduction import KNOWN, Better, find_better, introduce
+from polydistill.vision.model_card import make_card
 from polydistill.vision.networks import StagedNetwork, build_network
 from polydistill.vision.sources import open_teacher
 from tests.vision.lessons import trainer
@@ -123,6 +124,10 @@ def test_the_teacher_of_a_run_sees_its_own_pixels_and_the_student_the_data_sets(
     assert told[0]["test_accuracy"] == pytest.approx(right)
     assert told[1]["agreement"] == pytest.approx(agreed)
     assert summary["config"]["teacher"]["mean"] == list(IMAGENET.mean)
+    told = dict(make_card(summary, tmp_path / "run").sections)["The teacher"]
+    assert (
+        "It sees pixels normalised by mean [0.485, 0.456, 0.406] and standard deviation [0.229, 0.224, 0.225]" in told
+    )
 
 
 def test_a_run_with_such_a_teacher_goes_on_as_if_it_had_not_ended(config: CifarConfig, tmp_path: Path) -> None:
