@@ -73,6 +73,7 @@ class ImagesDomain(ModuleDomain):
             compile=training.compile,
             parts=training.parts,
             clip_norm=training.clip_norm,
+            ema=training.ema,
             keep_best=config.evaluation.selection == "best_val",
             patience=config.evaluation.patience,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from polydistill.errors import printable
 from polydistill.learning.taught import TWIN
-from polydistill.modules.report import format_lineage
+from polydistill.modules.report import format_lineage, tell_ema
 
 RULES = {"last": "the weights of the last epoch", "best_val": "the weights of the best epoch on validation pictures"}
 
@@ -29,7 +29,7 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     title = (
         f"{who} on {name}: {len(data['classes']):,} classes, {data['train']['images']:,} pictures to learn from, "
         f"{data['test']['images']:,} to be tested on{left_out}, {epochs:,} epoch{'s' if epochs > 1 else ''}, "
-        f"seed {config['seed']}"
+        f"seed {config['seed']}{tell_ema(config['training'])}"
     )
     return format_lineage(summary, title, source(config), wide)
 

@@ -29,6 +29,8 @@ class TrainingConfig:
         schedule: cosine (to zero) or constant, after the warm-up.
         warmup_epochs: in which the rate rises from zero.
         clip_norm: largest norm of the gradient, to which a larger one is scaled; null: any.
+        ema: decay, as 0.999, of an exponential mean of the weights, which is then validated, tested and saved, and
+            teaches; null: the weights of the last step are.
         parts: in which each batch is computed, one after another, where the memory does not suffice for all of it.
         channels_last: memory format of pictures and weights.
         compile: use torch.compile; takes a minute to start, and on a CPU a C++ compiler.
@@ -44,6 +46,7 @@ class TrainingConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: int = 1
     clip_norm: float | None = None
+    ema: float | None = None
     parts: int = 1
     channels_last: bool = True
     compile: bool = False
@@ -58,6 +61,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must lie between 0 and 1, as 0.999, got {self.ema}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 1:

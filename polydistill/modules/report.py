@@ -27,9 +27,13 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
     networks = [network["class"] for network in config["networks"].values()]
     what = " and ".join(dict.fromkeys(networks))
     epochs = f"{config['epochs']:,} epoch{'s' if config['epochs'] > 1 else ''}"
-    averaged = f", mean of the weights (decay {config['ema']:g})" if config.get("ema") else ""
     source = "(given)" if config["teacher"] else "labels"
-    return format_lineage(summary, f"{what}, {epochs}, seed {config['seed']}{averaged}", source, wide)
+    return format_lineage(summary, f"{what}, {epochs}, seed {config['seed']}{tell_ema(config)}", source, wide)
+
+
+def tell_ema(training: Mapping[str, Any]) -> str:
+    """That networks are a mean of their weights, for the title; empty where they are not."""
+    return f", mean of the weights (decay {training['ema']:g})" if training.get("ema") else ""
 
 
 def format_lineage(summary: Mapping[str, Any], title: str, source: str, wide: bool) -> str:

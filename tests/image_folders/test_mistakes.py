@@ -263,6 +263,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_one_line(
         ("--student.objective dkpp --student.permutation fixed", "permutation cannot be fixed here"),
         ("--augmentation.scale [0.5]", "scale must be two numbers above 0, the smaller first"),
         ("--augmentation.mixup 0.2 --training.batch_size 7", "mixed pictures need an even one"),
+        ("--training.ema 1", "ema must lie between 0 and 1, as 0.999, got 1"),
         ("--augmentation.cutmix 1 --data.broken skip", "does not go with mixed pictures unless data.check is whole"),
         ("--student.objective no_module:loss", "cannot be imported"),
         ("--teacher.network timm:test_vit --teacher.image_size 50", "timm:test_vit does not take pictures of 50 x 50"),

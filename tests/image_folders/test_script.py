@@ -166,10 +166,11 @@ def test_networks_may_see_pictures_of_other_sizes_and_all_options_work_together(
         "--student.image_size 32 --training.optimizer adamw --training.learning_rate 0.001 --training.parts 2 "
         "--training.clip_norm 1 --evaluation.selection best_val --data.validation_images 6 "
         "--training.warmup_epochs 0 --augmentation.color_jitter 0 --augmentation.interpolation bilinear "
-        "--data.crop 1 --data.interpolation bilinear"
+        "--data.crop 1 --data.interpolation bilinear --training.ema 0.9"
     )
     done = script(*words, *options.split())
     assert done.code == 0, done.err
+    assert "mean of the weights (decay 0.9)" in " ".join(done.out.split())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("val/accuracy" in line["values"] for line in lines)
     cards = [json.loads((tmp_path / "run" / f"generation_{k}.json").read_text()) for k in range(2)]
