@@ -22,6 +22,7 @@ from polydistill.image_folders.data import IGNORED, Folders, make_loaders
 from polydistill.image_folders.networks import expectations
 from polydistill.image_folders.teacher import make_untrained, open_teacher
 from polydistill.image_folders.training import make_optimizer, make_scheduler
+from polydistill.learning.processes import ALONE, Processes
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.domain import ModuleDomain
@@ -37,13 +38,16 @@ class ImagesDomain(ModuleDomain):
     Args:
         config: resolved, see :meth:`ImagesConfig.resolve`.
         folders: its pictures.
+        processes: that share each batch.
         begun: the run folder has generation 0 already: the file of a teacher that was given is not opened.
 
     Raises:
         UserError: the teacher that is given is not there, or does not fit.
     """
 
-    def __init__(self, config: ImagesConfig, folders: Folders, *, begun: bool = False) -> None:
+    def __init__(
+        self, config: ImagesConfig, folders: Folders, processes: Processes = ALONE, *, begun: bool = False
+    ) -> None:
         self.config, self.folders, self.classes = config, folders, folders.train.classes
         self.loaders = make_loaders(config, folders)
         n_classes, training = len(self.classes), config.training
@@ -77,6 +81,7 @@ class ImagesDomain(ModuleDomain):
             keep_best=config.evaluation.selection == "best_val",
             patience=config.evaluation.patience,
         )
+        self.workshop.processes = processes
 
     def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
         """As every module; its card is written, too.
@@ -95,7 +100,7 @@ class ImagesDomain(ModuleDomain):
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """As every module; of a teacher that was given one line says how good it is, before its student learns."""
         metrics = super().evaluate(member, teacher, keeper)
-        if not keeper.generation and self.config.teacher.given:
+        if not keeper.generation and self.config.teacher.given and keeper.run is not None:
             print(introduce(self.config, metrics["test_accuracy"], len(self.classes)), file=sys.stderr)
         return metrics
 

@@ -4,6 +4,7 @@
     python scripts/distill_images.py --data.root FOLDER --teacher.network timm:resnet18 --teacher.path FILE
         --student.network timm:mobilenetv3_small_100 --student.objective hinton_kd      a smaller student of a teacher
     python scripts/distill_images.py --config configs/images/own_folder.yaml --data.root FOLDER --dry_run
+    torchrun --nproc_per_node 2 scripts/distill_images.py --config ...              on several GPUs
 
 FOLDER holds train/<class>/*.jpg to learn from, and val/<class>/*.jpg to be tested on. A teacher that is not given, by
 --teacher.path or --teacher.pretrained, is trained on the labels first. The student is its twin unless
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -46,6 +48,7 @@ from polydistill.image_folders.plan import (
 from polydistill.image_folders.report import format_summary
 from polydistill.lineage import run_lineage
 from polydistill.modules.checkup import examine
+from polydistill.modules.shares import join_processes
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill.runs.folder import Standing
 from polydistill.runs.space import require_room
@@ -58,17 +61,21 @@ PACKAGES = ("timm", "torchvision", "pillow")
 @run_script
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
-    description = (__doc__ or "").replace(SCRIPT, called)
-    parsed = parse(ImagesConfig, argv, program=called, description=description, default_name="images", distils=True)
+    first = is_first_process()
+    parsed = parse(
+        ImagesConfig, argv, program=called, description=describe(called), default_name="images", distils=True
+    )
     stored = stored_config(parsed.out)
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     standing = examine_folder(parsed.out, to_mapping(config), may_grow=MAY_GROW, may_move=config.may_move(stored))
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures, without timm
         summary = read_summary(parsed.out)
-        show(summary, parsed)
-        share(summary, parsed, shown_again=True)
+        if first:
+            show(summary, parsed)
+            share(summary, parsed, shown_again=True)
         return
-    check_sharing(parsed)
+    if first:
+        check_sharing(parsed)
     config = parsed.config.resolve(stored)
     if parsed.dry_run:
         folders = check_run(config, parsed.out, standing.moved)
@@ -77,21 +84,38 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         return
     command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
     made = run(config, parsed, standing, command)
-    show(made, parsed)
-    share(made, parsed)
+    if first:
+        show(made, parsed)
+        share(made, parsed)
+
+
+def describe(called: str) -> str:
+    """What ``--help`` says, with the examples as a user calls it; torchrun takes a command, too."""
+    text = __doc__ or ""
+    if called == SCRIPT:
+        return text
+    return text.replace(SCRIPT, called).replace("scripts/distill_images.py", f"--no-python {called}")
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str) -> Mapping[str, Any]:
     """What summary.json holds at the end; no folder is made before everything that the run needs was found."""
-    out = parsed.out
+    out, processes = parsed.out, join_processes(config.device)
     folders = read_data(config)
     check_objective(config, len(folders.train.classes))
     n_bytes = disk_bytes(config, folders)
     begun = require_same_start(config, folders, out, standing.moved)
     try:
-        domain = ImagesDomain(config, folders, begun=begun)
+        domain = ImagesDomain(config, folders, processes, begun=begun)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
+    doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
+    if processes.rank > 0:
+        return run_lineage(domain, config, None, processes, examine=doctor)
     with Run.open(
         out,
         config,
@@ -105,8 +129,7 @@ def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, 
         if opened.summary is None:
             require_room(out, n_bytes)
             say_if_loaded()
-        doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
-        summary = run_lineage(domain, config, opened, examine=doctor)
+        summary = run_lineage(domain, config, opened, processes, examine=doctor)
     remember_speed(config, summary)
     return summary
 

@@ -1,0 +1,11 @@
+"""scripts/distill_images.py as one of the processes of torchrun, beside a torchvision that was made for another torch."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from tests.image_folders.operators import define_operators
+
+define_operators()
+script = Path(__file__).resolve().parents[2] / "scripts" / "distill_images.py"
+runpy.run_path(str(script))["main"](sys.argv[1:])
