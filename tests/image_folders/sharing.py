@@ -1,4 +1,4 @@
-"""scripts/distill_images.py as one of the processes of torchrun, beside a torchvision that was made for another torch."""
+"""scripts/distill_images.py as one of the processes of torchrun; the operators that torchvision lacks are defined."""
 
 import runpy
 import sys
