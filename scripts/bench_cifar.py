@@ -9,7 +9,7 @@ distill_cifar.py runs: drawing, cropping, flipping and normalising the images, b
 curves and the check that the loss is finite; "the trainer without augmentation" leaves out cropping and flipping.
 "ModuleDomain" trains the same network on batches of such images, normalised, in memory. The others get one such batch:
 "the bare step" with the trainer's precision and memory format, "plain float32" without either, and timm's
-LogitDistillationTask where timm is installed, which is plain float32 too. torchdistill, where it is installed, runs its
+LogitDistillationTask where timm can be imported, which is plain float32 too. torchdistill, where it can be, runs its
 own box with its own data loader over the same images, with the augmentation of its CIFAR configurations.
 """
 
@@ -21,7 +21,7 @@ from polydistill._environment import require_environment
 
 require_environment("vision")
 
-import importlib.util
+import importlib
 import json
 import statistics
 import time
@@ -55,6 +55,15 @@ from polydistill.vision.training import Trainer
 CLASSES = 100
 EPOCH = 50_000  # images
 PIXELS = Normalization((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615))
+
+
+def can_import(name: str) -> bool:
+    """Whether a module is there and works: both packages import torchvision, which must be made for the torch here."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def sgd(parameters: Iterable[nn.Parameter], *, fused: bool | None = True) -> torch.optim.SGD:
@@ -119,9 +128,9 @@ class Contenders:
             "bare": self.by_hand(fast=fast),
             "float32": self.by_hand(fast=None),
         }
-        if importlib.util.find_spec("timm") is not None:
+        if can_import("timm.task"):
             found["timm"] = self.timm()
-        if importlib.util.find_spec("torchdistill") is not None:
+        if can_import("torchdistill.core.distillation"):
             found["torchdistill"] = self.torchdistill()
         return found
 
