@@ -16,7 +16,6 @@ from polydistill._environment import require_environment
 require_environment("atari")
 
 import json
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,22 +165,16 @@ def measure(config: KeptQConfig, original: Teacher) -> list[dict[str, Any]]:
                         **compare(student, teacher, states),
                     }
                 )
-                print(rows[-1], file=sys.stderr)
+                print(f"{objective}, scale {by:g}, seed {seed}: {games.mean:.1f}", file=sys.stderr)
     return rows
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds, with the least and the greatest of the score."""
-    table = []
-    for key in dict.fromkeys((row["scale"], row["objective"]) for row in rows):
-        own = [row for row in rows if (row["scale"], row["objective"]) == key]
-        scores = [row["score"] for row in own]
-        means = [statistics.fmean(row[name] for row in own) for name in ("agreement", "max_q_error", "worst_q_error")]
-        spread = f"{statistics.fmean(scores):.0f} ({min(scores):.0f} to {max(scores):.0f})"
-        errors = [f"{error:,.1f}" for error in means[1:]]
-        table.append([f"`{key[1]}`", f"{own[0]['mean_q']:,.0f}", spread, f"{means[0]:.3f}", *errors])
-    headers = ["objective", "mean max Q", "score (range)", "agreement", "error of max Q / T", "of the worst action / T"]
-    return format_table(headers, table)
+    """A row for each student; scripts/render_students.py makes the means over the seeds."""
+    names = ("objective", "seed", "mean_q", "score", "agreement", "max_q_error", "worst_q_error")
+    return format_table(
+        names, [[f"{row[name]:,.4g}" if name not in names[:2] else row[name] for name in names] for row in rows]
+    )
 
 
 @run_script

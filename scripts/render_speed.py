@@ -78,6 +78,22 @@ def bench_cifar_table(name: str, ours: str, short: str) -> str:
     return format_table(["images/s", "median", "range", f"{short} / this"], rows)
 
 
+def bench_images_table() -> str:
+    """Medians of bench_images.py, and how many times as fast ours is."""
+    rates = json.loads((MEASUREMENTS / "bench_images.json").read_text(encoding="utf-8"))["pictures_per_second"]
+    names = {
+        "ours": "distill_images.py's training, loader included",
+        "timm": "timm's loader and LogitDistillationTask",
+        "timm bfloat16": "the same in bfloat16",
+    }
+    rows: list[list[str | float | None]] = []
+    for who, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(rates["ours"], values, strict=True))
+        spread = f"{min(values):,.1f} to {max(values):,.1f}"
+        rows.append([names[who], f"{statistics.median(values):,.1f}", spread, f"{ratio:.2f}"])
+    return format_table(["pictures/s", "median", "range", "ours / this"], rows)
+
+
 def bench_agent_table() -> str:
     """Medians of bench_agent.py, and how many times as fast the student is."""
     raw = json.loads((MEASUREMENTS / "bench_agent.json").read_text(encoding="utf-8"))
@@ -201,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
     "bench_cifar": lambda: bench_cifar_table("bench_cifar.json", "trainer", "trainer"),
     "bench_modules": lambda: bench_cifar_table("bench_modules.json", "modules", "ModuleDomain"),
+    "bench_images": bench_images_table,
     "bench_agent": bench_agent_table,
     "bench_online": online_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),

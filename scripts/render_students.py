@@ -39,7 +39,8 @@ def read_sizes(name: str) -> list[dict[str, str]]:
 
 def sizes_table(name: str) -> str:
     """What each size keeps of the score; intervals are over the games of one student."""
-    lines, rows = read_sizes(name), Rows()
+    lines = read_sizes(name)
+    rows: Rows = []
     whole = int(lines[0]["parameters"])
     for line in lines:
         kept = f"{float(line['kept']):.3f}"
@@ -63,10 +64,11 @@ def sizes_table(name: str) -> str:
 
 def latency_table(name: str) -> str:
     """Milliseconds of a decision by each loader, with 1 and with 64 observations at once."""
-    lines, rows = read_sizes(name), Rows()
+    lines = read_sizes(name)
+    rows: Rows = []
     columns = [key for key in lines[0] if "_ms_of_" in key]
     for line in lines:
-        rows.append([line["size"], *(f"{float(line[key]):.3g}" if line[key] else None for key in columns)])
+        rows.append([line["size"], *(f"{float(line[key]):.3f}" if line[key] else None for key in columns)])
     loaders = (key.rsplit("_ms_of_", 1) for key in columns)
     return format_table(["size", *(f"{loader}, {batch} at once" for loader, batch in loaders)], rows)
 
@@ -74,26 +76,27 @@ def latency_table(name: str) -> str:
 def export_table(name: str) -> str:
     """The forms of an exported agent, of its card."""
     card = json.loads((MEASUREMENTS / name).read_text(encoding="utf-8"))
-    rows = Rows()
-    for form, found in card["evaluation"]["forms"].items():
+    rows: Rows = []
+    forms = card["evaluation"]["forms"]
+    for form, found in forms.items():
         interval, times = found["score_ci95"], found["milliseconds_per_decision"]
         rows.append(
             [
                 form,
                 f"{found['score_mean']:.2f} ({format_interval(tuple(interval), 2)})",
                 None if found["agreement"] is None else f"{found['agreement']:.3f}",
-                *(f"{milliseconds:.3g}" for milliseconds in times.values()),
+                *(f"{milliseconds:.3f}" for milliseconds in times.values()),
                 f"{card['files'][form]['bytes']:,}" if form in card["files"] else None,
             ]
         )
-    at_once = [f"ms, {batch} at once" for batch in times]
+    at_once = [f"ms, {batch} at once" for batch in forms["torch"]["milliseconds_per_decision"]]
     return format_table(["form", "score (95% over games)", "agreement", *at_once, "bytes"], rows)
 
 
 def kept_q_table(name: str) -> str:
     """Means over the seeds of measure_kept_q.py, with the range of the scores."""
     found: list[dict[str, Any]] = json.loads((MEASUREMENTS / name).read_text(encoding="utf-8"))["rows"]
-    rows = Rows()
+    rows: Rows = []
     for key in dict.fromkeys((row["scale"], row["objective"]) for row in found):
         own = [row for row in found if (row["scale"], row["objective"]) == key]
         scores = [row["score"] for row in own]

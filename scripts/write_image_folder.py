@@ -17,7 +17,7 @@ from pathlib import Path
 
 from polydistill.config.parsing import parse
 from polydistill.disk import disk_errors
-from polydistill.errors import UserError, require_at_least, run_script
+from polydistill.errors import UserError, require_at_least, require_at_most, run_script
 from polydistill.vision.images.data import DataConfig, ImageSet, load_images
 
 
@@ -44,6 +44,7 @@ class WriteConfig:
     def __post_init__(self) -> None:
         require_at_least(0, self, "per_class", "test_per_class")
         require_at_least(1, self, "side", "quality")
+        require_at_most(95, self, "quality")
 
 
 @run_script

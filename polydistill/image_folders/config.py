@@ -110,7 +110,7 @@ class StudentConfig(TaughtConfig):
 
     Args:
         network: a name as for the teacher, or teacher: the twin of its own teacher.
-        permutation: of dkpp: fresh in every step; null: the same.
+        permutation: of dkpp: fresh in every step; null: fresh, too.
         image_size: pixels to which pictures are resized for it; 0: data.image_size.
     """
 

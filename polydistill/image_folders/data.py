@@ -20,6 +20,7 @@ from polydistill.image_folders.folder import ImageFolder, read_folders
 from polydistill.image_folders.inspection import inspect
 from polydistill.image_folders.pictures import BrokenPictureError, read_picture
 from polydistill.image_folders.transforms import Mixing, Transform, make_augmenting, make_plain
+from polydistill.learning.processes import is_first_process
 
 IGNORED = -100  # label of a picture that cannot be decoded and counts for nothing
 
@@ -51,9 +52,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         except BrokenPictureError as error:
             if not self.skip:
                 raise
-            if not self.left_out[index]:
+            if not self.left_out[index] and is_first_process():
                 print(f"left out: {error}", file=sys.stderr)
-                self.left_out[index] = True
+            self.left_out[index] = True
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), IGNORED
         return self.transform(picture), self.folder.labels[index]
 

@@ -19,7 +19,8 @@ from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.image_folders.config import ImagesConfig
 from polydistill.image_folders.data import IGNORED, Folders, make_loaders
-from polydistill.image_folders.networks import expectations
+from polydistill.image_folders.library import PREFIX
+from polydistill.image_folders.networks import expectations, size_option
 from polydistill.image_folders.teacher import make_untrained, open_teacher
 from polydistill.image_folders.training import make_optimizer, make_scheduler
 from polydistill.learning.processes import ALONE, Processes
@@ -124,13 +125,14 @@ class ImagesDomain(ModuleDomain):
             "classes": list(self.classes),
             "left_out": self.folders.left_out + self.loaders.left_out(),
         }
-        return {**super().finish(keeper), "data": data}
+        return {**super().finish(keeper), "data": data, "processes": self.workshop.processes.size}
 
     def _write_card(self, member: nn.Module, generation: int, out: Path) -> None:
         name, side = self.config.network_of(generation)
         wants, (crop, interpolation) = expectations(name), self.config.test_cut
         card = {
             "architecture": name,
+            "options": size_option(name, side),
             "classes": list(self.classes),
             "mean": list(wants.mean),
             "std": list(wants.std),
@@ -148,7 +150,7 @@ class ImagesDomain(ModuleDomain):
 
 def introduce(config: ImagesConfig, accuracy: float, classes: int) -> str:
     """How good a teacher that was given is."""
-    who = config.teacher.path or f"timm's {config.teacher.network}"
+    who = config.teacher.path or f"timm's {config.teacher.network.removeprefix(PREFIX)}"
     said = f"{who} is right in {accuracy:.2%} of the test pictures"
     if accuracy > KNOWS / classes or classes <= KNOWS:
         return said

@@ -10,6 +10,7 @@ from typing import Literal
 from polydistill.errors import UserError
 from polydistill.image_folders.folder import ImageFolder
 from polydistill.image_folders.pictures import BrokenPictureError, check_header, read_picture
+from polydistill.learning.processes import is_first_process
 from polydistill.runs.progress import Progress
 
 Check = Literal["headers", "whole", "none"]
@@ -45,7 +46,7 @@ def inspect(folder: ImageFolder, name: str, check: Check, broken: Broken) -> Ima
     more = f", nor can {len(faults) - 1:,} more" if len(faults) > 1 else ""
     if broken == "refuse":
         raise UserError(f"{faults[0]}{more}; mend or remove them, or leave them out by --data.broken skip")
-    for fault in faults:
+    for fault in faults if is_first_process() else ():
         print(f"left out: {fault}", file=sys.stderr)
     left = folder.take(good)
     if empty := set(range(len(folder.classes))) - set(left.labels):

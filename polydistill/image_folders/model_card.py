@@ -13,7 +13,7 @@ from polydistill.hub.markup import block, bullets, code, table
 from polydistill.hub.places import name_only
 from polydistill.image_folders.library import PREFIX
 from polydistill.image_folders.report import RULES, network_of, source
-from polydistill.modules.report import columns_of
+from polydistill.modules.report import columns_of, tell_ema
 
 TAGS = ("image-classification", "knowledge-distillation", "born-again-networks", "polydistill")
 NAMED = 12  # classes that are named
@@ -34,7 +34,7 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
     if not last["generation"] and _is_given(config):
         raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher was given")
     products = [*_products(summary, out)]
-    if not products:
+    if not products or products[0].path.stem != f"generation_{last['generation']}":
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors with its card")
     network, data = network_of(config, last["generation"]), summary["data"]
     sections = [
@@ -103,7 +103,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{data['train']['images']:,} training pictures of a folder of its owner's; {data['test']['images']:,} test "
         "pictures, seen once by each generation, when it was finished.",
-        f"Kept are {RULES[config['evaluation']['selection']]}.",
+        f"Kept are {RULES[config['evaluation']['selection']]}{tell_ema(config['training'])}.",
         "NLL is the mean negative log-likelihood, ECE the expected calibration error; agreement is the share of the "
         "test pictures to which it gives its teacher's class, KL the mean KL divergence from its teacher.",
         "There is no interval: this is one run with one seed.",
@@ -134,7 +134,10 @@ from PIL import Image
 {fetch}
 known = json.loads(Path(card).read_text())
 network = timm.create_model(
-    {network.removeprefix(PREFIX)!r}, num_classes=len(known["classes"]), checkpoint_path=file
+    {network.removeprefix(PREFIX)!r},
+    num_classes=len(known["classes"]),
+    checkpoint_path=file,
+    **known["options"],
 ).eval()
 transform = timm.data.create_transform(
     known["image_size"],

@@ -93,6 +93,12 @@ def expectations(name: str) -> Expectations:
     )
 
 
+def size_option(name: str, side: int) -> dict[str, int]:
+    """What a network must be told to be built for pictures of ``side`` pixels; most take any size."""
+    wants = expectations(name)
+    return {"img_size": side} if wants.fixed_side and side != wants.side else {}
+
+
 def make_network(name: str, classes: int, side: int, *, pretrained: bool = False) -> nn.Module:
     """A network on the CPU, float32, with initial weights from torch's global generator.
 
@@ -107,10 +113,9 @@ def make_network(name: str, classes: int, side: int, *, pretrained: bool = False
     """
     if not name.startswith(PREFIX):
         return build_network(name, classes)
-    timm, bare, wants = load_timm(), name.removeprefix(PREFIX), expectations(name)
+    timm, bare = load_timm(), name.removeprefix(PREFIX)
     options: dict[str, Any] = {"pretrained": True} if pretrained else {"num_classes": classes}
-    if wants.fixed_side and side != wants.side:
-        options["img_size"] = side
+    options |= size_option(name, side)
     try:
         network: nn.Module = timm.create_model(bare, **options)
     except Exception as error:  # whatever timm, its networks and the client of the Hub raise

@@ -24,7 +24,7 @@ from polydistill.provenance import weights_sha256
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
-from polydistill.runs.speeds import recall, remember
+from polydistill.runs.speeds import format_duration, recall, remember
 from polydistill.vision.cost import BACKWARD, Cost, count_network
 from polydistill.vision.plan import measure_rate
 
@@ -76,7 +76,8 @@ def disk_bytes(config: ImagesConfig, folders: Folders) -> int:
     generations, training = config.lineage.generations, config.training
     files = 4 * (teacher.parameters + generations * student.parameters)
     # weights and what the optimiser keeps, and the best weights so far; two stay while the third is written
-    numbers = (3 if training.optimizer == "adamw" else 2) + (config.evaluation.selection == "best_val")
+    numbers = (3 if training.optimizer == "adamw" else 2) + (training.ema is not None)
+    numbers += config.evaluation.selection == "best_val"
     checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
     per_epoch = len(folders.train) // (training.batch_size * training.log_every_steps) + 3
     return files + checkpoints + (generations + 1) * training.epochs * per_epoch * REPORT_BYTES + SMALL_FILES_BYTES
@@ -164,7 +165,7 @@ def remember_speed(config: ImagesConfig, summary: Mapping[str, Any]) -> None:
     """Store the speed of a finished run's last generation, for the plans of later ones."""
     last = len(summary["generations"]) - 1
     images = summary["throughput"].get(f"generation_{last}_train_samples_per_second")
-    if images and last:
+    if images and last and summary["processes"] == 1:
         remember(_work(config), images)
 
 
@@ -176,7 +177,7 @@ def _swap(network: tuple[str, int], classes: int) -> tuple[str, int, int]:
 def _memory(config: ImagesConfig, number: int, cost: Cost) -> float:
     """Of one that learns: what its layers give, its weights, gradients and what the optimiser keeps."""
     rows = -(-config.training.batch_size // config.training.parts)
-    return rows * cost.outputs * number + 16 * cost.parameters
+    return rows * cost.outputs * number + (16 if config.training.ema is None else 20) * cost.parameters
 
 
 def _say(config: ImagesConfig, generation: int, cost: Cost) -> str:
@@ -196,14 +197,14 @@ def _say_time(config: ImagesConfig, images: int, teacher: Cost, student: Cost, *
     if measure:
         rate = measure_rate(prepare(config.device, config.threads), config.precision)
         return (
-            f"about {_duration(operations / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution measured here, if "
-            "pictures are decoded as fast; a network may be two or three times slower, or faster"
+            f"about {format_duration(operations / rate)} at the {rate / 1e12:.2f} TFLOP/s of a convolution measured "
+            "here, if pictures are decoded as fast; a network may be two or three times slower, or faster"
         )
     per_second = recall(_work(config))
     if per_second is None:
         return "not known before such a run has finished here; --dry_run_measure measures this machine"
     seconds = operations / (per_second * taught)
-    return f"about {_duration(seconds)} at the {per_second:,.0f} pictures/s of an earlier run here"
+    return f"about {format_duration(seconds)} at the {per_second:,.0f} pictures/s of an earlier run here"
 
 
 def _work(config: ImagesConfig) -> dict[str, Any]:
@@ -216,9 +217,3 @@ def _work(config: ImagesConfig) -> dict[str, Any]:
         **{name: getattr(config, name) for name in ("device", "threads", "precision")},
         **{name: getattr(config.training, name) for name in ("batch_size", "compile", "channels_last")},
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -15,6 +15,7 @@ from polydistill.disk import disk_errors
 from polydistill.errors import UserError, printable
 from polydistill.image_folders.config import ImagesConfig
 from polydistill.image_folders.folder import list_names
+from polydistill.image_folders.library import PREFIX
 from polydistill.image_folders.networks import PictureNetwork, expectations, make_network
 from polydistill.modules.weights import fit_weights, load_weights
 from polydistill.vision.downloads import LARGEST_CARD, local_file
@@ -29,14 +30,17 @@ def open_teacher(config: ImagesConfig, classes: Sequence[str]) -> PictureNetwork
     name, side = config.network_of(0)
     names = read_class_names(config.teacher.classes) if config.teacher.classes else None
     if config.teacher.pretrained:
-        where = f"timm's {name}"
+        where = f"timm's {name.removeprefix(PREFIX)}"
         weights: dict[str, Tensor] = make_network(name, len(classes), side, pretrained=True).state_dict()
     else:
         path = local_file(config.teacher.path)
         where, weights = str(path), load_weights(path)
         names = _names_in_card(config, path) if names is None else names
     heads = expectations(name).heads
-    _require_count(where, _count_classes(weights, heads), len(classes if names is None else names))
+    found = _count_classes(weights, heads)
+    if config.teacher.classes and names is not None and found not in (None, len(names)):
+        raise UserError(f"{config.teacher.classes} names {len(names):,} classes, and {where} tells {found:,} apart")
+    _require_count(where, found, len(classes if names is None else names))
     if names is not None and list(names) != list(classes):
         weights = _pick(weights, heads, _places(names, classes, config.teacher.classes or where), where)
     network = make_network(name, len(classes), side)

@@ -117,6 +117,11 @@ class Processes:
 ALONE = Processes()
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def open_processes(device: str) -> Iterator[Processes]:
     """The processes that torchrun started, connected while the context lasts; a single one without torchrun.

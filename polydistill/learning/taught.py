@@ -31,7 +31,7 @@ class TaughtConfig:
         teacher_weight: of hinton_kd and others: weight of the teacher's term; null: its default.
         label_smoothing: of cross_entropy; null: its default.
         alpha: of dkd: weight of the target class's term; null: its default.
-        beta: of dkd: weight of the other classes' term; of jsd: the teacher's share of the mixture; null: its default.
+        beta: of dkd the weight of the other classes' term, of jsd the teacher's share of the mixture; null: default.
         delta: of policy_huber: distance of the scores from which the loss is linear; null: its default.
         permutation: of dkpp: fresh in every step, or fixed for each image; null: fresh.
     """

@@ -40,8 +40,12 @@ def find_counted(labels: Tensor | None, ignore_index: int | None) -> Tensor | No
 
 
 def set_aside(labels: Tensor, counted: Tensor | None) -> Tensor:
-    """The labels, with class 0 where the sample does not count; probabilities are zeros there already."""
-    return labels if counted is None or are_probabilities(labels) else labels.masked_fill(~counted, 0)
+    """The labels, with class 0 where the sample does not count, or with equal probabilities of all classes."""
+    if counted is None:
+        return labels
+    if are_probabilities(labels):
+        return labels.masked_fill(~counted.unsqueeze(-1), 1 / labels.shape[-1])
+    return labels.masked_fill(~counted, 0)
 
 
 def most_likely(labels: Tensor, ignore_index: int | None) -> Tensor:

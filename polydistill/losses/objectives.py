@@ -117,8 +117,8 @@ class Objective:
         if self.needs_class and are_probabilities(labels):
             others = ", ".join(one.name for one in _ALL if "labels" in one.takes and not one.needs_class)
             raise ValueError(
-                f"objective {self.name} needs the class of each sample, the labels are probabilities; {others} take "
-                "them, and so does what learns from the teacher alone"
+                f"objective {self.name} needs the class of each sample, but the labels are probabilities. These take "
+                f"them: {others}; so does every objective without labels"
             )
 
     def default(self, option: str) -> Any:
@@ -165,9 +165,8 @@ class OwnObjective(Objective):
         learning = isinstance(owner, nn.Module) and [n for n, p in owner.named_parameters() if p.requires_grad]
         if learning:
             raise ValueError(
-                f"objective {self.name} has parameters of its own ({', '.join(learning)}), which only the student's "
-                "optimiser would train, and it does not know them: give the module to the student, or call "
-                "requires_grad_(False) on it"
+                f"objective {self.name} has parameters of its own ({', '.join(learning)}), that no optimiser trains: "
+                "give the module to the student, or call requires_grad_(False) on it"
             )
 
     def __call__(

@@ -107,7 +107,7 @@ def policy_kl_q(
     the minimiser is the same. The gradient with respect to s_a is ((q_a - p_a) + 2 lambda (s_a - Q_a) / (m T)) / T.
 
     Excluded and masked actions add nothing to the second term, and m does not count them. An action whose Q-value is
-    the type's lowest number on both sides, as callers mask, adds nothing to either term and has no gradient, but m
+    the lowest number of one type on both sides, as callers mask, adds nothing to either term and has no gradient, but m
     counts it: ``mask`` or -inf leaves it out of m, too. A mean of softmaxes is no Q-value, so an ensemble is
     refused: average the Q-values, ``teachers.mean(0)``.
 

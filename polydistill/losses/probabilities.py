@@ -1,9 +1,9 @@
 """Probabilities of both sides, without a NaN where one is 0.
 
 Symbols: z student scores, t teacher scores, T temperature, q = softmax(z), p = softmax(t / T). A class that ``mask``
-takes out, or that the teacher excludes (score -inf) has probability 0; so has one whose score is the type's lowest
-number on both sides, as callers mask, at any T. Its log-probability is held at the type's lowest finite number, so that
-0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
+takes out, or that the teacher excludes (score -inf) has probability 0; so has one whose score is the lowest number of
+one type on both sides, as callers mask, at any T. Its log-probability is held at the type's lowest finite number, so
+that 0 log 0 is 0 in the loss and in its gradient; -inf would make it NaN.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def label_cross_entropy(student: Tensor, labels: Tensor, label_smoothing: float 
     ``(batch, classes)`` that are probabilities their sum of ``-y_i log q_i``."""
     scores = student if student.dim() == 2 else student.flatten(0, -2)
     if are_probabilities(labels):
-        target = labels.view(scores.shape).to(scores.dtype)
+        target = labels.reshape(scores.shape).to(scores.dtype)
         loss = F.cross_entropy(scores, target, reduction="none", label_smoothing=label_smoothing)
         return loss.view(student.shape[:-1])
     loss = F.cross_entropy(

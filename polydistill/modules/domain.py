@@ -81,8 +81,8 @@ class ModuleDomain:
         batches: iterated once per epoch: a list, or a ``DataLoader``.
         test: the same, for the metrics; in the same order each time (a ``DataLoader`` that shuffles is).
         epochs: passes over ``batches`` for each generation, >= 1.
-        optimizer: makes one from parameters; None: SGD with rate 0.1 and Nesterov momentum 0.9. Its rate is not
-            scheduled.
+        optimizer: makes one from parameters; None: SGD with rate 0.1 and Nesterov momentum 0.9. Its rate stays,
+            unless ``scheduler`` changes it.
         objective: of the students: a name in ``polydistill.losses.OBJECTIVES``, or a function of ``(student, teacher,
             labels)``, scores ``(batch, classes)`` twice and labels ``(batch,)`` (or probabilities, as they come), that
             returns a loss for each sample, ``(batch,)``. One of ``polydistill.losses`` is given what it takes.

@@ -31,7 +31,7 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
     products = [*_products(summary, out)]
     if not last["generation"] and config["teacher"]:
         raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher was given")
-    if not products:
+    if not products or products[0].path.stem != f"generation_{last['generation']}":
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors")
     return ModelCard(
         title=f"{code(_network(config, last['generation']))}, distilled",
@@ -72,6 +72,8 @@ def _opening(summary: Mapping[str, Any]) -> str:
     if number:
         taught = f"generation {number - 1} (objective {code(last['objective'])})"
         made = f"It learned from the scores of {taught}, by polydistill."
+        if last["objective"] == "cross_entropy":
+            made = "It learned from labels alone, as a control beside distilled ones, by polydistill."
     return (
         f"A module {code(_network(config, number))} of {last['parameters']:,} parameters, a classifier of its owner's "
         f"data. {made} It errs in {100 * (1 - last['metrics']['test_accuracy']):.2f}% of its owner's test batches."

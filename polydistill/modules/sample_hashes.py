@@ -110,7 +110,7 @@ def require_repetition(source: Iterable[Any], processes: Processes = ALONE) -> N
     first, again = _first_batch(source, 0), _first_batch(source, 1)
     hashes = hash_samples(again)
     if _has_samples(source):
-        if source.batch_sampler is not None and not isinstance(source.sampler, SequentialSampler):
+        if not _repeats_batches(source):
             hashes = _hash_in_pairs(source, first.shape[0])
     elif first.labels.shape != again.labels.shape or not torch.equal(first.labels, again.labels):
         return  # other samples, perhaps
@@ -120,6 +120,13 @@ def require_repetition(source: Iterable[Any], processes: Processes = ALONE) -> N
             f"`batches` gives {n_other} of the first {first.shape[0]} samples with other inputs the second time, as "
             f"random augmentation, noise, mixup, or padding to the longest of a batch do; {ADVICE}"
         )
+
+
+def _repeats_batches(loader: DataLoader[Any]) -> bool:
+    """Whether each epoch has the same samples together."""
+    batches = loader.batch_sampler
+    plain = type(batches) is BatchSampler and isinstance(batches.sampler, SequentialSampler)
+    return batches is None or plain
 
 
 def _hash_in_pairs(loader: DataLoader[Any], samples: int) -> list[bytes]:

@@ -145,6 +145,7 @@ class Workshop:
         return self.make(generation)
 
     def make(self, generation: int) -> nn.Module:
+        """An untrained network, with the initial weights of ``generation``."""
         build, name = self.given.build, "build"
         if generation > 0 and self.given.build_student is not None:
             build, name = self.given.build_student, "build_student"

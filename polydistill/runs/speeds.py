@@ -58,3 +58,15 @@ def _key(what: Mapping[str, Any]) -> dict[str, Any]:
 def _file(key: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return speeds_folder() / f"{digest[:16]}.json"
+
+
+def format_duration(seconds: float) -> str:
+    """In the unit that suits it.
+
+    Example:
+        >>> format_duration(45), format_duration(600), format_duration(36_000)
+        ('45 s', '10 min', '10.0 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ from typing import Any
 from polydistill.config.parsing import read_config
 from polydistill.config.plain_yaml import dump_yaml, flatten
 from polydistill.runs import format_table
-from polydistill.runs.speeds import recall
+from polydistill.runs.speeds import format_duration, recall
 from polydistill.statistics import least_p, smallest_effect
 from polydistill.study.answer import with_unit
 from polydistill.study.arms import GIVEN
@@ -143,15 +143,3 @@ def _estimate(run: PlannedRun, world: World) -> float | None:
         return None
     settings = dict(flatten(run.config)) | ({GIVEN: "given"} if run.teacher is not None else {})
     return world.expected_seconds(read_config(world.config_class, None, settings))
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds, minutes or hours.
-
-    Example:
-        >>> format_duration(45), format_duration(600), format_duration(36_000)
-        ('45 s', '10 min', '10.0 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

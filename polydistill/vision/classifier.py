@@ -38,6 +38,7 @@ class Classifier(nn.Module):
     def __init__(self, network: StagedNetwork, normalization: Normalization, card: Mapping[str, Any]) -> None:
         super().__init__()
         self.network, self.normalization, self.card = network, normalization, dict(card)
+        self._trained_on = normalization
         self._normalizer = Normalizer.of(normalization)  # no buffer: .half() would round it
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,11 +53,11 @@ class Classifier(nn.Module):
 
     def take(self, given: Normalization) -> None:
         """From now on the network takes pixels normalised by ``given``; weights and scores stay the same."""
-        its = self.normalization
-        if given != its:
+        its = self._trained_on
+        if given != self.normalization:
             scale = [before / after for before, after in zip(given.std, its.std, strict=True)]
             shift = [(before - mean) / std for before, mean, std in zip(given.mean, *its, strict=True)]
-            self.network.renormalizer = Renormalizer(scale, shift)
+            self.network.renormalizer = Renormalizer(scale, shift).to(next(self.network.parameters()).device)
             self.normalization, self._normalizer = given, Normalizer.of(given)
 
 

@@ -38,7 +38,8 @@ def count_cost(architecture: str, classes: int) -> Cost:
 
 
 def count_network(network: nn.Module, side: int) -> Cost:
-    """The cost of ``network``, which lies on the device "meta", for one image of ``side`` x ``side`` pixels."""
+    """The cost of ``network``, which lies on the device "meta" and is of no other use, for one image of ``side`` x
+    ``side`` pixels."""
     outputs = 0
 
     def add(module: nn.Module, inputs: object, output: object) -> None:

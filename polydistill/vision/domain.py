@@ -131,7 +131,8 @@ class CifarDomain:
     def _introduce(self, member: nn.Module, accuracy: float) -> str:
         """A line about the teacher from a file."""
         better = find_better(member, self.images.test, self.images.normalization) if self._supposes else None
-        return introduce(self.config.teacher, accuracy, self.images.classes, better)
+        path = self.config.teacher.path
+        return introduce(path, accuracy, self.images.classes, better, supposed=self._supposes)
 
     def _look(self, member: nn.Module, generation: int, run: Run | None) -> None:
         with Recorder(run, generation, UNIT).progress("is tested", self._examiner.images_to_see) as bar:

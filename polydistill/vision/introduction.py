@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from polydistill.vision.config import TeacherConfig
 from polydistill.vision.evaluation import predict
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import ImageSet, Normalization
@@ -68,25 +67,26 @@ def find_better(network: nn.Module, images: ImageSet, given: Normalization) -> B
     return Better(best, found[best], before, n) if found[best] >= before + MUCH else None
 
 
-def introduce(teacher: TeacherConfig, accuracy: float, classes: int, better: Better | None) -> str:
+def introduce(path: str, accuracy: float, classes: int, better: Better | None, *, supposed: bool) -> str:
     """One line: how good the teacher is, and what to change where something seems wrong.
 
     Args:
-        teacher: from a file.
+        path: of its file.
         accuracy: on the test images.
         classes: how many there are.
         better: of :func:`find_better`.
+        supposed: nothing says how its pixels were normalised.
     """
-    said = f"{teacher.path} is right in {accuracy:.2%} of the test images"
+    said = f"{path} is right in {accuracy:.2%} of the test images"
     if better is not None:
         mean, std = map(list, KNOWN[better.name])
         return (
-            f"{said}; of {better.images:,} it is right in {better.before:.2%}, and in {better.accuracy:.2%} where "
-            f'pixels are normalised otherwise ({better.name}): choose --teacher.mean "{mean}" --teacher.std "{std}"'
+            f"{said}; on {better.images:,} of them {better.before:.2%}, but {better.accuracy:.2%} with another "
+            f'normalisation ({better.name}): choose --teacher.mean "{mean}" --teacher.std "{std}"'
         )
     if accuracy > KNOWS / classes:
         return said
     question = "are its classes in this order?"
-    if teacher.normalization is None:
+    if supposed:
         question = f"were its pixels normalised as here (--teacher.mean, --teacher.std), {question}"
     return f"{said}, as by chance: {question}"

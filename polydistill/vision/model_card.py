@@ -161,7 +161,7 @@ def _teacher(summary: Mapping[str, Any]) -> Sequence[str]:
     told = [who, f"{sizes}; SHA-256 of its weights: {code(first['sha256'])}."]
     mean, std = (config["teacher"].get(name) for name in ("mean", "std"))
     if mean:
-        told.append(f"It sees pixels normalised by mean {mean} and standard deviation {std}, unlike its students.")
+        told.append(f"It sees pixels normalised by mean {mean} and standard deviation {std}.")
     return told
 
 

@@ -16,7 +16,7 @@ from polydistill.device import prepare
 from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
-from polydistill.runs.speeds import recall, remember
+from polydistill.runs.speeds import format_duration, recall, remember
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, Cost, count_cost
 from polydistill.vision.images.archives import RELEASES
@@ -153,7 +153,7 @@ def format_plan(config: CifarConfig, out: Path, *, measure: bool = False) -> str
             f"students: {config.student_network}, {student.parameters:,} parameters, "
             f"{student.operations / 2e6:,.1f} million multiply-adds per image"
         ][:generations],
-        f"time: about {_duration(_operations(config) / rate)} {whose}",
+        f"time: about {format_duration(_operations(config) / rate)} {whose}",
         f"memory: about {memory / 2**30:.2f} GiB on {config.device}, beside 0.2 GiB of data and 1 GiB of libraries",
         f"disk: up to {disk_bytes(config, images) / 1e6:,.1f} MB, of weights, checkpoints and curves"
         + (f"; {release.archive} (170 MB) is downloaded into data/" if needs_download(config.data) else ""),
@@ -242,9 +242,3 @@ def remember_speed(config: CifarConfig, summary: Mapping[str, Any]) -> None:
     images = summary["throughput"].get("generation_0_train_samples_per_second")
     if images and summary["processes"] == 1:
         remember(_work(config), images)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -128,7 +128,9 @@ def _place(convention: Convention, name: str) -> Place:
 def _count_blocks(places: Mapping[Place, tuple[int, ...]]) -> tuple[int, ...]:
     """The number of blocks of each stage."""
     found = {place.block for place in places if place.block is not None}
-    stages = range(min(MOST_STAGES, 1 + max(stage for stage, _ in found)))
+    if max(stage for stage, _ in found) >= MOST_STAGES:
+        raise ValueError(f"it has more than {MOST_STAGES} stages")
+    stages = range(1 + max(stage for stage, _ in found))
     blocks = tuple(sum(1 for stage, _ in found if stage == wanted) for wanted in stages)
     if found != {(stage, block) for stage in stages for block in range(blocks[stage])}:
         raise ValueError("blocks of its stages are missing")

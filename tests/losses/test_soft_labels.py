@@ -57,13 +57,21 @@ def test_a_row_of_zeros_counts_for_nothing(make_batch, name) -> None:
     soft[2] = 0.0
     options = batch.options(name) | {"ignore_index": -100}
     expected = OBJECTIVES[name](batch.student, batch.teacher, padded, **options)
-    found = OBJECTIVES[name](batch.student, batch.teacher, soft, **options)
+    found = OBJECTIVES[name](batch.student, batch.teacher, soft, check_values=True, **options)
     torch.testing.assert_close(found, expected)
     assert not found[2]
     one_pass = value_and_grad(name, batch.student, batch.teacher, soft, with_diagnostics=True, **options)
     torch.testing.assert_close(one_pass.loss, expected.detach())
     assert not one_pass.gradient[2].any()
     assert not one_pass.diagnostics.label_norm[2]
+
+
+def test_labels_may_lie_in_any_order_of_memory(make_batch) -> None:
+    batch = make_batch(6, 5)
+    soft = one_hot(batch.labels, 5).double().t().contiguous().t()
+    twice = torch.stack([batch.student, -batch.student]), torch.stack([soft, soft]).transpose(0, 1).contiguous()
+    found = cross_entropy(twice[0], twice[1].transpose(0, 1))
+    torch.testing.assert_close(found[0], cross_entropy(batch.student, batch.labels))
 
 
 def test_a_student_of_half_precision_takes_labels_of_float32(make_batch) -> None:

@@ -191,6 +191,8 @@ def test_large_batches_are_computed_in_blocks_with_the_same_result() -> None:
     some = torch.tensor([0, 1000, len(student) - 1])
     few = top_k_kl(student[some], TopK(*(tensor[some] for tensor in teacher)))
     torch.testing.assert_close(whole[some], few)
+    gradients = [torch.autograd.grad(loss, student)[0][some] for loss in (whole[some].sum(), few.sum())]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(

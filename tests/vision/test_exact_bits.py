@@ -66,7 +66,7 @@ def test_the_weights_of_a_course_are_these() -> None:
     assert weights_sha256({"weights": weights}) == PINNED
 
 
-def test_another_order_or_rate_would_be_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_rate_would_be_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = learn(torch.float32)
     monkeypatch.setattr("polydistill.vision.training.schedule_rate", lambda config, progress: config.learning_rate)
     assert not torch.equal(learn(torch.float32), expected)

@@ -282,7 +282,7 @@ def without(part: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             "its stages have 1, 1, 1 bottlenecks, as no network here",
         ),
         (lambda weights: weights | {"layer3.4.conv1.weight": torch.zeros(1)}, "blocks of its stages are missing"),
-        (lambda weights: weights | {f"layer{10**15}.0.bn1.bias": torch.zeros(1)}, "blocks of its stages are missing"),
+        (lambda weights: weights | {f"layer{10**15}.0.bn1.bias": torch.zeros(1)}, "it has more than 4 stages"),
         (lambda weights: weights | {"fc.weight": torch.tensor(1.0)}, "its last layer is missing"),
         (
             lambda weights: weights | {"conv1.weight": torch.tensor(1.0)},

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -46,6 +45,7 @@ from polydistill.image_folders.plan import (
     require_same_start,
 )
 from polydistill.image_folders.report import format_summary
+from polydistill.learning.processes import is_first_process
 from polydistill.lineage import run_lineage
 from polydistill.modules.checkup import examine
 from polydistill.modules.shares import join_processes
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     stored = stored_config(parsed.out)
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     standing = examine_folder(parsed.out, to_mapping(config), may_grow=MAY_GROW, may_move=config.may_move(stored))
-    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures, without timm
+    if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures
         summary = read_summary(parsed.out)
         if first:
             show(summary, parsed)
@@ -95,11 +95,6 @@ def describe(called: str) -> str:
     if called == SCRIPT:
         return text
     return text.replace(SCRIPT, called).replace("scripts/distill_images.py", f"--no-python {called}")
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that speaks, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
 from polydistill.hub.sharing import check_sharing, share
-from polydistill.learning.processes import open_processes
+from polydistill.learning.processes import is_first_process, open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig, run_lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
@@ -117,11 +116,6 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
             show(summary, run.out, parsed.wide)
     if run is not None:
         share(summary, parsed)
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that speaks, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:

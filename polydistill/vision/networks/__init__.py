@@ -17,7 +17,7 @@ report is enough to build the network again.
 ``resnet-<depth>``          CIFAR ResNet (He et al. 2016a, section 4.2), depth 6n + 2: 20, 32, 44, 56, 110
 ``resnet-<depth>-projection``
                             the same with weights in its shortcuts, as in much public code
-``resnet-<depth>x4``        the same of four times the width: 8, 32
+``resnet-<depth>x4``        the same, four times as wide behind the first layer: 8, 32
 ``imagenet-resnet-<depth>``
                             ResNet for ImageNet (He et al. 2016a, table 1) with a first layer for small images: 18, 34,
                             50, 101, 152
