@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from polydistill.errors import UserError
 from polydistill.learning.processes import ALONE, Processes, open_processes
@@ -70,27 +70,43 @@ def take_share(batch: Batch, processes: Processes, parts: int, where: str) -> tu
         return batch, slice(None)
     samples = batch.shape[0]
     if samples < processes.size * parts:
-        raise ValueError(
-            f"{where} has {samples} samples, too few for {processes.size} processes"
-            + (f" of {parts} parts each" if parts > 1 else "")
-            + ": larger batches, or drop_last=True"
-        )
+        raise ValueError(_too_few(where, samples, processes, parts))
     shares = batch.split(processes.size)
     start = sum(len(share.labels) for share in shares[: processes.rank])
     mine = shares[processes.rank]
     return mine, slice(start, start + len(mine.labels))
 
 
-def check_source(source: Iterable[Any], processes: Processes) -> None:
-    """Refuse batches that are divided among the processes already.
+def check_source(source: Iterable[Any], processes: Processes, parts: int) -> None:
+    """Refuse batches that are divided among the processes already, and a loader whose last one is too small.
 
     Raises:
-        ValueError: they are.
+        ValueError: they are, or it is.
     """
     if processes.size > 1 and any(isinstance(sampler, DistributedSampler) for sampler in samplers_of(source)):
         raise ValueError(
             "each process takes its share of each batch of `batches` by itself: leave DistributedSampler out"
         )
+    rest = _size_of_last(source)
+    if rest is not None and processes.size > 1 and rest < processes.size * parts:
+        raise ValueError(_too_few("the last batch of `batches`", rest, processes, parts))
+
+
+def _too_few(where: str, samples: int, processes: Processes, parts: int) -> str:
+    each = f" of {parts} parts each" if parts > 1 else ""
+    told = f"{where} has {samples} samples, too few for {processes.size} processes{each}"
+    return f"{told}: larger batches, or drop_last=True"
+
+
+def _size_of_last(source: Iterable[Any]) -> int | None:
+    """Samples of a loader's last batch; None where that is not known, or it is left out."""
+    if not isinstance(source, DataLoader) or source.batch_size is None or source.drop_last:
+        return None
+    try:
+        samples = len(source.sampler)  # type: ignore[arg-type]
+    except TypeError:  # an iterable data set has no length
+        return None
+    return samples % source.batch_size or min(samples, source.batch_size)
 
 
 def check_module(module: nn.Module, name: str, processes: Processes) -> None:

@@ -191,7 +191,7 @@ class Workshop:
         """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student and the
         objective; see :mod:`~polydistill.modules.trial`."""
         whose = "the module that `build` makes" if learns else "the teacher"
-        check_source(self.given.batches, self.processes)
+        check_source(self.given.batches, self.processes, self.given.parts)
         if self.given.teacher_cache is not None:
             require_repetition(self.given.batches, self.processes)
         with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):

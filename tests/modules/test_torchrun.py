@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from polydistill.learning.processes import Processes
 from polydistill.modules.batches import read_batch
-from polydistill.modules.shares import take_share
+from polydistill.modules.shares import check_source, take_share
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -120,3 +121,13 @@ def test_shares_are_the_batch() -> None:
     assert torch.equal(torch.cat([share.inputs[0] for share, _ in shares]), batch.inputs[0])
     assert torch.equal(torch.cat([batch.labels[mine] for _, mine in shares]), batch.labels)
     assert all(torch.equal(share.labels, batch.labels[mine]) for share, mine in shares)
+
+
+@pytest.mark.parametrize(("samples", "parts"), [(9, 1), (11, 2)])
+def test_a_last_batch_that_is_too_small_is_refused_before_the_first_step(samples: int, parts: int) -> None:
+    data = TensorDataset(torch.zeros(samples, 2), torch.zeros(samples, dtype=torch.int64))
+    loader = DataLoader(data, batch_size=4)
+    with pytest.raises(ValueError, match=r"the last batch of `batches` has \d samples, too few for 2 processes"):
+        check_source(loader, Processes(0, 2), parts)
+    check_source(loader, Processes(0, 1), parts)
+    check_source(DataLoader(data, batch_size=4, drop_last=True), Processes(0, 2), parts)
