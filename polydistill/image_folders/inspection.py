@@ -45,7 +45,7 @@ def inspect(folder: ImageFolder, name: str, check: Check, broken: Broken) -> Ima
         return folder
     more = f", nor can {len(faults) - 1:,} more" if len(faults) > 1 else ""
     if broken == "refuse":
-        raise UserError(f"{faults[0]}{more}; mend or remove them, or leave them out by --data.broken skip")
+        raise UserError(f"{faults[0]}{more}; fix or remove them, or leave them out by --data.broken skip")
     for fault in faults if is_first_process() else ():
         print(f"left out: {fault}", file=sys.stderr)
     left = folder.take(good)

@@ -132,6 +132,6 @@ def _teachers_licence(config: Mapping[str, Any]) -> str:
 def _limits(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"One run with one seed ({summary['seed']}).",
-        "Which inputs it takes and which classes it tells apart is its owner's to say: neither is in the files.",
+        "The files do not say which inputs it takes and which classes it tells apart: ask its owner.",
         "Its confidence outside of such inputs means nothing.",
     ]

@@ -100,7 +100,7 @@ def count_samples(source: Iterable[Any]) -> int | None:
 def require_repetition(source: Iterable[Any], processes: Processes = ALONE) -> None:
     """Refuse a source that gives other inputs the second time, as far as its first samples show.
 
-    Where a loader's batches are put together anew in each epoch, a sample must be the same in any company.
+    Where a loader makes other batches in each epoch, a sample must be the same whichever others are in its batch.
 
     Raises:
         UserError: it does, or there are several processes.

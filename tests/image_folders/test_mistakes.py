@@ -133,7 +133,7 @@ def test_a_broken_header_is_found_before_training_and_skipped_by_option(
     (pictures / "train" / "müll" / "4.jpg").write_bytes(b"no")
     error = refused(script(*words))
     assert f"{pictures / 'train' / 'müll' / '3.jpg'} is no picture of JPEG" in error
-    assert "nor can 1 more; mend or remove them, or leave them out by --data.broken skip" in error
+    assert "nor can 1 more; fix or remove them, or leave them out by --data.broken skip" in error
     assert not (tmp_path / "run").exists()
     done = script(*words, "--data.broken", "skip")
     assert done.code == 0, done.err
