@@ -12,7 +12,8 @@ from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
 from polydistill.hub.places import name_only
 from polydistill.image_folders.library import PREFIX
-from polydistill.image_folders.report import RULES, network_of, source
+from polydistill.image_folders.report import RULES, source
+from polydistill.learning.taught import network_of
 from polydistill.modules.report import columns_of, tell_ema
 
 TAGS = ("image-classification", "knowledge-distillation", "born-again-networks", "polydistill")

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from polydistill.errors import printable
-from polydistill.learning.taught import TWIN
+from polydistill.learning.taught import network_of
 from polydistill.modules.report import format_lineage, tell_ema
 
 RULES = {"last": "the weights of the last epoch", "best_val": "the weights of the best epoch on validation pictures"}
@@ -32,12 +32,6 @@ def format_summary(summary: Mapping[str, Any], wide: bool = False) -> str:
         f"seed {config['seed']}{tell_ema(config['training'])}"
     )
     return format_lineage(summary, title, source(config), wide)
-
-
-def network_of(config: Mapping[str, Any], generation: int) -> str:
-    """The name of the network of a generation."""
-    teacher, student = config["teacher"]["network"], config["student"]["network"]
-    return str(teacher if generation == 0 or student == TWIN else student)
 
 
 def source(config: Mapping[str, Any]) -> str:

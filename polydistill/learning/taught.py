@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from polydistill.config.fields import check_fields
 from polydistill.errors import require_choice
@@ -93,3 +94,14 @@ def _whose(objective: str, options: dict[str, float | str]) -> str:
         if others and objective not in others:
             return f"; {name} is of {', '.join(others)}"
     return ""
+
+
+def network_of(config: Mapping[str, Any], generation: int) -> str:
+    """The name of the network of a generation.
+
+    Args:
+        config: of a run, as summary.json holds it.
+        generation: from 0.
+    """
+    teacher, student = config["teacher"]["network"], config["student"]["network"]
+    return str(teacher if generation == 0 or student == TWIN else student)

@@ -10,6 +10,7 @@ from polydistill.errors import UserError
 from polydistill.hub.card import ModelCard, NothingTrainedError, Product, Result, name_of_teacher
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
+from polydistill.learning.taught import network_of
 from polydistill.vision.report import HEADERS, PAPER, RULES, rows_of
 from polydistill.vision.report import PARTS as LEFT_OUT
 
@@ -54,12 +55,6 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         teachers_licence=_teachers_licence(config),
         papers=[FURLANELLO],
     )
-
-
-def network_of(config: Mapping[str, Any], generation: int) -> str:
-    """The architecture of a generation."""
-    teacher, student = config["teacher"]["network"], config["student"]["network"]
-    return str(teacher if generation == 0 or student == "teacher" else student)
 
 
 def _products(summary: Mapping[str, Any], out: Path) -> Iterator[Product]:
