@@ -160,7 +160,7 @@ def test_a_loss_with_parameters_that_nobody_would_train_is_refused(make_batch) -
     module = Weighted()
     for objective in (module, functools.partial(module), module.forward):
         with pytest.raises(
-            ValueError, match=r"has parameters of its own \(weight\), which only the student's optimiser"
+            ValueError, match=r"has parameters of its own \(weight\), that no optimiser trains: give the module to the student"
         ):
             as_objective(objective)
     student, teacher, labels = make_batch()
