@@ -159,9 +159,7 @@ class Weighted(nn.Module):
 def test_a_loss_with_parameters_that_nobody_would_train_is_refused(make_batch) -> None:
     module = Weighted()
     for objective in (module, functools.partial(module), module.forward):
-        with pytest.raises(
-            ValueError, match=r"has parameters of its own \(weight\), that no optimiser trains: give the module to the student"
-        ):
+        with pytest.raises(ValueError, match=r"has parameters of its own \(weight\), that no optimiser trains: give "):
             as_objective(objective)
     student, teacher, labels = make_batch()
     expected = (student - teacher).square().sum(dim=1)
