@@ -138,6 +138,15 @@ def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]
     return contextlib.nullcontext()
 
 
+def autocast(device_type: str, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which networks compute in ``precision``: "float32", whatever is around it, or a shorter type by
+    torch's autocast."""
+    if precision == "float32":
+        return without_autocast(device_type)
+    # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
+    return torch.autocast(device_type, getattr(torch, precision), cache_enabled=False)
+
+
 def prepare(device: str, threads: int) -> torch.device:
     """Set the threads of this process and, on a GPU, let cuDNN choose its fastest convolutions; return the device."""
     torch.set_num_threads(threads)

@@ -85,16 +85,18 @@ class Processes:
 
     def in_turn(self, read: Callable[[], Result]) -> Result:
         """``read()``, first in rank 0, so that the others find what it has downloaded."""
-        if self.size > 1 and self.rank > 0:
-            self._wait()
+        if self.rank > 0:
+            self.wait()
         result = read()
-        if self.size > 1 and self.rank == 0:
-            self._wait()
+        if self.rank == 0:
+            self.wait()
         return result
 
-    def _wait(self) -> None:
-        with self.peers_needed():
-            dist.barrier()
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            with self.peers_needed():
+                dist.barrier()
 
     @contextlib.contextmanager
     def peers_needed(self, *, among_others: bool = False) -> Iterator[None]:

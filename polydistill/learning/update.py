@@ -10,13 +10,12 @@ Contract: the mean over the batch is taken here and nowhere else; nothing waits 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.device import compile_network, without_autocast
+from polydistill.device import autocast, compile_network
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.networks import Watched, share_weights
 from polydistill.learning.processes import ALONE, Processes
@@ -110,7 +109,12 @@ class Update:
         return scores.detach(), teacher_scores, losses.sum() / n_batch
 
     def in_parts(
-        self, parts: Sequence[Any], labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+        self,
+        parts: Sequence[Any],
+        labels: Tensor,
+        n_batch: int | Tensor,
+        permutation: Tensor | None = None,
+        teacher_scores: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The same for a batch that comes in parts, whose gradients add up: of one part at a time the memory is needed.
 
@@ -122,6 +126,7 @@ class Update:
             labels: ``(batch,)`` int64, of all parts in their order.
             n_batch: as for a whole batch.
             permutation: of all.
+            teacher_scores: of all, where they are known.
 
         Raises:
             ValueError: hidden states are to be matched, which is for whole batches.
@@ -129,33 +134,39 @@ class Update:
         if self._watches:
             raise ValueError("activation_weight is for whole batches: hidden states are not matched in parts")
         self._forget_gradients()
-        coupled = self.lesson.couples_the_batch
-        given = [self.teacher_scores(part) for part in parts] if coupled else None
-        teacher = None if given is None or given[0] is None else torch.cat([one for one in given if one is not None])
+        coupled, teacher = self.lesson.couples_the_batch, teacher_scores
+        if coupled and teacher is None:
+            teacher = _join([self.teacher_scores(part) for part in parts])
         found: list[tuple[Tensor, Tensor | None, Tensor]] = []
         start, n_scaled = 0, self._scale_down(n_batch)
         for part in parts:
-            of_teacher = None if coupled else self.teacher_scores(part)
+            of_part = self.teacher_scores(part) if teacher is None else None
             scores = self.student_scores(part)
             rows = slice(start, start + len(scores))
             if coupled:
                 losses = self._backward_among_all(scores, rows, teacher, labels, permutation, n_scaled)
             else:
                 drawn = None if permutation is None else permutation[rows]
-                losses = self.lesson.backward(scores, of_teacher, labels[rows], drawn, n_scaled)
-            found.append((scores.detach(), of_teacher, losses))
+                taught = of_part if teacher is None else teacher[rows]
+                losses = self.lesson.backward(scores, taught, labels[rows], drawn, n_scaled)
+            found.append((scores.detach(), of_part, losses))
             start = rows.stop
         self._apply()
-        if not coupled and found[0][1] is not None:
-            teacher = torch.cat([one for _, one, _ in found if one is not None])
+        if teacher is None:
+            teacher = _join([one for _, one, _ in found])
         return torch.cat([one for one, _, _ in found]), teacher, torch.cat([one for *_, one in found]).sum() / n_batch
 
     def with_closure(
-        self, inputs: Any, labels: Tensor, n_batch: int | Tensor, permutation: Tensor | None = None
+        self,
+        inputs: Any,
+        labels: Tensor,
+        n_batch: int | Tensor,
+        permutation: Tensor | None = None,
+        teacher_scores: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The same for an optimiser that evaluates the loss itself, as often as it wants, as LBFGS does; the scores and
         the loss are those of its first evaluation."""
-        teacher = self.teacher_scores(inputs)
+        teacher = self.teacher_scores(inputs) if teacher_scores is None else teacher_scores
         found: list[tuple[Tensor, Tensor]] = []
 
         def evaluate() -> Tensor:
@@ -243,7 +254,7 @@ class Update:
         self, network: Callable[[Any], Any], inputs: Any, score: Callable[[Any, Any], Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Scores, and where they are matched the hidden states."""
-        with self._autocast():
+        with autocast(self.device.type, self.precision):
             scores, states = network(inputs) if self._watches else (score(network, inputs), [])
         return scores.float(), states
 
@@ -254,12 +265,6 @@ class Update:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        # no cache: it would outlive the recording of a CUDA graph, and each weight is used only once
-        if self.precision == "float32":
-            return without_autocast(self.device.type)
-        return torch.autocast(self.device.type, getattr(torch, self.precision), cache_enabled=False)
 
 
 def make_optimizer(student: nn.Module, config: TrainingConfig, rate: float | Tensor) -> torch.optim.SGD:
@@ -289,6 +294,12 @@ def _require_apart(student: nn.Module, teacher: nn.Module) -> None:
         raise ValueError(f"the student is on {ours}, its teacher on {theirs}: they must be on the same device")
     if share_weights(student, teacher):
         raise RuntimeError("the student shares weights with its teacher: it must be a network of its own")
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts' scores as those of the whole batch; None where there is no teacher."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def _call(network: Callable[[Any], Tensor], inputs: Tensor) -> Tensor:

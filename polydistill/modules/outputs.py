@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,6 @@ from polydistill.modules.batches import CLASS_OF_EACH, Batch
 # module -> the dimension of the classes in its scores of more than two dimensions: -1 or 1
 _CLASSES: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 Output = int | str | Callable[[Any], Any] | None
-
-
-class Scoring(Protocol):
-    """Where scores come from: a network that is asked, see :class:`Reading`, or what is known of it."""
-
-    def score(self, module: nn.Module, batch: Batch) -> Tensor:
-        """``(positions, classes)`` scores of the batch."""
 
 
 @dataclass(frozen=True)

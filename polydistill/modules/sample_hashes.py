@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from polydistill.errors import UserError
-from polydistill.learning.processes import ALONE, Processes
 from polydistill.losses.checks import describe
 from polydistill.modules.batches import Batch, read_batch
 from polydistill.modules.feed import Feed
@@ -97,16 +96,14 @@ def count_samples(source: Iterable[Any]) -> int | None:
     return None
 
 
-def require_repetition(source: Iterable[Any], processes: Processes = ALONE) -> None:
+def require_repetition(source: Iterable[Any]) -> None:
     """Refuse a source that gives other inputs the second time, as far as its first samples show.
 
     Where a loader makes other batches in each epoch, a sample must be the same whichever others are in its batch.
 
     Raises:
-        UserError: it does, or there are several processes.
+        UserError: it does.
     """
-    if processes.size > 1:
-        raise UserError(f"teacher_cache is for one process, and there are {processes.size}: leave it out")
     first, again = _first_batch(source, 0), _first_batch(source, 1)
     hashes = hash_samples(again)
     if _has_samples(source):

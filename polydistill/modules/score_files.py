@@ -2,7 +2,7 @@
 
 A file is a ``.safetensors``: ``samples`` ``(n, 32)`` uint8, the hashes; ``positions`` ``(n,)`` int64, how many rows
 each sample has; and tensors with these rows, one sample after another. It is written whole or not at all, and never
-again.
+again. Several processes may write into one folder at once: under a lock, each leaves out what another has written.
 Contract: a file is read through a memory map, and never runs code; one that is damaged, cut, or of something else is
 refused in one line.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from polydistill.disk import atomic_write, disk_errors, is_temporary
 from polydistill.errors import UserError
 from polydistill.provenance import weights_sha256
+from polydistill.runs.lock import FolderLock
 
 KIND = "polydistill teacher scores, 1"
 OLD_SECONDS = 3600.0
@@ -58,17 +59,27 @@ class ScoreFiles:
         self.folder, self.key = folder, key
         self._rows: list[Rows] = []
         self._places: dict[bytes, Place] = {}
-        if folder.exists():
-            with disk_errors(folder, "read"):
-                paths = sorted(folder.glob("*.safetensors"))
-            for path in paths:
-                self._open(path)
+        self._opened: set[str] = set()
+        self.refresh()
 
     def __contains__(self, sample: bytes) -> bool:
         return sample in self._places
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def refresh(self) -> None:
+        """Open the files that others have written since.
+
+        Raises:
+            UserError: see the class.
+        """
+        if not self.folder.exists():
+            return
+        with disk_errors(self.folder, "read"):
+            paths = sorted(path for path in self.folder.glob("*.safetensors") if path.name not in self._opened)
+        for path in paths:
+            self._open(path)
 
     def read(self, samples: Sequence[bytes]) -> dict[str, Tensor]:
         """The rows of ``samples``, which are all here, in their order.
@@ -83,7 +94,7 @@ class ScoreFiles:
         }
 
     def write(self, samples: Sequence[bytes], positions: Sequence[int], rows: Rows) -> None:
-        """Add a file with new samples.
+        """Add a file with those samples that are not there yet, also from another process.
 
         Args:
             samples: hashes of 32 bytes.
@@ -93,14 +104,24 @@ class ScoreFiles:
         Raises:
             UserError: the disk refused; the files before are as they were.
         """
-        from safetensors.torch import save
-
-        named = torch.frombuffer(bytearray(b"".join(samples)), dtype=torch.uint8).view(-1, 32)
-        tensors = {"samples": named, "positions": torch.tensor(positions), **rows}
-        metadata = {"kind": KIND, "key": self.key, "sha256": weights_sha256(tensors)}
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_what_a_kill_left()
+        with FolderLock(self.folder, waits=True):
+            self.refresh()
+            is_new = torch.tensor([sample not in self for sample in samples])
+            if not is_new.any():
+                return
+            counts = torch.tensor(positions)
+            rows = {name: tensor[is_new.repeat_interleave(counts)] for name, tensor in rows.items()}
+            self._add([sample for sample in samples if sample not in self], counts[is_new], rows)
+
+    def _add(self, samples: Sequence[bytes], positions: Tensor, rows: Rows) -> None:
+        from safetensors.torch import save
+
+        named = torch.frombuffer(bytearray(b"".join(samples)), dtype=torch.uint8).view(-1, 32)
+        tensors = {"samples": named, "positions": positions, **rows}
+        metadata = {"kind": KIND, "key": self.key, "sha256": weights_sha256(tensors)}
         path = self.folder / f"{hashlib.sha256(b''.join(samples)).hexdigest()[:16]}.safetensors"
         atomic_write(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
         self._open(path)
@@ -130,3 +151,4 @@ class ScoreFiles:
         for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             self._places.setdefault(names[32 * number : 32 * number + 32], Place(len(self._rows), start, end))
         self._rows.append({name: tensor for name, tensor in tensors.items() if name not in ("samples", "positions")})
+        self._opened.add(path.name)

@@ -9,7 +9,6 @@ which follows from (seed, generation, step, process). Without torchrun everythin
 from __future__ import annotations
 
 import atexit
-import functools
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -25,6 +24,8 @@ from polydistill.learning.processes import ALONE, Processes, open_processes
 from polydistill.modules.batches import Batch
 from polydistill.modules.feed import samplers_of
 
+_joined: dict[str, Processes] = {}  # by the kind of device: as messages go between GPUs, or else
+
 
 def join_processes(device: torch.device | str | None) -> Processes:
     """The processes of this run, connected until the program ends. Where the program has connected them itself, as for
@@ -34,12 +35,20 @@ def join_processes(device: torch.device | str | None) -> Processes:
         device: of the modules; None: the CPU.
 
     Raises:
-        UserError: there are more processes than GPUs on this machine.
+        UserError: there are more processes than GPUs on this machine, or a lineage before was on the other kind of
+            device.
     """
-    kind = "cpu" if device is None else torch.device(device).type
-    if not _connect.cache_info().currsize and dist.is_available() and dist.is_initialized():
+    kind = "cuda" if device is not None and torch.device(device).type == "cuda" else "cpu"
+    if not _joined and dist.is_available() and dist.is_initialized():
         return ALONE
-    return _connect(kind)
+    if kind not in _joined:
+        if other := [name for name, processes in _joined.items() if processes.size > 1]:
+            raise UserError(
+                f"the processes of this program are connected for device {other[0]}, and this lineage is for {kind}: "
+                "give it a program of its own"
+            )
+        _joined[kind] = _connect(kind)
+    return _joined[kind]
 
 
 def check_may_keep(processes: Processes) -> None:
@@ -52,7 +61,6 @@ def check_may_keep(processes: Processes) -> None:
         raise UserError("distill connects the processes of a run by itself: leave init_process_group out, or `run`")
 
 
-@functools.cache
 def _connect(device: str) -> Processes:
     with ExitStack() as stack:
         processes = stack.enter_context(open_processes(device))

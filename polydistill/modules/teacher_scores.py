@@ -2,7 +2,8 @@
 
 Contract: a student learns from what the files hold, in their type, whether it was just computed or there before. All
 samples are scored before the first step, in an order of their own, so that neither the seed of a run nor where it was
-stopped changes a bit. A sample that was not scored is refused, not computed: its inputs do not repeat.
+stopped changes a bit; nor how many processes share the work, each of which asks about whole batches. A sample that was
+not scored is refused, not computed: its inputs do not repeat.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.device import without_autocast
+from polydistill.device import autocast
 from polydistill.errors import UserError
+from polydistill.learning.processes import ALONE, Processes
 from polydistill.losses import TopK, keep_top_k
 from polydistill.modules.batches import Batch, device_of, read_batch
+from polydistill.modules.place import describe_batch
 from polydistill.modules.sample_hashes import ADVICE, all_samples, count_samples, hash_samples
 from polydistill.modules.score_files import KIND, ScoreFiles
+from polydistill.modules.shares import check_alike
 from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.provenance import weights_sha256
-from polydistill.runs.space import require_room
+from polydistill.runs.space import require_free
 
 SEED = 0  # of what a loader draws while its samples are scored: the same in every run
 FILE_BYTES, FILE_SECONDS = 2**26, 60.0  # after which what was computed is written
@@ -38,7 +42,7 @@ Rows = dict[str, Tensor]
 
 
 class TeacherScores:
-    """The scores that one teacher gives; takes its place while a student learns.
+    """The scores that one teacher gives, kept in a folder.
 
     Args:
         teacher: frozen, on its device.
@@ -46,6 +50,7 @@ class TeacherScores:
         score: ``(positions, classes)`` scores of a module for a batch.
         precision: "float32", or the type of autocast around the teacher.
         temperature: of the ``top_k`` classes' probabilities.
+        processes: that fill the folder together; all make the same calls.
 
     Raises:
         UserError: a file of the cache is damaged, or something else.
@@ -59,8 +64,9 @@ class TeacherScores:
         *,
         precision: str = "float32",
         temperature: float = 1.0,
+        processes: Processes = ALONE,
     ) -> None:
-        self.teacher, self.cache, self.temperature = teacher, cache, temperature
+        self.teacher, self.cache, self.temperature, self.processes = teacher, cache, temperature, processes
         self._score, self._precision = score, precision
         form = re.sub(r" at 0x[0-9a-f]+", "", repr(teacher))  # without what is another in each process
         how: list[Any] = [KIND, weights_sha256(teacher.state_dict()), form, precision, cache.dtype]
@@ -75,49 +81,69 @@ class TeacherScores:
     def fill(self, source: Iterable[Any], heed: Callable[[str], None]) -> None:
         """Compute what is not there yet of all samples of ``source``; say in a line how much disk it takes.
 
+        Of several processes each goes through all batches, and the teacher is asked about every second, or third, one.
+
         Args:
             source: batches, as the student will see them.
             heed: called before each batch; may raise, and nothing that was computed is lost.
 
         Raises:
             UserError: the files are of a teacher that does something else, or the disk is full.
+            ValueError: the processes do not have the same batches.
         """
-        new, compared = _New(self.files), False
+        new, compared, n_seen, of_others = _New(self.files), False, 0, set[bytes]()
         try:
             with closing(all_samples(source, SEED)) as batches:
-                for given in batches:
+                for number, given in enumerate(batches):
                     heed("the teacher's scores are computed")
+                    if not number and self.processes.size > 1:
+                        check_alike(describe_batch(given), self.processes, "the first batch", self._place())
                     batch = read_batch(given)
                     samples = hash_samples(batch)
                     known = [sample in self.files for sample in samples]
-                    if compared and all(known):
-                        continue
-                    rows = self._ask(batch)
-                    if not compared and any(known):
+                    # the first of either kind is for all processes: what it shows they must all know
+                    compares, begins = any(known) and not compared, not all(known) and not new.announced
+                    mine = number % self.processes.size == self.processes.rank
+                    if compares or begins or (mine and not all(known)):
+                        rows = self._ask(batch)
+                    if compares:
                         self._compare(rows, samples, known)
                         compared = True
-                    if not all(known) and not new.announced:
-                        new.announce(rows, batch, count_samples(source))
-                    new.add(rows, samples, batch.shape[1:].numel())
+                    if begins:
+                        new.announce(rows, batch, count_samples(source), n_seen, tells=not self.processes.rank)
+                    if not mine:
+                        of_others |= {sample for sample, is_known in zip(samples, known, strict=True) if not is_known}
+                    elif not all(known):
+                        new.add(rows, samples, batch.shape[1:].numel())
+                    n_seen += len(samples)
         finally:
             new.write()
+        self.processes.wait()
+        self.files.refresh()
+        self._require_shared(of_others)
+
+    def _require_shared(self, samples: set[bytes]) -> None:
+        """Refuse a folder that does not show what other processes have written, as on machines that share no disk."""
+        missing = sum(sample not in self.files for sample in samples)
+        if missing:
+            raise UserError(
+                f"process {self.processes.rank} does not find the scores of {missing} samples that others have written "
+                f"to {self.files.folder}: teacher_cache must be a folder that all processes share"
+            )
+
+    def _place(self) -> torch.device:
+        return device_of(self.teacher) or torch.device("cpu")
 
     def _ask(self, batch: Batch) -> Rows:
         """What is kept of the teacher's scores of a batch."""
-        place = device_of(self.teacher)
-        with torch.no_grad(), self._autocast("cpu" if place is None else place.type):
-            scores = self._score(self.teacher, batch.to(place)).float()
+        with torch.no_grad(), autocast(self._place().type, self._precision):
+            scores = self._score(self.teacher, batch.to(device_of(self.teacher))).float()
         self._classes, dtype = scores.shape[1], getattr(torch, self.cache.dtype)
         if self.cache.top_k is None:
             return {"scores": scores.clamp_max(torch.finfo(dtype).max).to("cpu", dtype)}
         kept = keep_top_k(scores, min(self.cache.top_k, self._classes), temperature=self.temperature)
         indices = kept.indices.to("cpu", torch.int32)
         return {"values": kept.values.to("cpu", dtype), "indices": indices, "rest": kept.rest.to("cpu", dtype)}
-
-    def _autocast(self, kind: str) -> AbstractContextManager[Any]:
-        if self._precision == "float32":
-            return without_autocast(kind)
-        return torch.autocast(kind, getattr(torch, self._precision))
 
     def _compare(self, rows: Rows, samples: list[bytes], known: list[bool]) -> None:
         """Refuse files with scores that the teacher does not give: its weights are theirs, but not all that it does."""
@@ -138,10 +164,11 @@ class TeacherScores:
 
     # ---- while a student learns --------------------------------------------------------------------------------------
 
-    def score(self, network: Any, batch: Batch) -> Tensor:
-        """``(positions, classes)`` float32 scores of the batch, where its labels are; the network is not asked.
+    def look_up(self, batch: Batch, device: torch.device) -> Tensor:
+        """``(positions, classes)`` float32 scores of a batch, on ``device``; the teacher is not asked.
 
-        Of ``top_k`` classes the rest is spread evenly: the objective puts it together again.
+        Of ``top_k`` classes the rest is spread evenly: the objective puts it together again. Inputs are hashed where
+        they are: a batch should be as the loader gives it, and not moved to a GPU before.
 
         Raises:
             UserError: a sample was not scored.
@@ -154,7 +181,7 @@ class TeacherScores:
                 f"augmentation, noise, mixup, or padding to the longest of a batch make them; {ADVICE}"
             )
         rows = self.files.read(samples)
-        return self._expand({name: tensor.to(batch.labels.device) for name, tensor in rows.items()})
+        return self._expand({name: tensor.to(device, non_blocking=True) for name, tensor in rows.items()})
 
     def _expand(self, rows: Mapping[str, Tensor]) -> Tensor:
         if "scores" in rows:
@@ -174,14 +201,24 @@ class _New:
         self._rows: list[Rows] = []
         self._bytes, self._since = 0, time.monotonic()
 
-    def announce(self, rows: Rows, batch: Batch, samples: int | None) -> None:
-        """Say how much disk it will take, and refuse a disk that has no room."""
+    def announce(self, rows: Rows, batch: Batch, samples: int | None, n_seen: int, *, tells: bool = True) -> None:
+        """Say how much disk it will take, and refuse a disk that has no room.
+
+        Args:
+            rows: of ``batch``, the first with a new sample.
+            samples: of all batches; None: that is not known.
+            n_seen: of them in the batches before, which are there.
+            tells: or only refuses.
+        """
         self.announced = True
-        each = _size(rows) / batch.shape[0] + 40
-        if samples is None:
-            print(f"{self.files.folder} takes {each:,.0f} bytes for each sample", file=sys.stderr)
-        else:
-            require_room(self.files.folder, int(each * samples))
+        folder, each = self.files.folder, _size(rows) / batch.shape[0] + 40
+        told = f"{folder} takes {each:,.0f} bytes for each sample"
+        if samples is not None:
+            new = each * (samples - n_seen)
+            free = require_free(folder, int(new))
+            told = f"{folder} takes up to {new / 1e6:,.0f} MB more; {free / 1e6:,.0f} MB are free"
+        if tells:
+            print(told, file=sys.stderr)
 
     def add(self, rows: Rows, samples: list[bytes], positions: int) -> None:
         """Those of ``samples`` that are not there yet, of ``positions`` rows each."""

@@ -1,9 +1,10 @@
 """The steps of one module of one's own, on batches of one's own: a :class:`~polydistill.learning.training.Training`.
 
-Contract: the device is waited for where a report is made, and in each batch with an optimiser like LBFGS, or with an
-objective of one's own and ``ignore_index``. (Labels are checked where they are on the CPU.) Where an epoch gives the
-same batches again, see :mod:`~polydistill.modules.feed`, a training that loads the state of another goes on bit for bit
-as the other would.
+Contract: the device is waited for where a report is made, and in each batch with an optimiser like LBFGS, in float16
+(a step whose gradient is not finite is left out), with an objective of one's own and ``ignore_index``, and where a
+teacher's scores are looked up by inputs that the loader gives on the device. (Labels are checked where they are on the
+CPU.) Where an epoch gives the same batches again, see :mod:`~polydistill.modules.feed`, a training that loads the
+state of another goes on bit for bit as the other would.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, move, no_autocast, read_batch
 from polydistill.modules.feed import END, Feed, doubt
 from polydistill.modules.labels import check_labels
-from polydistill.modules.outputs import AS_GIVEN, Scoring
+from polydistill.modules.outputs import AS_GIVEN, Reading
 from polydistill.modules.place import Place, describe_batch
 from polydistill.modules.schedule import Schedule
 from polydistill.modules.seeding import global_streams, seed_globals, set_global_streams
 from polydistill.modules.shares import check_alike, take_share
+from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.trial import needs_closure
 from polydistill.streams import derive_seed
 
@@ -54,6 +56,7 @@ class ModuleTraining(Training):
         clip_norm: see :class:`~polydistill.learning.update.Update`.
         ema: decay of the mean of the weights that is measured and kept; None: those that learn are.
         readings: of the student's scores, and of the teacher's.
+        known: the teacher's scores of all samples; None: it is asked.
         processes: that share each batch.
         n_classes: of the scores; None: not known, and labels are not checked.
 
@@ -75,7 +78,8 @@ class ModuleTraining(Training):
         compiled: bool = False,
         clip_norm: float | None = None,
         ema: float | None = None,
-        readings: tuple[Scoring, Scoring] = (AS_GIVEN, AS_GIVEN),
+        readings: tuple[Reading, Reading] = (AS_GIVEN, AS_GIVEN),
+        known: TeacherScores | None = None,
         processes: Processes = ALONE,
         epochs: int,
         log_every_steps: int,
@@ -91,7 +95,7 @@ class ModuleTraining(Training):
             device=device_of(student) or torch.device("cpu"),
             processes=processes,
         )
-        self._home = device_of(student)
+        self._home, self._known = device_of(student), known
         self.optimizer, self.place, self.schedule, self.parts = optimizer, Place(feed), schedule, parts
         self.ignore_index, self.n_classes = ignore_index, n_classes
         self._update = Update(
@@ -179,14 +183,14 @@ class ModuleTraining(Training):
         permutation = self.lesson.draw_permutation(rows, self.steps)
         batch, mine = take_share(batch, self.processes, self.parts, where)
         labels, permutation = labels[mine], None if permutation is None else permutation[mine]
-        parts = [part.to(self._home) for part in batch.split(self.parts)] if self.parts > 1 else []
+        taught = None if self._known is None else self._known.look_up(batch, self.device)
         self._rate = self.optimizer.param_groups[0]["lr"]
-        if parts:
-            scores, teacher, loss = self._update.in_parts(parts, labels, n_counted, permutation)
-        elif self._evaluates:
-            scores, teacher, loss = self._update.with_closure(batch.to(self._home), labels, n_counted, permutation)
+        if self.parts > 1:
+            parts = [part.to(self._home) for part in batch.split(self.parts)]
+            scores, teacher, loss = self._update.in_parts(parts, labels, n_counted, permutation, taught)
         else:
-            scores, teacher, loss = self._update(batch.to(self._home), labels, n_counted, permutation)
+            update = self._update.with_closure if self._evaluates else self._update
+            scores, teacher, loss = update(batch.to(self._home), labels, n_counted, permutation, taught)
         self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))
 
     def _where(self) -> str:

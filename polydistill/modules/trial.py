@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from polydistill.device import autocast
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
 from polydistill.losses.checks import describe
@@ -133,7 +134,7 @@ def try_precision(module: nn.Module, batch: Batch, whose: str, reading: Reading)
         raise ValueError(f"precision float16 is for weights of float32, and those of {whose} are float16: cast them up")
     kind = learning[0].device.type
     try:
-        with evaluation_mode(module), torch.enable_grad(), torch.autocast(kind, torch.float16, cache_enabled=False):
+        with evaluation_mode(module), torch.enable_grad(), autocast(kind, "float16"):
             scores = reading.score(module, batch)
         torch.autograd.grad(scores.float().sum(), learning, allow_unused=True)
     except (NotImplementedError, RuntimeError) as error:

@@ -81,7 +81,8 @@ class Workshop:
             clip_norm=told.clip_norm,
             ema=told.ema,
             processes=self.processes,
-            readings=(told.reading(lesson.generation), known or told.reading(lesson.generation - 1)),
+            readings=(told.reading(lesson.generation), told.reading(lesson.generation - 1)),
+            known=known,
             epochs=told.epochs,
             log_every_steps=told.log_every_steps,
             ignore_index=told.ignore_index,
@@ -99,7 +100,7 @@ class Workshop:
         told = self.given
         if told.teacher_cache is None or not isinstance(lesson.teacher, nn.Module):
             return None
-        require_extra("vision", "safetensors")
+        require_extra("vision", "safetensors", "filelock")
         score = told.reading(lesson.generation - 1).score
         scores = TeacherScores(
             lesson.teacher,
@@ -107,6 +108,7 @@ class Workshop:
             score,
             precision=told.precision,
             temperature=told.teacher_cache.temperature(told.objective_name, told.options),
+            processes=self.processes,
         )
         scores.fill(told.batches, heed)
         return scores
@@ -193,7 +195,7 @@ class Workshop:
         whose = "the module that `build` makes" if learns else "the teacher"
         check_source(self.given.batches, self.processes, self.given.parts)
         if self.given.teacher_cache is not None:
-            require_repetition(self.given.batches, self.processes)
+            require_repetition(self.given.batches)
         with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):
             given = trial.take_first(self.given.batches, "batches", self.given.ignore_index)
             if not learns:

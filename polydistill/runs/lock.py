@@ -39,18 +39,19 @@ class FolderLock:
 
     Args:
         folder: exists.
+        waits: until another process has given it back; where a file system cannot lock, nothing is said.
 
     Raises:
         UserError: another process has it, or the disk refused.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, waits: bool = False) -> None:
         path = folder / LOCK
         with disk_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in programs that are started (PEP 446)
         self._release = weakref.finalize(self, os.close, descriptor)
         try:
-            if not _lock(descriptor):
+            if not _lock(descriptor, waits=waits):
                 raise _held_by(descriptor, folder)
         except UserError:
             self.release()
@@ -59,7 +60,8 @@ class FolderLock:
             if error.errno not in CANNOT_LOCK:
                 self.release()
                 raise UserError(f"cannot lock {path}: {error.strerror}") from error
-            print(f"{folder} is on a file system without locks: start no second process on it", file=sys.stderr)
+            if not waits:
+                print(f"{folder} is on a file system without locks: start no second process on it", file=sys.stderr)
         with contextlib.suppress(OSError):  # a full disk: the name is only for the other's message
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -103,15 +105,15 @@ def _held_by(descriptor: int, folder: Path) -> UserError:
     return UserError(f"another process{_read(descriptor)} is working in {folder}; wait for it, or stop it first")
 
 
-def _lock(descriptor: int) -> bool:
-    """Lock the open file, at once; False: another process has it.
+def _lock(descriptor: int, *, waits: bool = False) -> bool:
+    """Lock the open file, at once or when it is free; False: another process has it.
 
     Raises:
         OSError: this system, or this file system, cannot lock.
     """
     with warnings.catch_warnings(action="ignore"):  # filelock's, of a system without locks: a run has its own
         from filelock import lock_descriptor
-    return lock_descriptor(descriptor, blocking=False)
+    return lock_descriptor(descriptor, blocking=waits)
 
 
 def _read(descriptor: int) -> str:

@@ -24,7 +24,18 @@ def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:
         UserError: there is too little room, or the folder cannot be written.
     """
     there = (path for path in folder.rglob("*") if path.is_file() and not path.match(FAILURE.format("*")))
-    missing = n_bytes - sum(path.stat().st_size for path in there)
+    free = require_free(folder, n_bytes - sum(path.stat().st_size for path in there))
+    if not quiet:
+        print(f"{folder} takes up to {n_bytes / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free", file=sys.stderr)
+
+
+def require_free(folder: Path, missing: int) -> int:
+    """Refuse a disk without room for ``missing`` bytes more in ``folder``, which need not exist; the bytes that are
+    free.
+
+    Raises:
+        UserError: there is too little room, or the folder cannot be written.
+    """
     ground = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not os.access(ground, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {folder}: {os.strerror(errno.EACCES)}")
@@ -34,5 +45,4 @@ def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:
             f"the run needs about {missing / 1e6:,.0f} MB more in {folder}, where {free / 1e6:,.0f} MB are free; "
             "make room, and the same command goes on"
         )
-    if not quiet:
-        print(f"{folder} takes up to {n_bytes / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free", file=sys.stderr)
+    return free

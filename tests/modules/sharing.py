@@ -1,21 +1,28 @@
 """A program that trains modules of its own, as torchrun starts it; test_torchrun.py starts it, and calls it alone.
 
 usage: sharing.py OUT, with a mapping of names to options as JSON in LESSONS
+
+Beside the options of ModuleDomain a lesson may have "kept", the folder of its run below OUT, and "goes_on", the lesson
+from whose folder it goes on, at the checkpoint before the last.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from polydistill.modules import ModuleDomain
+from polydistill.errors import UserError
+from polydistill.modules import ModuleDomain, TeacherCache
 from polydistill.runs.checkpoint import CheckpointConfig
 
 LABELS = torch.arange(44) % 4
@@ -45,11 +52,11 @@ class Drawing(Net):
         self.layers = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Linear(8, 4)).double()
 
 
-def make(name: str, **options: Any) -> ModuleDomain:
+def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     batches: Any = DataLoader(DATA, 7, shuffle=True)  # shares of 3 and 4; the last batch has 2 samples
     if name == "sampler":
         batches = DataLoader(DATA, 7, sampler=DistributedSampler(DATA))
-    if name == "other":
+    if name.startswith("other"):
         rank = int(os.environ.get("RANK", "0"))
         batches = [(INPUTS.double() + rank, RAGGED)]
     if "lbfgs" in name:  # of batches that change, its memory makes rounding grow
@@ -58,13 +65,18 @@ def make(name: str, **options: Any) -> ModuleDomain:
         options["optimizer"] = lambda parameters: torch.optim.LBFGS(parameters, 0.2, max_iter=4, line_search_fn=search)
     else:
         options["optimizer"] = lambda parameters: torch.optim.SGD(parameters, 0.2, momentum=0.9)
+    if "cached" in name:
+        assert cache is not None
+        options["teacher_cache"] = TeacherCache(cache, top_k=2)
+    if name == "other cached":  # refused before it is asked
+        options["teacher"] = Net()
     build = Drawing if name.startswith("drawing") else Net
     return ModuleDomain(build, batches, TEST, **{"epochs": 2, "classes": 4, "log_every_steps": 3, **options})
 
 
-def learn(name: str, options: dict[str, Any], out: Path | None) -> dict[str, Any]:
+def learn(name: str, options: dict[str, Any], out: Path | None, cache: Path | None = None) -> dict[str, Any]:
     """Hashes, metrics and weights of a generation and its student."""
-    found = list(make(name, **options).distill(1, run=out, checkpoint=CheckpointConfig(every_steps=3)))
+    found = list(make(name, cache, **options).distill(1, run=out, checkpoint=CheckpointConfig(every_steps=3)))
     return {
         "hashes": [one.sha256 for one in found],
         "metrics": [one.metrics for one in found],
@@ -72,13 +84,57 @@ def learn(name: str, options: dict[str, Any], out: Path | None) -> dict[str, Any
     }
 
 
+def build_wrapped() -> nn.Module:
+    return DistributedDataParallel(nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)))
+
+
+def learn_wrapped(folder: Path, rank: int) -> dict[str, Any]:
+    """Hashes of generations whose modules DistributedDataParallel wraps: of a lineage, of one with a teacher that is
+    given, and of one with the file of a teacher; and what is said to a run folder. The program connects its processes
+    itself."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    labels = torch.arange(12) % 3
+    inputs = torch.randn(12, 2, generator=torch.Generator().manual_seed(rank)) + labels.unsqueeze(1) + rank
+    batches = [(inputs, labels)] * 3  # others in each process: so are the running statistics of batch norm
+    test = [(torch.ones(6, 2), labels[:6])]
+    domain = ModuleDomain(build_wrapped, batches, test, epochs=2)
+    found = list(domain.distill(2))
+    given = ModuleDomain(build_wrapped, batches, test, epochs=1, teacher=found[0].member)
+    taught = list(given.distill(1))
+    path = folder / f"wrapped_{rank}.pt"
+    torch.save(found[0].member.state_dict(), path)
+    taught.append(next(ModuleDomain(build_wrapped, batches, test, epochs=1, teacher=path).distill(1)))
+    told = ""
+    try:
+        next(domain.distill(1, run=folder / "wrapped"))
+    except UserError as error:
+        told = str(error)
+    dist.destroy_process_group()
+    return {"hashes": [one.sha256 for one in (*found, *taught)], "told": told}
+
+
+def stop_before_the_last_checkpoint(run: Path, out: Path) -> None:
+    """A copy of a finished run, as it was when it was saved the last time but one."""
+    if dist.get_rank() == 0:
+        shutil.copytree(run, out)
+        (out / "summary.json").unlink()
+        states = sorted((out / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+        assert len(states) >= 2
+        states[-1].unlink()
+    dist.barrier()
+
+
 if __name__ == "__main__":
-    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-    results: dict[str, Any] = {}
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    results: dict[str, Any] = {"wrapped": learn_wrapped(folder, rank)}
     for name, options in json.loads(os.environ["LESSONS"]).items():
-        kept = options.pop("kept", None)
+        kept, before = options.pop("kept", None), options.pop("goes_on", None)
+        out = folder / kept if kept else None
+        if before is not None:
+            assert out is not None
+            stop_before_the_last_checkpoint(folder / before, out)
         try:
-            results[name] = learn(name, options, folder / kept if kept else None)
+            results[name] = learn(name, options, out, folder / "scores")
         except ValueError as error:
             results[name] = str(error)
     torch.save(results, folder / f"rank_{rank}.pt")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +21,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from polydistill.errors import Interrupted, UserError
-from polydistill.modules import ModuleDomain, TeacherCache, kept
-from polydistill.modules.batches import read_batch
+from polydistill.learning.processes import ALONE, Processes
+from polydistill.modules import ModuleDomain, TeacherCache, kept, teacher_scores
+from polydistill.modules.batches import Batch, read_batch
 from polydistill.modules.sample_hashes import all_samples, hash_samples
 from polydistill.modules.score_files import ScoreFiles
 from polydistill.modules.teacher_scores import TeacherScores
+from polydistill.modules.training import ModuleTraining
 from tests.stop_signals import StopAt
 
 CLASSES = 5
+CPU = torch.device("cpu")
 
 
 class Teacher(nn.Module):
@@ -131,6 +138,33 @@ def test_generations_parts_and_an_optimiser_that_evaluates_take_them_too(tmp_pat
     assert len(list(tmp_path.iterdir())) == 2  # a folder for each teacher
     lbfgs = make_domain(teacher_cache=tmp_path, optimizer=lambda weights: torch.optim.LBFGS(weights, max_iter=2))
     assert next(iter(reversed(list(lbfgs.distill(1))))).metrics["test_accuracy"] > 0.9
+
+
+class Moved(Tensor):
+    """As if it were on a GPU, from which nothing may be fetched in a step."""
+
+    def cpu(self, *given: Any, **how: Any) -> Tensor:
+        raise AssertionError("it was copied back")
+
+
+@pytest.mark.parametrize("way", [{}, {"parts": 2}, {"optimizer": torch.optim.LBFGS}], ids=["whole", "parts", "LBFGS"])
+def test_a_batch_is_looked_up_as_the_loader_gives_it_and_nothing_is_copied_back(
+    tmp_path: Path, monkeypatch, way: dict[str, Any]
+) -> None:
+    expected = train(make_domain(teacher_cache=tmp_path / "expected", **way))
+
+    def move(batch: Batch, device: torch.device | None) -> Batch:
+        return batch._replace(inputs=tuple(value.as_subclass(Moved) for value in batch.inputs))
+
+    step = ModuleTraining._step
+
+    def moved_step(*given: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Batch, "to", move)
+            step(*given)
+
+    monkeypatch.setattr(ModuleTraining, "_step", moved_step)
+    assert_same_bits(train(make_domain(teacher_cache=tmp_path / "found", **way)), expected)
 
 
 def test_sequences_are_kept_with_their_padding(tmp_path: Path) -> None:
@@ -282,9 +316,15 @@ def test_samples_come_in_their_order_whatever_a_loader_shuffles_and_nothing_is_d
 # ---- stopped, and on a bad disk ------------------------------------------------------------------------------------
 
 
-def make_scores(folder: Path, teacher: nn.Module | None = None, **form: Any) -> TeacherScores:
+def make_scores(
+    folder: Path, teacher: nn.Module | None = None, processes: Processes = ALONE, **form: Any
+) -> TeacherScores:
     teacher = Teacher().eval() if teacher is None else teacher
-    return TeacherScores(teacher, TeacherCache(folder, **form), lambda module, batch: module(*batch.inputs))
+
+    def score(module: nn.Module, batch: Batch) -> Tensor:
+        return module(*batch.inputs)
+
+    return TeacherScores(teacher, TeacherCache(folder, **form), score, processes=processes)
 
 
 def stop_at(number: int) -> Callable[[str], None]:
@@ -308,7 +348,7 @@ def test_what_was_computed_before_a_stop_is_there_afterwards_and_the_bits_are_th
     unbroken.fill(batches, stop_at(1000))
     for given in batches:
         batch = read_batch(given)
-        assert torch.equal(stopped.score(None, batch), unbroken.score(None, batch))
+        assert torch.equal(stopped.look_up(batch, CPU), unbroken.look_up(batch, CPU))
     assert len(list((tmp_path / "stopped").rglob("*.safetensors"))) == 2
 
 
@@ -361,13 +401,92 @@ def test_a_disk_without_room_is_refused_before_it_is_full(tmp_path: Path, monkey
         make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
 
 
+def test_room_is_asked_for_what_is_new_whatever_other_data_have_in_the_folder(tmp_path: Path, monkeypatch) -> None:
+    """60 new samples take 3,600 bytes. Those of other data do not count as theirs, those of a stopped fill do."""
+    make_scores(tmp_path).fill(DataLoader(clouds(200), batch_size=8), stop_at(1000))
+    new = DataLoader(clouds(), batch_size=8)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3599))
+        with pytest.raises(UserError, match="make room"):
+            make_scores(tmp_path).fill(new, stop_at(1000))
+    with pytest.raises(Interrupted):
+        make_scores(tmp_path).fill(new, stop_at(3))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=36 * 60))
+    make_scores(tmp_path).fill(new, stop_at(1000))
+    assert len(make_scores(tmp_path).files) == 260
+
+
 def test_how_much_disk_it_takes_is_said_before(tmp_path: Path, capsys) -> None:
     make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/")
-    assert "takes up to 0 MB" in line
+    assert "takes up to 0 MB more" in line
     make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
     assert capsys.readouterr().err == ""
+
+
+# ---- several programs, and several processes of one -----------------------------------------------------------------
+
+
+def test_of_two_programs_that_compute_the_same_sample_the_first_to_write_is_heard(tmp_path: Path) -> None:
+    one, other = ScoreFiles(tmp_path, "a key"), ScoreFiles(tmp_path, "a key")
+    names = [letter.encode() * 32 for letter in "abc"]
+    one.write(names[:2], [1, 2], {"scores": torch.ones(3, 2)})
+    other.write(names[1:], [2, 1], {"scores": torch.zeros(3, 2)})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    one.refresh()
+    for files in (one, other, ScoreFiles(tmp_path, "a key")):
+        assert files.read(names)["scores"][:, 0].tolist() == [1, 1, 1, 0]
+    other.write(names[:1], [1], {"scores": torch.zeros(1, 2)})
+    assert sum(len(load_file(path)["samples"]) for path in tmp_path.glob("*.safetensors")) == 3
+
+
+FILLING = """
+import sys
+from tests.modules import test_teacher_scores as tests
+tests.teacher_scores.FILE_BYTES = 1
+tests.make_scores(tests.Path(sys.argv[1])).fill(tests.DataLoader(tests.clouds(400), 4), lambda what: None)
+"""
+
+
+def test_two_programs_that_fill_a_folder_at_once_leave_one_of_each_sample(root: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", FILLING, str(tmp_path)]
+    programs = [subprocess.Popen(words, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) for _ in range(2)]
+    assert [program.wait(240) for program in programs] == [0, 0]
+    samples = torch.cat([load_file(path)["samples"] for path in tmp_path.rglob("*.safetensors")])
+    assert len(samples) == len(samples.unique(dim=0)) == 400
+
+
+def fill_together(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> list[TeacherScores]:
+    """What two processes do, in two threads that wait for each other."""
+    there = threading.Barrier(2, timeout=60)
+
+    class Both(Processes):
+        def wait(self) -> None:
+            there.wait()
+
+    monkeypatch.setattr(teacher_scores, "check_alike", lambda *given: None)
+    found = [make_scores(folder, Teacher().eval(), Both(rank, 2)) for rank, folder in enumerate(folders)]
+    with ThreadPoolExecutor(2) as pool:
+        source = [(inputs, labels) for inputs, labels in DataLoader(clouds(), batch_size=8)]
+        list(pool.map(lambda scores: scores.fill(source, lambda what: None), found))
+    return found
+
+
+def test_processes_divide_the_work_and_leave_the_bits_of_one(tmp_path: Path, monkeypatch) -> None:
+    both = fill_together((tmp_path / "both", tmp_path / "both"), monkeypatch)
+    assert [scores.teacher.asked for scores in both] == [32, 8 + 28]  # the first batch is for both
+    alone = make_scores(tmp_path / "alone")
+    alone.fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
+    batch = read_batch(clouds()[:])
+    for scores in both:
+        assert torch.equal(scores.look_up(batch, CPU), alone.look_up(batch, CPU))
+
+
+def test_a_folder_that_the_processes_do_not_share_is_refused(tmp_path: Path, monkeypatch) -> None:
+    told = r"process 0 does not find the scores of 28 samples .*: teacher_cache must be a folder that all processes sh"
+    with pytest.raises(UserError, match=told):
+        fill_together((tmp_path / "one", tmp_path / "other"), monkeypatch)
 
 
 # ---- files that are not what they should be ------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""One's own modules under torchrun: two processes do what one does, the first writes, and a run goes on exactly."""
+"""One's own modules under torchrun: two processes do what one does, the first writes, and a run goes on exactly.
+
+The processes are started once, for all that is claimed: torch takes long to be imported."""
 
 from __future__ import annotations
 
 import json
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from polydistill.learning.processes import Processes
+from polydistill.errors import UserError
+from polydistill.learning.processes import ALONE, Processes
+from polydistill.modules import shares
 from polydistill.modules.batches import read_batch
-from polydistill.modules.shares import check_source, take_share
+from polydistill.modules.shares import check_source, join_processes, take_share
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -28,27 +32,34 @@ LESSONS: dict[str, dict[str, Any]] = {
     "uniform_confidence": {"objective": "uniform_confidence", "ema": 0.8},
     "dkpp": {"objective": "dkpp"},
     "lbfgs": {"objective": "ban_l"},
+    "cached": {"objective": "hinton_kd"},
+}
+OTHERS: dict[str, dict[str, Any]] = {
     "searching lbfgs": {"objective": "ban_l"},
     "drawing": {"kept": "drawing", "ema": 0.9},
+    "drawing, resumed": {"kept": "resumed", "ema": 0.9, "goes_on": "drawing"},
+    "drawing, shown": {"kept": "resumed", "ema": 0.9},
+    "sampler": {},
+    "other": {},
+    "few": {"parts": 2, "objective": "cwtm"},
+    "other cached": {},
 }
-REFUSED: dict[str, dict[str, Any]] = {"sampler": {}, "other": {}, "few": {"parts": 2, "objective": "cwtm"}}
-EXACT = [name for name in LESSONS if name not in ("drawing", "searching lbfgs")]
 
 
-def run(folder: Path, lessons: dict[str, Any], processes: int = 2) -> list[Any]:
-    """The results of all processes."""
+def run(folder: Path, lessons: dict[str, Any]) -> list[Any]:
+    """The results of both processes."""
     environment = os.environ | {
         "PYTHONPATH": str(PROGRAM.parents[2]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "LESSONS": json.dumps(lessons),
     }
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*words, str(PROGRAM), str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(processes)]
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> list[Any]:
-    return run(folder, LESSONS | REFUSED)
+    return run(folder, LESSONS | OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +77,10 @@ def program() -> dict[str, Any]:
     return runpy.run_path(str(PROGRAM))
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_two_processes_do_what_one_does(both: list[Any], program: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", LESSONS)
+def test_two_processes_do_what_one_does(both: list[Any], program: dict[str, Any], tmp_path: Path, name: str) -> None:
     options = {key: value for key, value in LESSONS[name].items() if key != "kept"}
-    alone = program["learn"](name, options, None)
+    alone = program["learn"](name, options, None, tmp_path)
     for found in both:
         torch.testing.assert_close(found[name]["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
         assert found[name]["hashes"] == both[0][name]["hashes"]
@@ -94,25 +105,51 @@ def test_the_first_process_writes_one_curve_of_all_samples(
         assert one == other
 
 
-def test_a_run_of_two_processes_goes_on_bit_for_bit(both: list[Any], folder: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_goes_on_bit_for_bit(both: list[Any], folder: Path) -> None:
     """With batch norm, dropout and a mean of the weights, from the checkpoint before the last; then it is shown."""
-    shutil.copytree(folder / "drawing", out := tmp_path / "drawing")
-    (out / "summary.json").unlink()
-    states = sorted((out / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
-    assert len(states) >= 2
-    states[-1].unlink()
-    options = {"kept": "drawing", "ema": 0.9}
-    resumed = run(tmp_path, {"drawing": options, "drawing, shown": options})
-    for ours, theirs in zip(resumed, both, strict=True):
-        assert ours["drawing"]["hashes"] == ours["drawing, shown"]["hashes"] == theirs["drawing"]["hashes"]
-    ours, theirs = ((path / "drawing" / "metrics.jsonl").read_text() for path in (tmp_path, folder))
+    for found in both:
+        assert found["drawing, resumed"]["hashes"] == found["drawing"]["hashes"] == found["drawing, shown"]["hashes"]
+    ours, theirs = ((folder / name / "metrics.jsonl").read_bytes() for name in ("resumed", "drawing"))
     assert ours == theirs
+
+
+def test_two_processes_leave_each_sample_of_a_teacher_once(both: list[Any], folder: Path) -> None:
+    files = [load_file(path) for path in (folder / "scores").rglob("*.safetensors")]
+    assert len(files) == 2, "one of each process"
+    samples = torch.cat([file["samples"] for file in files])
+    assert len(samples) == len(samples.unique(dim=0)) == 44
+
+
+def test_students_under_data_parallel_training_have_one_hash_in_all_processes(both: list[Any]) -> None:
+    hashes = both[0]["wrapped"]["hashes"]
+    assert hashes == both[1]["wrapped"]["hashes"]
+    assert hashes[5] == hashes[0], "the file of weights is the module"
+    assert len(set(hashes[:3])) == 3
+    assert all("leave init_process_group out" in found["wrapped"]["told"] for found in both)
 
 
 def test_what_cannot_be_shared_is_told(both: list[Any]) -> None:
     assert all("leave DistributedSampler out" in found["sampler"] for found in both)
     assert all("batch 1 of epoch 1 is not the same in all processes" in found["other"] for found in both)
+    assert all("the first batch is not the same in all processes" in found["other cached"] for found in both)
     assert all("has 2 samples, too few for 2 processes of 2 parts each" in found["few"] for found in both)
+
+
+def test_a_lineage_on_the_other_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL takes no tensors of the CPU, and a second connection is an error of torch."""
+    monkeypatch.setattr(shares, "_joined", {})
+    monkeypatch.setattr(shares, "_connect", lambda kind: Processes(1, 2))
+    assert join_processes("cuda:1") == join_processes("cuda") == Processes(1, 2)
+    told = "are connected for device cuda, and this lineage is for cpu: give it a program of its own"
+    for device in (None, "cpu", "mps"):
+        with pytest.raises(UserError, match=told):
+            join_processes(device)
+
+
+def test_one_process_is_never_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "_joined", {})
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join_processes("cpu") == join_processes("cuda") == ALONE
 
 
 def test_shares_are_the_batch() -> None:

@@ -36,6 +36,16 @@ def test_a_world_has_a_config_a_script_a_command_and_a_report(name: str) -> None
     assert WORLDS[name].metric in METRICS
 
 
+def test_a_plan_of_cifar_names_a_teachers_normalisation_only_where_it_is_given() -> None:
+    world = open_world("cifar")
+    arms = {"kl": {}, "other": {"student.repeat": 1}}
+    plan = make_plan(StudyConfig(world="cifar", settings=FLOAT32, arms=arms), world, None)
+    assert not {"mean", "std"} & plan.base["teacher"].keys()
+    given = {"teacher.path": "a.pt", "teacher.mean": [0.5, 0.5, 0.5], "teacher.std": [0.2, 0.2, 0.2]}
+    plan = make_plan(StudyConfig(world="cifar", settings=FLOAT32 | given, arms=arms), world, None)
+    assert (plan.base["teacher"]["mean"], plan.base["teacher"]["std"]) == ([0.5] * 3, [0.2] * 3)
+
+
 @pytest.mark.parametrize("name", ["agent", "atari"])
 def test_a_plan_names_a_key_that_is_younger_than_its_world_only_where_it_is_used(name: str) -> None:
     settings = {"env": "CartPole-v1", "teacher.path": "a.zip"} if name == "agent" else {}
