@@ -27,7 +27,7 @@ from polydistill.learning.processes import ALONE, Processes
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.domain import ModuleDomain
-from polydistill.modules.kept import FILE
+from polydistill.modules.world import FILE
 from polydistill.provenance import weights_sha256
 
 KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher that was given

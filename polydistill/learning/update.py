@@ -43,7 +43,7 @@ class Update:
 
     Raises:
         RuntimeError: student and teacher are one, or share weights.
-        ValueError: they are on different devices.
+        ValueError: they are on different devices; while learning, the student's scores have no gradient.
         TypeError: hidden states are to be matched, and a network shows none.
     """
 
@@ -101,7 +101,7 @@ class Update:
             teacher_scores, taught = self._ask_teacher(inputs)
         elif teacher_scores is None:
             teacher_scores = self.teacher_scores(inputs)
-        scores, states = self._ask(self._student, inputs, self._score)
+        scores, states = self._ask_student(inputs)
         self._forget_gradients()
         pairs = list(zip(states, taught, strict=True))
         losses = self.lesson.backward(scores, teacher_scores, labels, permutation, self._scale_down(n_batch), pairs)
@@ -200,7 +200,15 @@ class Update:
 
     def student_scores(self, inputs: Any) -> Tensor:
         """``(part, classes)`` float32 scores of the student, with their graph."""
-        return self._ask(self._student, inputs, self._score)[0]
+        return self._ask_student(inputs)[0]
+
+    def _ask_student(self, inputs: Any) -> tuple[Tensor, list[Tensor]]:
+        scores, states = self._ask(self._student, inputs, self._score)
+        if not scores.requires_grad:
+            raise ValueError(
+                "the student's scores do not depend on its parameters: are they the right part of its output?"
+            )
+        return scores, states
 
     def _apply(self) -> None:
         """One step of the optimiser along the gradient of all processes."""

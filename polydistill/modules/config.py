@@ -16,6 +16,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from polydistill.lineage import LineageConfig
+from polydistill.modules.schedule import Schedule
+from polydistill.modules.trial import try_optimizer
+from polydistill.modules.workshop import Workshop
+from polydistill.provenance import weights_sha256
 from polydistill.runs.checkpoint import CheckpointConfig
 
 MAY_GROW = ("lineage.generations",)
@@ -78,6 +82,55 @@ class ModuleConfig:
     data: dict[str, Any]
     lineage: LineageConfig = field(default_factory=LineageConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def describe_run(workshop: Workshop, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
+    """What decides a run of what ``workshop`` makes.
+
+    Raises:
+        TypeError, ValueError: the optimiser or its schedule does not fit the student.
+    """
+    told, first, student = workshop.given, workshop.show(0), workshop.show(1)
+    try_optimizer(student, told.optimizer, "the student", told.parts, told.precision)
+    optimizer = told.optimizer(student.parameters())
+    return ModuleConfig(
+        seed=told.seed,
+        epochs=told.epochs,
+        log_every_steps=told.log_every_steps,
+        device="" if told.device is None else str(told.device),
+        precision=told.precision,
+        compile=told.compile,
+        parts=told.parts,
+        clip_norm=told.clip_norm,
+        scheduler=_describe_schedule(workshop.make_schedule(told.optimizer(student.parameters()))),
+        keep_best=told.keep_best,
+        patience=told.patience,
+        ema=told.ema,
+        output=describe_choice(told.output),
+        teacher_output=describe_choice(told.teacher_output),
+        teacher_inputs=describe_choice(told.teacher_inputs),
+        teacher_cache={} if told.teacher_cache is None else told.teacher_cache.describe(),
+        objective=told.objective_name,
+        options=plain(told.options),
+        ignore_index=told.ignore_index,
+        networks={"generation_0": describe_network(first), "students": describe_network(student)},
+        teacher="" if told.teacher is None else weights_sha256(first.state_dict()),
+        optimizer=describe_optimizer(optimizer),
+        data={
+            "batches": describe_batches(told.batches),
+            "test": describe_batches(told.test),
+            "validation": describe_batches(told.validation),
+        },
+        lineage=lineage,
+        checkpoint=checkpoint,
+    )
+
+
+def _describe_schedule(schedule: Schedule | None) -> dict[str, Any]:
+    if schedule is None:
+        return {}
+    settings = {name: value for name, value in schedule.state().items() if not name.startswith("_")}
+    return {"class": type(schedule.scheduler).__name__, "by": schedule.by, **plain(settings)}
 
 
 def describe_choice(value: Any) -> Any:

@@ -1,47 +1,28 @@
-"""The world of one's own model and data: any module that gives ``(batch, classes)`` scores, any iterable of batches."""
+"""The door to lineages of one's own model and data: any module that gives ``(batch, classes)`` scores, any batches."""
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from polydistill.learning.lesson import Lesson
-from polydistill.learning.networks import freeze
 from polydistill.lineage import Generation, LineageConfig
-from polydistill.lineage.course import Kept, Recorder, TrainingCourse
-from polydistill.lineage.ensembles import growing_ensembles
-from polydistill.lineage.keeper import Keeper
 from polydistill.modules.arguments import Arguments, Batches, MakeScheduler, sgd
 from polydistill.modules.checkup import examine
-from polydistill.modules.examiner import ModuleExaminer
-from polydistill.modules.kept import FILE, distill_in_folder, distill_in_memory
+from polydistill.modules.kept import distill_in_folder, distill_in_memory
 from polydistill.modules.outputs import Output
-from polydistill.modules.seeding import seeded
 from polydistill.modules.shares import join_processes
 from polydistill.modules.teacher_cache import TeacherCache
-from polydistill.modules.weights import as_written, fit_weights, load_weights, save_weights
-from polydistill.modules.workshop import Workshop
+from polydistill.modules.world import ModuleWorld
 from polydistill.runs.checkpoint import CheckpointConfig
-from polydistill.streams import derive_seed
-
-CHARTS = {  # of TensorBoard, in their order
-    "accuracy on the validation batches": ["val/accuracy"],
-    "accuracy on the test batches": ["test/accuracy"],
-    "accuracy and agreement with the teacher on the training batches": ["train/accuracy", "train/agreement"],
-    "loss": ["train/loss"],
-}
 
 
-class ModuleDomain:
+class ModuleDomain(ModuleWorld):
     """Generations of modules that ``build`` makes; :meth:`distill` trains them.
-
-    A :class:`~polydistill.lineage.keeper.KeptDomain`.
 
     A batch is ``(inputs, labels)``; ``(input, input, ..., labels)``, with the labels last; or a mapping, as Hugging
     Face has them, with the labels under "labels", whose other entries are the module's keyword arguments. What is on
@@ -145,8 +126,6 @@ class ModuleDomain:
         1.0
     """
 
-    charts = CHARTS
-
     def __init__(
         self,
         build: Callable[[], nn.Module],
@@ -179,7 +158,7 @@ class ModuleDomain:
         teacher_inputs: Callable[..., Any] | None = None,
         teacher_cache: str | Path | TeacherCache | None = None,
     ) -> None:
-        self.given = Arguments(
+        told = Arguments(
             build=build,
             batches=batches,
             test=test,
@@ -209,23 +188,7 @@ class ModuleDomain:
             teacher_inputs=teacher_inputs,
             teacher_cache=TeacherCache(teacher_cache) if isinstance(teacher_cache, str | Path) else teacher_cache,
         )
-        self._samples = 0  # that the latest generation has seen
-        self._kept: Kept | None = None  # what was measured of its weights on the way
-        self._begin()
-
-    @property
-    def objective(self) -> str:
-        """Name of the students' objective."""
-        return self.given.objective_name
-
-    @property
-    def members(self) -> dict[int, nn.Module]:
-        """See the class."""
-        return self._examiner.members
-
-    def network(self, member: nn.Module) -> nn.Module:
-        """The member itself."""
-        return member
+        super().__init__(told)
 
     def distill(
         self,
@@ -249,127 +212,9 @@ class ModuleDomain:
             ValueError, TypeError, FloatingPointError: see the class.
         """
         lineage = LineageConfig(generations)
-        self._begin()
+        self.begin()
         self.workshop.processes = join_processes(self.given.device)
         examiner = functools.partial(examine, self.workshop) if doctor else None
         if run is None:
             return distill_in_memory(self, lineage, examiner)
         return distill_in_folder(self, lineage, Path(run), checkpoint or CheckpointConfig(), examiner)
-
-    def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
-        """Generation 0 for None: the teacher that was given, or a module that learns from labels; or the student of
-        ``teacher``."""
-        workshop, generation = self.workshop, keeper.generation
-        given = teacher is None and self.given.teacher is not None
-        if workshop.n_classes is None and teacher is not None:
-            workshop.try_lesson(teacher, generation - 1, learns=False)
-        member = workshop.take(generation)
-        if teacher is None:
-            workshop.try_lesson(member, 0, learns=not given)
-        self._kept = None
-        if not given:
-            self._kept = self._learn(member, workshop.make_lesson(teacher, generation), begun, keeper)
-        self._examiner.members[generation] = member
-        if keeper.run is not None:
-            save_weights(keeper.run.out / FILE.format(generation), member)
-        return member
-
-    def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
-        """``test_accuracy``, ``test_nll`` (nats per sample) and ``test_ece`` (calibration error) on the test batches;
-        ``agreement`` with the teacher and ``kl``, KL(teacher || student), which are None for generation 0. With
-        validation batches also ``val_accuracy`` of the weights that are kept, and ``kept_epoch``, after which it was
-        measured; None for a teacher that was given.
-
-        Raises:
-            ValueError: the test batches are others than those of the generation before, or every label is ignored.
-            FloatingPointError: scores or metrics are not finite.
-        """
-        generation = keeper.generation
-        try:
-            metrics = self._examiner.report(member, teacher, generation)
-        except Exception as error:
-            error.add_note(f"generation {generation} is not lost: ModuleDomain.members[{generation}]")
-            raise
-        if self.given.validation is not None:
-            epoch, accuracy = self._kept or (None, None)
-            metrics |= {"val_accuracy": accuracy, "kept_epoch": epoch}
-        tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
-        Recorder(keeper.run, generation).log(self._samples, tested)
-        return metrics
-
-    def ensemble(self, members: Sequence[int]) -> dict[str, Any]:
-        """The same metrics of the mean of the members' probabilities.
-
-        Its agreement and KL are with the teacher of its earliest member, the generation before that; None where that
-        member is generation 0.
-
-        Args:
-            members: generations that have been evaluated, at least two, each once.
-
-        Raises:
-            ValueError: they are not.
-        """
-        return self._examiner.ensemble(members)
-
-    # ---- what is kept ------------------------------------------------------------------------------------------------
-
-    def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
-        """What the labels of the test batches must still be when the run goes on, and how many threads computed."""
-        return {"test": self._examiner.labels_sha256, "threads": torch.get_num_threads()}
-
-    def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
-        """Read from their files.
-
-        Raises:
-            UserError: a file is not what it was.
-        """
-        threads = torch.get_num_threads()
-        if keeper.run is not None and threads != saved["threads"]:
-            print(
-                f"the run began with {saved['threads']} threads and goes on with {threads}: last bits may differ",
-                file=sys.stderr,
-            )
-        self._examiner.labels_sha256 = saved["test"]
-        out = self.workshop.processes.first_says(None if keeper.run is None else keeper.run.out)
-        return [self.read_member(generation, out) for generation in range(len(saved["generations"]))]
-
-    def read_member(self, generation: int, out: Path) -> nn.Module:
-        """The network of a finished generation, from the run folder ``out``, frozen."""
-        path, member = out / FILE.format(generation), self.workshop.take(generation)
-        processes = self.workshop.processes
-        weights = processes.first_says(load_weights(path) if processes.rank == 0 else None)
-        fit_weights(as_written(member, weights), weights, path)
-        freeze(member)
-        self._examiner.members[generation] = member
-        return member
-
-    def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
-        """The ensembles of the students, of a single one with its teacher."""
-        students = keeper.config.lineage.generations
-        found = []
-        for members in [(0, 1)] if students == 1 else growing_ensembles(students):
-            reference = min(members) - 1 if min(members) else None
-            found.append({"members": list(members), "reference": reference, "metrics": self.ensemble(members)})
-        return {"ensembles": found}
-
-    def _begin(self) -> None:
-        """Forget the lineage before."""
-        self.workshop = Workshop(self.given)
-        told = self.given
-        self._examiner = ModuleExaminer(told.test, told.seed, told.ignore_index, told.reading)
-
-    def _learn(
-        self, student: nn.Module, lesson: Lesson, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]
-    ) -> Kept | None:
-        """The course of ``student``; where it was begun it goes on. What was measured of the weights that are kept."""
-        known = self.workshop.ask_teacher(lesson, keeper.heed)
-        with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
-            training = self.workshop.make_training(student, lesson, feed, known)
-            recorder = Recorder(keeper.run, lesson.generation)
-            course = TrainingCourse(training, recorder, self.workshop.make_validation(lesson.generation))
-            if begun is not None:
-                course.load_state(begun)
-            keeper.follow(course)
-        self._samples = training.samples
-        student.zero_grad(set_to_none=True)
-        return course.kept

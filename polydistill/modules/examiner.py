@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
 from polydistill.modules.batches import device_of, no_autocast, read_batch
+from polydistill.modules.feed import promised
 from polydistill.modules.labels import check_labels, require_classes
 from polydistill.modules.outputs import Reading
 from polydistill.modules.seeding import seeded
@@ -120,17 +121,25 @@ def predict(
         reading: of the member's scores.
 
     Raises:
-        ValueError: a label is no class, or none counts.
+        ValueError: a label is no class, or none counts; there are fewer batches than there must be.
     """
     parts: list[tuple[Tensor, Tensor]] = []
     with seeded(derive_seed(seed, name), batches) as feed, evaluation_mode(member), no_autocast(member):
-        for given in feed:
-            batch = read_batch(given).to(device_of(member))
-            require_classes(batch.labels, f"batch {len(parts) + 1} of `{name}`")
-            found = reading.score(member, batch).float()
-            check_labels(batch.labels, found.shape[1], f"batch {len(parts) + 1} of `{name}`", ignore_index)
-            counted = slice(None) if ignore_index is None else batch.labels != ignore_index
-            parts.append((found[counted], batch.labels[counted]))
+        try:
+            for given in feed:
+                where = f"batch {len(parts) + 1} of `{name}`"
+                batch = read_batch(given).to(device_of(member))
+                require_classes(batch.labels, where)
+                found = reading.score(member, batch).float()
+                check_labels(batch.labels, found.shape[1], where, ignore_index)
+                counted = slice(None) if ignore_index is None else batch.labels != ignore_index
+                parts.append((found[counted], batch.labels[counted]))
+        except Exception as error:  # of the user's code, perhaps, which knows no batches
+            error.add_note(f"in batch {len(parts) + 1} of `{name}`")
+            raise
+    there = promised(batches, len(parts))
+    if there is not None:
+        raise ValueError(f"`{name}` ends after {len(parts)} batches, and says that it has {there}")
     if not sum(len(labels) for _, labels in parts):
         raise ValueError(f"`{name}` holds no batches, or no label that counts")
     scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -93,6 +93,16 @@ def doubt(source: Iterable[Any]) -> str | None:
     return None
 
 
+def promised(source: Iterable[Any], given: int) -> int | None:
+    """How many batches an epoch of ``source`` must have, where it gave fewer, only ``given``; None: it did not, or does
+    not know."""
+    try:
+        there = len(source)  # type: ignore[arg-type]
+    except TypeError:  # an iterable data set has no length
+        return None
+    return there if given < there and not (isinstance(source, DataLoader) and doubt(source)) else None
+
+
 def generators_of(source: object) -> list[torch.Generator]:
     """Those of a loader, its samplers and its data set, each once."""
     holders = [source, *samplers_of(source), getattr(source, "dataset", None)]

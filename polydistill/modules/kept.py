@@ -11,40 +11,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from polydistill._environment import require_extra
 from polydistill.errors import UserError
 from polydistill.lineage import Generation, Lineage, LineageConfig
-from polydistill.lineage.keeper import Examine, Keeper, KeptDomain
-from polydistill.modules.arguments import Arguments
-from polydistill.modules.config import MAY_GROW
+from polydistill.lineage.keeper import Examine, Keeper
+from polydistill.modules.config import MAY_GROW, describe_run
 from polydistill.modules.feed import doubt
 from polydistill.modules.report import format_summary
 from polydistill.modules.shares import check_may_keep
-from polydistill.modules.workshop import Workshop
+from polydistill.modules.world import FILE, ModuleWorld
 from polydistill.provenance import weights_sha256
 from polydistill.runs import Run
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
 
 KIND = "modules"
-FILE = "generation_{}.safetensors"
 PRODUCTS = (FILE.format("*"),)
 NEVER = CheckpointConfig(every_seconds=1e12)
 Generations = Iterator[Generation[nn.Module]]
-
-
-class KeptModules(KeptDomain[nn.Module], Protocol):
-    """A domain whose members lie in the run folder as files of weights."""
-
-    given: Arguments
-    workshop: Workshop
-
-    def read_member(self, generation: int, out: Path) -> nn.Module:
-        """The network of a finished generation, from the run folder ``out``."""
 
 
 class InMemory(NamedTuple):
@@ -54,7 +42,7 @@ class InMemory(NamedTuple):
     checkpoint: CheckpointConfig = NEVER
 
 
-def distill_in_memory(domain: KeptModules, lineage: LineageConfig, examine: Examine | None) -> Generations:
+def distill_in_memory(domain: ModuleWorld, lineage: LineageConfig, examine: Examine | None) -> Generations:
     """The generations as they are finished; nothing is written."""
     keeper = Keeper(domain, InMemory(lineage), processes=domain.workshop.processes, examine=examine)
     for generation in Lineage(keeper, lineage):
@@ -63,7 +51,7 @@ def distill_in_memory(domain: KeptModules, lineage: LineageConfig, examine: Exam
 
 
 def distill_in_folder(
-    domain: KeptModules, lineage: LineageConfig, out: Path, checkpoint: CheckpointConfig, examine: Examine | None
+    domain: ModuleWorld, lineage: LineageConfig, out: Path, checkpoint: CheckpointConfig, examine: Examine | None
 ) -> Generations:
     """The generations that the folder ``out`` has, then the others as they are finished; at the end the table is
     printed.
@@ -76,7 +64,7 @@ def distill_in_folder(
     require_extra("vision", "safetensors")
     processes = domain.workshop.processes
     check_may_keep(processes)
-    config = domain.workshop.describe(lineage, checkpoint)
+    config = describe_run(domain.workshop, lineage, checkpoint)
     with ExitStack() as stack:
         run = None  # but in the first process
         if processes.rank == 0:
@@ -98,7 +86,7 @@ def distill_in_folder(
             finish_card(run.summary, out, shown_again=summary is not None)
 
 
-def _keep(domain: KeptModules, lineage: LineageConfig, keeper: Keeper[nn.Module]) -> Generations:
+def _keep(domain: ModuleWorld, lineage: LineageConfig, keeper: Keeper[nn.Module]) -> Generations:
     """What ``keeper`` finds, then what is trained; signals are heeded while something is, and not in the caller's own
     code."""
     yield from keeper.resume()
@@ -113,7 +101,7 @@ def _keep(domain: KeptModules, lineage: LineageConfig, keeper: Keeper[nn.Module]
     keeper.finish()
 
 
-def read_finished(domain: KeptModules, summary: dict[str, Any], out: Path) -> Generations:
+def read_finished(domain: ModuleWorld, summary: dict[str, Any], out: Path) -> Generations:
     """The generations of a finished run, with their members.
 
     Raises:

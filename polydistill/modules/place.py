@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from polydistill.errors import UserError
 from polydistill.modules.batches import read_batch
-from polydistill.modules.feed import END, Feed, doubt
+from polydistill.modules.feed import END, Feed, doubt, promised
 
 LOOKED_AT = 1024  # numbers of each tensor of a batch, by which it is known again
 
@@ -39,15 +39,24 @@ class Place:
         self.epoch, self.within, self.samples = 0, 0, 0
         self._batches: Iterator[Any] | None = None  # of the epoch in progress, once it has begun
         self._coming: list[Any] = []  # drawn from it, for the next steps; perhaps the end
+        self._drawn = 0  # batches of it so far
         self._latest: Any = None
 
     def peek(self) -> tuple[Any, Any]:
         """The next batch, and what follows it: another, or ``END``, the end of the epoch."""
         if self._batches is None:
-            self._batches, self._coming = self.feed.epoch(self.epoch), []
+            self._batches, self._coming, self._drawn = self.feed.epoch(self.epoch), [], 0
         while len(self._coming) < 2:
-            self._coming.append(next(self._batches, END))
+            self._coming.append(self._draw(self._batches))
         return self._coming[0], self._coming[1]
+
+    def _draw(self, batches: Iterator[Any]) -> Any:
+        self._drawn += 1
+        try:
+            return next(batches, END)
+        except Exception as error:  # of the user's data
+            error.add_note(f"while `batches` gave batch {self._drawn} of epoch {self.epoch + 1}")
+            raise
 
     def take(self) -> tuple[Any, bool]:
         """The next batch, and whether the epoch ends with it.
@@ -76,12 +85,9 @@ class Place:
         Raises:
             ValueError: it is.
         """
-        source, done = self.feed.source, self.within + 1
-        try:
-            there = len(source)  # type: ignore[arg-type]
-        except TypeError:  # an iterable data set has no length
-            return
-        if done < there and not (isinstance(source, DataLoader) and doubt(source)):
+        done = self.within + 1
+        there = promised(self.feed.source, done)
+        if there is not None:
             raise ValueError(
                 f"epoch {self.epoch + 1} of generation {generation} ends after {done} batches, and `batches` says that "
                 f"it has {there}"

@@ -25,6 +25,7 @@ from polydistill.device import autocast
 from polydistill.errors import UserError
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.losses import TopK, keep_top_k
+from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, read_batch
 from polydistill.modules.place import describe_batch
 from polydistill.modules.sample_hashes import ADVICE, all_samples, count_samples, hash_samples
@@ -51,6 +52,7 @@ class TeacherScores:
         precision: "float32", or the type of autocast around the teacher.
         temperature: of the ``top_k`` classes' probabilities.
         processes: that fill the folder together; all make the same calls.
+        ignore_index: label of positions whose scores may be anything; None: there is none.
 
     Raises:
         UserError: a file of the cache is damaged, or something else.
@@ -65,9 +67,10 @@ class TeacherScores:
         precision: str = "float32",
         temperature: float = 1.0,
         processes: Processes = ALONE,
+        ignore_index: int | None = None,
     ) -> None:
         self.teacher, self.cache, self.temperature, self.processes = teacher, cache, temperature, processes
-        self._score, self._precision = score, precision
+        self._score, self._precision, self._ignore_index = score, precision, ignore_index
         form = re.sub(r" at 0x[0-9a-f]+", "", repr(teacher))  # without what is another in each process
         how: list[Any] = [KIND, weights_sha256(teacher.state_dict()), form, precision, cache.dtype]
         if cache.top_k is not None:
@@ -90,6 +93,7 @@ class TeacherScores:
         Raises:
             UserError: the files are of a teacher that does something else, or the disk is full.
             ValueError: the processes do not have the same batches.
+            FloatingPointError: a score of the teacher is NaN or infinite; no such batch is kept.
         """
         new, compared, n_seen, of_others = _New(self.files), False, 0, set[bytes]()
         try:
@@ -138,12 +142,23 @@ class TeacherScores:
         """What is kept of the teacher's scores of a batch."""
         with torch.no_grad(), autocast(self._place().type, self._precision):
             scores = self._score(self.teacher, batch.to(device_of(self.teacher))).float()
+        self._require_finite(scores, batch.labels)
         self._classes, dtype = scores.shape[1], getattr(torch, self.cache.dtype)
         if self.cache.top_k is None:
             return {"scores": scores.clamp_max(torch.finfo(dtype).max).to("cpu", dtype)}
         kept = keep_top_k(scores, min(self.cache.top_k, self._classes), temperature=self.temperature)
         indices = kept.indices.to("cpu", torch.int32)
         return {"values": kept.values.to("cpu", dtype), "indices": indices, "rest": kept.rest.to("cpu", dtype)}
+
+    def _require_finite(self, scores: Tensor, labels: Tensor) -> None:
+        """Refuse scores that no student could learn from; -inf is a class that the teacher leaves out."""
+        wrong = (scores.isnan() | scores.isposinf()).any(1).cpu()
+        counted = find_counted(labels.cpu(), self._ignore_index)
+        n_wrong = int((wrong if counted is None else wrong & counted).sum())
+        if n_wrong:
+            raise FloatingPointError(
+                f"the teacher's scores of {n_wrong:,} of {len(scores):,} samples of a batch are NaN or infinite"
+            )
 
     def _compare(self, rows: Rows, samples: list[bytes], known: list[bool]) -> None:
         """Refuse files with scores that the teacher does not give: its weights are theirs, but not all that it does."""

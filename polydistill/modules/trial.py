@@ -21,7 +21,6 @@ from polydistill.losses.checks import describe
 from polydistill.losses.examination.kinds import examine_kind
 from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, float_types, read_batch
-from polydistill.modules.labels import check_labels
 from polydistill.modules.outputs import Reading
 
 _OPTIONAL = inspect.Parameter("closure", inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -62,7 +61,7 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
     found = next(first, _NOTHING)
     if found is _NOTHING:
         raise ValueError(f"`{name}` holds no batches")
-    while _counts_for_nothing(read_batch(found).labels, ignore_index):
+    while _counts_for_nothing(found, name, ignore_index):
         found = next(first, _NOTHING)
         if found is _NOTHING:
             raise ValueError(f"every label in `{name}` is {ignore_index}, which is ignored, or zeros")
@@ -73,14 +72,16 @@ def take_first(batches: Any, name: str, ignore_index: int | None) -> Any:
     return found
 
 
-def _counts_for_nothing(labels: Tensor, ignore_index: int | None) -> bool:
+def _counts_for_nothing(batch: Any, name: str, ignore_index: int | None) -> bool:
+    try:
+        labels = read_batch(batch).labels
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`{name}`: {error}") from error
     counted = find_counted(labels, ignore_index)
     return counted is not None and not counted.any()
 
 
-def try_network(
-    module: nn.Module, batch: Any, whose: str, name: str, ignore_index: int | None, reading: Reading
-) -> tuple[Tensor, Batch]:
+def try_network(module: nn.Module, batch: Any, whose: str, name: str, reading: Reading) -> tuple[Tensor, Batch]:
     """The scores of a batch in evaluation mode, and the batch, after a look at both.
 
     Args:
@@ -88,12 +89,11 @@ def try_network(
         batch: as it comes from ``name``.
         whose: the module's, in errors.
         name: where the batch comes from, in errors.
-        ignore_index: label that may be out of range.
         reading: of the module's scores.
 
     Raises:
         TypeError: see :mod:`polydistill.modules.batches`.
-        ValueError: shapes do not fit, there is one class, or a label is out of range.
+        ValueError: shapes do not fit, or there is one class.
     """
     read = read_batch(batch).to(device_of(module))
     with evaluation_mode(module):
@@ -103,11 +103,11 @@ def try_network(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            told = str(error).strip().partition("\n")[0] + _compare_types(module, batch)
+            text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error)  # alone it is a key
+            told = text.strip().partition("\n")[0] + _compare_types(module, batch)
             raise kind(f"{whose}, the first batch of `{name}`: {told}") from error
     if scores.shape[1] < 2:
         raise ValueError(f"{whose} gives one score per sample: a classifier gives one for each class, two at least")
-    check_labels(read.labels, scores.shape[1], f"the first batch of `{name}`", ignore_index)
     for finding in examine_kind(whose.removeprefix("the "), scores):
         if finding.level == "wrong":
             raise ValueError(finding.text)

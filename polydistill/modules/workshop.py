@@ -1,48 +1,31 @@
 """What a lesson of one's own modules is made of: untrained networks, what they learn, and who trains them.
 
-Contract: what is made for a trial or a description is used afterwards; nothing is built twice.
+Contract: a network that was shown, for a rehearsal or a description, is taken afterwards; none is built twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from polydistill._environment import require_extra
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import measure, require_finite_metrics
-from polydistill.learning.networks import share_weights
 from polydistill.learning.processes import ALONE
-from polydistill.lineage import LineageConfig
 from polydistill.lineage.course import Validation
-from polydistill.modules import trial
 from polydistill.modules.arguments import Arguments
-from polydistill.modules.batches import Batch, read_batch
-from polydistill.modules.config import (
-    ModuleConfig,
-    describe_batches,
-    describe_choice,
-    describe_network,
-    describe_optimizer,
-    plain,
-)
 from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
-from polydistill.modules.labels import check_all_labels, require_classes
-from polydistill.modules.sample_hashes import require_repetition
 from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
-from polydistill.modules.shares import check_module, check_source
+from polydistill.modules.shares import check_module
 from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
-from polydistill.modules.weights import cast_up, copy_module, fit_weights, load_weights
-from polydistill.provenance import weights_sha256
-from polydistill.runs.checkpoint import CheckpointConfig
+from polydistill.modules.weights import copy_module, fit_weights, load_weights
 from polydistill.streams import derive_seed
 
 
@@ -53,7 +36,7 @@ class Workshop:
         given: what the user says.
 
     Attributes:
-        n_classes: of the scores; None before the trial.
+        n_classes: of the scores; None before the rehearsal.
         processes: that share each batch.
     """
 
@@ -74,7 +57,7 @@ class Workshop:
             lesson,
             optimizer,
             feed,
-            self._make_schedule(optimizer),
+            self.make_schedule(optimizer),
             parts=told.parts,
             precision=told.precision,
             compiled=told.compile,
@@ -109,11 +92,17 @@ class Workshop:
             precision=told.precision,
             temperature=told.teacher_cache.temperature(told.objective_name, told.options),
             processes=self.processes,
+            ignore_index=told.ignore_index,
         )
         scores.fill(told.batches, heed)
         return scores
 
-    def _make_schedule(self, optimizer: Optimizer) -> Schedule | None:
+    def make_schedule(self, optimizer: Optimizer) -> Schedule | None:
+        """That of the optimiser's rate; None: it stays.
+
+        Raises:
+            TypeError, ValueError: see :func:`require_scheduler`.
+        """
         if self.given.scheduler is None:
             return None
         return Schedule(require_scheduler(self.given.scheduler(optimizer), optimizer), self.given.schedule_by)
@@ -145,6 +134,11 @@ class Workshop:
         if generation == 0 and self.given.teacher is not None:
             return self._open_teacher(self.given.teacher)
         return self.make(generation)
+
+    def show(self, generation: int) -> nn.Module:
+        """What :meth:`take` will give."""
+        self._built[generation] = self.take(generation)
+        return self._built[generation]
 
     def make(self, generation: int) -> nn.Module:
         """An untrained network, with the initial weights of ``generation``."""
@@ -188,107 +182,3 @@ class Workshop:
             group=self.processes.group,
             ignore_index=self.given.ignore_index,
         )
-
-    def try_lesson(self, teacher: nn.Module, generation: int, *, learns: bool) -> None:
-        """One batch through ``teacher``, which is ``generation`` and perhaps about to learn itself, its student and the
-        objective; see :mod:`~polydistill.modules.trial`."""
-        whose = "the module that `build` makes" if learns else "the teacher"
-        check_source(self.given.batches, self.processes, self.given.parts)
-        if self.given.teacher_cache is not None:
-            require_repetition(self.given.batches)
-        with seeded(derive_seed(self.given.seed, "trial"), self.given.batches):
-            given = trial.take_first(self.given.batches, "batches", self.given.ignore_index)
-            if not learns:
-                cast_up(teacher, given)
-            reading = self.given.reading(generation)
-            scores, batch = trial.try_network(teacher, given, whose, "batches", self.given.ignore_index, reading)
-        with seeded(derive_seed(self.given.seed, "trial, test"), self.given.test):
-            first = trial.take_first(self.given.test, "test", self.given.ignore_index)
-            require_classes(read_batch(first).labels, "the first batch of `test`")
-            trial.try_network(teacher, first, whose, "test", self.given.ignore_index, reading)
-        n_classes = scores.shape[1]
-        sources = {"batches": self.given.batches, "test": self.given.test, "validation": self.given.validation}
-        for name, batches in sources.items():
-            check_all_labels(batches, name, n_classes, self.given.ignore_index)
-        if self.given.classes is not None and self.given.classes != n_classes:
-            raise ValueError(f"`classes` is {self.given.classes}, but {whose} gives {n_classes} scores per sample")
-        of_student = self._try_student(teacher, generation + 1, given, n_classes)
-        if learns:
-            self._try_learning(teacher, batch, whose, generation)
-        lesson = self.make_lesson(nn.Identity(), generation + 1)
-        with seeded(derive_seed(self.given.seed, "trial")):
-            trial.try_lesson(lesson, of_student, scores.to(of_student.device), batch.labels.to(of_student.device))
-        self.n_classes = n_classes
-
-    def _try_student(self, teacher: nn.Module, generation: int, given: Any, n_classes: int) -> Tensor:
-        """Build the student of ``generation``, and give its scores of the batch ``given``."""
-        student = self._built[generation] = self.take(generation)
-        if share_weights(student, teacher):
-            name = "build" if self.given.build_student is None else "build_student"
-            raise ValueError(
-                f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher"
-            )
-        with seeded(derive_seed(self.given.seed, "trial")):
-            reading = self.given.reading(generation)
-            scores, batch = trial.try_network(
-                student, given, "the student", "batches", self.given.ignore_index, reading
-            )
-        if scores.shape[1] != n_classes:
-            raise ValueError(
-                f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell "
-                "the same classes apart"
-            )
-        self._try_learning(student, batch, "the student", generation)
-        self._make_schedule(self.given.optimizer(student.parameters()))
-        return scores
-
-    def _try_learning(self, network: nn.Module, batch: Batch, whose: str, generation: int) -> None:
-        told = self.given
-        trial.try_optimizer(network, told.optimizer, whose, told.parts, told.precision)
-        if told.precision == "float16":
-            with seeded(derive_seed(told.seed, "trial, float16")):
-                trial.try_precision(network, batch, whose, told.reading(generation))
-
-    def describe(self, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
-        """What decides a run, for its folder."""
-        first, student = self.take(0), self.take(1)
-        self._built |= {0: first, 1: student}
-        trial.try_optimizer(student, self.given.optimizer, "the student", self.given.parts, self.given.precision)
-        return ModuleConfig(
-            seed=self.given.seed,
-            epochs=self.given.epochs,
-            log_every_steps=self.given.log_every_steps,
-            device="" if self.given.device is None else str(self.given.device),
-            precision=self.given.precision,
-            compile=self.given.compile,
-            parts=self.given.parts,
-            clip_norm=self.given.clip_norm,
-            scheduler=self._describe_schedule(student),
-            keep_best=self.given.keep_best,
-            patience=self.given.patience,
-            ema=self.given.ema,
-            output=describe_choice(self.given.output),
-            teacher_output=describe_choice(self.given.teacher_output),
-            teacher_inputs=describe_choice(self.given.teacher_inputs),
-            teacher_cache={} if self.given.teacher_cache is None else self.given.teacher_cache.describe(),
-            objective=self.given.objective_name,
-            options=plain(self.given.options),
-            ignore_index=self.given.ignore_index,
-            networks={"generation_0": describe_network(first), "students": describe_network(student)},
-            teacher="" if self.given.teacher is None else weights_sha256(first.state_dict()),
-            optimizer=describe_optimizer(self.given.optimizer(student.parameters())),
-            data={
-                "batches": describe_batches(self.given.batches),
-                "test": describe_batches(self.given.test),
-                "validation": describe_batches(self.given.validation),
-            },
-            lineage=lineage,
-            checkpoint=checkpoint,
-        )
-
-    def _describe_schedule(self, student: nn.Module) -> dict[str, Any]:
-        schedule = self._make_schedule(self.given.optimizer(student.parameters()))
-        if schedule is None:
-            return {}
-        settings = {name: value for name, value in schedule.state().items() if not name.startswith("_")}
-        return {"class": type(schedule.scheduler).__name__, "by": schedule.by, **plain(settings)}

@@ -149,6 +149,11 @@ def teacher(*words: str) -> Callable[[Path], list[str]]:
     return command
 
 
+def modules(*words: str) -> Callable[[Path], list[str]]:
+    """own_modules.py, a lineage of one's own modules, for half a minute with its kills."""
+    return lambda out: [sys.executable, str(ROOT / "tests" / "crashes" / "own_modules.py"), str(out), *words]
+
+
 def write_cartpole_teacher(path: Path) -> None:
     """An untrained agent: its games end soon, so that runs are not all evaluation."""
     from stable_baselines3 import DQN
@@ -219,6 +224,8 @@ CIFAR_FILES = functools.partial(
     assert_same_run, products=("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
 )
 
+MODULE_FILES = functools.partial(assert_same_run, products=("generation_*.safetensors",))
+
 CASES = {
     "cifar": {
         "last weights, ban": Case(cifar("--training.epochs", "26"), CIFAR_FILES, 5, 6),
@@ -231,6 +238,10 @@ CASES = {
             5,
             6,
         ),
+    },
+    "modules": {
+        "augmented, a mean of the weights": Case(modules("40"), MODULE_FILES, 5, 6),
+        "a teacher's scores on disk": Case(modules("40", "cached"), MODULE_FILES, 5, 6),
     },
     "agent": {
         "CartPole, both act": Case(agent("--play.beta", "0.5"), assert_same_agents, 10, 6),

@@ -29,6 +29,23 @@ def table() -> nn.Module:
     return nn.Embedding(3, 3)
 
 
+class Nothing(IterableDataset[tuple[Tensor, Tensor]]):
+    """Whose length nobody knows."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(())
+
+
+class Early:
+    """Gives fewer batches than it says."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(GOOD * 2)
+
+
 class Once:
     """Gives what one iterator holds."""
 
@@ -104,7 +121,7 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"validation": [(GOOD[0][0], torch.eye(3)[LABELS])]},
         TypeError,
-        "batch 1 of `validation` has labels that are pro",
+        "the first batch of `validation` has labels that",
     ),
     ({"batches": [(GOOD[0][0], torch.eye(4)[LABELS])]}, ValueError, "of 3 classes; the first batch of `batches` has 4"),
     ({"batches": [(GOOD[0][0], 2 * torch.eye(3)[LABELS])]}, ValueError, "has a row from 0 to 2 that adds up to 2$"),
@@ -150,7 +167,16 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "makes a LBFGS, which evaluates the loss of a whole batch",
     ),
-    ({"test": [GOOD[0][0]]}, TypeError, "a batch must be"),
+    ({"test": [GOOD[0][0]]}, TypeError, "`test`: a batch must be"),
+    ({"test": TensorDataset(*GOOD[0])}, ValueError, "`test`: labels must be those of a batch, .* into a DataLoader"),
+    ({"validation": DataLoader(Nothing(), 4)}, ValueError, "`validation` holds no batches"),
+    (
+        {"validation": DataLoader(TensorDataset(GOOD[0][0], LABELS + 1), 12)},
+        ValueError,
+        "labels must be from 0 to 2.*the first batch of `validation` has 3",
+    ),
+    ({"teacher": build(2)}, ValueError, "the student gives 3 scores per sample and its teacher 2"),
+    ({"output": lambda given: {}["nope"]}, ValueError, "the first batch of `batches`: KeyError: 'nope'$"),
     ({"batches": [({"x": torch.zeros(2)}, LABELS)]}, TypeError, "the module that `build` makes, the first batch of"),
 ]
 
@@ -204,6 +230,43 @@ def test_what_fails_in_a_later_batch_is_told_with_it() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel when training") as caught:
         next(domain(build=network, batches=loader).distill())
     assert caught.value.__notes__ == ["in batch 4 of epoch 1 of generation 0"]
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_batches_for_measuring_that_end_early_are_told(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` ends after 2 batches, and says that it has 3"):
+        list(domain(**{name: Early()}).distill(0))
+
+
+class Broken(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if index == 9:
+            raise OSError("picture_9.jpg is cut")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("batches", ["while `batches` gave batch 3 of epoch 1"]),
+        ("test", ["in batch 3 of `test`", "generation 0 is not lost: ModuleDomain.members[0]"]),
+        ("validation", ["in batch 3 of `validation`"]),
+    ],
+)
+def test_where_a_data_set_fails_is_told(name: str, where: list[str]) -> None:
+    with pytest.raises(OSError, match=r"^picture_9\.jpg is cut") as caught:
+        list(domain(**{name: DataLoader(Broken(*GOOD[0]), 4)}).distill(0))
+    assert caught.value.__notes__ == where
+
+
+def test_a_part_of_the_output_that_does_not_learn_is_told() -> None:
+    class Both(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x @ torch.ones(2, 3), super().forward(x)
+
+    with pytest.raises(ValueError, match="the student's scores do not depend on its parameters: are they the right pa"):
+        next(domain(build=lambda: Both(2, 3)).distill())
+    assert len(list(domain(build=lambda: Both(2, 3), output=1).distill())) == 2
 
 
 def test_data_that_only_streams_is_good_enough() -> None:

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Tens
 
 from polydistill.lineage import Generation
 from polydistill.losses import ban
-from polydistill.modules import ModuleDomain
-from polydistill.modules.workshop import Workshop
+from polydistill.modules import ModuleDomain, world
 
 LABELS = torch.arange(24) % 3
 DATA = TensorDataset(torch.randn(24, 2, generator=torch.Generator().manual_seed(1)) + LABELS.unsqueeze(1), LABELS)
@@ -158,7 +157,7 @@ def test_the_trial_before_the_first_step_changes_nothing(monkeypatch: pytest.Mon
         return hashes(list(one.distill(2)))
 
     tried = run()
-    monkeypatch.setattr(Workshop, "try_lesson", lambda self, teacher, generation, learns: None)
+    monkeypatch.setattr(world, "rehearse", lambda workshop, teacher, generation, learns: None)
     assert run() == tried
 
 

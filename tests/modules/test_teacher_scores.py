@@ -324,7 +324,7 @@ def make_scores(
     def score(module: nn.Module, batch: Batch) -> Tensor:
         return module(*batch.inputs)
 
-    return TeacherScores(teacher, TeacherCache(folder, **form), score, processes=processes)
+    return TeacherScores(teacher, TeacherCache(folder, **form), score, processes=processes, ignore_index=-100)
 
 
 def stop_at(number: int) -> Callable[[str], None]:
@@ -423,6 +423,22 @@ def test_how_much_disk_it_takes_is_said_before(tmp_path: Path, capsys) -> None:
     assert "takes up to 0 MB more" in line
     make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
     assert capsys.readouterr().err == ""
+
+
+def test_scores_that_are_not_finite_are_told_and_not_kept(tmp_path: Path) -> None:
+    """Those of padding may be anything, and -inf is a class that a teacher leaves out."""
+    inputs, labels = clouds(4).tensors
+    teacher = nn.Linear(CLASSES, CLASSES).eval()
+    bad = inputs.index_fill(0, torch.tensor([1, 2]), torch.nan)
+    with pytest.raises(FloatingPointError, match="the teacher's scores of 2 of 4 samples of a batch are NaN or infin"):
+        make_scores(tmp_path, teacher).fill([(inputs, labels), (bad, labels)], stop_at(1000))
+    scores = make_scores(tmp_path, teacher)
+    assert len(scores.files) == 4
+    scores.fill([(bad, labels.index_fill(0, torch.tensor([1, 2]), -100))], stop_at(1000))
+    assert len(scores.files) == 5, "the two are one sample, and the others are there"
+    with torch.no_grad():
+        teacher.bias[0] = -torch.inf
+    make_scores(tmp_path, teacher).fill([(inputs, labels)], stop_at(1000))
 
 
 # ---- several programs, and several processes of one -----------------------------------------------------------------
