@@ -39,9 +39,9 @@ from polydistill.runs import format_table
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.environments.atari import PACKAGES, AtariVecEnv
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.rates import Rates, measure_environment, measure_labels, measure_rate, measure_training
+from polydistill_agents.lineage.students import make_env, make_student
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from polydistill_agents.files.sb3_zip import how_to_go_on, read_agent
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.checkup import examine
 from polydistill_agents.lineage.config import MAY_MOVE
-from polydistill_agents.lineage.course import AnyConfig
 from polydistill_agents.lineage.datasets import require_place
 from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import open_teacher, require_same_teacher, say_what_to_expect
@@ -38,6 +37,7 @@ from polydistill_agents.lineage.plan import (
 )
 from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.lineage.student_file import find_student
+from polydistill_agents.lineage.students import AnyConfig
 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 

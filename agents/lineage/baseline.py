@@ -18,8 +18,8 @@ from polydistill_agents.environments.random_play import measure_random, no_bette
 from polydistill_agents.environments.task import Task
 from polydistill_agents.files.card import card_score
 from polydistill_agents.lineage.config import AtariConfig
-from polydistill_agents.lineage.course import AnyConfig
 from polydistill_agents.lineage.shared_games import SharedGames
+from polydistill_agents.lineage.students import AnyConfig
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.zoo import find_teacher
 

@@ -14,7 +14,7 @@ from polydistill.losses.examination.doctor import Report
 from polydistill.streams import numpy_stream
 from polydistill_agents.environments.random_play import no_better_than_random
 from polydistill_agents.environments.references import Reference
-from polydistill_agents.lineage.course import AnyConfig, make_env, make_student
+from polydistill_agents.lineage.students import AnyConfig, make_env, make_student
 from polydistill_agents.networks.observations import Arrays, Tensors, count_rows, join, take, to_tensors
 from polydistill_agents.teachers import Teacher
 

@@ -23,7 +23,7 @@ from polydistill_agents.environments.recording import Recording, first_differenc
 from polydistill_agents.environments.seeded import SeededVecEnv
 from polydistill_agents.environments.segments import DamagedSegment
 from polydistill_agents.files.play_file import FORMAT, PlayData, PlayHeader, write_play
-from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.students import AnyConfig
 from polydistill_agents.teachers import Teacher
 from polydistill_agents.teachers.recorded import RecordedTeacher
 

@@ -20,8 +20,9 @@ from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.files.compact import ENDING
 from polydistill_agents.lineage.agent_config import AgentConfig
+from polydistill_agents.lineage.agent_course import remove_recordings
 from polydistill_agents.lineage.baseline import Baseline, expected_score
-from polydistill_agents.lineage.course import AnyConfig, Course, remove_recordings, role_of, role_of_ensemble
+from polydistill_agents.lineage.course import Course
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
 from polydistill_agents.lineage.datasets import Played, save_play
 from polydistill_agents.lineage.learning_on import score_after
@@ -36,6 +37,7 @@ from polydistill_agents.lineage.opening import (
 from polydistill_agents.lineage.resuming import open_course
 from polydistill_agents.lineage.shared_games import SharedGames
 from polydistill_agents.lineage.student_file import copy_files, read_student, write_files
+from polydistill_agents.lineage.students import AnyConfig, role_of, role_of_ensemble
 from polydistill_agents.networks.architecture import architecture_of
 from polydistill_agents.networks.nature import Size, fits_stock
 from polydistill_agents.teachers import Teacher

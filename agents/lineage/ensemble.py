@@ -30,10 +30,10 @@ from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.baseline import Baseline
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.control import TD
-from polydistill_agents.lineage.course import AnyConfig
 from polydistill_agents.lineage.metrics import measured
 from polydistill_agents.lineage.opening import choose_play, open_teachers, temperature_of
 from polydistill_agents.lineage.student_file import find_student, read_student
+from polydistill_agents.lineage.students import AnyConfig
 from polydistill_agents.teachers import Teacher, as_teacher
 from polydistill_agents.teachers.several import MeanTeacher
 

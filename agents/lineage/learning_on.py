@@ -20,8 +20,9 @@ from polydistill_agents.distillation.learning_on import Watch, learn_on
 from polydistill_agents.environments.evaluation import Evaluation
 from polydistill_agents.files.sb3_zip import write_dqn_zip
 from polydistill_agents.lineage.agent_config import AgentConfig
-from polydistill_agents.lineage.course import AnyConfig, RunWriter, seed_of_students
+from polydistill_agents.lineage.course import RunWriter
 from polydistill_agents.lineage.curve import SCORE
+from polydistill_agents.lineage.students import AnyConfig, seed_of_students
 from polydistill_agents.teachers import Teacher, as_teacher
 
 ROLE = "learning_on"

@@ -6,7 +6,7 @@ from typing import Any
 
 from polydistill_agents.environments.evaluation import Evaluation
 from polydistill_agents.lineage.baseline import Baseline
-from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.students import AnyConfig
 
 
 def measured(config: AnyConfig, result: Evaluation, masked: Evaluation | None, baseline: Baseline) -> dict[str, Any]:

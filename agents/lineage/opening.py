@@ -23,7 +23,6 @@ from polydistill_agents.environments.protocols import sampling_temperature
 from polydistill_agents.environments.recording import first_difference
 from polydistill_agents.lineage.agent_config import AgentConfig
 from polydistill_agents.lineage.config import SAME_SIZE, AtariConfig
-from polydistill_agents.lineage.course import AnyConfig, rehearse, student_network
 from polydistill_agents.lineage.datasets import (
     require_can_be_saved,
     require_fits,
@@ -31,6 +30,7 @@ from polydistill_agents.lineage.datasets import (
     require_told_games,
 )
 from polydistill_agents.lineage.student_file import is_student
+from polydistill_agents.lineage.students import AnyConfig, rehearse, student_network
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import SIZES, fits_stock
 from polydistill_agents.networks.observations import Arrays, to_tensors

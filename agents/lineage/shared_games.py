@@ -19,7 +19,7 @@ from polydistill.provenance import arithmetic, versions, weights_sha256
 from polydistill.runs.shared_store import SharedStore
 from polydistill_agents.environments.atari import PACKAGES
 from polydistill_agents.environments.evaluation import Evaluation
-from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.students import AnyConfig
 from polydistill_agents.teachers import Teacher
 
 OF_STUDENTS = ("student", "play", "lineage", "checkpoint")  # of a config: what the teacher's games do not depend on

@@ -18,7 +18,7 @@ from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.streams import derive_seed
 from polydistill_agents.lineage.config import LessonConfig, PlayConfig
-from polydistill_agents.lineage.course import AnyConfig
+from polydistill_agents.lineage.students import AnyConfig
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.multitask import CONTROLLER
 

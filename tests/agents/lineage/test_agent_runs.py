@@ -32,12 +32,12 @@ from polydistill_agents.lineage.agent_config import (
 )
 from polydistill_agents.lineage.checkup import examine_lesson
 from polydistill_agents.lineage.config import MAY_MOVE, AtariConfig, PlayConfig
-from polydistill_agents.lineage.course import make_env
 from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import measure_temperature, open_teacher, require_same_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, kind_of
 from polydistill_agents.lineage.report import format_summary
 from polydistill_agents.lineage.student_file import read_student
+from polydistill_agents.lineage.students import make_env
 from polydistill_agents.networks.nature import SIZES, build_network, count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
 from polydistill_agents.teachers.several import MeanTeacher

@@ -22,9 +22,9 @@ from polydistill_agents.lineage.config import (
     StudentConfig,
     TeacherConfig,
 )
-from polydistill_agents.lineage.course import make_env, make_student, rehearse
 from polydistill_agents.lineage.opening import choose_play, open_teacher
 from polydistill_agents.lineage.plan import count_student
+from polydistill_agents.lineage.students import make_env, make_student, rehearse
 from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_frames, make_network

@@ -34,10 +34,10 @@ from polydistill_agents.lineage.agent_config import (
 )
 from polydistill_agents.lineage.config import AtariConfig, EvaluationConfig, PlayConfig, StudentConfig
 from polydistill_agents.lineage.control import TDConfig
-from polydistill_agents.lineage.course import AnyConfig, make_control, make_env
 from polydistill_agents.lineage.domain import AgentDomain
 from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, format_plan, kind_of
+from polydistill_agents.lineage.students import AnyConfig, make_control, make_env
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_network
 from tests.stop_signals import StopAt

@@ -11,8 +11,8 @@ import torch
 from polydistill.runs.shared_store import VARIABLE
 from polydistill_agents.environments.atari import AtariVecEnv
 from polydistill_agents.lineage.config import AtariConfig, StudentConfig
-from polydistill_agents.lineage.course import make_env, make_student
 from polydistill_agents.lineage.plan import count_student, disk_bytes, format_plan, remember_speed
+from polydistill_agents.lineage.students import make_env, make_student
 from polydistill_agents.networks.nature import count_parameters
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import make_network

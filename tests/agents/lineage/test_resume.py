@@ -24,7 +24,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import polydistill_agents.distillation.learner
 import polydistill_agents.environments.atari
 import polydistill_agents.environments.task
-import polydistill_agents.lineage.course
 import polydistill_agents.lineage.domain
 from polydistill.errors import Interrupted, UserError, run_script
 from polydistill.lineage import LineageConfig, run_lineage
@@ -46,6 +45,7 @@ from polydistill_agents.lineage.curve import SCORE
 from polydistill_agents.lineage.domain import CHARTS, AgentDomain
 from polydistill_agents.lineage.opening import open_teacher
 from polydistill_agents.lineage.plan import PRODUCTS, require_disk, require_same_start
+from polydistill_agents.lineage.students import make_env, make_student
 from polydistill_agents.networks.nature import SIZES, build_network
 from polydistill_agents.teachers import Teacher, as_teacher
 from tests.agents.samples import FRAMES, make_network
@@ -679,10 +679,10 @@ def test_a_teacher_of_all_18_actions_teaches_a_student_of_18(tmp_path: Path, gam
     write_dqn_zip(tmp_path / "teacher.zip", make_teacher(18).network)  # type: ignore[arg-type]
     config = dataclasses.replace(CONFIG, game=game, teacher=TeacherConfig(path=str(tmp_path / "teacher.zip")))
     teacher = open_teacher(config)
-    env = polydistill_agents.lineage.course.make_env(config, teacher, 1)
+    env = make_env(config, teacher, 1)
     assert env.action_meanings == [action.name for action in ale_py.Action]
-    assert polydistill_agents.lineage.course.make_student(config, teacher, env, 1).student.action_space.n == 18
-    own = polydistill_agents.lineage.course.make_env(config, make_teacher({"pong": 6, "breakout": 4}[game]), 1)
+    assert make_student(config, teacher, env, 1).student.action_space.n == 18
+    own = make_env(config, make_teacher({"pong": 6, "breakout": 4}[game]), 1)
     assert len(own.action_meanings) == {"pong": 6, "breakout": 4}[game]
 
 
