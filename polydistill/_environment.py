@@ -73,8 +73,9 @@ class WorldEntry(NamedTuple):
     """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
     (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
     whether a run of no students trains a teacher, ``module:name`` of what estimates a run's seconds (or empty), the
-    keys of its config that are younger than plans of it (where they are off, a plan does not name them), and the module
-    of its ensembles (or empty)."""
+    keys of its config that are younger than plans of it (where they are off, a plan does not name them), the module of
+    its ensembles, ``module:name`` of what looks at the configs of runs before the first, and of what says how the
+    student of a run is named where it teaches (each of them may be empty)."""
 
     extra: str
     config: str
@@ -85,6 +86,8 @@ class WorldEntry(NamedTuple):
     seconds: str = ""
     younger: tuple[str, ...] = ()
     ensembles: str = ""
+    check: str = ""
+    as_teacher: str = ""
 
 
 # the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
@@ -127,6 +130,16 @@ WORLDS = {
             "teacher.std",
         ),
         ensembles="polydistill.vision.ensemble",
+    ),
+    "images": WorldEntry(
+        "timm",
+        "polydistill.image_folders.config:ImagesConfig",
+        "",
+        "test_error",
+        "generation_{last}.safetensors",
+        True,
+        check="polydistill.image_folders.plan:check_configs",
+        as_teacher="polydistill.image_folders.config:as_teacher",
     ),
 }
 

@@ -22,6 +22,7 @@ from polydistill.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+WithFloat16 = Literal["auto", "float32", "bfloat16", "float16"]  # where losses are scaled
 MOST_THREADS = 1024  # more than any machine has of use: a slip of the finger, found before they are started
 FEW_ROWS = 2  # a batch of so few rows gains little from threads, and waits long for them beside other work
 COMPILERS = ("g++", "clang++", "c++", "cl")
@@ -46,7 +47,7 @@ def resolve_threads(threads: int, *, step: float = math.inf, run: float = math.i
     return threads or worthwhile_threads(step, run)
 
 
-def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+def resolve_precision(precision: WithFloat16, device: str) -> Literal["float32", "bfloat16", "float16"]:
     """The precision to use: auto is bfloat16 where the device has instructions for it (elsewhere it is slower), else
     float32. (torch lists a processor's instructions from 2.11 on; before that, auto on a CPU is float32.)"""
     if precision != "auto":
@@ -64,7 +65,7 @@ def _computes_bfloat16(device: str) -> bool:
 def resolve_machine(
     device: Device,
     threads: int,
-    precision: Precision,
+    precision: WithFloat16,
     *,
     stored: Mapping[str, Any] | None = None,
     step: float = math.inf,
@@ -75,7 +76,7 @@ def resolve_machine(
     Args:
         device: auto, cpu or cuda.
         threads: their number; 0: as many as pay for this work.
-        precision: auto, float32 or bfloat16.
+        precision: auto, float32, bfloat16 or float16.
         stored: the config of the run that is continued. Its values are used for auto and 0, whatever this machine
             is, since they decide the last bits. One line on standard error warns where they are slow here.
         step: multiply-adds of a step of the work.

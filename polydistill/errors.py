@@ -42,6 +42,17 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def list_first(names: Iterable[object], n: int = 3) -> str:
+    """The first names, and how many more there are.
+
+    Example:
+        >>> list_first("abcde"), list_first("abc")
+        ('a, b, c and 2 more', 'a, b, c')
+    """
+    every = list(map(str, names))
+    return ", ".join(every[:n]) + (f" and {len(every) - n:,} more" if len(every) > n else "")
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """``"; did you mean adam?"`` for the nearest choice, ``""`` where none is close.
 

@@ -17,6 +17,16 @@ def derive_seed(seed: int, name: str, generation: int = 0) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
+def repeated_seed(seed: int, repeat: int) -> int:
+    """Root of the streams of a student: the seed, or another one for each number above 0.
+
+    Args:
+        seed: of the run.
+        repeat: number of the student among those of one teacher.
+    """
+    return derive_seed(seed, "repeated student", repeat) if repeat else seed
+
+
 def numpy_stream(seed: int, name: str, generation: int = 0) -> np.random.Generator:
     """The numpy generator of that stream."""
     return np.random.default_rng(derive_seed(seed, name, generation))

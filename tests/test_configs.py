@@ -117,6 +117,8 @@ def test_the_command_in_the_header_is_accepted_by_its_script(
     monkeypatch.chdir(root)
     if Path(script).name == "distill_images.py":
         options[options.index("--data.root") + 1] = write_folder(tmp_path)
+    elif "--settings.data.root" in options:
+        options[options.index("--settings.data.root") + 1] = write_folder(tmp_path)
     elif "--teacher.path" in options:  # the user's own agent
         options[options.index("--teacher.path") + 1] = write_agent(path, tmp_path)
     if "games" in load_yaml(path):

@@ -39,19 +39,26 @@ def test_the_commands_run(
         script, *options = words
         if "distill_images.py" in script:
             options += ["--device", "cpu", "--threads", "1"]
+        if "study.py" in script:
+            pytest.importorskip("matplotlib", reason="the extra study is not installed")
         runpy.run_path(str(ROOT / script))["main"](options)
         ran.append(Path(script).name)
-    assert ran == ["write_image_folder.py", "distill_images.py", "show.py", "distill_images.py"]
+    assert ran == ["write_image_folder.py", "distill_images.py", "show.py", "distill_images.py", "study.py"]
     printed = capsys.readouterr().out
     assert "pictures: 600 pictures to learn from, 600 to be tested on" in printed
     assert "| generation 1 | ban_l" in re.sub(" +", " ", printed)
     assert "would write" in printed
+    assert "contrasts named beforehand: ban against labels, ban against joint, null against labels" in printed
 
 
 def test_the_flags_that_the_page_names_exist(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    names = set(re.findall(r"--[\w.]+", TEXT)) - {"--run.data.root"}
-    for script in ("distill_images.py", "write_image_folder.py"):
+    names = set(re.findall(r"--[\w.]+", TEXT)) - {
+        "--run.data.root",
+        "--settings.data.root",
+        "--settings.training.epochs",
+    }
+    for script in ("distill_images.py", "write_image_folder.py", "study.py"):
         with pytest.raises(SystemExit):
             runpy.run_path(str(ROOT / "scripts" / script))["main"](["--help"])
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--wide"}

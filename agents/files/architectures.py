@@ -17,7 +17,7 @@ from typing import NamedTuple
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
-from polydistill.errors import UserError
+from polydistill.errors import UserError, list_first
 from polydistill_agents.files.archive import shown
 from polydistill_agents.files.rebuild import own_memory, own_names
 from polydistill_agents.networks.building import build, space_of
@@ -153,5 +153,4 @@ def _take(layers: dict[str, Layer], n_axes: int, last: tuple[int, ...], what: st
 
 
 def _list(weights: Mapping[str, Tensor], count: int = 12) -> str:
-    names = [f"{shown(key)[1:-1]} {tuple(value.shape)}" for key, value in list(weights.items())[:count]]
-    return ", ".join(names) + (f" and {len(weights) - count} more" if len(weights) > count else "")
+    return list_first((f"{shown(key)[1:-1]} {tuple(value.shape)}" for key, value in weights.items()), count)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from polydistill.errors import UserError
 from polydistill.learning.rewind import NonFiniteError
-from polydistill.streams import derive_seed
+from polydistill.streams import derive_seed, repeated_seed
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.distillation.settings import fitting_policy
@@ -47,8 +47,7 @@ def seed_of_students(config: AnyConfig) -> int:
 
     What is scored, and how, stays the seed's: teachers and students of a seed meet the same games.
     """
-    repeat = config.student.repeat
-    return derive_seed(config.seed, "repeated student", repeat) if repeat else config.seed
+    return repeated_seed(config.seed, config.student.repeat)
 
 
 def make_env(config: AnyConfig, teacher: Teacher, generation: int) -> SeededVecEnv:

@@ -9,6 +9,23 @@ import re
 import textwrap
 
 
+def as_called(text: str, script: str, called: str) -> str:
+    """The description of a script with its examples as a user calls it; torchrun takes a console command, too.
+
+    Args:
+        text: names ``script``, and after torchrun its path alone.
+        script: like ``python scripts/demo.py``.
+        called: the same, or the name of a console command.
+
+    Example:
+        >>> as_called("python scripts/a.py; torchrun scripts/a.py", "python scripts/a.py", "polydistill-a")
+        'polydistill-a; torchrun --no-python polydistill-a'
+    """
+    if called == script:
+        return text
+    return text.replace(script, called).replace(script.removeprefix("python "), f"--no-python {called}")
+
+
 def fold_description(text: str, columns: int) -> str:
     """Paragraphs filled to ``columns``; indented lines as they are where they fit.
 

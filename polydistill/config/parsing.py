@@ -153,7 +153,11 @@ def parse(
             parser.print_help()
             raise SystemExit(0)
         values = _values_of(default_config) if file is None else _read_values(file, fields, parser)
+        inner = {key: flags.pop(key) for key in list(flags) if key not in fields}  # one key of a mapping each
         values |= {key: _checked(parser, key, fields[key].annotation, text, "--") for key, text in flags.items()}
+        for key, text in inner.items():
+            name = _mapping_of(key, fields)
+            values[name] = _put(values.get(name, fields[name].default), key.removeprefix(f"{name}."), text)
         config = _build(config_class, fields, values)
     except UserError as error:
         exit_with_error(error)
@@ -271,7 +275,7 @@ def _split_words(
         if name in own_switches and not equals:
             switches.add(name)
             continue
-        if name not in fields and name not in own_flags:
+        if name not in fields and name not in own_flags and not _mapping_of(name, fields):
             raise UserError(_unknown(name, fields, "--", [*own_flags, *own_switches]))
         if not equals and rest and not rest[0].startswith("--"):
             value = rest.popleft()
@@ -281,6 +285,28 @@ def _split_words(
             raise UserError(f"--{name} needs a value")
         flags[name] = value
     return flags, switches
+
+
+def _mapping_of(key: str, fields: Mapping[str, Field]) -> str:
+    """The field, a mapping with keys of its own, of which ``key`` names one; empty: there is none."""
+    return next((name for name, field in fields.items() if field.annotation == FREE and key.startswith(f"{name}.")), "")
+
+
+def _put(mapping: Mapping[str, Any], key: str, text: str) -> dict[str, Any]:
+    """The mapping with the value of one key, whose dots may be those of a mapping in it or of its own.
+
+    Example:
+        >>> _put({"data": {"root": "a"}, "data.side": 1}, "data.root", "b")
+        {'data': {'root': 'b'}, 'data.side': 1}
+    """
+    for name, inner in mapping.items():
+        if isinstance(inner, Mapping) and key.startswith(f"{name}.") and key not in mapping:
+            return {**mapping, name: _put(inner, key.removeprefix(f"{name}."), text)}
+    try:
+        value = parse_value(text)
+    except ValueError:
+        value = text
+    return {**mapping, key: value}
 
 
 def _unknown(name: str, fields: Mapping[str, Field], dashes: str = "", own: Iterable[str] = ()) -> str:

@@ -39,12 +39,14 @@ class Repository(NamedTuple):
         head: its last commit; None: it is not there yet.
         private: whether only its owner sees it; where it is not there yet, whether it shall be so.
         readme: its card; None: it has none.
+        unseen: why nobody has looked; empty: somebody has.
     """
 
     name: str
     head: str | None
     private: bool
     readme: str | None = None
+    unseen: str = ""
 
     @property
     def where(self) -> str:
@@ -53,7 +55,8 @@ class Repository(NamedTuple):
 
     def describe(self) -> str:
         """The address, who can see it, and whether it is there."""
-        return f"{self.where} ({'private' if self.private else 'public'}{'' if self.head else f', {NEW}'})"
+        known = f", not looked at: {self.unseen}" if self.unseen else "" if self.head else f", {NEW}"
+        return f"{self.where} ({'private' if self.private else 'public'}{known})"
 
 
 class Item(NamedTuple):
@@ -109,6 +112,16 @@ def open_repository(name: str, private: bool = False) -> Repository:
             path = download(hub, name, README, info.sha, LARGEST)
             readme = path.read_bytes().decode("utf-8", errors="replace")
     return Repository(name, info.sha, bool(info.private), readme)
+
+
+def foresee_repository(name: str, private: bool = False) -> Repository:
+    """As :func:`open_repository`, for a plan: without the extra or a token nobody is asked, and nothing is refused."""
+    name = check_name(name)
+    try:
+        token = open_client(f"pushing to {SCHEME}{name}").get_token()
+    except UserError:
+        return Repository(name, None, private, unseen="the extra hub is missing")
+    return open_repository(name, private) if token else Repository(name, None, private, unseen="there is no token")
 
 
 def _ask_to_write(api: Any, name: str) -> None:

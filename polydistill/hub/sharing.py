@@ -10,7 +10,7 @@ from typing import Any
 from polydistill.config.parsing import Parsed
 from polydistill.errors import UserError
 from polydistill.hub.card import check_license
-from polydistill.hub.push import check_name, describe_parcel, open_repository, parcel, send
+from polydistill.hub.push import check_name, describe_parcel, foresee_repository, open_repository, parcel, send
 from polydistill.hub.worlds import finish_card
 
 SCRIPT = "python scripts/push_to_hub.py"
@@ -28,6 +28,12 @@ def check_sharing(parsed: Parsed[Any]) -> None:
         repository = open_repository(parsed.push_to_hub)
         if parsed.dry_run:
             print(f"the finished run would be sent to {repository.describe()}")
+
+
+def present(summary: Mapping[str, Any], parsed: Parsed[Any], table: str, *, shown_again: bool = False) -> None:
+    """Print the table of a finished lineage of classifiers and where its files are, then :func:`share` it."""
+    print(f"{table}\n\nsaved: {parsed.out}/generation_<k>.safetensors   curves: make tensorboard")
+    share(summary, parsed, shown_again=shown_again)
 
 
 def share(summary: Mapping[str, Any], parsed: Parsed[Any], *, shown_again: bool = False) -> None:
@@ -63,14 +69,14 @@ def push_run(
         name: of the repository, ``org/name``.
         private: a new one is to be seen by its owner alone.
         replace_readme: a card there that a person has written is replaced.
-        dry_run: print, and send nothing.
+        dry_run: print, and send nothing; no token is needed.
 
     Raises:
         UserError: it cannot be pushed; the line says that the run is kept, and how to push it later.
     """
     name = check_name(name)
     try:
-        repository = open_repository(name, private)
+        repository = (foresee_repository if dry_run else open_repository)(name, private)
         items = parcel(summary, out, repository, replace_readme)
         print(describe_parcel(items, repository), flush=True)
         if dry_run:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polydistill.config.fields import check_fields
-from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
+from polydistill.device import MOST_THREADS, Device, WithFloat16, resolve_machine
 from polydistill.errors import require_at_least, require_at_most
 from polydistill.image_folders.inspection import Broken, Check
 from polydistill.image_folders.library import PREFIX
 from polydistill.image_folders.networks import expectations, require_network
+from polydistill.image_folders.pretrained import require_weights
 from polydistill.image_folders.training import TrainingConfig
 from polydistill.image_folders.transforms import AugmentationConfig, require_policy
-from polydistill.learning.taught import TWIN, TaughtConfig
+from polydistill.learning.taught import TaughtConfig, TaughtLineage
 from polydistill.lineage import LineageConfig
 from polydistill.runs.checkpoint import CheckpointConfig
 
@@ -112,13 +113,16 @@ class StudentConfig(TaughtConfig):
         network: a name as for the teacher, or teacher: the twin of its own teacher.
         permutation: of dkpp: fresh in every step; null: fresh, too.
         image_size: pixels to which pictures are resized for it; 0: data.image_size.
+        repeat: number of the student among those of one teacher. Another number gives another initial network, data
+            order, augmentation and permutation.
     """
 
     image_size: int = 0
+    repeat: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(0, self, "image_size")
+        require_at_least(0, self, "image_size", "repeat")
         require_at_most(LARGEST_SIDE, self, "image_size")
         if self.permutation == "fixed":
             raise ValueError("permutation cannot be fixed here: choose fresh")
@@ -145,14 +149,15 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(TaughtLineage):
     """Train generations of classifiers of a folder of pictures, each taught by the one before.
 
     Args:
         seed: root of every random stream.
         device: auto, cpu or cuda.
         threads: processor threads of torch; 0: one for each core.
-        precision: of the networks in training; auto: bfloat16 where the device has instructions for it.
+        precision: of the networks in training; auto: bfloat16 where the device has instructions for it. float16, with
+            losses scaled by torch's GradScaler, is for GPUs that have no bfloat16.
         data: which pictures.
         augmentation: of the training pictures.
         teacher: generation 0.
@@ -167,7 +172,7 @@ class ImagesConfig:
     seed: int = 0
     device: Device = "auto"
     threads: int = 0
-    precision: Precision = "auto"
+    precision: WithFloat16 = "auto"
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -191,11 +196,6 @@ class ImagesConfig:
             raise ValueError(f"training.batch_size is {self.training.batch_size}: mixed pictures need an even one")
         if self.data.broken == "skip" and self.data.check != "whole":
             raise ValueError("data.broken skip does not go with mixed pictures unless data.check is whole")
-
-    @property
-    def student_network(self) -> str:
-        """Name of the students' network."""
-        return self.teacher.network if self.student.network == TWIN else self.student.network
 
     @property
     def side(self) -> int:
@@ -222,19 +222,29 @@ class ImagesConfig:
             stored: the config of the run that is continued; its values replace auto and 0.
 
         Raises:
-            UserError: timm is missing or has no such network, or the device is missing.
+            UserError: timm is missing, has no such network, or weights that cannot be fetched; or there is no such
+                device.
         """
         for name in dict.fromkeys((self.teacher.network, self.student_network)):
             require_network(name)
+        if self.teacher.pretrained and stored is None:  # a run that goes on may have them already
+            require_weights(self.teacher.network)
         if self.augmentation.auto_augment:
             require_policy(self.augmentation.auto_augment)
         machine = resolve_machine(self.device, self.threads, self.precision, stored=stored)
         return dataclasses.replace(self, **machine)
 
-    def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """The keys that may name another place than ``stored``, the config of the run that is continued.
 
-        ``teacher.path`` may not appear or vanish: generation 0 was trained in the run, or read from a file.
-        """
-        from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
-        return ("data.root", "teacher.path") if from_file else ("data.root",)
+def as_teacher(config: ImagesConfig) -> dict[str, Any]:
+    """The keys of the config of a run that a student of ``config`` teaches, where they are others than its own."""
+    own, (network, _) = config.teacher, config.network_of(1)
+    keys: dict[str, Any] = {
+        "network": network,
+        "image_size": config.student.image_size,
+        "classes": "",
+        "pretrained": False,
+    }
+    found = {f"teacher.{key}": value for key, value in keys.items() if value != getattr(own, key)}
+    if "teacher.image_size" in found:
+        found["data.image_size"] = config.side  # it follows from the networks' sizes unless it is said
+    return found

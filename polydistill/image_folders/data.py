@@ -8,6 +8,7 @@ streams of its own, so that an epoch can be gone through again.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -91,15 +92,23 @@ def read_data(config: ImagesConfig) -> Folders:
         inspect(folder, name, data.check, data.broken)
         for folder, name in zip(whole, (data.train, data.test), strict=True)
     )
-    rest = len(train) - data.validation_images
-    if config.training.batch_size > rest:
-        held = f", {data.validation_images:,} of which are held out for validation" if data.validation_images else ""
-        raise UserError(
-            f"training.batch_size is {config.training.batch_size:,}, but {data.train} holds {len(train):,} "
-            f"pictures{held}"
-        )
+    require_batch(config, len(train))
     train, validation = train.hold_out(data.validation_images, config.seed)
     return Folders(train, validation, test, sum(map(len, whole)) - len(train) - len(validation) - len(test))
+
+
+def require_batch(config: ImagesConfig, pictures: int) -> None:
+    """Refuse a training folder whose ``pictures`` are too few for a batch.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    data = config.data
+    if config.training.batch_size > pictures - data.validation_images:
+        held = f", {data.validation_images:,} of which are held out for validation" if data.validation_images else ""
+        raise UserError(
+            f"training.batch_size is {config.training.batch_size:,}, but {data.train} holds {pictures:,} pictures{held}"
+        )
 
 
 class Loaders(NamedTuple):
@@ -115,10 +124,19 @@ class Loaders(NamedTuple):
     validation: DataLoader[Any] | None
     test: DataLoader[Any]
 
-    def left_out(self) -> int:
-        """How many pictures could not be decoded so far, and counted for nothing."""
-        sets = [loader.dataset for loader in self if loader is not None]
-        return sum(int(one.left_out.sum()) for one in sets if isinstance(one, Pictures))
+    def left_out(self) -> dict[str, list[int]]:
+        """Of each purpose the numbers of the pictures that could not be decoded so far, and counted for nothing."""
+        return {name: pictures.left_out.nonzero().flatten().tolist() for name, pictures in self._pictures()}
+
+    def leave_out(self, before: Mapping[str, list[int]]) -> None:
+        """Note what :meth:`left_out` gave in an earlier process of the run."""
+        for name, pictures in self._pictures():
+            pictures.left_out[before.get(name, [])] = True
+
+    def _pictures(self) -> Iterator[tuple[str, Pictures]]:
+        for name, loader in zip(self._fields, self, strict=True):
+            if loader is not None and isinstance(loader.dataset, Pictures):
+                yield name, loader.dataset
 
 
 def make_loaders(config: ImagesConfig, folders: Folders) -> Loaders:

@@ -29,6 +29,7 @@ from polydistill.lineage.keeper import Keeper
 from polydistill.modules.domain import ModuleDomain
 from polydistill.modules.world import FILE
 from polydistill.provenance import weights_sha256
+from polydistill.runs.correctness import KeptAnswers
 
 KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher that was given
 
@@ -50,7 +51,7 @@ class ImagesDomain(ModuleDomain):
         self, config: ImagesConfig, folders: Folders, processes: Processes = ALONE, *, begun: bool = False
     ) -> None:
         self.config, self.folders, self.classes = config, folders, folders.train.classes
-        self.loaders = make_loaders(config, folders)
+        self.loaders, self._answers = make_loaders(config, folders), KeptAnswers()
         n_classes, training = len(self.classes), config.training
         device = prepare(config.device, config.threads)
         teacher = None
@@ -71,6 +72,7 @@ class ImagesDomain(ModuleDomain):
             options=config.student.options(),
             classes=n_classes,
             seed=config.seed,
+            repeat=config.student.repeat,
             ignore_index=IGNORED if config.data.broken == "skip" else None,
             log_every_steps=training.log_every_steps,
             device=device,
@@ -85,47 +87,62 @@ class ImagesDomain(ModuleDomain):
         self.workshop.processes = processes
 
     def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
-        """As every module; its card is written, too.
-
-        Raises:
-            UserError: something does not fit together, or a label is no class.
-        """
-        try:
-            member = super().train(teacher, begun, keeper)
-        except (TypeError, ValueError) as error:
-            raise UserError(str(error)) from error
+        """As every module; its card is written, too."""
+        member = super().train(teacher, begun, keeper)
         if keeper.run is not None:
             self._write_card(member, keeper.generation, keeper.run.out)
         return member
 
+    def prepare(self, teacher: nn.Module | None, generation: int) -> nn.Module:
+        """As every module. What fails later, as a loss of one's own may, keeps its traceback and says in which batch.
+
+        Raises:
+            UserError: something does not fit together.
+        """
+        try:
+            return super().prepare(teacher, generation)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """As every module; of a teacher that was given one line says how good it is, before its student learns."""
         metrics = super().evaluate(member, teacher, keeper)
+        if keeper.run is not None:
+            self._answers.keep(keeper.run.out, self._examiner.correct(keeper.generation))
         if not keeper.generation and self.config.teacher.given and keeper.run is not None:
             print(introduce(self.config, metrics["test_accuracy"], len(self.classes)), file=sys.stderr)
         return metrics
 
     def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
-        """What the folder must still hold when the run goes on, too."""
-        return {**super().state(generations), "data": self.folders.describe()}
+        """What the folder, and the files of right and wrong answers, must still be when the run goes on, too."""
+        kept = {"data": self.folders.describe(), "correct": self._answers.records, "left_out": self.loaders.left_out()}
+        return {**super().state(generations), **kept}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
         """Read from their files, once the pictures are found to be those that the run began with.
 
         Raises:
-            UserError: they are others.
+            UserError: they, or files of the run, are others.
         """
         require_same_pictures(self.config, self.folders.describe(), saved["data"])
-        return super().read_members(saved, keeper)
+        self.loaders.leave_out(saved.get("left_out", {}))  # a version before did not keep it, nor what is right
+        members = super().read_members(saved, keeper)
+        if keeper.run is not None and "correct" in saved:
+            self._answers.go_on(keeper.run.out, saved["correct"])
+        elif keeper.run is not None:
+            for generation in range(len(members)):
+                self._answers.keep(keeper.run.out, self._examiner.correct(generation))
+        return members
 
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """What summary.json says of the pictures beside."""
         data = {
             **self.folders.describe(),
             "classes": list(self.classes),
-            "left_out": self.folders.left_out + self.loaders.left_out(),
+            "left_out": self.folders.left_out + sum(map(len, self.loaders.left_out().values())),
         }
-        return {**super().finish(keeper), "data": data, "processes": self.workshop.processes.size}
+        sizes = {"processes": self.workshop.processes.size, "data": data}
+        return {**super().finish(keeper), "correct": self._answers.records, **sizes}
 
     def _write_card(self, member: nn.Module, generation: int, out: Path) -> None:
         name, side = self.config.network_of(generation)

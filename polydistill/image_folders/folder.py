@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from polydistill.disk import disk_errors
-from polydistill.errors import UserError, printable
+from polydistill.errors import UserError, list_first, printable
 from polydistill.image_folders.pictures import ENDINGS
 from polydistill.streams import numpy_stream
-
-NAMED = 3  # names in a message
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,7 @@ def read_folders(root: str, train: str, test: str) -> tuple[ImageFolder, ImageFo
 
 def list_names(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
-    shown = list(map(printable, names))
-    rest = len(shown) - NAMED
-    return ", ".join(shown[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return list_first(map(printable, names))
 
 
 def _both(

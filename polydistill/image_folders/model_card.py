@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from polydistill.errors import UserError
+from polydistill.errors import UserError, list_first
 from polydistill.hub.card import ModelCard, NothingTrainedError, Product, name_of_teacher
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
 from polydistill.hub.places import name_only
 from polydistill.image_folders.library import PREFIX
 from polydistill.image_folders.report import RULES, source
+from polydistill.learning.measures import explain
 from polydistill.learning.taught import network_of
 from polydistill.modules.report import columns_of, tell_ema
 
@@ -93,8 +94,7 @@ def _opening(summary: Mapping[str, Any], network: str) -> str:
 
 
 def _classes(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{', '.join(code(name) for name in names[:NAMED])}{more}; all of them, in order, are in the JSON."
+    return f"{list_first(map(code, names), NAMED)}; all of them, in order, are in the JSON."
 
 
 def _scores(summary: Mapping[str, Any]) -> str:
@@ -105,8 +105,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
         f"{data['train']['images']:,} training pictures of a folder of its owner's; {data['test']['images']:,} test "
         "pictures, seen once by each generation, when it was finished.",
         f"Kept are {RULES[config['evaluation']['selection']]}{tell_ema(config['training'])}.",
-        "NLL is the mean negative log-likelihood, ECE the expected calibration error; agreement is the share of the "
-        "test pictures to which it gives its teacher's class, KL the mean KL divergence from its teacher.",
+        f"{explain('test pictures')} KL is the mean KL divergence from its teacher.",
         "There is no interval: this is one run with one seed.",
     ]
     cells = [[row[index] for index in told] for row in rows]

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from polydistill.errors import UserError, printable
 from polydistill.image_folders.library import PREFIX, load_timm
+from polydistill.image_folders.pretrained import not_fetched, require_weights
 from polydistill.vision.networks import build_network, check_name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,15 +117,14 @@ def make_network(name: str, classes: int, side: int, *, pretrained: bool = False
     timm, bare = load_timm(), name.removeprefix(PREFIX)
     options: dict[str, Any] = {"pretrained": True} if pretrained else {"num_classes": classes}
     options |= size_option(name, side)
+    if pretrained:
+        require_weights(name)
     try:
         network: nn.Module = timm.create_model(bare, **options)
     except Exception as error:  # whatever timm, its networks and the client of the Hub raise
-        told = printable(str(error).strip().partition("\n")[0])
         if pretrained:
-            raise UserError(
-                f"the weights of {name} cannot be fetched from the Hugging Face Hub ({told}): fetch them where it can "
-                "be reached, and give the file by --teacher.path"
-            ) from error
+            raise not_fetched(name, error) from error
+        told = printable(str(error).strip().partition("\n")[0])
         raise UserError(f"{name} cannot be built for {classes} classes and {side} pixels: {told}") from error
     return network
 

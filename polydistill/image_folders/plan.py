@@ -14,7 +14,7 @@ from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.device import prepare
 from polydistill.errors import UserError
 from polydistill.image_folders.config import ImagesConfig
-from polydistill.image_folders.data import Folders, read_data
+from polydistill.image_folders.data import Folders, read_data, require_batch
 from polydistill.image_folders.domain import require_same_pictures
 from polydistill.image_folders.networks import make_network
 from polydistill.image_folders.teacher import open_teacher
@@ -22,16 +22,19 @@ from polydistill.learning.own_objective import try_own
 from polydistill.losses.objectives import OwnObjective
 from polydistill.provenance import weights_sha256
 from polydistill.runs.checkpoint import Checkpoints
+from polydistill.runs.correctness import OF_GENERATION
 from polydistill.runs.lock import require_unlocked
-from polydistill.runs.space import require_room
+from polydistill.runs.space import lineage_bytes, require_room
 from polydistill.runs.speeds import format_duration, recall, remember
 from polydistill.vision.cost import BACKWARD, Cost, count_network
 from polydistill.vision.plan import measure_rate
 
 KIND = "images"
-PRODUCTS = ("generation_*.safetensors", "generation_*.json")  # files that a run writes into its folder
-REPORT_BYTES = 1_000  # of metrics, timing and events
-SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
+PRODUCTS = (
+    "generation_*.safetensors",
+    "generation_*.json",
+    OF_GENERATION.format("*"),
+)  # files that a run writes into its folder
 
 
 @functools.cache
@@ -70,17 +73,35 @@ def check_objective(config: ImagesConfig, classes: int) -> None:
             raise UserError(f"student: {error}") from error
 
 
+def check_configs(configs: Sequence[ImagesConfig]) -> None:
+    """Refuse runs of the same pictures, as those of a study, that could not begin. Writes nothing.
+
+    Args:
+        configs: resolved.
+
+    Raises:
+        UserError: as the first of them that could not begin would.
+    """
+    folders = read_data(configs[0])
+    classes = folders.train.classes
+    for config in configs:
+        require_batch(config, len(folders.train) + len(folders.validation))
+        check_objective(config, len(classes))
+        costs(config, len(classes))
+    for config in {config.teacher: config for config in configs if config.teacher.given}.values():
+        open_teacher(config, classes)
+
+
 def disk_bytes(config: ImagesConfig, folders: Folders) -> int:
     """Bytes that the run folder takes at most: weights of each generation, checkpoints, curves."""
     teacher, student = costs(config, len(folders.train.classes))
     generations, training = config.lineage.generations, config.training
-    files = 4 * (teacher.parameters + generations * student.parameters)
-    # weights and what the optimiser keeps, and the best weights so far; two stay while the third is written
+    parameters = [teacher.parameters, *[student.parameters] * generations]
+    # weights and what the optimiser keeps, their mean, and the best weights so far
     numbers = (3 if training.optimizer == "adamw" else 2) + (training.ema is not None)
     numbers += config.evaluation.selection == "best_val"
-    checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
     per_epoch = len(folders.train) // (training.batch_size * training.log_every_steps) + 3
-    return files + checkpoints + (generations + 1) * training.epochs * per_epoch * REPORT_BYTES + SMALL_FILES_BYTES
+    return lineage_bytes(parameters, numbers, len(parameters) * training.epochs * per_epoch)
 
 
 def check_run(config: ImagesConfig, out: Path, moved: Sequence[str]) -> Folders:
@@ -145,7 +166,7 @@ def format_plan(config: ImagesConfig, folders: Folders, out: Path, *, measure: b
     teacher, student = costs(config, len(folders.train.classes))
     generations, n_images, training = config.lineage.generations, len(folders.train), config.training
     steps = n_images // training.batch_size * training.epochs
-    number = 2 if config.precision == "bfloat16" else 4
+    number = 4 if config.precision == "float32" else 2
     memory = max(_memory(config, number, cost) for cost in (teacher, student)) + 4 * teacher.parameters
     lines = [
         dump_yaml(to_mapping(config)),

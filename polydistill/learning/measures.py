@@ -75,6 +75,14 @@ def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> fl
     return (sums.abs().sum() / len(labels)).item()
 
 
+def explain(samples: str) -> str:
+    """What the measures of a table are, in a sentence for its card; ``samples`` are what it counts, in the plural."""
+    return (
+        "NLL is the mean negative log-likelihood, ECE the expected calibration error; agreement is the share of the "
+        f"{samples} to which it gives its teacher's class; of an ensemble, that of its earliest member."
+    )
+
+
 def compare(student: Tensor, teacher: Tensor) -> dict[str, float]:
     """``agreement``: fraction of samples with the same most likely class; ``kl``: mean KL(p || q) in nats."""
     return {

@@ -87,6 +87,26 @@ class TaughtConfig:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+class TaughtLineage:
+    """What configs of lineages of classifiers have alike: a ``teacher`` with network and path, and a ``student``."""
+
+    teacher: Any
+    student: Any
+
+    @property
+    def student_network(self) -> str:
+        """Name of the students' network."""
+        return str(self.teacher.network if self.student.network == TWIN else self.student.network)
+
+    def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """The keys that may name another place than ``stored``, the config of the run that is continued.
+
+        ``teacher.path`` may not appear or vanish: generation 0 was trained in the run, or read from a file.
+        """
+        from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
+        return ("data.root", "teacher.path") if from_file else ("data.root",)
+
+
 def _whose(objective: str, options: dict[str, float | str]) -> str:
     """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has all of them."""
     for name in options:

@@ -19,6 +19,7 @@ from polydistill.losses.objectives import OwnObjective
 from polydistill.modules.outputs import Output, Reading
 from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.modules.trial import check_batches
+from polydistill.streams import repeated_seed
 
 Batches = Iterable[Any]
 Build = Callable[[], nn.Module]
@@ -51,6 +52,7 @@ class Arguments:
     options: Mapping[str, Any] = field(default_factory=dict)
     classes: int | None = None
     seed: int = 0
+    repeat: int = 0
     build_student: Build | None = None
     teacher: nn.Module | str | Path | None = None
     ignore_index: int | None = -100
@@ -98,6 +100,7 @@ class Arguments:
         check_integer("epochs", self.epochs, 1)
         check_integer("log_every_steps", self.log_every_steps, 1, MOST_STEPS_PER_LOG)
         check_integer("seed", self.seed, 0, LARGEST_SEED)
+        check_integer("repeat", self.repeat, 0, LARGEST_SEED)
         check_integer("parts", self.parts, 1)
         if self.clip_norm is not None:
             check_positive("clip_norm", self.clip_norm)
@@ -139,6 +142,10 @@ class Arguments:
         for name in ("teacher_output", "teacher_inputs"):
             if self.teacher is None and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` is for a teacher that is given, and there is no `teacher`")
+
+    def seed_of(self, generation: int) -> int:
+        """Root of the random streams of ``generation``, in building and in training."""
+        return repeated_seed(self.seed, self.repeat if generation else 0)
 
     def reading(self, generation: int) -> Reading:
         """How the network of ``generation`` is asked for its scores."""

@@ -31,6 +31,7 @@ class ModuleConfig:
 
     Args:
         seed: root of every random stream.
+        repeat: number of the student among those of one teacher.
         epochs: of each generation.
         log_every_steps: steps between two points of the training curves.
         device: to which the networks are moved; empty: they stay where they are built.
@@ -58,6 +59,7 @@ class ModuleConfig:
     """
 
     seed: int
+    repeat: int
     epochs: int
     log_every_steps: int
     device: str
@@ -95,6 +97,7 @@ def describe_run(workshop: Workshop, lineage: LineageConfig, checkpoint: Checkpo
     optimizer = told.optimizer(student.parameters())
     return ModuleConfig(
         seed=told.seed,
+        repeat=told.repeat,
         epochs=told.epochs,
         log_every_steps=told.log_every_steps,
         device="" if told.device is None else str(told.device),

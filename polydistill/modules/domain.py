@@ -71,6 +71,8 @@ class ModuleDomain(ModuleWorld):
         options: of the objective. Permutations cannot be fixed: the samples have no numbers here.
         classes: how many there are; needed by an objective that permutes them, as dkpp.
         seed: root of the random streams, >= 0.
+        repeat: number of the student among those of one teacher, >= 0. Another number gives other initial weights and
+            another order of batches, and the same generation 0: what two students differ by that differ in nothing.
         build_student: makes the modules of the students, where they are another network than generation 0; None:
             ``build`` does.
         teacher: generation 0, which is not trained then, only evaluated: a module, of which a copy is used (in the
@@ -138,6 +140,7 @@ class ModuleDomain(ModuleWorld):
         options: Mapping[str, Any] | None = None,
         classes: int | None = None,
         seed: int = 0,
+        repeat: int = 0,
         build_student: Callable[[], nn.Module] | None = None,
         teacher: nn.Module | str | Path | None = None,
         ignore_index: int | None = -100,
@@ -168,6 +171,7 @@ class ModuleDomain(ModuleWorld):
             options=dict(options or {}),
             classes=classes,
             seed=seed,
+            repeat=repeat,
             build_student=build_student,
             teacher=teacher,
             ignore_index=ignore_index,

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polydistill.learning.measures import compare, ensemble_logits, evaluation_mode, measure, require_finite_metrics
@@ -58,6 +60,13 @@ class ModuleExaminer:
             self._scores.pop(generation - 1, None)
             self.members[generation - 1] = teacher
         return self._measure([generation], None if teacher is None else generation - 1)
+
+    def correct(self, generation: int) -> NDArray[np.bool_]:
+        """Which test positions that count a generation got right: ``(positions,)`` bool, in their order."""
+        scores = self._scores_of(generation)
+        assert self._labels is not None
+        right: NDArray[np.bool_] = (scores.argmax(dim=1) == self._labels).cpu().numpy()
+        return right
 
     def ensemble(self, members: Sequence[int]) -> dict[str, Any]:
         """The metrics of the mean probability, see :meth:`~polydistill.modules.domain.ModuleDomain.ensemble`.

@@ -10,6 +10,7 @@ from polydistill.errors import UserError
 from polydistill.hub.card import ModelCard, NothingTrainedError, Product
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code
+from polydistill.learning.measures import explain
 from polydistill.modules.report import format_summary
 
 HUB = "hf://"
@@ -84,8 +85,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
     table = format_summary(summary, wide=True).partition("\n\n")[2]
     lines = [
         "The test batches were seen once by each generation, when it was finished. Each label that counts is a sample.",
-        "NLL is the mean negative log-likelihood, ECE the expected calibration error; agreement is the share of the "
-        "samples to which it gives its teacher's class; of an ensemble, that of its earliest member.",
+        explain("samples"),
         "There is no interval: this is one run with one seed.",
     ]
     if summary["config"].get("ema"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from polydistill.disk import atomic_write
-from polydistill.errors import UserError
+from polydistill.errors import UserError, list_first
 from polydistill.modules.batches import float_types
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema")  # under which training scripts store averages of the weights
@@ -25,7 +25,6 @@ NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model", "net")  # and th
 N_AVERAGED = "n_averaged"  # how many torch's AveragedModel has averaged, beside the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 DEEPEST = 4  # levels of a file at which its weights may lie
-NAMED = 3  # names in a message
 
 
 class Found(NamedTuple):
@@ -113,10 +112,10 @@ def fit_weights(
     other = [f"{name} {found} for {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
     whole = [name for name in shapes if own[name].is_floating_point() and _is_quantized(weights[name])]
     if whole:
-        raise UserError(f"{path} is quantised ({_list(whole)}): store the weights as floats")
+        raise UserError(f"{path} is quantised ({list_first(whole)}): store the weights as floats")
     faults = {"missing": missing, "unexpected": [name for name in weights if name not in own], "shapes": other}
     if any(faults.values()):
-        told = "; ".join(f"{what} {_list(names)}" for what, names in faults.items() if names)
+        told = "; ".join(f"{what} {list_first(names)}" for what, names in faults.items() if names)
         raise UserError(f"{path} does not fit {what}: {told}")
     module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
 
@@ -205,8 +204,3 @@ def _open(found: Any, levels: int) -> Found | None:
 def _is_quantized(tensor: Tensor) -> bool:
     """Whether its numbers mean something only with a scale: whole numbers, or floats of 8 bits."""
     return not tensor.is_floating_point() or tensor.dtype.itemsize == 1
-
-
-def _list(names: Iterable[str]) -> str:
-    first, rest = list(names)[:NAMED], len(list(names)) - NAMED
-    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")

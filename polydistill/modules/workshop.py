@@ -145,7 +145,7 @@ class Workshop:
         build, name = self.given.build, "build"
         if generation > 0 and self.given.build_student is not None:
             build, name = self.given.build_student, "build_student"
-        with seeded(derive_seed(self.given.seed, "initial weights", generation)):
+        with seeded(derive_seed(self.given.seed_of(generation), "initial weights", generation)):
             module: object = build()
         if not isinstance(module, nn.Module):
             raise TypeError(f"`{name}` must make a torch module, it made a {type(module).__name__}")
@@ -175,7 +175,7 @@ class Workshop:
         return Lesson(
             objective,
             teacher,
-            seed=self.given.seed,
+            seed=self.given.seed_of(generation),
             generation=generation,
             options=options,
             classes=self.given.classes,

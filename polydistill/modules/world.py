@@ -75,19 +75,26 @@ class ModuleWorld:
     def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
         """Generation 0 for None: the teacher that was given, or a module that learns from labels; or the student of
         ``teacher``."""
-        workshop, generation = self.workshop, keeper.generation
-        given = teacher is None and self.given.teacher is not None
-        if workshop.n_classes is None and teacher is not None:
-            rehearse(workshop, teacher, generation - 1, learns=False)
-        member = workshop.take(generation)
-        if teacher is None:
-            rehearse(workshop, member, 0, learns=not given)
+        generation, member = keeper.generation, self.prepare(teacher, keeper.generation)
         self._kept = None
-        if not given:
-            self._kept = self._learn(member, workshop.make_lesson(teacher, generation), begun, keeper)
+        if teacher is not None or self.given.teacher is None:
+            self._kept = self._learn(member, self.workshop.make_lesson(teacher, generation), begun, keeper)
         self._examiner.members[generation] = member
         if keeper.run is not None:
             save_weights(keeper.run.out / FILE.format(generation), member)
+        return member
+
+    def prepare(self, teacher: nn.Module | None, generation: int) -> nn.Module:
+        """The network of ``generation`` before its first step, once a batch has gone through everything.
+
+        Raises:
+            TypeError, ValueError, UserError, FloatingPointError: something does not fit together.
+        """
+        if teacher is not None and self.workshop.n_classes is None:
+            rehearse(self.workshop, teacher, generation - 1, learns=False)
+        member = self.workshop.take(generation)
+        if teacher is None:
+            rehearse(self.workshop, member, 0, learns=self.given.teacher is None)
         return member
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
@@ -173,7 +180,7 @@ class ModuleWorld:
     ) -> Kept | None:
         """The course of ``student``; where it was begun it goes on. What was measured of the weights that are kept."""
         known = self.workshop.ask_teacher(lesson, keeper.heed)
-        with seeded(derive_seed(self.given.seed, "training", lesson.generation), self.given.batches) as feed:
+        with seeded(derive_seed(lesson.seed, "training", lesson.generation), self.given.batches) as feed:
             training = self.workshop.make_training(student, lesson, feed, known)
             recorder = Recorder(keeper.run, lesson.generation)
             course = TrainingCourse(training, recorder, self.workshop.make_validation(lesson.generation))

@@ -10,7 +10,7 @@ import hashlib
 import io
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,32 @@ from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import UserError
 
 LARGEST = 1 << 26  # bytes of a file
+OF_GENERATION = "generation_{}_correct.npz"
+
+
+class KeptAnswers:
+    """Those of the finished generations of a run, each in a file of its folder.
+
+    Attributes:
+        records: of the files, in the order of the generations, for summary.json and checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def keep(self, out: Path, correct: NDArray[np.bool_]) -> None:
+        """Write the answers of the next generation into the run folder ``out``, see :func:`write_correct`."""
+        self.records.append(write_correct(out / OF_GENERATION.format(len(self.records)), correct))
+
+    def go_on(self, out: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the ``records`` of a checkpoint, once their files are found to be what they were.
+
+        Raises:
+            UserError: a file of the run folder ``out`` is not.
+        """
+        for record in records:
+            read_correct(out, record)
+        self.records = [dict(record) for record in records]
 
 
 def write_correct(path: Path, correct: NDArray[np.bool_]) -> dict[str, Any]:

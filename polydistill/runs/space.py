@@ -6,10 +6,26 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from polydistill.errors import UserError
 from polydistill.runs.folder import FAILURE
+
+REPORT_BYTES = 1_000  # of metrics, timing and events, for each point of a curve
+SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
+
+
+def lineage_bytes(parameters: Sequence[int], numbers: int, points: int) -> int:
+    """Bytes that the run folder of a lineage takes at most: weights of each generation, checkpoints, curves.
+
+    Args:
+        parameters: of the network of each generation.
+        numbers: that a checkpoint holds for each parameter: its weight, what the optimiser keeps, copies.
+        points: of all curves.
+    """
+    checkpoints = 3 * numbers * 4 * max(parameters)  # two stay while the third is written
+    return 4 * sum(parameters) + checkpoints + points * REPORT_BYTES + SMALL_FILES_BYTES
 
 
 def require_room(folder: Path, n_bytes: int, *, quiet: bool = False) -> None:

@@ -20,10 +20,10 @@ from polydistill.study.config import StudyConfig
 from polydistill.study.datasets import require_own_files
 from polydistill.study.plan import ENSEMBLE, Arm, Plan
 from polydistill.study.records import TEACHER
-from polydistill.study.worlds import CLONE, World
+from polydistill.study.worlds import CLONE, World, WorldConfig
 
 # groups of a world's config in which arms may differ
-GROUPS = ("student", "training", "play", "lineage", "learn_on", "teacher")
+GROUPS = ("student", "training", "augmentation", "play", "lineage", "learn_on", "teacher")
 OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
 GIVEN = "teacher.path"
 ONE_CORE = {"threads": 1}
@@ -47,7 +47,7 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
     _refuse(settings, OF_A_RUN, "settings")
     resolve = _Resolver(world, base_file, settings, stored)
     base = resolve("settings", {})
-    given = bool(base.get("teacher", {}).get("path"))
+    given = any(base.get("teacher", {}).get(name) for name in ("path", "pretrained"))
     trains = world.trains_teachers and not given
     arms = tuple(
         _make_ensemble(name, keys, config, world, base)
@@ -83,6 +83,18 @@ class _Resolver:
         self.stored = None if stored is None else stored.base
 
     def __call__(self, whose: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of an arm in plain values, without its seed."""
+        mapping = to_mapping(self.read(whose, overrides))
+        del mapping["seed"]
+        for key in self.world.younger:
+            group, _, name = key.rpartition(".")
+            table = mapping[group] if group else mapping
+            if not table[name]:
+                del table[name]
+        return mapping
+
+    def read(self, whose: str, overrides: Mapping[str, Any]) -> WorldConfig:
+        """The config of an arm, resolved."""
         try:
             config = read_config(
                 self.world.config_class, self.file, {**self.settings, **ONE_CORE, **overrides}, self.world.default
@@ -91,14 +103,8 @@ class _Resolver:
             raise UserError(str(error) if str(self.file) in str(error) else f"{whose}: {error}") from error
         if config.device == "auto":  # processes of one core each would share one GPU
             config = dataclasses.replace(config, device=(self.stored or {}).get("device", "cpu"))
-        mapping = to_mapping(config.resolve(self.stored))
-        del mapping["seed"]
-        for key in self.world.younger:
-            group, _, name = key.rpartition(".")
-            table = mapping[group] if group else mapping
-            if not table[name]:
-                del table[name]
-        return mapping
+        resolved: WorldConfig = config.resolve(self.stored)
+        return resolved
 
 
 def _find_base(base: str, file: Path | None) -> Path | None:
@@ -142,10 +148,28 @@ def _make_arm(name: str, keys: Mapping[Any, Any] | None, config: StudyConfig, re
         raise UserError(f"{whose}: its teacher {teacher!r} is no arm{suggest(teacher, config.arms)}")
     if is_ensemble(config.arms.get(teacher)):
         raise UserError(f"{whose}: its teacher {teacher} is an ensemble, which is no network; name one of its members")
-    whole = resolve(whose, overrides)  # first: a key that the world does not know is the likelier slip
+    taught = _as_teacher(teacher, config, resolve)
+    whole = resolve(whose, {**taught, **overrides})  # first: a key that the world does not know is the likelier slip
     for key in overrides:
         _check_key(whose, key, trains)
     return Arm(name, overrides, teacher, whole)
+
+
+def _as_teacher(name: str, config: StudyConfig, resolve: _Resolver) -> Mapping[str, Any]:
+    """The keys by which the student of the arm ``name``, and whoever teaches that one, is another teacher than the
+    seed's own."""
+    as_teacher = resolve.world.as_teacher
+    if as_teacher is None:
+        return {}
+    chain: list[tuple[str, dict[str, Any]]] = []
+    while name in config.arms and not is_ensemble(config.arms[name]) and name not in dict(chain):
+        keys = _flat(f"arm {name}", config.arms[name])
+        chain.append((name, keys))
+        name = str(keys.pop("teacher", ""))
+    found: Mapping[str, Any] = {}
+    for arm, keys in reversed(chain):
+        found = as_teacher(resolve.read(f"arm {arm}", {**found, **keys}))
+    return found
 
 
 def is_ensemble(keys: Mapping[Any, Any] | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from polydistill.errors import UserError
 from polydistill.runs import read_summary, require_same_config
@@ -26,13 +27,17 @@ class FinishedRuns:
 
     def __init__(self, out: Path, runs: Mapping[Key, PlannedRun], records: Mapping[Key, RunRecord]) -> None:
         self.out, self.runs, self.records = out, runs, records
+        self._data: dict[
+            tuple[str, int | None], tuple[str, str | None]
+        ] = {}  # part, seed -> who had it first, its sha256
         self._given: dict[str, tuple[str, str | None]] = {}  # file of a teacher -> who had it first, its sha256
 
     def check(self, run: PlannedRun) -> None:
         """Look at one run.
 
         Raises:
-            UserError: it is finished, and another than the plan's, or its teacher or members are not its seed's.
+            UserError: it is finished, and another than the plan's, or its teacher or members are not its seed's, or its
+                data are not those of the other runs.
         """
         if self.records[run.key].status != "done":
             return
@@ -40,6 +45,7 @@ class FinishedRuns:
         config = {**run.config, "seed": run.seed, **own_files(run)}
         require_same_config(folder, config, may_move=(*PLACES, GIVEN, MORE))
         summary = read_summary(folder)
+        self._require_same_data(run, summary.get("data"))
         if run.teacher is not None:
             self._require_origin(folder, "teacher", run.teacher, summary["generations"][0]["sha256"])
         elif not run.members and run.arm != TEACHER:
@@ -59,6 +65,22 @@ class FinishedRuns:
         there = self.out / self.runs[origin].folder
         if self.records[origin].status == "done" and read_summary(there)["generations"][-1]["sha256"] != ours:
             raise UserError(f"{folder} had another {what} than {there}; remove it, and the same command runs it again")
+
+    def _require_same_data(self, run: PlannedRun, data: Any) -> None:
+        """Refuse a finished run that was tested on other data than the others, or learned from other than its seed's.
+
+        Which of them are held out may go by the seed.
+        """
+        for part, held in data.items() if isinstance(data, Mapping) else ():
+            if not isinstance(held, Mapping) or not held.get("sha256"):
+                continue
+            key = part, None if part == "test" else run.seed
+            first, known = self._data.setdefault(key, (run.folder, held["sha256"]))
+            if held["sha256"] != known:
+                raise UserError(
+                    f"{self.out / run.folder} had other data ({part}) than {self.out / first}: they were changed in "
+                    "between; remove the runs of one of the two"
+                )
 
     def _require_same_given(self, run: PlannedRun, sha256: str | None) -> None:
         """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""

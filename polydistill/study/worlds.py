@@ -6,7 +6,7 @@ The worlds are named in one table, :data:`polydistill._environment.WORLDS`, as t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +61,9 @@ class World:
         younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them, so
             that its hash is that of the version which made it.
         ensemble: how it measures ensembles; None: it does not.
+        check: refuses resolved configs of runs, of one study, that could not begin; None: the runs themselves say it.
+        as_teacher: from the config of a run to the keys of the config of one that its student teaches, which are others
+            than the student's; None: none are.
     """
 
     name: str
@@ -72,6 +75,8 @@ class World:
     expected_seconds: Callable[[Any], float | None] | None = None
     younger: tuple[str, ...] = ()
     ensemble: EnsembleWorld | None = None
+    check: Callable[[Sequence[Any]], None] | None = None
+    as_teacher: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 def open_world(name: str) -> World:
@@ -95,6 +100,8 @@ def open_world(name: str) -> World:
         expected_seconds=_find(entry.seconds) if entry.seconds else None,
         younger=entry.younger,
         ensemble=_open_ensembles(entry.ensembles) if entry.ensembles else None,
+        check=_find(entry.check) if entry.check else None,
+        as_teacher=_find(entry.as_teacher) if entry.as_teacher else None,
     )
 
 

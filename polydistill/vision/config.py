@@ -16,12 +16,12 @@ from polydistill.device import MOST_THREADS, Device, Precision, resolve_machine
 from polydistill.errors import UserError, require_at_least, require_at_most
 from polydistill.learning.own_objective import try_own
 from polydistill.learning.schedules import TrainingConfig
-from polydistill.learning.taught import TWIN, TaughtConfig
+from polydistill.learning.taught import TWIN, TaughtConfig, TaughtLineage
 from polydistill.lineage import LineageConfig
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.losses.objectives import OwnObjective
 from polydistill.runs.checkpoint import CheckpointConfig
-from polydistill.streams import derive_seed
+from polydistill.streams import repeated_seed
 from polydistill.vision.cost import BACKWARD, count_cost
 from polydistill.vision.images.data import DataConfig, Normalization
 from polydistill.vision.networks import check_name
@@ -157,7 +157,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class CifarConfig:
+class CifarConfig(TaughtLineage):
     """Train generations of classifiers, each taught by the one before.
 
     Args:
@@ -224,11 +224,6 @@ class CifarConfig:
                     f"evaluation.ensembles names generation {max(members)}, the last is {self.lineage.generations}"
                 )
 
-    @property
-    def student_network(self) -> str:
-        """Architecture of the students."""
-        return self.teacher.network if self.student.network == TWIN else self.student.network
-
     def training_of(self, generation: int) -> TrainingConfig:
         """How ``generation`` is trained: students may have epochs of their own."""
         epochs = self.student.epochs if generation else None
@@ -236,8 +231,7 @@ class CifarConfig:
 
     def stream_seed(self, generation: int) -> int:
         """Root of the random streams of ``generation``: the seed, or of a student repeated another for each number."""
-        repeat = self.student.repeat if generation else 0
-        return derive_seed(self.seed, "repeated student", repeat) if repeat else self.seed
+        return repeated_seed(self.seed, self.student.repeat if generation else 0)
 
     def check_processes(self, size: int) -> None:
         """Refuse what ``size`` processes cannot do on the device of the config, which is resolved.
@@ -269,11 +263,3 @@ class CifarConfig:
                 "training.capture is on, but device is cpu, which has no CUDA graphs; choose --training.capture auto"
             )
         return resolved
-
-    def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """The keys that may name another place than ``stored``, the config of the run that is continued.
-
-        ``teacher.path`` may not appear or vanish: generation 0 was trained in the run, or read from a file.
-        """
-        from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
-        return ("data.root", "teacher.path") if from_file else ("data.root",)

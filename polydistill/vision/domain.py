@@ -16,7 +16,7 @@ from polydistill.lineage import Generation
 from polydistill.lineage.course import Recorder, TrainingCourse
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
-from polydistill.runs.correctness import read_correct, write_correct
+from polydistill.runs.correctness import KeptAnswers
 from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.classifier import Classifier, load_classifier, save_classifier
 from polydistill.vision.config import CifarConfig
@@ -29,7 +29,6 @@ from polydistill.vision.rehearsal import rehearse
 from polydistill.vision.sources import describe_images, open_teacher, require_same_images
 from polydistill.vision.workshop import Workshop
 
-CORRECT = "generation_{}_correct.npz"  # which test images a generation got right
 UNIT = "images"
 CHARTS = {  # of TensorBoard, in their order
     "accuracy on the validation images": ["val/accuracy"],
@@ -59,7 +58,7 @@ class CifarDomain:
         self.config, self.images, self.processes = config, images, processes
         self.workshop = Workshop(config, images, processes)
         self._examiner = Examiner(images, self.workshop.normalizer, config.evaluation)
-        self._correct: list[dict[str, Any]] = []  # records of the files of finished generations
+        self._answers = KeptAnswers()
         self._supposes = False  # that the pixels of a teacher from a file are normalised as here: nothing says it
 
     @property
@@ -120,7 +119,7 @@ class CifarDomain:
             metrics["train_accuracy"] = self._remember(member, keeper)
         except NonFiniteError as error:
             raise keeper.keep_failure(error, member.state_dict()) from error
-        self._keep_correct(keeper.generation, keeper.run)
+        self._keep_answers(keeper.run)
         if not keeper.generation and self.config.teacher.path and keeper.run is not None:
             print(self._introduce(member, metrics["test_accuracy"]), file=sys.stderr)
         tested = {name.replace("_", "/"): metrics[name] for name in metrics if name.startswith("test_")}
@@ -143,14 +142,14 @@ class CifarDomain:
         with recorder.progress("looks back at its training images", len(self.images.train)) as bar:
             return self._examiner.remembered(member, bar.add)
 
-    def _keep_correct(self, generation: int, run: Run | None) -> None:
+    def _keep_answers(self, run: Run | None) -> None:
         """Write which test images the latest generation got right."""
         if run is not None:
-            self._correct.append(write_correct(run.out / CORRECT.format(generation), self._examiner.correct()))
+            self._answers.keep(run.out, self._examiner.correct())
 
     def state(self, generations: Sequence[Generation[nn.Module]]) -> dict[str, Any]:
         """What the images, and the files of right and wrong answers, must still be when the run goes on."""
-        return {"data": self.data, "correct": self._correct}
+        return {"data": self.data, "correct": self._answers.records}
 
     def read_members(self, saved: Mapping[str, Any], keeper: Keeper[nn.Module]) -> list[nn.Module]:
         """Read from their files, in every process, and tested, since ensembles need what they predict.
@@ -164,11 +163,9 @@ class CifarDomain:
             members.append(self._read(generation, keeper.run))
             self._look(members[-1], generation, keeper.run)
             if "correct" not in saved:  # of a version that did not keep them
-                self._keep_correct(generation, keeper.run)
+                self._keep_answers(keeper.run)
         if "correct" in saved and keeper.run is not None:
-            self._correct = list(saved["correct"])
-            for record in self._correct:
-                read_correct(keeper.run.out, record)
+            self._answers.go_on(keeper.run.out, saved["correct"])
         return members
 
     def _read(self, generation: int, run: Run | None) -> nn.Module:
@@ -189,7 +186,7 @@ class CifarDomain:
         """What summary.json says of classifiers beside."""
         ensembles = self._examiner.ensembles(self.config.lineage.generations)
         sizes = {"processes": self.processes.size, "data": self.data}
-        return {"ensembles": ensembles, "correct": self._correct, **sizes}
+        return {"ensembles": ensembles, "correct": self._answers.records, **sizes}
 
     def _save(
         self,

@@ -10,6 +10,7 @@ from polydistill.errors import UserError
 from polydistill.hub.card import ModelCard, NothingTrainedError, Product, Result, name_of_teacher
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
+from polydistill.learning.measures import explain
 from polydistill.learning.taught import network_of
 from polydistill.vision.report import HEADERS, PAPER, RULES, rows_of
 from polydistill.vision.report import PARTS as LEFT_OUT
@@ -120,8 +121,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
         "seen once by each generation, when it was finished.",
         f"Kept are {RULES[config['evaluation']['selection']]}.",
         "Pixels are normalised with the means and deviations in the JSON; there is no augmentation in the test.",
-        "NLL is the mean negative log-likelihood, ECE the expected calibration error; agreement is the share of the "
-        "test images to which it gives its teacher's class; of an ensemble, that of its earliest member.",
+        explain("test images"),
         "There is no interval: this is one run with one seed. Whether a student is better than its teacher is for a "
         "study of several seeds to say.",
     ]

@@ -14,8 +14,9 @@ from torch import nn
 from polydistill.config.plain_yaml import dump_yaml, to_mapping
 from polydistill.device import prepare
 from polydistill.runs.checkpoint import Checkpoints
+from polydistill.runs.correctness import OF_GENERATION
 from polydistill.runs.lock import require_unlocked
-from polydistill.runs.space import require_room
+from polydistill.runs.space import lineage_bytes, require_room
 from polydistill.runs.speeds import format_duration, recall, remember
 from polydistill.vision.config import CifarConfig
 from polydistill.vision.cost import BACKWARD, Cost, count_cost
@@ -28,10 +29,8 @@ from polydistill.vision.workshop import Workshop
 PRODUCTS = (
     "generation_*.safetensors",
     "generation_*.json",
-    "generation_*_correct.npz",
+    OF_GENERATION.format("*"),
 )  # files that a run writes into its folder
-REPORT_BYTES = 1_000  # of metrics, timing and events
-SMALL_FILES_BYTES = 200_000  # config.yaml, summary.json, cards, and what a network has beside its parameters
 MEASURED_SECONDS = 0.3
 # images/s of a network that learns by ban from its twin, in batches of 128, bfloat16, without compiling: docs/speed.md
 ELSEWHERE = {
@@ -43,7 +42,7 @@ DOUBT = "a network may be two or three times slower, or faster"
 
 def measure_rate(device: torch.device, precision: str) -> float:
     """Operations per second of a small 3 x 3 convolution: networks for small images consist mostly of these."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype: torch.dtype = getattr(torch, precision)
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.zeros(64, 64, 16, 16, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     operations = 2 * 64 * 64 * 64 * 9 * 16 * 16
@@ -70,15 +69,11 @@ def disk_bytes(config: CifarConfig, images: int) -> int:
         images: to train on.
     """
     classes, generations = config.data.n_classes, config.lineage.generations
-    teacher, student = (count_cost(name, classes) for name in (config.teacher.network, config.student_network))
-    files = 4 * (teacher.parameters + generations * student.parameters)
-    # weights and momentum, and the best weights so far; two stay while the third is written
-    numbers = 3 if config.evaluation.selection == "best_val" else 2
-    checkpoints = 3 * numbers * 4 * max(teacher.parameters, student.parameters)
+    names = [config.teacher.network, *[config.student_network] * generations]
+    numbers = 3 if config.evaluation.selection == "best_val" else 2  # weights and momentum, and the best weights so far
     per_epoch = -(-images // (config.training.batch_size * config.training.log_every_steps)) + 2
     epochs = sum(config.training_of(generation).epochs for generation in range(generations + 1))
-    curves = epochs * per_epoch * REPORT_BYTES
-    return files + checkpoints + curves + SMALL_FILES_BYTES
+    return lineage_bytes([count_cost(name, classes).parameters for name in names], numbers, epochs * per_epoch)
 
 
 def check_run(config: CifarConfig, out: Path, moved: Sequence[str]) -> None:

@@ -197,6 +197,27 @@ def test_text_that_may_be_null_keeps_what_looks_like_a_number() -> None:
     assert read("--label", "null").config.label is None
 
 
+@dataclass(frozen=True)
+class Free:
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def test_a_flag_sets_one_key_of_a_mapping_and_leaves_the_others(tmp_path: Path) -> None:
+    file = write(tmp_path, "settings: {data: {root: here, side: 32}, data.classes: 5}")
+
+    def settings(*words: str) -> dict[str, Any]:
+        options = {"program": "demo", "description": "", "default_name": "demo"}
+        return parse(Free, [*words], **options).config.settings
+
+    assert settings("--settings.data.root", "there", "--config", file) == {
+        "data": {"root": "there", "side": 32},
+        "data.classes": 5,
+    }
+    assert settings("--settings.data.classes", "7", "--config", file)["data.classes"] == 7
+    assert settings("--settings.rate", "1e-3", "--settings.on", "null") == {"rate": 1e-3, "on": None}
+    assert settings("--settings.a", "1", "--settings", "{a: 2, b: 3}") == {"a": 1, "b": 3}
+
+
 def test_print_config_prints_yaml_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--steps", "1e3", "--game=1e5", "--rate", "1e-9", "--teacher.path=no", "--widths", "[7]")
     with pytest.raises(SystemExit) as end:

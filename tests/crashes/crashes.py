@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.crashes.killing import Command, Comparison, Tally, end_all, run_killed  # noqa: E402
 from tests.crashes.same import assert_same_run  # noqa: E402
+from tests.image_folders.samples import CLASSES, NETWORK, write_pictures  # noqa: E402
 
 FEWEST_KILLS = 50  # of each script
 
@@ -154,6 +155,28 @@ def modules(*words: str) -> Callable[[Path], list[str]]:
     return lambda out: [sys.executable, str(ROOT / "tests" / "crashes" / "own_modules.py"), str(out), *words]
 
 
+def images(*words: str) -> Callable[[Path], list[str]]:
+    """distill_images.py on one thread; the pictures lie beside the run folder, and one cannot be decoded."""
+
+    def command(out: Path) -> list[str]:
+        folder = out.parent / "pictures"
+        if not folder.exists():
+            for part in ("train", "val"):
+                write_pictures(folder / part, 100)
+            broken = folder / "train" / CLASSES[0] / "7.jpg"
+            broken.write_bytes(broken.read_bytes()[:-300])
+        script = str(ROOT / "tests" / "image_folders" / "sharing.py")  # names the operators that torchvision may lack
+        fixed = ["--device", "cpu", "--threads", "1", "--checkpoint.every_seconds", "1", "--out", str(out)]
+        small = [
+            *("--data.root", str(folder), "--teacher.network", NETWORK, "--data.image_size", "32"),
+            *("--data.broken", "skip", "--data.validation_images", "50", "--training.batch_size", "16"),
+            *("--training.epochs", "12", "--training.log_every_steps", "5", "--lineage.generations", "2"),
+        ]
+        return [sys.executable, script, *fixed, *small, *words]
+
+    return command
+
+
 def write_cartpole_teacher(path: Path) -> None:
     """An untrained agent: its games end soon, so that runs are not all evaluation."""
     from stable_baselines3 import DQN
@@ -220,21 +243,37 @@ def assert_same_tensors(expected: Path, found: Path, zips: set[str]) -> None:
 SEVERAL_AGENTS = functools.partial(
     assert_same_agents, named="generation_2_breakout.zip", products=("generation_*.safetensors",)
 )
-CIFAR_FILES = functools.partial(
+CLASSIFIERS = functools.partial(
     assert_same_run, products=("generation_*.safetensors", "generation_*.json", "generation_*_correct.npz")
 )
-
 MODULE_FILES = functools.partial(assert_same_run, products=("generation_*.safetensors",))
 
 CASES = {
     "cifar": {
-        "last weights, ban": Case(cifar("--training.epochs", "26"), CIFAR_FILES, 5, 6),
+        "last weights, ban": Case(cifar("--training.epochs", "26"), CLASSIFIERS, 5, 6),
         "best weights, dkpp": Case(
             cifar(
                 *("--training.epochs", "26", "--evaluation.selection", "best_val", "--precision", "auto"),
                 *("--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
             ),
-            CIFAR_FILES,
+            CLASSIFIERS,
+            5,
+            6,
+        ),
+    },
+    "images": {
+        "ban, augmented by the run itself": Case(
+            images("--precision", "float32", "--data.workers", "0", "--augmentation.auto_augment", "rand-m9-mstd0.5"),
+            CLASSIFIERS,
+            5,
+            6,
+        ),
+        "best mean of the weights, a worker": Case(
+            images(
+                *("--precision", "auto", "--data.workers", "1", "--evaluation.selection", "best_val"),
+                *("--training.ema", "0.9", "--student.objective", "dkpp", "--checkpoint.every_steps", "3"),
+            ),
+            CLASSIFIERS,
             5,
             6,
         ),

@@ -221,6 +221,21 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_and_writes_nothing(
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize(
+    ("plant", "why"), [("without_token", "there is no token"), ("without_extra", "the extra hub is missing")]
+)
+def test_a_dry_run_needs_no_token(
+    hub: Hub, push_to_hub: Push, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str, why: str
+) -> None:
+    agent_run(tmp_path / "run")
+    globals()[plant](hub, monkeypatch)
+    done = push_to_hub("run", "--repo", "org/name", "--dry_run")
+    assert (done.code, done.err) == (0, "")
+    assert f"to hf://org/name (public, not looked at: {why}):" in done.out
+    assert all(name in done.out for name in OF_AN_AGENT)
+    assert not hub.asked
+
+
 def test_an_onnx_file_goes_along_if_it_is_of_this_student(hub: Hub, push_to_hub: Push, tmp_path: Path) -> None:
     summary = agent_run(tmp_path / "run")
     for name, sha256 in (("student", summary["generations"][1]["sha256"]), ("other", "f" * 64)):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from polydistill.errors import UserError
-from polydistill.image_folders import library, pictures
+from polydistill.image_folders import library, pictures, pretrained
 from polydistill.image_folders.folder import read_folders
 from polydistill.image_folders.library import load_timm
 from polydistill.image_folders.pictures import BrokenPictureError, read_picture
@@ -218,18 +220,67 @@ def test_another_teacher_than_a_run_began_with_is_refused(script: Script, words:
     assert script(*grown, tmp_path / "moved.safetensors").code == 0
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line_before_anything_long(
+    script: Script, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    pretrained.require_weights.cache_clear()
+    asked: list[float] = []
+
+    def offline(url: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
+    error = refused(script(*words, "--teacher.pretrained", "--data.root", "none"))
+    assert "the weights of timm:test_resnet cannot be fetched from the Hugging Face Hub (Name or service" in error
+    assert asked == [5.0]
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: "there.safetensors")
+    assert "data.root none does not exist" in refused(script(*words, "--teacher.pretrained", "--data.root", "none"))
+    none = refused(script(*words, "--teacher.pretrained", "--teacher.network", "timm:botnet50ts_256"))
+    assert "timm has no weights of timm:botnet50ts_256: leave teacher.pretrained out" in none
+
+
 def test_weights_that_cannot_be_fetched_are_one_line(
     script: Script, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timm = load_timm()
+    import huggingface_hub
 
-    def offline(name: str, **options: object) -> None:
-        raise OSError("We couldn't connect\nto the Hub")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
+    make = load_timm().create_model
 
-    monkeypatch.setattr(timm, "create_model", offline)
+    def offline(name: str, **options: Any) -> Any:
+        if options.get("pretrained"):
+            raise OSError("We couldn't connect\nto the Hub")
+        return make(name, **options)
+
+    monkeypatch.setattr(load_timm(), "create_model", offline)
     error = refused(script(*words, "--teacher.pretrained", "--student.network", "resnet-8"))
     assert "the weights of timm:test_resnet cannot be fetched from the Hugging Face Hub (We couldn't connect)" in error
     assert "give the file by --teacher.path" in error
+
+
+LOSS = """
+from polydistill.losses import ban
+CALLS = []
+def fails(student, teacher, labels):
+    CALLS.append(len(student))
+    if len(CALLS) > 6:
+        raise ValueError("mine")
+    return ban(student, teacher)
+"""
+
+
+def test_a_loss_that_fails_while_it_teaches_keeps_its_traceback_and_says_in_which_batch(
+    script: Script, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(LOSS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="mine") as error:
+        script(*words, "--student.objective", "mine:fails")
+    assert re.fullmatch(r"in batch \d of epoch 1 of generation 1", error.value.__notes__[0])
+    assert error.traceback[-1].path.name == "mine.py"
 
 
 # ---- timm and the config -----------------------------------------------------------------------------------------

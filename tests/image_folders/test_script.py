@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polydistill.image_folders.library import load_timm
+from polydistill.image_folders.plan import KIND
 from polydistill.lineage import keeper
+from polydistill.runs.checkpoint import Checkpoints
 from polydistill.runs.show import format_run
 from tests.image_folders.samples import CLASSES, NETWORK, Script, refused, write_pictures
 from tests.stop_signals import StopAt
@@ -94,6 +96,36 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_the_unbroken_one(
             assert done.code in (0, 143), done.err
     assert stops >= 3
     assert what_stays(tmp_path / "run") == whole
+
+
+def test_what_was_left_out_is_counted_where_a_run_goes_on_and_a_checkpoint_of_before_opens(
+    script: Script, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pictures" / "train" / "müll" / "3.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-300])
+    words += ["--data.broken", "skip"]
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "StopSignals", lambda: StopAt(9))
+        assert script(*words).code == 143
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    path.write_bytes(whole)  # so that a later process finds nothing wrong
+    assert script(*words).code == 0
+    assert summary_of(tmp_path / "run")["data"]["left_out"] == 1
+    right = [record["sha256"] for record in summary_of(tmp_path / "run")["correct"]]
+    assert len(right) == 2
+
+    older = Checkpoints(tmp_path / "before" / "checkpoints", kind=KIND)
+    saved = older.latest()
+    assert saved is not None
+    for key in ("left_out", "correct"):
+        del saved["state"][key]
+    for file in [*older.paths(), *(tmp_path / "before").glob("*_correct.npz")]:
+        file.unlink()
+    older.save(saved, 9)
+    assert script(*words, "--out", tmp_path / "before").code == 0
+    assert [record["sha256"] for record in summary_of(tmp_path / "before")["correct"]] == right
+    assert summary_of(tmp_path / "before")["data"]["left_out"] == 0
 
 
 def test_a_lineage_may_grow(script: Script, words: list[str], tmp_path: Path) -> None:
@@ -178,12 +210,18 @@ def test_networks_may_see_pictures_of_other_sizes_and_all_options_work_together(
     assert cards[0]["mean"] != cards[1]["mean"] or cards[0]["std"] != cards[1]["std"], "each its own normalisation"
 
 
-def test_pictures_may_be_mixed_and_a_run_of_them_goes_on(
-    script: Script, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["mixed", "float16"])
+def test_a_run_of_mixed_pictures_or_of_scaled_losses_goes_on(
+    script: Script, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    words += ["--augmentation.mixup", "0.2", "--augmentation.cutmix", "1", "--student.objective", "ban_l"]
+    if kind == "mixed":
+        words += ["--augmentation.mixup", "0.2", "--augmentation.cutmix", "1", "--student.objective", "ban_l"]
+    else:
+        words[words.index("--precision") + 1] = kind
     assert script(*words).code == 0
     whole = what_stays(tmp_path / "run")
+    lines = [json.loads(line)["values"] for line in whole["metrics.jsonl"].decode().splitlines()]
+    assert any("train/skipped_steps" in values for values in lines) == (kind == "float16")
     shutil.rmtree(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(keeper, "StopSignals", lambda: StopAt(4))

@@ -57,6 +57,12 @@ def grow(batches: Any, generations: int = 1, **options: Any) -> list[Generation[
     return list(domain(batches, **options).distill(generations))
 
 
+def test_a_repeated_student_is_another_one_of_the_same_teacher_and_as_repeatable() -> None:
+    first, again, other = (grow(DataLoader(DATA, 8, shuffle=True), repeat=number) for number in (1, 1, 0))
+    assert first[1].sha256 == again[1].sha256 != other[1].sha256
+    assert first[0].sha256 == other[0].sha256
+
+
 def hashes(found: list[Generation[nn.Module]]) -> list[str | None]:
     return [generation.sha256 for generation in found]
 

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -21,8 +20,8 @@ import torch
 from polydistill.runs.lock import FolderLock
 from polydistill.runs.shared_store import SharedStore
 from polydistill.study.commands import study
-from polydistill.study.executor import Job, Outcome
 from tests.study.fake_world import FAKE
+from tests.study.in_this_process import InThisProcess
 from tests.study.test_found import write_run
 
 pytest.importorskip("matplotlib", reason="the extra study is not installed")
@@ -215,39 +214,6 @@ def test_a_study_that_is_stopped_or_killed_goes_on(number: int, root: Path, tmp_
     assert steps.read_text() == "40"
     if number != signal.SIGKILL or sys.platform == "linux":
         assert len((steps.parent / "starts.txt").read_text().splitlines()) == 2
-
-
-class InThisProcess:
-    """An executor that runs a script's main here, so that nothing heavy is imported again for each run."""
-
-    workers = 1
-    short_of_memory = False
-
-    def __init__(self, workers: int) -> None:
-        self.ended: list[Outcome] = []
-
-    @property
-    def running(self) -> int:
-        return len(self.ended)
-
-    def start(self, job: Job) -> None:
-        interpreter, script, *words = job.command
-        assert interpreter == sys.executable
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in job.environment:
-                patch.setenv(name, value)
-            runpy.run_path(script)["main"](words)
-        self.ended.append(Outcome(job.name, 0, 1.0))
-
-    def wait(self, seconds: float) -> list[Outcome]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def __enter__(self) -> InThisProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 @pytest.mark.parametrize("share", ["true", "false"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,21 @@ from polydistill.study.arms import make_plan
 from polydistill.study.config import StudyConfig
 from polydistill.study.records import METRICS
 from polydistill.study.worlds import open_world
+from tests.image_folders.operators import define_operators
 
 FLOAT32 = {"device": "cpu", "precision": "float32"}
 CARTPOLE = {"device": "cpu", "env": "CartPole-v1", "teacher.path": "a.zip"}
+NEEDED = {"agent": {"env": "CartPole-v1", "teacher.path": "a.zip"}, "images": {"data.root": "pictures"}}
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_world_has_a_config_a_script_a_command_and_a_report(name: str) -> None:
+    if name == "images":
+        if find_spec("timm") is None:
+            pytest.skip("the extra timm is not installed")
+        define_operators()
     world = open_world(name)
-    given = {"teacher.path": "a.zip"} if name == "agent" else {}
-    settings = {"env": "CartPole-v1", **given} if name == "agent" else {}
+    settings = NEEDED.get(name, {})
     config = read_config(world.config_class, None, {"threads": 1, "device": "cpu", **settings}, world.default)
     assert config.resolve().threads == 1
     assert config.lineage.generations >= 1

@@ -23,14 +23,14 @@ import functools
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from polydistill.config.help_text import as_called
 from polydistill.config.parsing import Parsed, parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import UserError, run_script
-from polydistill.hub.sharing import check_sharing, share
+from polydistill.hub.sharing import check_sharing, present
 from polydistill.image_folders.config import ImagesConfig
 from polydistill.image_folders.data import read_data
 from polydistill.image_folders.domain import ImagesDomain
@@ -62,17 +62,15 @@ PACKAGES = ("timm", "torchvision", "pillow")
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
     first = is_first_process()
-    parsed = parse(
-        ImagesConfig, argv, program=called, description=describe(called), default_name="images", distils=True
-    )
+    description = as_called(__doc__ or "", SCRIPT, called)
+    parsed = parse(ImagesConfig, argv, program=called, description=description, default_name="images", distils=True)
     stored = stored_config(parsed.out)
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     standing = examine_folder(parsed.out, to_mapping(config), may_grow=MAY_GROW, may_move=config.may_move(stored))
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures
         summary = read_summary(parsed.out)
         if first:
-            show(summary, parsed)
-            share(summary, parsed, shown_again=True)
+            present(summary, parsed, format_summary(summary, wide=parsed.wide), shown_again=True)
         return
     if first:
         check_sharing(parsed)
@@ -85,16 +83,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
     made = run(config, parsed, standing, command)
     if first:
-        show(made, parsed)
-        share(made, parsed)
-
-
-def describe(called: str) -> str:
-    """What ``--help`` says, with the examples as a user calls it; torchrun takes a command, too."""
-    text = __doc__ or ""
-    if called == SCRIPT:
-        return text
-    return text.replace(SCRIPT, called).replace("scripts/distill_images.py", f"--no-python {called}")
+        present(made, parsed, format_summary(made, wide=parsed.wide))
 
 
 def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str) -> Mapping[str, Any]:
@@ -127,9 +116,3 @@ def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, 
         summary = run_lineage(domain, config, opened, processes, examine=doctor)
     remember_speed(config, summary)
     return summary
-
-
-def show(summary: Mapping[str, Any], parsed: Parsed[ImagesConfig]) -> None:
-    """Print the table."""
-    print(format_summary(summary, wide=parsed.wide))
-    print(f"\nsaved: {Path(parsed.out)}/generation_<k>.safetensors   curves: make tensorboard")

@@ -25,6 +25,7 @@ from polydistill.errors import UserError, run_script
 from polydistill.runs.lock import FolderLock
 from polydistill.study.analysis import analyse
 from polydistill.study.arms import make_plan
+from polydistill.study.beginning import require_start
 from polydistill.study.conduct import conduct, count_done, require_study_folder
 from polydistill.study.config import StudyConfig
 from polydistill.study.correctness import correct_in
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     workers = parsed.config.workers or usable_cores()
     records = read_records(plan, parsed.out)
     require_given(plan, records)
+    require_start(plan, records, world)
     if parsed.dry_run:
         whole = plan if stored is None else amend(stored, plan, count_done(records), parsed.out)
         print(format_forecast(whole, records, world, parsed.out, workers))

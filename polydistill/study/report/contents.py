@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from polydistill.errors import list_first
 from polydistill.report.document import Block, Document, Items, Paragraph, Section
 from polydistill.study.analysis import Analysis, measure
 from polydistill.study.answer import describe_metric
@@ -78,7 +79,7 @@ def _missing(plan: Plan, records: Sequence[RunRecord]) -> Iterator[Block]:
         "warning",
     )
     lines = [
-        f"{arm}: seed{'s' * (len(seeds) > 1)} {_name_seeds(seeds)} {status}" + (f" ({why})" if why else "")
+        f"{arm}: seed{'s' * (len(seeds) > 1)} {list_first(seeds, NAMED_SEEDS)} {status}" + (f" ({why})" if why else "")
         for (arm, status, why), seeds in absent.items()
     ]
     yield Items(
@@ -86,13 +87,6 @@ def _missing(plan: Plan, records: Sequence[RunRecord]) -> Iterator[Block]:
             *lines[:NAMED_LINES],
             *([f"and {len(lines) - NAMED_LINES} more such lines"] if len(lines) > NAMED_LINES else []),
         )
-    )
-
-
-def _name_seeds(seeds: Sequence[int]) -> str:
-    """``0, 1, 2`` and so on; of many the first ones."""
-    return ", ".join(map(str, seeds[:NAMED_SEEDS])) + (
-        f" and {len(seeds) - NAMED_SEEDS} more" if len(seeds) > NAMED_SEEDS else ""
     )
 
 

@@ -18,16 +18,14 @@ import dataclasses
 import functools
 import shlex
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
+from polydistill.config.help_text import as_called
 from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
-from polydistill.hub.sharing import check_sharing, share
+from polydistill.hub.sharing import check_sharing, present
 from polydistill.learning.processes import is_first_process, open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig, run_lineage
@@ -52,14 +50,6 @@ SMOKE = CifarConfig(  # as configs/smoke/cifar.yaml, which an installation does 
 MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
-def describe(called: str) -> str:
-    """What ``--help`` says, with the examples as a user calls it; torchrun takes a command, too."""
-    text = __doc__ or ""
-    if called == SCRIPT:
-        return text
-    return text.replace(SCRIPT, called).replace("scripts/distill_cifar.py", f"--no-python {called}")
-
-
 @run_script
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
@@ -67,7 +57,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         CifarConfig,
         argv,
         program=called,
-        description=describe(called),
+        description=as_called(__doc__ or "", SCRIPT, called),
         default_name="cifar",
         default_config=SMOKE,
         distils=True,
@@ -79,9 +69,8 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
         summary = read_summary(parsed.out)
         require_same_sources(config, summary, standing.moved)
-        show(summary, parsed.out, parsed.wide)
         if is_first_process():
-            share(summary, parsed, shown_again=True)
+            present(summary, parsed, format_summary(summary, wide=parsed.wide), shown_again=True)
         return
     if is_first_process():
         check_sharing(parsed)
@@ -113,13 +102,5 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         summary = run_lineage(domain, config, run, processes, examine=doctor)
         if run is not None:
             remember_speed(config, summary)
-            show(summary, run.out, parsed.wide)
     if run is not None:
-        share(summary, parsed)
-
-
-def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
-    """Print the table, once for all processes."""
-    if is_first_process():
-        print(format_summary(summary, wide=wide))
-        print(f"\nsaved: {out}/generation_<k>.safetensors   curves: make tensorboard")
+        present(summary, parsed, format_summary(summary, wide=parsed.wide))

@@ -1,0 +1,52 @@
+"""Weights that timm fetches from the Hugging Face Hub: whether there are any, and whether the Hub can be reached.
+
+Contract: the answer takes some seconds at most. (The Hub's client itself tries for a minute before it gives up.)
+"""
+
+from __future__ import annotations
+
+import functools
+
+from polydistill.errors import UserError, printable
+from polydistill.hub.client import open_client, quiet, status_of
+from polydistill.image_folders.library import PREFIX, load_timm
+
+SECONDS = 5.0  # to wait for the Hub
+FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them there
+
+
+@functools.cache
+def require_weights(name: str) -> None:
+    """Refuse a network of which timm has no weights, or none that can be fetched now.
+
+    Args:
+        name: of a network of timm, with its prefix.
+
+    Raises:
+        UserError: in one line that says what to do instead.
+    """
+    known = load_timm().models.get_pretrained_cfg(name.removeprefix(PREFIX))
+    if known is None or not known.has_weights:
+        raise UserError(f"timm has no weights of {name}: leave teacher.pretrained out, and it is trained here")
+    if not known.hf_hub_id:  # they lie at an address of their own
+        return
+    hub = open_client(f"teacher.pretrained {name}")
+    repository = known.hf_hub_id.partition("@")[0]
+    files = (known.hf_hub_filename,) if known.hf_hub_filename else FILES
+    if any(isinstance(hub.try_to_load_from_cache(repository, file), str) for file in files):
+        return
+    try:
+        with quiet():
+            hub.get_hf_file_metadata(hub.hf_hub_url(repository, files[0]), timeout=SECONDS)
+    except Exception as error:  # of whatever library the client uses
+        if not status_of(error):  # else it was reached, and perhaps has the other file
+            raise not_fetched(name, error) from error
+
+
+def not_fetched(name: str, error: BaseException) -> UserError:
+    """The one line for weights that could not be fetched."""
+    told = printable(str(error).strip().partition("\n")[0])
+    return UserError(
+        f"the weights of {name} cannot be fetched from the Hugging Face Hub ({told}): fetch them where it can be "
+        "reached, and give the file by --teacher.path"
+    )

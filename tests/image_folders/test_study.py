@@ -1,0 +1,121 @@
+"""A study of a folder of pictures: does a student help on one's own data?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from polydistill.study.arms import make_plan
+from polydistill.study.commands import study
+from polydistill.study.config import StudyConfig
+from polydistill.study.teachers import shares_one
+from polydistill.study.worlds import open_world
+from tests.image_folders.samples import NETWORK, Done, refused, write_pictures
+from tests.study.in_this_process import InThisProcess
+
+pytest.importorskip("matplotlib", reason="the extra study is not installed")
+
+Script = Callable[..., Done]
+SETTINGS = f"""
+  teacher.network: {NETWORK}
+  lineage.generations: 1
+  data: {{image_size: 32, workers: 0}}
+  training: {{epochs: 1, batch_size: 8}}
+  precision: float32
+"""
+ARMS = """
+  labels: {student.objective: cross_entropy}
+  "null": {student.objective: cross_entropy, student.repeat: 1}
+  ban: {student.objective: ban}
+"""
+
+
+@pytest.fixture
+def ask(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """Run the command in this process; its runs too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "LocalExecutor", InThisProcess)
+    Path("study.yaml").write_text(
+        f"world: images\nsettings: {SETTINGS}\narms: {ARMS}\ncontrasts: [[ban, labels], [null, labels]]\nseeds: 3\n"
+    )
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        threads = torch.get_num_threads()
+        try:
+            study.main(["--config", "study.yaml", "--workers", "1", *map(str, words)])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            torch.set_num_threads(threads)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def summary(arm: str, seed: int) -> dict:
+    return json.loads(Path("runs/study/runs", arm, f"seed{seed}", "summary.json").read_text())
+
+
+def test_a_study_says_with_intervals_whether_it_helps_and_pairs_its_arms(ask: Script, pictures: Path) -> None:
+    done = ask("--settings.data.root", pictures)
+    assert done.code == 0, done.err
+    assert "12/12 runs (100%)" in done.err
+    assert re.search(r"^ban (against|beats|is worse than) labels.*% interval ", done.out, re.MULTILINE), done.out
+    report = Path("runs/study/report.md").read_text()
+    assert "new seeds and new images" in report, "the runs say which pictures they got right"
+    for seed in range(3):
+        heads = {arm: summary(arm, seed)["generations"][0]["sha256"] for arm in ("labels", "null", "ban")}
+        assert set(heads.values()) == {summary("teacher", seed)["generations"][0]["sha256"]}, "one teacher for a seed"
+        (labels, null) = (summary(arm, seed)["generations"][1] for arm in ("labels", "null"))
+        assert labels["sha256"] != null["sha256"], "the null arm is another student of the same teacher"
+
+
+def test_what_no_run_could_begin_with_is_found_before_the_plan_is_written(ask: Script, pictures: Path) -> None:
+    assert "--data.root is needed" in refused(ask())
+    assert "data.root none does not exist" in refused(ask("--settings.data.root", "none", "--dry_run"))
+    words = ["--settings.data.root", pictures]
+    large = ask(*words, "--arms.ban.training.batch_size", 99)
+    assert "training.batch_size is 99, but train holds 36 pictures" in refused(large)
+    (pictures / "train" / "müll" / "3.jpg").write_bytes(b"no")
+    assert "3.jpg is no picture of JPEG" in refused(ask(*words))
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_changes_between_two_runs_stops_the_study(ask: Script, pictures: Path) -> None:
+    words = ["--settings.data.root", pictures, "--arms", "{labels: {student.objective: cross_entropy}, ban: {}}"]
+    words += ["--contrasts", "[]"]
+    assert ask(*words, "--seeds", 2).code == 0
+    write_pictures(pictures / "val", 7, seed=1)
+    done = ask(*words, "--seeds", 3)
+    assert done.code == 2
+    assert "runs/teacher/seed2 had other data (test) than runs/study/runs/teacher/seed0" in done.err.splitlines()[-1]
+
+
+def test_a_student_of_another_network_and_size_may_teach(ask: Script, pictures: Path) -> None:
+    words = ["--settings.data.root", pictures, "--settings.student.network", "resnet-8", "--seeds", 2]
+    words += ["--settings.student.image_size", 24, "--settings.data.image_size", 0, "--settings.teacher.image_size", 32]
+    done = ask(*words, "--arms", "{ban: {}, ban_2: {teacher: ban}}", "--contrasts", "[]")
+    assert done.code == 0, done.err
+    assert summary("ban_2", 0)["generations"][0]["sha256"] == summary("ban", 0)["generations"][1]["sha256"]
+    config = summary("ban_2", 0)["config"]
+    assert (config["teacher"]["network"], config["teacher"]["image_size"]) == ("resnet-8", 24)
+    assert config["data"]["image_size"] == 32, "the pictures are those of the other arms"
+
+
+def test_weights_of_timm_are_one_teacher_for_all_seeds(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: "there.safetensors")
+    settings = {"data.root": str(pictures), "teacher.network": "timm:resnet18", "teacher.pretrained": True}
+    arms = {"ban": {}, "again": {"student.repeat": 1}, "ban_2": {"teacher": "ban"}}
+    plan = make_plan(StudyConfig(world="images", settings=settings, arms=arms), open_world("images"), None)
+    assert plan.teacher is None
+    assert shares_one(plan)
+    assert [plan.arm(name).config["teacher"]["pretrained"] for name in arms] == [True, True, False]
