@@ -47,7 +47,7 @@ class Batch(NamedTuple):
         ends = [samples * part // parts for part in range(parts + 1)]
         return [
             Batch(
-                _part(self.inputs, start, end, samples),
+                tuple(_part(one, start, end, samples) for one in self.inputs),
                 _part(self.keywords, start, end, samples),
                 self.labels[start * positions : end * positions],
                 torch.Size((end - start, *self.shape[1:])),
@@ -115,7 +115,7 @@ def move(value: Any, device: torch.device | None) -> Any:
 
 
 def _part(value: Any, start: int, end: int, samples: int) -> Any:
-    """Samples ``start`` to ``end`` of an input; what is no tensor belongs to all samples."""
+    """Samples ``start`` to ``end`` of an input; what is neither a tensor nor texts belongs to all samples."""
     if isinstance(value, Tensor):
         if not value.dim() or len(value) != samples:
             raise ValueError(
@@ -125,11 +125,19 @@ def _part(value: Any, start: int, end: int, samples: int) -> Any:
         return value[start:end]
     if isinstance(value, Mapping):
         return {key: _part(entry, start, end, samples) for key, entry in value.items()}
+    if are_texts(value, samples):
+        return value[start:end]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_part(entry, start, end, samples) for entry in value))
     if isinstance(value, tuple | list):
         return type(value)(_part(entry, start, end, samples) for entry in value)
     return value
+
+
+def are_texts(value: Any, samples: int) -> bool:
+    """Whether it is a text for each sample, as a ``DataLoader`` gives their names: a list, while numbers become a
+    tensor."""
+    return isinstance(value, tuple | list) and len(value) == samples and all(isinstance(one, str) for one in value)
 
 
 def float_types(value: Any) -> set[torch.dtype]:

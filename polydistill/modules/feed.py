@@ -96,11 +96,17 @@ def doubt(source: Iterable[Any]) -> str | None:
 def promised(source: Iterable[Any], given: int) -> int | None:
     """How many batches an epoch of ``source`` must have, where it gave fewer, only ``given``; None: it did not, or does
     not know."""
+    there = count_batches(source)
+    return there if there is not None and given < there else None
+
+
+def count_batches(source: Iterable[Any]) -> int | None:
+    """Of an epoch; None where that is not known for certain."""
     try:
         there = len(source)  # type: ignore[arg-type]
     except TypeError:  # an iterable data set has no length
         return None
-    return there if given < there and not (isinstance(source, DataLoader) and doubt(source)) else None
+    return None if isinstance(source, DataLoader) and doubt(source) else there
 
 
 def generators_of(source: object) -> list[torch.Generator]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from polydistill.learning.networks import share_weights
 from polydistill.modules import trial
 from polydistill.modules.batches import Batch, read_batch
+from polydistill.modules.feed import count_batches
 from polydistill.modules.labels import check_all_labels, check_labels, require_classes
 from polydistill.modules.sample_hashes import require_repetition
 from polydistill.modules.seeding import seeded
@@ -84,7 +85,9 @@ def _try_student(workshop: Workshop, teacher: nn.Module, generation: int, given:
             "same classes apart"
         )
     _try_learning(workshop, student, batch, "the student", generation)
-    workshop.make_schedule(told.optimizer(student.parameters()))
+    schedule = workshop.make_schedule(told.optimizer(student.parameters()))
+    if schedule is not None:
+        schedule.require_steps(count_batches(told.batches), told.epochs)
     return scores
 
 

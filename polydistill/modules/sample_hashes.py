@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from polydistill.errors import UserError
 from polydistill.losses.checks import describe
-from polydistill.modules.batches import Batch, read_batch
+from polydistill.modules.batches import Batch, are_texts, read_batch
 from polydistill.modules.feed import Feed
 from polydistill.modules.seeding import seeded
 
@@ -28,11 +28,12 @@ def hash_samples(batch: Batch) -> list[bytes]:
     """SHA-256 of the inputs of each sample, 32 bytes each. Waits for the device where they are not on the CPU.
 
     Raises:
-        TypeError: an input is neither a tensor nor a plain value.
+        TypeError: an input is neither a tensor, nor a text for each sample, nor a plain value.
         ValueError: an input has no entry for each sample.
     """
-    samples, common, found = batch.shape[0], hashlib.sha256(), []
-    for name, value in (*_walk("", batch.inputs), *_walk("", batch.keywords)):
+    samples, common, rows_of = batch.shape[0], hashlib.sha256(), []
+    inputs = [found for place, one in enumerate(batch.inputs) for found in _walk(f"/{place}", one, samples)]
+    for name, value in (*inputs, *_walk("", batch.keywords, samples)):
         common.update(name.encode())
         if isinstance(value, Tensor):
             if not value.dim() or len(value) != samples:
@@ -40,7 +41,9 @@ def hash_samples(batch: Batch) -> list[bytes]:
                     f"an input of shape {tuple(value.shape)} has no entry for each of {samples} samples: {ADVICE}"
                 )
             common.update(f"{value.dtype}{tuple(value.shape[1:])}".encode())
-            found.append(_bytes_of_rows(value))
+            rows_of.append(_bytes_of_rows(value))
+        elif are_texts(value, samples):
+            rows_of.append([hashlib.sha256(text.encode()).digest() for text in value])
         elif isinstance(value, PLAIN):
             common.update(repr(value).encode())
         else:
@@ -48,7 +51,7 @@ def hash_samples(batch: Batch) -> list[bytes]:
     hashes = []
     for number in range(samples):
         digest = common.copy()
-        for rows in found:
+        for rows in rows_of:
             digest.update(rows[number])
         hashes.append(digest.digest())
     return hashes
@@ -59,14 +62,14 @@ def _bytes_of_rows(value: Tensor) -> Any:
     return rows.view(torch.uint8).numpy() if rows.numel() else [b""] * len(value)
 
 
-def _walk(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in tuples, lists and mappings, with their place."""
+def _walk(name: str, value: Any, samples: int) -> Iterator[tuple[str, Any]]:
+    """The values in tuples, lists and mappings, with their place; texts of the samples are one value."""
     if isinstance(value, Mapping):
         for key in sorted(value, key=str):
-            yield from _walk(f"{name}/{key}", value[key])
-    elif isinstance(value, tuple | list):
+            yield from _walk(f"{name}/{key}", value[key], samples)
+    elif isinstance(value, tuple | list) and not are_texts(value, samples):
         for place, entry in enumerate(value):
-            yield from _walk(f"{name}/{place}", entry)
+            yield from _walk(f"{name}/{place}", entry, samples)
     else:
         yield name, value
 

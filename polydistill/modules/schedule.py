@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,24 @@ class Schedule:
 
     scheduler: LRScheduler
     by: Literal["epoch", "step"]
+
+    def require_steps(self, batches: int | None, epochs: int) -> None:
+        """Refuse a ``OneCycleLR`` of fewer steps than there will be, which fails at its end.
+
+        Args:
+            batches: in an epoch; None: that is not known.
+            epochs: of a training.
+
+        Raises:
+            ValueError: it was.
+        """
+        steps = epochs if self.by == "epoch" else None if batches is None else batches * epochs
+        if steps is None or not isinstance(self.scheduler, OneCycleLR) or self.scheduler.total_steps >= steps:
+            return
+        raise ValueError(
+            f"`scheduler` makes a OneCycleLR of {self.scheduler.total_steps:,} steps, and there will be {steps:,}, one "
+            f"after each {'epoch' if self.by == 'epoch' else 'batch'}"
+        )
 
     def state(self) -> dict[str, Any]:
         """Where it is. A copy."""

@@ -194,6 +194,15 @@ def test_the_first_batch_that_can_be_read_in_two_ways_is_told() -> None:
         AS_GIVEN.score(network, read_batch(tagged(6)))
 
 
+def test_names_go_with_their_samples_and_other_values_with_all() -> None:
+    names = [f"picture {number}" for number in range(12)]
+    batch = read_batch({"x": INPUTS, "names": names, "size": [224, 224], "way": "fast", "labels": LABELS})
+    parts = batch.split(5)
+    assert [name for part in parts for name in part.keywords["names"]] == names
+    assert all(len(part.keywords["names"]) == len(part.keywords["x"]) for part in parts)
+    assert {(*part.keywords["size"], part.keywords["way"]) for part in parts} == {(224, 224, "fast")}
+
+
 @pytest.mark.parametrize(
     ("batch", "text"),
     [

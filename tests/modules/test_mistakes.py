@@ -167,6 +167,21 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "makes a LBFGS, which evaluates the loss of a whole batch",
     ),
+    (
+        {"scheduler": lambda found: torch.optim.lr_scheduler.OneCycleLR(found, 0.1, total_steps=3), "epochs": 4},
+        ValueError,
+        "`scheduler` makes a OneCycleLR of 3 steps, and there will be 4, one after each epoch$",
+    ),
+    (
+        {
+            "scheduler": lambda found: torch.optim.lr_scheduler.OneCycleLR(found, 0.1, total_steps=5),
+            "schedule_by": "step",
+            "batches": GOOD * 2,
+            "epochs": 3,
+        },
+        ValueError,
+        "and there will be 6, one after each batch$",
+    ),
     ({"test": [GOOD[0][0]]}, TypeError, "`test`: a batch must be"),
     ({"test": TensorDataset(*GOOD[0])}, ValueError, "`test`: labels must be those of a batch, .* into a DataLoader"),
     ({"validation": DataLoader(Nothing(), 4)}, ValueError, "`validation` holds no batches"),

@@ -303,6 +303,17 @@ def test_a_hash_is_of_the_inputs_of_a_sample_and_of_nothing_else() -> None:
     assert len({bytes(hash_samples(read_batch(batch))[0]) for batch in others} - set(hashes)) == len(others)
 
 
+def test_the_text_of_a_sample_is_one_of_its_inputs() -> None:
+    inputs, labels = clouds(8).tensors
+    names = list("abcdefgh")
+
+    def hashes(names: list[str], rows: slice = slice(None)) -> list[bytes]:
+        return hash_samples(read_batch({"x": inputs[rows], "names": names, "labels": labels[rows]}))
+
+    assert hashes(names[2:5], slice(2, 5)) == hashes(names)[2:5]
+    assert [one == other for one, other in zip(hashes(["a"] * 8), hashes(names), strict=True)] == [True, *[False] * 7]
+
+
 def test_samples_come_in_their_order_whatever_a_loader_shuffles_and_nothing_is_drawn() -> None:
     generator = torch.Generator().manual_seed(3)
     loader = DataLoader(clouds(), batch_size=8, shuffle=True, generator=generator)
