@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,6 +182,24 @@ def _made(summary: Mapping[str, Any]) -> str:
 def _who(generation: Mapping[str, Any]) -> str:
     """Whose weights these are: of a training by their name, of a lineage by their number."""
     return code(generation["name"]) if "name" in generation else f"generation {generation['generation']}"
+
+
+def trained_networks(summary: Mapping[str, Any], out: Path, given: bool, beside: str = "") -> Iterator[Product]:
+    """The networks that a lineage of classifiers has trained, the last first.
+
+    Args:
+        summary: of the run.
+        out: its folder.
+        given: generation 0 is somebody else's.
+        beside: what the JSON beside each file says, without which it does not count; empty: there is none.
+    """
+    for one in reversed(summary["generations"]):
+        number = one["generation"]
+        path = out / f"generation_{number}.safetensors"
+        if (number or not given) and path.is_file() and (not beside or path.with_suffix(".json").is_file()):
+            yield Product(path, f"generation {number}: the weights")
+            if beside:
+                yield Product(path.with_suffix(".json"), f"generation {number}: {beside}")
 
 
 def name_of_teacher(path: str) -> str:

@@ -24,14 +24,13 @@ from polydistill.image_folders.networks import expectations, size_option
 from polydistill.image_folders.teacher import make_untrained, open_teacher
 from polydistill.image_folders.training import make_optimizer, make_scheduler
 from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.taught import tell_accuracy
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.domain import ModuleDomain
 from polydistill.modules.world import FILE
 from polydistill.provenance import weights_sha256
 from polydistill.runs.correctness import KeptAnswers
-
-KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher that was given
 
 
 class ImagesDomain(ModuleDomain):
@@ -168,10 +167,8 @@ class ImagesDomain(ModuleDomain):
 def introduce(config: ImagesConfig, accuracy: float, classes: int) -> str:
     """How good a teacher that was given is."""
     who = config.teacher.path or f"timm's {config.teacher.network.removeprefix(PREFIX)}"
-    said = f"{who} is right in {accuracy:.2%} of the test pictures"
-    if accuracy > KNOWS / classes or classes <= KNOWS:
-        return said
-    return f"{said}, as by chance: are its classes in the order of the folder's names (--teacher.classes)?"
+    question = "are its classes in the order of the folder's names (--teacher.classes)?"
+    return tell_accuracy(who, accuracy, "test pictures", classes, question)
 
 
 def require_same_pictures(config: ImagesConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:

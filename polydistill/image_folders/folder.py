@@ -76,14 +76,17 @@ def read_folders(root: str, train: str, test: str) -> tuple[ImageFolder, ImageFo
         UserError: a folder is missing, cannot be read, has fewer than two classes or a class without pictures; or the
             classes of the two differ.
     """
+    root = os.path.expanduser(root)
     if not Path(root).is_dir():
         what = "is a file" if Path(root).exists() else "does not exist"
         raise UserError(f"data.root {printable(root)} {what}: name the folder that holds {train}/ and {test}/")
     for name in (train, test):
         if not (Path(root) / name).is_dir():
+            there = sorted(entry.name for entry in Path(root).iterdir() if entry.is_dir() and entry.name[0] != ".")
             raise UserError(
-                f"data.root {printable(root)} holds no folder {name}: pictures are expected as {train}/<class>/*.jpg "
-                f"and {test}/<class>/*.jpg (other names: --data.train, --data.test)"
+                f"data.root {printable(root)} holds no folder {name}{f' but {list_names(there)}' if there else ''}: "
+                f"pictures are expected as {train}/<class>/*.jpg and {test}/<class>/*.jpg (other names: --data.train, "
+                "--data.test)"
             )
     learned, tested = (_class_names(Path(root) / name) for name in (train, test))
     if learned != tested:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError, list_first
-from polydistill.hub.card import ModelCard, NothingTrainedError, Product, name_of_teacher
+from polydistill.hub.card import ModelCard, NothingTrainedError, name_of_teacher, trained_networks
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
 from polydistill.hub.places import name_only
@@ -35,7 +35,7 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
     config, last = summary["config"], summary["generations"][-1]
     if not last["generation"] and _is_given(config):
         raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher was given")
-    products = [*_products(summary, out)]
+    products = [*trained_networks(summary, out, _is_given(config), "network, classes, normalisation, size")]
     if not products or products[0].path.stem != f"generation_{last['generation']}":
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors with its card")
     network, data = network_of(config, last["generation"]), summary["data"]
@@ -62,17 +62,6 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
 
 def _is_given(config: Mapping[str, Any]) -> bool:
     return bool(config["teacher"]["path"] or config["teacher"]["pretrained"])
-
-
-def _products(summary: Mapping[str, Any], out: Path) -> Iterator[Product]:
-    """The networks that this run has trained, the last first, each with the JSON that says what it is."""
-    for one in reversed(summary["generations"]):
-        number = one["generation"]
-        path = out / f"generation_{number}.safetensors"
-        somebody_elses = number == 0 and _is_given(summary["config"])
-        if not somebody_elses and path.is_file() and path.with_suffix(".json").is_file():
-            yield Product(path, f"generation {number}: the weights")
-            yield Product(path.with_suffix(".json"), f"generation {number}: network, classes, normalisation, size")
 
 
 def _opening(summary: Mapping[str, Any], network: str) -> str:

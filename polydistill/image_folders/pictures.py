@@ -6,6 +6,7 @@ whose header claims more pixels than Pillow trusts is refused before they are de
 
 from __future__ import annotations
 
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def _opened(path: Path) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait forever
+            raise ValueError("it is no file")
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # of EXIF that is wrong, and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -81,7 +84,7 @@ def _opened(path: Path) -> Iterator[Image]:
         raise BrokenPictureError(f"{_name(path)} is no picture of {', '.join(FORMATS)}") from None
     except Exception as error:  # whatever the readers of Pillow make of damaged files
         told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise BrokenPictureError(f"{_name(path)} cannot be decoded: {printable(told)}") from None
+        raise BrokenPictureError(f"{_name(path)} cannot be decoded: {printable(told.rstrip('.'))}") from None
 
 
 def _name(path: Path) -> str:

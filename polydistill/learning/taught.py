@@ -13,6 +13,7 @@ from polydistill.learning.lesson import check_options
 from polydistill.learning.own_objective import is_own, load_own
 from polydistill.losses import OBJECTIVES, Objective
 
+KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher
 TWIN = "teacher"  # as a student's network: the same as its teacher's
 NO_OPTIONS = ("network", "objective", "objective_sha256")  # fields that are no option of an objective
 
@@ -114,6 +115,27 @@ def _whose(objective: str, options: dict[str, float | str]) -> str:
         if others and objective not in others:
             return f"; {name} is of {', '.join(others)}"
     return ""
+
+
+def tell_accuracy(who: str, accuracy: float, samples: str, classes: int, question: str) -> str:
+    """How good a teacher that was given is, in a line; of one that guesses it ends with ``question``.
+
+    Args:
+        who: the teacher.
+        accuracy: on the test samples.
+        samples: what they are, in the plural.
+        classes: how many there are; of two no guess is known from a bad teacher.
+        question: what may be wrong.
+
+    Example:
+        >>> tell_accuracy("a.pth", 0.1, "test images", 10, "are its classes in this order?")
+        'a.pth is right in 10.00% of the test images, as by chance: are its classes in this order?'
+        >>> tell_accuracy("a.pth", 0.9, "test images", 2, "are its classes in this order?")
+        'a.pth is right in 90.00% of the test images'
+    """
+    said = f"{who} is right in {accuracy:.2%} of the {samples}"
+    guesses = classes > KNOWS and accuracy <= KNOWS / classes
+    return f"{said}, as by chance: {question}" if guesses else said
 
 
 def network_of(config: Mapping[str, Any], generation: int) -> str:

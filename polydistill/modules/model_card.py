@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.hub.card import ModelCard, NothingTrainedError, Product
+from polydistill.hub.card import ModelCard, NothingTrainedError, trained_networks
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code
 from polydistill.learning.measures import explain
@@ -29,7 +29,7 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         UserError: the last generation's file is missing, or nothing was trained.
     """
     config, last = summary["config"], summary["generations"][-1]
-    products = [*_products(summary, out)]
+    products = [*trained_networks(summary, out, bool(config["teacher"]))]
     if not last["generation"] and config["teacher"]:
         raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher was given")
     if not products or products[0].path.stem != f"generation_{last['generation']}":
@@ -55,15 +55,6 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
 
 def _network(config: Mapping[str, Any], generation: int) -> str:
     return str(config["networks"]["students" if generation else "generation_0"]["class"])
-
-
-def _products(summary: Mapping[str, Any], out: Path) -> Iterator[Product]:
-    """The networks that this run has trained, the last first."""
-    for one in reversed(summary["generations"]):
-        number = one["generation"]
-        path = out / f"generation_{number}.safetensors"
-        if path.is_file() and (number or not summary["config"]["teacher"]):
-            yield Product(path, f"generation {number}: the weights")
 
 
 def _opening(summary: Mapping[str, Any]) -> str:

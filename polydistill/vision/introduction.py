@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from polydistill.learning.taught import tell_accuracy
 from polydistill.vision.evaluation import predict
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import ImageSet, Normalization
 
-KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher
 TRIED = 1_000  # images
 MUCH = 0.02  # of accuracy on them; two normalisations differ by less where they are nearly the same
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -77,16 +77,14 @@ def introduce(path: str, accuracy: float, classes: int, better: Better | None, *
         better: of :func:`find_better`.
         supposed: nothing says how its pixels were normalised.
     """
-    said = f"{path} is right in {accuracy:.2%} of the test images"
     if better is not None:
         mean, std = map(list, KNOWN[better.name])
         return (
-            f"{said}; on {better.images:,} of them {better.before:.2%}, but {better.accuracy:.2%} with another "
-            f'normalisation ({better.name}): choose --teacher.mean "{mean}" --teacher.std "{std}"'
+            f"{path} is right in {accuracy:.2%} of the test images; on {better.images:,} of them {better.before:.2%}, "
+            f"but {better.accuracy:.2%} with another normalisation ({better.name}): choose --teacher.mean "
+            f'"{mean}" --teacher.std "{std}"'
         )
-    if accuracy > KNOWS / classes:
-        return said
     question = "are its classes in this order?"
     if supposed:
         question = f"were its pixels normalised as here (--teacher.mean, --teacher.std), {question}"
-    return f"{said}, as by chance: {question}"
+    return tell_accuracy(path, accuracy, "test images", classes, question)

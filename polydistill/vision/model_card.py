@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.hub.card import ModelCard, NothingTrainedError, Product, Result, name_of_teacher
+from polydistill.hub.card import ModelCard, NothingTrainedError, Result, name_of_teacher, trained_networks
 from polydistill.hub.citation import FURLANELLO
 from polydistill.hub.markup import block, bullets, code, table
 from polydistill.learning.measures import explain
@@ -32,8 +32,9 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         UserError: the last generation's file is missing, or nothing was trained.
     """
     config, last = summary["config"], summary["generations"][-1]
-    products = [*_products(summary, out)]
-    if not last["generation"] and config["teacher"]["path"]:
+    given = bool(config["teacher"]["path"])
+    products = [*trained_networks(summary, out, given, "architecture, classes, normalisation")]
+    if not last["generation"] and given:
         raise NothingTrainedError(f"{out} holds no network that was trained in it: its teacher came from a file")
     if not products:
         raise UserError(f"{out} holds no generation_{last['generation']}.safetensors with its card")
@@ -56,18 +57,6 @@ def make_card(summary: Mapping[str, Any], out: Path, where: str = "") -> ModelCa
         teachers_licence=_teachers_licence(config),
         papers=[FURLANELLO],
     )
-
-
-def _products(summary: Mapping[str, Any], out: Path) -> Iterator[Product]:
-    """The networks that this run has trained, the last first, each with the JSON that says what it is."""
-    for one in reversed(summary["generations"]):
-        number = one["generation"]
-        if number == 0 and summary["config"]["teacher"]["path"]:
-            continue  # somebody else's
-        path = out / f"generation_{number}.safetensors"
-        if path.is_file() and path.with_suffix(".json").is_file():
-            yield Product(path, f"generation {number}: the weights")
-            yield Product(path.with_suffix(".json"), f"generation {number}: architecture, classes, normalisation")
 
 
 def _results(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Result]:

@@ -170,7 +170,7 @@ def images(*words: str) -> Callable[[Path], list[str]]:
         small = [
             *("--data.root", str(folder), "--teacher.network", NETWORK, "--data.image_size", "32"),
             *("--data.broken", "skip", "--data.validation_images", "50", "--training.batch_size", "16"),
-            *("--training.epochs", "12", "--training.log_every_steps", "5", "--lineage.generations", "2"),
+            *("--training.epochs", "8", "--training.log_every_steps", "5", "--lineage.generations", "2"),
         ]
         return [sys.executable, script, *fixed, *small, *words]
 

@@ -38,7 +38,9 @@ def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
     assert "file is a file: name the folder" in read(tmp_path / "file")
     assert "holds no folder train: pictures are expected as train/<class>/*.jpg" in read(tmp_path)
     (tmp_path / "train").mkdir()
-    assert "holds no folder val: " in read(tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / ".cache").mkdir()
+    assert "holds no folder val but test, train: pictures are expected" in read(tmp_path)
     (tmp_path / "val").mkdir()
     assert "train holds no class folders: a folder for each of two classes or more is needed" in read(tmp_path)
     write_pictures(tmp_path / "train", 1, classes=("one",))
@@ -55,7 +57,9 @@ def test_class_folders_that_differ_or_hold_no_pictures_are_named(tmp_path: Path)
     assert line.startswith(f"the class folder {tmp_path / 'train' / 'b'} holds no pictures (.bmp, ")
 
 
-def test_links_hidden_files_upper_case_and_circles_are_no_trouble(tmp_path: Path) -> None:
+def test_links_hidden_files_upper_case_and_circles_are_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for part in ("train", "val"):
         write_pictures(tmp_path / part, 1, classes=("a", "elsewhere", "日本"))
         shutil.move(tmp_path / part / "elsewhere", tmp_path / f"hidden {part}")
@@ -67,7 +71,8 @@ def test_links_hidden_files_upper_case_and_circles_are_no_trouble(tmp_path: Path
         (inside / "deeper").mkdir()
         shutil.copy(inside / "0.jpg", inside / "deeper" / "SECOND.JPEG")
         (inside / "circle").symlink_to(inside, target_is_directory=True)
-    train, test = read_folders(str(tmp_path), "train", "val")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train, test = read_folders("~", "train", "val")
     assert train.classes == test.classes == ("a", "b", "日本")
     assert train.files == ("a/0.jpg", "a/deeper/SECOND.JPEG", "b/0.jpg", "日本/0.jpg")
     assert train.labels == (0, 0, 1, 2)
@@ -114,6 +119,9 @@ def test_what_is_no_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
             read_picture(tmp_path / name)
     with pytest.raises(BrokenPictureError, match=r"gone\.jpg cannot be decoded: No such file"):
         read_picture(tmp_path / "gone.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(BrokenPictureError, match=r"pipe\.jpg cannot be decoded: it is no file"):
+        read_picture(tmp_path / "pipe.jpg")
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "numbers.tif")
     with pytest.raises(BrokenPictureError, match=r"numbers\.tif cannot be decoded: its pixels are of the kind F"):
         read_picture(tmp_path / "numbers.tif")
@@ -317,6 +325,10 @@ def test_a_torchvision_that_does_not_fit_torch_is_one_line(
         ("--training.ema 1", "ema must lie between 0 and 1, as 0.999, got 1"),
         ("--augmentation.cutmix 1 --data.broken skip", "does not go with mixed pictures unless data.check is whole"),
         ("--student.objective no_module:loss", "cannot be imported"),
+        (
+            "--training.epochs 100000000 --training.log_every_steps 1",
+            "are free; make room, and the same command goes on",
+        ),
         ("--teacher.network timm:test_vit --teacher.image_size 50", "timm:test_vit does not take pictures of 50 x 50"),
     ],
 )

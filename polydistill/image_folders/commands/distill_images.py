@@ -100,6 +100,8 @@ def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, 
     doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
     if processes.rank > 0:
         return run_lineage(domain, config, None, processes, examine=doctor)
+    if standing.state != "finished":
+        require_room(out, n_bytes)
     with Run.open(
         out,
         config,
@@ -111,7 +113,6 @@ def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, 
         may_move=config.may_move(stored_config(out)),
     ) as opened:
         if opened.summary is None:
-            require_room(out, n_bytes)
             say_if_loaded()
         summary = run_lineage(domain, config, opened, processes, examine=doctor)
     remember_speed(config, summary)

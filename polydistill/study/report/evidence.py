@@ -20,6 +20,7 @@ from polydistill.runs import read_summary
 from polydistill.study.records import RunRecord
 
 LABEL_SHARE = "distill/label_share"
+MOST_SETS = 3  # of one part that are named
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def gather(out: Path, records: Sequence[RunRecord]) -> Evidence:
     )
     commands: dict[str, str] = {}
     environments: dict[str, int] = defaultdict(int)
-    data: dict[str, None] = {}
+    data: dict[str, dict[str, None]] = defaultdict(dict)  # part -> each different set in words
     shares: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in done:
         summary: Mapping[str, Any] = {}
@@ -49,13 +50,14 @@ def gather(out: Path, records: Sequence[RunRecord]) -> Evidence:
             commands.setdefault(record.arm, str(summary["command"]))
         if summary:
             environments[_environment(summary)] += 1
-            data |= dict.fromkeys(_data(summary))
+            for part, words in _data(summary):
+                data[part][words] = None
         for step, share in _label_shares(out / record.folder / "metrics.jsonl"):
             shares[record.arm][step].append(share)
     return Evidence(
         commands=commands,
         environments=[f"{words} ({n} run{'s' if n > 1 else ''})" for words, n in sorted(environments.items())],
-        data=sorted(data),
+        data=[words for part in sorted(data) for words in _sets(part, list(data[part]))],
         shares={arm: [(step, float(np.mean(seen[step]))) for step in sorted(seen)] for arm, seen in shares.items()},
     )
 
@@ -68,10 +70,18 @@ def _environment(summary: Mapping[str, Any]) -> str:
     return f"{machine}, {hardware.get('gpu') or 'no GPU'}; {made}; {versions}"
 
 
-def _data(summary: Mapping[str, Any]) -> Iterator[str]:
+def _sets(part: str, found: Sequence[str]) -> Iterator[str]:
+    """The different sets of a part; of many, as where validation inputs are drawn by the seed, how many there are."""
+    if len(found) > MOST_SETS:
+        yield f"{part}: {len(found)} different sets, as summary.json of each run names them; the first: {found[0]}"
+        return
+    yield from (f"{part}: {words}" for words in sorted(found))
+
+
+def _data(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for part, held in (summary.get("data") or {}).items():
         if isinstance(held, Mapping) and held.get("sha256"):
-            yield f"{part}: {held.get('images', '?')} inputs, sha256 {held['sha256']}"
+            yield part, f"{held.get('images', '?')} inputs, sha256 {held['sha256']}"
 
 
 def _label_shares(path: Path) -> Iterator[tuple[float, float]]:
