@@ -30,14 +30,15 @@ class ModuleDomain(ModuleWorld):
     ``.logits`` or ``["logits"]``, or a tuple that begins with them. Scores may also be ``(batch, time, classes)`` with
     labels ``(batch, time)``, or ``(batch, classes, height, width)`` with labels ``(batch, height, width)``: each
     position counts as a sample. (Where there are as many positions as classes, what is which follows from the batches
-    before; of a first batch a warning says how it is read.) A score belongs to the label at its own position; a causal
-    language model needs labels that are shifted by one. Labels of ``batches`` may be probabilities, floats ``(batch,
-    classes)`` or ``(batch, time, classes)``, as mixup gives them: of the objectives that use labels ``dkd`` alone needs
-    the class; a row of zeros is ignored, and ``train/accuracy`` is of the most likely class. Use autocast in the
-    module's ``forward``; around the lineage it has no effect. Under torchrun the processes share each batch, see
-    :mod:`~polydistill.modules.shares`. Of a program that connects its processes itself, and wraps modules in
-    ``DistributedDataParallel``, each takes the mean over what counts in its own batches, and reports on its own test
-    batches.
+    before; of a first batch a warning says how it is read.) A list of as many texts as samples is a text of each, and
+    is divided with them; texts for all samples alike, as the names of classes, belong in the module, or in a mapping. A
+    score belongs to the label at its own position; a causal language model needs labels that are shifted by one. Labels
+    of ``batches`` may be probabilities, floats ``(batch, classes)`` or ``(batch, time, classes)``, as mixup gives them:
+    of the objectives that use labels ``dkd`` alone needs the class; a row of zeros is ignored, and ``train/accuracy``
+    is of the most likely class. Use autocast in the module's ``forward``; around the lineage it has no effect. Under
+    torchrun the processes share each batch, see :mod:`~polydistill.modules.shares`. Of a program that connects its
+    processes itself, and wraps modules in ``DistributedDataParallel``, each takes the mean over what counts in its own
+    batches, and reports on its own test batches.
 
     **Seeds.** ``seed`` decides all that is drawn while a generation is built and trained, by torch, numpy and Python:
     initial weights, dropout, the shuffling of a ``DataLoader`` (with a generator of its own, too) and its workers. Two
@@ -72,7 +73,7 @@ class ModuleDomain(ModuleWorld):
         classes: how many there are; needed by an objective that permutes them, as dkpp.
         seed: root of the random streams, >= 0.
         repeat: number of the student among those of one teacher, >= 0. Another number gives other initial weights and
-            another order of batches, and the same generation 0: what two students differ by that differ in nothing.
+            another order of batches, and the same generation 0: how far two students lie apart by chance alone.
         build_student: makes the modules of the students, where they are another network than generation 0; None:
             ``build`` does.
         teacher: generation 0, which is not trained then, only evaluated: a module, of which a copy is used (in the

@@ -9,6 +9,7 @@ refused in one line.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -106,8 +107,8 @@ class ScoreFiles:
         """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_what_a_kill_left()
         with FolderLock(self.folder, waits=True):
+            self._remove_what_a_kill_left()
             self.refresh()
             is_new = torch.tensor([sample not in self for sample in samples])
             if not is_new.any():
@@ -127,11 +128,12 @@ class ScoreFiles:
         self._open(path)
 
     def _remove_what_a_kill_left(self) -> None:
-        """Old temporary files; another run may be writing a new one."""
+        """Old temporary files; where nothing is locked, another run may be writing a new one, or remove an old one."""
         with disk_errors(self.folder, "remove temporary files of"):
-            for path in self.folder.iterdir():
-                if is_temporary(path.name) and time.time() - path.stat().st_mtime > OLD_SECONDS:
-                    path.unlink(missing_ok=True)
+            for path in filter(lambda path: is_temporary(path.name), self.folder.iterdir()):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > OLD_SECONDS:
+                        path.unlink()
 
     def _open(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open

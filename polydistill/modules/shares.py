@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from polydistill.errors import UserError
 from polydistill.learning.processes import ALONE, Processes, open_processes
-from polydistill.modules.batches import Batch
+from polydistill.modules.batches import Batch, device_of
 from polydistill.modules.feed import samplers_of
+from polydistill.provenance import weights_sha256
 
 _joined: dict[str, Processes] = {}  # by the kind of device: as messages go between GPUs, or else
 
@@ -127,6 +128,27 @@ def check_module(module: nn.Module, name: str, processes: Processes) -> None:
         raise ValueError(f"distill sums gradients over the processes by itself: `{name}` must make a bare module")
 
 
+def check_same_module(module: nn.Module, name: str, processes: Processes) -> None:
+    """Refuse a module whose weights differ from process to process, in all of them.
+
+    Args:
+        module: on its device.
+        name: of the argument that it comes from.
+        processes: all call this.
+
+    Raises:
+        ValueError: one is another than that of the first process.
+    """
+    device = device_of(module)
+    if processes.size == 1 or device is None:
+        return
+    if not are_alike(weights_sha256(module.state_dict()), processes, device):
+        raise ValueError(
+            f"the module of `{name}` does not have the same weights in all processes: draw them from torch's, numpy's "
+            "or Python's global generator, which are seeded while `build` is called, or read them from a file"
+        )
+
+
 def check_alike(seen: str, processes: Processes, where: str, device: torch.device) -> None:
     """Refuse batches that differ from process to process, in all of them.
 
@@ -139,9 +161,14 @@ def check_alike(seen: str, processes: Processes, where: str, device: torch.devic
     Raises:
         ValueError: one is another than that of the first process.
     """
-    as_the_first = torch.tensor(float(processes.first_says(seen) == seen), device=device)
-    if processes.sum_(as_the_first).item() < processes.size:
+    if not are_alike(seen, processes, device):
         raise ValueError(
             f"{where} is not the same in all processes: `batches` must give the same to each, of which it takes its "
             "share"
         )
+
+
+def are_alike(seen: str, processes: Processes, device: torch.device) -> bool:
+    """Whether ``seen`` is the same in all processes, which all call this; ``device`` is that of their messages."""
+    as_the_first = torch.tensor(float(processes.first_says(seen) == seen), device=device)
+    return processes.sum_(as_the_first).item() == processes.size

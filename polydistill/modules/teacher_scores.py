@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 import time
@@ -30,7 +31,7 @@ from polydistill.modules.batches import Batch, device_of, read_batch
 from polydistill.modules.place import describe_batch
 from polydistill.modules.sample_hashes import ADVICE, all_samples, count_samples, hash_samples
 from polydistill.modules.score_files import KIND, ScoreFiles
-from polydistill.modules.shares import check_alike
+from polydistill.modules.shares import are_alike, check_alike
 from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.provenance import weights_sha256
 from polydistill.runs.space import require_free
@@ -95,36 +96,50 @@ class TeacherScores:
             ValueError: the processes do not have the same batches.
             FloatingPointError: a score of the teacher is NaN or infinite; no such batch is kept.
         """
-        new, compared, n_seen, of_others = _New(self.files), False, 0, set[bytes]()
+        if self.processes.size > 1 and not are_alike(self.files.key, self.processes, self._place()):
+            raise ValueError(
+                "the teacher is not the same in all processes: what it prints as, its weights, and the form of its "
+                "scores must be"
+            )
+        new = _New(self.files, count_samples(source))
         try:
             with closing(all_samples(source, SEED)) as batches:
                 for number, given in enumerate(batches):
                     heed("the teacher's scores are computed")
-                    if not number and self.processes.size > 1:
-                        check_alike(describe_batch(given), self.processes, "the first batch", self._place())
-                    batch = read_batch(given)
-                    samples = hash_samples(batch)
-                    known = [sample in self.files for sample in samples]
-                    # the first of either kind is for all processes: what it shows they must all know
-                    compares, begins = any(known) and not compared, not all(known) and not new.announced
-                    mine = number % self.processes.size == self.processes.rank
-                    if compares or begins or (mine and not all(known)):
-                        rows = self._ask(batch)
-                    if compares:
-                        self._compare(rows, samples, known)
-                        compared = True
-                    if begins:
-                        new.announce(rows, batch, count_samples(source), n_seen, tells=not self.processes.rank)
-                    if not mine:
-                        of_others |= {sample for sample, is_known in zip(samples, known, strict=True) if not is_known}
-                    elif not all(known):
-                        new.add(rows, samples, batch.shape[1:].numel())
-                    n_seen += len(samples)
+                    try:
+                        self._take(given, number, new)
+                    except Exception as error:  # of the user's code, perhaps, which knows no batches
+                        error.add_note(f"in batch {number + 1} while the teacher's scores are computed")
+                        raise
         finally:
             new.write()
         self.processes.wait()
         self.files.refresh()
-        self._require_shared(of_others)
+        self._require_shared(new.of_others)
+
+    def _take(self, given: Any, number: int, new: _New) -> None:
+        """Batch ``number``, from 0: ``new`` gets those of its samples that are this process's."""
+        if not number and self.processes.size > 1:
+            check_alike(describe_batch(given), self.processes, "the first batch", self._place())
+        batch = read_batch(given)
+        samples = hash_samples(batch)
+        known = [sample in self.files for sample in samples]
+        # the first of either kind is for all processes: what it shows they must all know
+        compares, begins = any(known) and not new.compared, not all(known) and not new.announced
+        mine = number % self.processes.size == self.processes.rank
+        adds = mine and any(new.lacks(sample) for sample in samples)
+        if compares or begins or adds:
+            rows = self._ask(batch)
+        if compares:
+            self._compare(rows, samples, known)
+            new.compared = True
+        if begins:
+            new.announce(rows, batch, tells=not self.processes.rank)
+        if adds:
+            new.add(rows, samples, batch.shape[1:].numel())
+        if not mine:
+            new.leave(samples)
+        new.n_seen += len(samples)
 
     def _require_shared(self, samples: set[bytes]) -> None:
         """Refuse a folder that does not show what other processes have written, as on machines that share no disk."""
@@ -142,7 +157,7 @@ class TeacherScores:
         """What is kept of the teacher's scores of a batch."""
         with torch.no_grad(), autocast(self._place().type, self._precision):
             scores = self._score(self.teacher, batch.to(device_of(self.teacher))).float()
-        self._require_finite(scores, batch.labels)
+        self._require_finite(scores, batch)
         self._classes, dtype = scores.shape[1], getattr(torch, self.cache.dtype)
         if self.cache.top_k is None:
             return {"scores": scores.clamp_max(torch.finfo(dtype).max).to("cpu", dtype)}
@@ -150,14 +165,15 @@ class TeacherScores:
         indices = kept.indices.to("cpu", torch.int32)
         return {"values": kept.values.to("cpu", dtype), "indices": indices, "rest": kept.rest.to("cpu", dtype)}
 
-    def _require_finite(self, scores: Tensor, labels: Tensor) -> None:
+    def _require_finite(self, scores: Tensor, batch: Batch) -> None:
         """Refuse scores that no student could learn from; -inf is a class that the teacher leaves out."""
         wrong = (scores.isnan() | scores.isposinf()).any(1).cpu()
-        counted = find_counted(labels.cpu(), self._ignore_index)
+        counted = find_counted(batch.labels.cpu(), self._ignore_index)
         n_wrong = int((wrong if counted is None else wrong & counted).sum())
         if n_wrong:
+            what = "samples" if len(batch.shape) == 1 else "positions"
             raise FloatingPointError(
-                f"the teacher's scores of {n_wrong:,} of {len(scores):,} samples of a batch are NaN or infinite"
+                f"the teacher's scores of {n_wrong:,} of {len(scores):,} {what} of a batch are NaN or infinite"
             )
 
     def _compare(self, rows: Rows, samples: list[bytes], known: list[bool]) -> None:
@@ -205,40 +221,54 @@ class TeacherScores:
 
 
 class _New:
-    """What was computed and is not written yet."""
+    """What one fill has seen, and what of it was computed and is not written yet.
 
-    def __init__(self, files: ScoreFiles) -> None:
-        self.files, self.announced = files, False
+    Args:
+        files: that get it.
+        n_samples: of all batches; None: that is not known.
+    """
+
+    def __init__(self, files: ScoreFiles, n_samples: int | None) -> None:
+        self.files, self.n_samples, self.n_seen = files, n_samples, 0
+        self.compared = self.announced = False
+        self.of_others: set[bytes] = set()  # which compute them, as their batch is the first that has them
         self._clear()
+
+    def lacks(self, sample: bytes) -> bool:
+        """Whether nobody has it, nor will have it of a batch before."""
+        return sample not in self.files and sample not in self._samples and sample not in self.of_others
+
+    def leave(self, samples: list[bytes]) -> None:
+        """Leave those that are missing to the process whose batch it is."""
+        self.of_others |= {sample for sample in samples if self.lacks(sample)}
 
     def _clear(self) -> None:
         self._samples: dict[bytes, int] = {}  # and how many rows each has
         self._rows: list[Rows] = []
         self._bytes, self._since = 0, time.monotonic()
 
-    def announce(self, rows: Rows, batch: Batch, samples: int | None, n_seen: int, *, tells: bool = True) -> None:
+    def announce(self, rows: Rows, batch: Batch, *, tells: bool = True) -> None:
         """Say how much disk it will take, and refuse a disk that has no room.
 
         Args:
             rows: of ``batch``, the first with a new sample.
-            samples: of all batches; None: that is not known.
-            n_seen: of them in the batches before, which are there.
             tells: or only refuses.
         """
         self.announced = True
         folder, each = self.files.folder, _size(rows) / batch.shape[0] + 40
         told = f"{folder} takes {each:,.0f} bytes for each sample"
-        if samples is not None:
-            new = each * (samples - n_seen)
+        if self.n_samples is not None:
+            new = each * (self.n_samples - self.n_seen)
             free = require_free(folder, int(new))
-            told = f"{folder} takes up to {new / 1e6:,.0f} MB more; {free / 1e6:,.0f} MB are free"
+            size = f"{new / 1e6:,.0f} MB" if new >= 1e6 else f"{math.ceil(new / 1e3)} KB"
+            told = f"{folder} takes up to {size} more; {free / 1e6:,.0f} MB are free"
         if tells:
             print(told, file=sys.stderr)
 
     def add(self, rows: Rows, samples: list[bytes], positions: int) -> None:
-        """Those of ``samples`` that are not there yet, of ``positions`` rows each."""
+        """Those of ``samples`` that nobody has yet, of ``positions`` rows each."""
         for number, sample in enumerate(samples):
-            if sample not in self.files and sample not in self._samples:
+            if self.lacks(sample):
                 part = slice(number * positions, (number + 1) * positions)
                 self._samples[sample] = positions
                 self._rows.append({name: tensor[part] for name, tensor in rows.items()})

@@ -22,7 +22,7 @@ from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
 from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
-from polydistill.modules.shares import check_module
+from polydistill.modules.shares import check_module, check_same_module
 from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import copy_module, fit_weights, load_weights
@@ -152,17 +152,21 @@ class Workshop:
         check_module(module, name, self.processes)
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
             raise ValueError(f"`{name}` makes a module with lazy parameters: call it there on inputs, which makes them")
-        return self._place(module)
+        return self._place(module, name)
 
-    def _place(self, module: nn.Module) -> nn.Module:
-        return module if self.given.device is None else module.to(self.given.device)
+    def _place(self, module: nn.Module, name: str) -> nn.Module:
+        """The module of the argument ``name`` where it learns; the same in all processes."""
+        placed = module if self.given.device is None else module.to(self.given.device)
+        check_same_module(placed, name, self.processes)
+        return placed
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):
             module = self.make(0)
             fit_weights(module, load_weights(teacher), teacher)
+            check_same_module(module, "teacher", self.processes)
             return module
-        return self._place(copy_module(teacher))  # the caller's own keeps its mode, and may go on learning
+        return self._place(copy_module(teacher), "teacher")  # the caller's own keeps its mode, and may go on learning
 
     def make_lesson(self, teacher: nn.Module | None, generation: int, *, of_all_classes: bool = False) -> Lesson:
         """What ``generation`` learns; ``of_all_classes``, also where only a teacher's most likely ones are kept."""

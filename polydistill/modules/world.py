@@ -48,13 +48,13 @@ class ModuleWorld:
 
     def __init__(self, given: Arguments) -> None:
         self.given = given
-        self._samples = 0  # that the latest generation has seen
-        self._kept: Kept | None = None  # what was measured of its weights on the way
         self.begin()
 
     def begin(self) -> None:
         """Forget the lineage before."""
         self.workshop = Workshop(self.given)
+        self._samples = 0  # that the latest generation has seen
+        self._kept: Kept | None = None  # what was measured of its weights on the way
         told = self.given
         self._examiner = ModuleExaminer(told.test, told.seed, told.ignore_index, told.reading)
 

@@ -23,6 +23,7 @@ Comparison = Callable[[Path, Path], None]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.0005
+WRITTEN = (".*.tmp", "checkpoints/.*.tmp", "recordings/*/.*.tmp", "scores/*/.*.tmp")  # a file on its way
 MANY = 1000  # kills: a run that needs more makes no progress
 
 
@@ -78,7 +79,7 @@ def end_all() -> None:
 
 def is_writing(out: Path) -> bool:
     """Whether a file is just being written, or was when the process died."""
-    return any(any(out.glob(pattern)) for pattern in (".*.tmp", "checkpoints/.*.tmp", "recordings/*/.*.tmp"))
+    return any(any(out.glob(pattern)) for pattern in WRITTEN)
 
 
 def kill_after(process: subprocess.Popen[str], out: Path, seconds: float, *, at_a_write: bool) -> bool:

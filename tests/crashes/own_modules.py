@@ -1,7 +1,7 @@
 """A program that trains modules of its own in a run folder, for crashes.py and for a test that kills it.
 
 python tests/crashes/own_modules.py OUT EPOCHS           augmented inputs, dropout, batch norm, a mean of the weights
-python tests/crashes/own_modules.py OUT EPOCHS cached    inputs that repeat, a teacher's scores beside OUT
+python tests/crashes/own_modules.py OUT EPOCHS cached    inputs that repeat, a teacher's scores in OUT/scores
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(out: Path, epochs: int, *, cached: bool) -> None:
     torch.set_num_threads(1)
     own: dict[str, Any] = {"objective": "ban_l", "ema": 0.99, "clip_norm": 1.0}
     if cached:
-        cache = TeacherCache(out.with_name(f"scores_of_{out.name}"), top_k=3, dtype="float16")
+        cache = TeacherCache(out / "scores", top_k=3, dtype="float16")
         own = {"objective": "hinton_kd", "teacher_cache": cache, "parts": 2}
     domain = ModuleDomain(
         build,

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -52,6 +53,26 @@ class Drawing(Net):
         self.layers = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Linear(8, 4)).double()
 
 
+class Unseeded(Net):
+    """From a generator of its own: other weights in each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = self.layers[0].weight
+        weights.data = torch.from_numpy(np.random.default_rng().normal(size=weights.shape))
+
+
+class PrintedOtherwise(Net):
+    """With the same weights in each process."""
+
+    def load(self) -> PrintedOtherwise:
+        self.load_state_dict({name: torch.zeros_like(value) for name, value in self.state_dict().items()})
+        return self
+
+    def extra_repr(self) -> str:
+        return f"of process {os.environ.get('RANK')}"
+
+
 def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     batches: Any = DataLoader(DATA, 7, shuffle=True)  # shares of 3 and 4; the last batch has 2 samples
     if name == "sampler":
@@ -69,8 +90,14 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
         assert cache is not None
         options["teacher_cache"] = TeacherCache(cache, top_k=2)
     if name == "other cached":  # refused before it is asked
+        torch.manual_seed(0)
         options["teacher"] = Net()
-    build = Drawing if name.startswith("drawing") else Net
+    if name == "unseeded teacher":
+        options["teacher"] = Unseeded()
+    if name == "printed otherwise":
+        assert cache is not None
+        options |= {"teacher": PrintedOtherwise().load(), "teacher_cache": cache}
+    build = {"drawing": Drawing, "unseeded build": Unseeded}.get(name.split(",")[0], Net)
     return ModuleDomain(build, batches, TEST, **{"epochs": 2, "classes": 4, "log_every_steps": 3, **options})
 
 

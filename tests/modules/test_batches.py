@@ -16,6 +16,7 @@ from polydistill.modules import ModuleDomain
 from polydistill.modules.batches import move, read_batch
 from polydistill.modules.feed import Feed
 from polydistill.modules.outputs import AS_GIVEN, read_scores
+from polydistill.modules.sample_hashes import hash_samples
 from polydistill.modules.training import ModuleTraining
 
 LABELS = torch.arange(12) % 3
@@ -201,6 +202,16 @@ def test_names_go_with_their_samples_and_other_values_with_all() -> None:
     assert [name for part in parts for name in part.keywords["names"]] == names
     assert all(len(part.keywords["names"]) == len(part.keywords["x"]) for part in parts)
     assert {(*part.keywords["size"], part.keywords["way"]) for part in parts} == {(224, 224, "fast")}
+
+
+@pytest.mark.parametrize("n_texts", [1, 12])
+def test_a_mapping_of_texts_belongs_to_all_samples_however_many_it_has(n_texts: int) -> None:
+    """A list of as many texts as samples is a text of each."""
+    texts = {number: f"class {number}" for number in range(n_texts)}
+    given = {"x": INPUTS, "prompts": texts, "labels": LABELS}
+    assert all(part.keywords["prompts"] == texts for part in read_batch(given).split(5))
+    half = {"x": INPUTS[:6], "prompts": texts, "labels": LABELS[:6]}
+    assert hash_samples(read_batch(half)) == hash_samples(read_batch(given))[:6]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,14 @@ def test_a_run_folder_has_what_every_worlds_has(tmp_path: Path, capsys: pytest.C
     assert "generation 2 learns: 44/44 samples (100%)" in printed.err
 
 
+def test_a_second_run_of_one_domain_has_the_curves_of_the_first(tmp_path: Path) -> None:
+    one = domain(teacher=Drawing())
+    for name in ("first", "second"):
+        list(one.distill(1, tmp_path / name))
+    first, second = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
 def test_a_finished_run_gives_its_generations_and_its_table_and_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

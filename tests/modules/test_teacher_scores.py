@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomS
 
 from polydistill.errors import Interrupted, UserError
 from polydistill.learning.processes import ALONE, Processes
-from polydistill.modules import ModuleDomain, TeacherCache, kept, teacher_scores
+from polydistill.modules import ModuleDomain, TeacherCache, kept, score_files, teacher_scores
 from polydistill.modules.batches import Batch, read_batch
 from polydistill.modules.sample_hashes import all_samples, hash_samples
 from polydistill.modules.score_files import ScoreFiles
+from polydistill.modules.seeding import seeded
 from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
 from tests.stop_signals import StopAt
@@ -333,7 +335,7 @@ def make_scores(
     teacher = Teacher().eval() if teacher is None else teacher
 
     def score(module: nn.Module, batch: Batch) -> Tensor:
-        return module(*batch.inputs)
+        return module(*batch.inputs).flatten(0, -2)
 
     return TeacherScores(teacher, TeacherCache(folder, **form), score, processes=processes, ignore_index=-100)
 
@@ -431,7 +433,7 @@ def test_how_much_disk_it_takes_is_said_before(tmp_path: Path, capsys) -> None:
     make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/")
-    assert "takes up to 0 MB more" in line
+    assert "takes up to 4 KB more; " in line
     make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
     assert capsys.readouterr().err == ""
 
@@ -441,8 +443,13 @@ def test_scores_that_are_not_finite_are_told_and_not_kept(tmp_path: Path) -> Non
     inputs, labels = clouds(4).tensors
     teacher = nn.Linear(CLASSES, CLASSES).eval()
     bad = inputs.index_fill(0, torch.tensor([1, 2]), torch.nan)
-    with pytest.raises(FloatingPointError, match="the teacher's scores of 2 of 4 samples of a batch are NaN or infin"):
+    with pytest.raises(
+        FloatingPointError, match="the teacher's scores of 2 of 4 samples of a batch are NaN or infin"
+    ) as error:
         make_scores(tmp_path, teacher).fill([(inputs, labels), (bad, labels)], stop_at(1000))
+    assert error.value.__notes__ == ["in batch 2 while the teacher's scores are computed"]
+    with pytest.raises(FloatingPointError, match="scores of 2 of 4 positions of a batch"):
+        make_scores(tmp_path, teacher).fill([(bad.view(2, 2, -1), labels.view(2, 2))], stop_at(1000))
     scores = make_scores(tmp_path, teacher)
     assert len(scores.files) == 4
     scores.fill([(bad, labels.index_fill(0, torch.tensor([1, 2]), -100))], stop_at(1000))
@@ -469,22 +476,39 @@ def test_of_two_programs_that_compute_the_same_sample_the_first_to_write_is_hear
 
 
 FILLING = """
-import sys
+import sys, time
 from tests.modules import test_teacher_scores as tests
+folder, size = tests.Path(sys.argv[1]), int(sys.argv[2])
 tests.teacher_scores.FILE_BYTES = 1
-tests.make_scores(tests.Path(sys.argv[1])).fill(tests.DataLoader(tests.clouds(400), 4), lambda what: None)
+scores, batches = tests.make_scores(folder / "scores"), tests.DataLoader(tests.clouds(600), size)
+(folder / f"ready_{size}").touch()
+while not (folder / "start").exists():
+    time.sleep(0.0001)
+scores.fill(batches, lambda what: None)
 """
 
 
 def test_two_programs_that_fill_a_folder_at_once_leave_one_of_each_sample(root: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", FILLING, str(tmp_path)]
-    programs = [subprocess.Popen(words, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) for _ in range(2)]
+    """They begin together, and the batches of one are not those of the other: nor would their files be."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    programs = [
+        subprocess.Popen([sys.executable, "-c", FILLING, str(tmp_path), size], cwd=root, env=environment)
+        for size in ("4", "6")
+    ]
+    while len(list(tmp_path.glob("ready_*"))) < 2:
+        time.sleep(0.005)
+        assert not any(program.poll() for program in programs)
+    (tmp_path / "start").touch()
     assert [program.wait(240) for program in programs] == [0, 0]
-    samples = torch.cat([load_file(path)["samples"] for path in tmp_path.rglob("*.safetensors")])
-    assert len(samples) == len(samples.unique(dim=0)) == 400
+    files = [load_file(path)["samples"] for path in tmp_path.rglob("*.safetensors")]
+    assert {len(samples) for samples in files} >= {4, 6}, "both have written"
+    samples = torch.cat(files)
+    assert len(samples) == len(samples.unique(dim=0)) == 600
 
 
-def fill_together(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> list[TeacherScores]:
+def fill_together(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, source: Sequence[Any] = ()
+) -> list[TeacherScores]:
     """What two processes do, in two threads that wait for each other."""
     there = threading.Barrier(2, timeout=60)
 
@@ -492,10 +516,11 @@ def fill_together(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -
         def wait(self) -> None:
             there.wait()
 
-    monkeypatch.setattr(teacher_scores, "check_alike", lambda *given: None)
+    for name in ("check_alike", "are_alike"):
+        monkeypatch.setattr(teacher_scores, name, lambda *given: True)
     found = [make_scores(folder, Teacher().eval(), Both(rank, 2)) for rank, folder in enumerate(folders)]
-    with ThreadPoolExecutor(2) as pool:
-        source = [(inputs, labels) for inputs, labels in DataLoader(clouds(), batch_size=8)]
+    with seeded(0), ThreadPoolExecutor(2) as pool:  # each thread leaves the generators as it found them: the other's
+        source = source or [(inputs, labels) for inputs, labels in DataLoader(clouds(), batch_size=8)]
         list(pool.map(lambda scores: scores.fill(source, lambda what: None), found))
     return found
 
@@ -508,6 +533,16 @@ def test_processes_divide_the_work_and_leave_the_bits_of_one(tmp_path: Path, mon
     batch = read_batch(clouds()[:])
     for scores in both:
         assert torch.equal(scores.look_up(batch, CPU), alone.look_up(batch, CPU))
+
+
+def test_of_a_sample_in_batches_of_two_processes_the_first_batch_is_asked(tmp_path: Path, monkeypatch) -> None:
+    """By one process, whichever writes first."""
+    inputs, labels = clouds(24).tensors
+    source = [(inputs[start : start + 8], labels[start : start + 8]) for start in (0, 8, 16)]
+    source = [source[0], source[1], source[0], source[2], source[1], source[0]]
+    both = fill_together((tmp_path, tmp_path), monkeypatch, source)
+    assert [scores.teacher.asked for scores in both] == [8, 8 + 16]
+    assert sum(len(load_file(path)["samples"]) for path in tmp_path.rglob("*.safetensors")) == 24
 
 
 def test_a_folder_that_the_processes_do_not_share_is_refused(tmp_path: Path, monkeypatch) -> None:
@@ -560,6 +595,21 @@ def test_what_another_run_is_writing_stays_and_what_a_kill_left_goes(tmp_path: P
     os.utime(old, (0, 0))
     files.write([b"x" * 32], [1], {"scores": torch.zeros(1, 2)})
     assert (new.exists(), old.exists()) == (True, False)
+
+
+def test_a_temporary_file_that_goes_by_itself_is_no_mistake(tmp_path: Path, monkeypatch) -> None:
+    """Of another program, which has just finished it."""
+    path = tmp_path / ".a.safetensors.1.tmp"
+    path.write_bytes(b"part")
+
+    def is_temporary(name: str) -> bool:
+        path.unlink(missing_ok=True)
+        return name == path.name
+
+    monkeypatch.setattr(score_files, "is_temporary", is_temporary)
+    files = ScoreFiles(tmp_path, "a key")
+    files.write([b"x" * 32], [1], {"scores": torch.zeros(1, 2)})
+    assert len(files) == 1
 
 
 def test_probabilities_at_another_temperature_have_other_files(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "other": {},
     "few": {"parts": 2, "objective": "cwtm"},
     "other cached": {},
+    "unseeded teacher": {},
+    "unseeded build": {},
+    "printed otherwise": {},
 }
 
 
@@ -132,6 +135,11 @@ def test_what_cannot_be_shared_is_told(both: list[Any]) -> None:
     assert all("leave DistributedSampler out" in found["sampler"] for found in both)
     assert all("batch 1 of epoch 1 is not the same in all processes" in found["other"] for found in both)
     assert all("the first batch is not the same in all processes" in found["other cached"] for found in both)
+    for name in ("teacher", "build"):
+        assert all(
+            f"the module of `{name}` does not have the same weights" in found[f"unseeded {name}"] for found in both
+        )
+    assert all("the teacher is not the same in all processes" in found["printed otherwise"] for found in both)
     assert all("has 2 samples, too few for 2 processes of 2 parts each" in found["few"] for found in both)
 
 
