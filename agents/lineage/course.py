@@ -22,7 +22,7 @@ from polydistill.runs import Progress, Run
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.recording import Recording
-from polydistill_agents.lineage.agent_course import AgentCourse, Player
+from polydistill_agents.lineage.course_base import CourseBase, Player
 from polydistill_agents.lineage.curve import SCORE, Point
 from polydistill_agents.lineage.students import (
     AnyConfig,
@@ -36,7 +36,7 @@ from polydistill_agents.teachers import Teacher
 ScoreCurve = Callable[[PolicyDistillation | QLearning, int], dict[str, float]]
 
 
-class Course(AgentCourse):
+class Course(CourseBase):
     """The student of ``generation`` learns from ``teacher``.
 
     Args:
@@ -78,7 +78,7 @@ class Course(AgentCourse):
         return self.rates_of(self.model._n_updates * self.config.student.batch_size, self.steps)
 
     def state(self) -> dict[str, Any]:
-        """See :meth:`AgentCourse.state`."""
+        """See :meth:`CourseBase.state`."""
         return {
             **self.shared_state(),
             "recording": self.recording.state(),
@@ -103,7 +103,7 @@ class Course(AgentCourse):
             due: asked between two rounds, with the steps so far, whether to save.
             save: called there, when :meth:`state` can be asked for. It may raise to stop the course.
         """
-        with self.progress("learns", self.last_step, self.steps) as bar:
+        with self.begin() as bar:
             watch = _Watch(self, bar, due, save)
             self.model.learn(self.last_step - self.steps, watch, reset_num_timesteps=not self.loaded)
         self.env.close()

@@ -20,9 +20,9 @@ from polydistill_agents.distillation.q_learning import QLearning
 from polydistill_agents.environments.evaluation import Evaluation, evaluate
 from polydistill_agents.files.compact import ENDING
 from polydistill_agents.lineage.agent_config import AgentConfig
-from polydistill_agents.lineage.agent_course import remove_recordings
 from polydistill_agents.lineage.baseline import Baseline, expected_score
 from polydistill_agents.lineage.course import Course
+from polydistill_agents.lineage.course_base import remove_recordings
 from polydistill_agents.lineage.curve import AGREEMENT, SCORE, Point, curve_point, steps_to_level
 from polydistill_agents.lineage.datasets import Played, save_play
 from polydistill_agents.lineage.learning_on import score_after

@@ -22,9 +22,9 @@ from polydistill_agents.distillation.frame_replay import open_replay
 from polydistill_agents.distillation.student_policy import count_weights
 from polydistill_agents.environments.recording import recorded_bytes
 from polydistill_agents.lineage.agent_config import AgentConfig
-from polydistill_agents.lineage.agent_course import RECORDINGS
 from polydistill_agents.lineage.config import AtariConfig
 from polydistill_agents.lineage.control import TDConfig
+from polydistill_agents.lineage.course_base import RECORDINGS
 from polydistill_agents.lineage.learning_on import PRODUCT, cost_after
 from polydistill_agents.lineage.opening import architecture_of_student, open_teachers, require_same_teacher
 from polydistill_agents.lineage.rates import Rates, measure_rates

@@ -17,8 +17,8 @@ from polydistill_agents.distillation.multitask.algorithm import MultitaskDistill
 from polydistill_agents.distillation.multitask.learner import MultitaskLearner
 from polydistill_agents.distillation.multitask.seat import Seat
 from polydistill_agents.environments.recording import Recording
-from polydistill_agents.lineage.agent_course import AgentCourse, Player
 from polydistill_agents.lineage.course import RunWriter
+from polydistill_agents.lineage.course_base import CourseBase, Player
 from polydistill_agents.lineage.curve import SCORE, Point
 from polydistill_agents.lineage.datasets import Played
 from polydistill_agents.lineage.multitask.config import SeveralTasks
@@ -53,7 +53,7 @@ def make_multitask_student(
     )
 
 
-class MultitaskCourse(AgentCourse):
+class MultitaskCourse(CourseBase):
     """The student of ``generation`` learns from ``teachers``.
 
     Args:
@@ -107,7 +107,7 @@ class MultitaskCourse(AgentCourse):
         return self.rates_of(samples, self.steps * len(self.config.names))
 
     def state(self) -> dict[str, Any]:
-        """See :meth:`AgentCourse.state`."""
+        """See :meth:`CourseBase.state`."""
         return {
             **self.shared_state(),
             "recordings": {name: recording.state() for name, recording in self.recordings.items()},
@@ -128,7 +128,7 @@ class MultitaskCourse(AgentCourse):
     def learn(self, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         """See :meth:`~polydistill_agents.lineage.course.Course.learn`."""
         plays = f"plays {self.config.evaluation.curve_episodes} of each game for its curves"
-        with self.progress("learns", self.last_step, self.steps) as bar:
+        with self.begin() as bar:
 
             def between_rounds() -> None:
                 bar.advance(self.steps - bar.done)

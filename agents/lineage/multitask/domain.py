@@ -16,7 +16,7 @@ from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill_agents.distillation.multitask.seat import Seat
 from polydistill_agents.files.multitask_file import read_multitask, write_multitask
-from polydistill_agents.lineage.agent_course import remove_recordings
+from polydistill_agents.lineage.course_base import remove_recordings
 from polydistill_agents.lineage.curve import curve_point
 from polydistill_agents.lineage.domain import CHARTS, AgentDomain, run_of
 from polydistill_agents.lineage.multitask.config import SeveralTasks

@@ -14,7 +14,7 @@ from polydistill.runs.lock import require_unlocked
 from polydistill.runs.space import require_room
 from polydistill.runs.speeds import recall, remember
 from polydistill_agents.environments.recording import recorded_bytes
-from polydistill_agents.lineage.agent_course import RECORDINGS
+from polydistill_agents.lineage.course_base import RECORDINGS
 from polydistill_agents.lineage.multitask.config import SeveralTasks
 from polydistill_agents.lineage.multitask.opening import require_same_teachers
 from polydistill_agents.lineage.plan import (

@@ -33,7 +33,7 @@ class Player(Protocol):
         """Go on from the end of games that begin with ``first``; see :meth:`PolicyDistillation.continue_play`."""
 
 
-class AgentCourse(ABC):
+class CourseBase(ABC):
     """What learning one task and several have in common: the clock, when a curve is due, games that are played again.
 
     Args:
@@ -54,7 +54,8 @@ class AgentCourse(ABC):
         self.folder = run.out / RECORDINGS / self.role
         self.began = run.position()
         self.next_curve = 0
-        self.curve_seconds, self._seconds_before, self._started = 0.0, 0.0, time.perf_counter()
+        self.curve_seconds, self._seconds_before = 0.0, 0.0
+        self._started: float | None = None
         self.loaded = False
 
     @property
@@ -80,12 +81,17 @@ class AgentCourse(ABC):
 
     @property
     def seconds(self) -> float:
-        """Since the course began, without the time between two processes."""
-        return self._seconds_before + time.perf_counter() - self._started
+        """Since it began to learn, without the time between two processes."""
+        return self._seconds_before + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         """A bar over ``total`` steps."""
         return self.run.progress(f"generation {self.generation} {what}", total, "steps", done)
+
+    def begin(self) -> Progress:
+        """Start the clock; a bar over the steps of play."""
+        self._started = time.perf_counter()
+        return self.progress("learns", self.last_step, self.steps)
 
     def rates_of(self, samples: int, steps: int) -> dict[str, float]:
         """Samples learned from, and steps of play, per second without the curves."""
@@ -130,7 +136,7 @@ class AgentCourse(ABC):
         self.began, self.next_curve = state["began"], state["next_curve"]
         self.load_learned(state, new_games=new_games)
         self.curve_seconds = state["curve_seconds"]
-        self._seconds_before, self._started, self.loaded = state["seconds"], time.perf_counter(), True
+        self._seconds_before, self.loaded = state["seconds"], True
 
     def between_rounds(self, bar: Progress, plays: str, due: Callable[[int], bool], save: Callable[[], None]) -> None:
         """Score the student if its curve is due, and save if that is.
