@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from polydistill.losses import use_backend
 from polydistill.losses.backend import HAS_TRITON
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED and HAS_TRITON:
+    from triton.runtime import interpreter
 ON_CHIP = torch.cuda.is_available() and not INTERPRETED
 
 
@@ -30,6 +33,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
         elif not INTERPRETED and not ON_CHIP:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, or TRITON_INTERPRET=1 (make test sets it)"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _searched_once_a_launch() -> Iterator[None]:
+    """The interpreter searches Triton's whole language for what to replace, at each of the hundred calls of device
+    functions in a launch. What it finds depends on the function's module only: once for each is enough, until the
+    launch ends and all is put back."""
+    search = getattr(interpreter, "_patch_lang", None) if INTERPRETED and HAS_TRITON else None
+    if search is None:
+        yield
+        return
+    searched: set[str] = set()
+
+    def search_once(function: Callable[..., object]) -> object:
+        if function.__module__ in searched:
+            return None  # nobody puts back what a device function has replaced
+        scope = search(function)
+        if put_back := getattr(scope, "restore", None):  # an older Triton puts nothing back
+            searched.add(function.__module__)
+            scope.restore = lambda: (searched.clear(), put_back())
+        return scope
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", search_once)
+        yield
 
 
 @pytest.fixture

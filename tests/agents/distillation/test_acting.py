@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polydistill_agents.distillation.acting import StudentActs, TeacherActs, beta_schedule
 from polydistill_agents.distillation.algorithm import PolicyDistillation
-from tests.agents.distillation.squares import N_ACTIONS, SMALL, Squares, look, make
+from tests.agents.distillation.squares import N_ACTIONS, Squares, look, make
 from tests.curves_and_tables import explained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,7 @@ class Kept(BaseCallback):
 
 def small(teacher: Any = look, **options: Any) -> PolicyDistillation:
     """A student that learns little, of small frames."""
-    return make(teacher, env=Squares(shape=SMALL), **{"samples_per_step": 0.5, **options})
+    return make(teacher, env=Squares(), **{"samples_per_step": 0.5, **options})
 
 
 def always(action: int) -> Any:
@@ -177,7 +177,7 @@ def test_another_beta_is_another_student() -> None:
 
 
 def test_the_coin_decides_and_the_actions_of_the_teacher_stay_as_they_were() -> None:
-    frames = torch.from_numpy(Squares(512, shape=SMALL).reset())
+    frames = torch.from_numpy(Squares(512).reset())
     taught = TeacherActs(0.5, None, np.random.default_rng(3))(frames, look(frames))
     chosen, by_teacher = StudentActs(always(1), 0.0, None, np.random.default_rng(4)).replace(taught, frames, 0.5)
     np.testing.assert_array_equal(chosen[by_teacher], taught[by_teacher])

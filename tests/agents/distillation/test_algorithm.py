@@ -22,7 +22,7 @@ from polydistill.learning.rewind import NonFiniteError
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.networks.nature import SIZES, build_network, compute_scores, size_of
 from polydistill_agents.teachers import Teacher, as_teacher
-from tests.agents.distillation.squares import N_ACTIONS, SPACE, Squares, look, make
+from tests.agents.distillation.squares import N_ACTIONS, SMALL, SPACE, Squares, look, make
 from tests.curves_and_tables import OF_Q_VALUES, explained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -307,7 +307,7 @@ def test_generation_2_is_taught_the_entropy_of_generation_1(monkeypatch: pytest.
 
 def test_a_bare_callable_gets_a_nature_cnn_with_a_notice() -> None:
     with pytest.warns(UserWarning, match="architecture is unknown"):
-        model = make(size=None)
+        model = make(env=Squares(shape=(4, 84, 84)), size=None)
     assert sum(p.numel() for p in model.student.parameters()) == 1_693_362 - 15 * 513
 
 
@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_names_the_first_bad_update_and_leaves_the_stu
     with pytest.raises(NonFiniteError, match=said + r": generation 3 at step 64, update 6$") as stopped:
         model.learn(640)
     assert torch.equal(stopped.value.batch["targets"], bad_targets[0])
-    assert stopped.value.batch["observations"].shape == (32, 4, 84, 84)
+    assert stopped.value.batch["observations"].shape == (32, *SMALL)
     assert model._n_updates == 5
     assert torch.equal(model.student.state_dict()["q_net.0.weight"], weights[5])
     assert all(bool(weight.isfinite().all()) for weight in model.student.parameters())

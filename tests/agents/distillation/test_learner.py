@@ -22,7 +22,7 @@ class Frames:
     """Labelled play of one moment, in the place of a replay."""
 
     def __init__(self) -> None:
-        self.frames = torch.from_numpy(Squares(64, shape=SMALL).reset())
+        self.frames = torch.from_numpy(Squares(64).reset())
 
     def batches(self, n_batches: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.randint(len(self.frames), (n_batches, batch_size), generator=generator):

@@ -31,7 +31,7 @@ from polydistill_agents.distillation.online.seen import InReplay, InRollouts, Sh
 from polydistill_agents.distillation.online.students import name_students
 from polydistill_agents.networks.nature import SIZES, Size
 from polydistill_agents.teachers import as_teacher
-from tests.agents.distillation.squares import SMALL, Squares
+from tests.agents.distillation.squares import Squares
 
 N_ACTIONS = 3
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,7 +162,7 @@ def test_students_learn_what_their_teacher_learns() -> None:
 
 @pytest.mark.parametrize("sizes", [["net3", "net2"], {"small": "net3", "own": Size((4, 4, 4), 8)}])
 def test_students_of_frames_are_saved_as_zips_that_stock_dqn_opens(sizes: Any, tmp_path: Path) -> None:
-    env = Squares(n_envs=2, shape=SMALL)
+    env = Squares(n_envs=2)
     options = {"buffer_size": 200, "learning_starts": 8, "batch_size": 4, "train_freq": 8, "seed": 0, "device": "cpu"}
     model = DQN("CnnPolicy", env, exploration_fraction=0.1, **options)
     callback = make_callback(sizes, labels="current", batch_size=8, learning_starts=16)

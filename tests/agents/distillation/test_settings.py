@@ -11,7 +11,7 @@ import pytest
 from polydistill.losses import OBJECTIVES
 from polydistill_agents.distillation.algorithm import PolicyDistillation
 from polydistill_agents.lineage.config import AtariConfig, PlayConfig, StudentConfig
-from tests.agents.distillation.squares import SMALL, Squares, make
+from tests.agents.distillation.squares import Squares, make
 
 NAN = math.nan
 COUNTS = ("buffer_size", "batch_size", "train_freq")
@@ -62,19 +62,19 @@ OF_CLASSIFIERS = [name for name, one in OBJECTIVES.items() if one.needs_labels o
 )  # fmt: skip
 def test_a_setting_that_cannot_work_is_named_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        make(None, env=Squares(shape=SMALL), **options)
+        make(None, env=Squares(), **options)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in OF_CLASSIFIERS])
 def test_every_objective_that_needs_no_labels_learns(name: str) -> None:
-    model = make(env=Squares(shape=SMALL), objective=name, learning_starts=0, batch_size=8, size=((2, 2, 2), 4))
+    model = make(objective=name, learning_starts=0, batch_size=8, size=((2, 2, 2), 4))
     assert model.learn(16)._n_updates == 8
 
 
 def test_numbers_of_numpy_are_taken_as_pythons_own() -> None:
     options = {"buffer_size": np.int64(100), "temperature": np.float32(0.5), "seed": np.int64(3), "samples_per_step": 2}
-    model = make(None, env=Squares(shape=SMALL), **options)
+    model = make(None, env=Squares(), **options)
     kept = [getattr(model, name) for name in options]
     assert kept == [100, 0.5, 3, 2.0]
     assert [type(value) for value in kept] == [int, float, int, float]
@@ -84,7 +84,7 @@ def test_a_teacher_is_opened_before_anything_is_built_for_long() -> None:
     from polydistill.errors import UserError
 
     with pytest.raises(UserError, match="no-such-file"):
-        PolicyDistillation("CnnPolicy", Squares(shape=SMALL), "no-such-file.zip", device="cpu")
+        PolicyDistillation("CnnPolicy", Squares(), "no-such-file.zip", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class ColoursLast(Squares):
 
 
 def make_kind(kind: str) -> PolicyDistillation:
-    options = {"env": Squares(shape=SMALL), "learning_starts": 0, "batch_size": 8, "samples_per_step": 2.0}
+    options = {"env": Squares(), "learning_starts": 0, "batch_size": 8, "samples_per_step": 2.0}
     options |= KINDS[kind]
     if options["env"] == "transposed":
         options["env"] = ColoursLast()
@@ -151,7 +151,7 @@ def test_a_loaded_student_of_every_layer_learns_on(tmp_path: Path) -> None:
     model.save(tmp_path / "student.zip")
     policy_kwargs = {"optimizer_class": torch.optim.SGD, "net_arch": (8, 5)}
     options = {"teacher": look, "learning_starts": 0, "batch_size": 8, "policy_kwargs": policy_kwargs}
-    loaded = PolicyDistillation.load(tmp_path / "student.zip", Squares(shape=SMALL), "cpu", **options)
+    loaded = PolicyDistillation.load(tmp_path / "student.zip", Squares(), "cpu", **options)
     assert type(loaded.policy.optimizer) is torch.optim.SGD
     before = loaded.student.state_dict()["q_net.4.weight"].clone()
     loaded.learn(16, reset_num_timesteps=False)
@@ -168,7 +168,7 @@ def test_a_loaded_student_of_every_layer_learns_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_is_no_other_network_than_it_holds(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    make(env=Squares(shape=SMALL)).save(tmp_path / "student.zip")
+    make().save(tmp_path / "student.zip")
     with pytest.raises(ValueError, match=message):
         PolicyDistillation.load(tmp_path / "student.zip", device="cpu", **options)
 
@@ -205,22 +205,22 @@ class OtherPolicy(CnnPolicy):
 )
 def test_what_the_student_would_not_be_is_refused_by_its_name(policy_kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        make(env=Squares(shape=SMALL), policy_kwargs=policy_kwargs)
+        make(policy_kwargs=policy_kwargs)
     assert "\n" not in str(refused.value)
 
 
 def test_policies_that_may_compute_anything_are_refused() -> None:
     for policy in (OtherPolicy, "CnnPolic"):
         with pytest.raises(ValueError, match="policy must be one of CnnPolicy, MlpPolicy, MultiInputPolicy"):
-            PolicyDistillation(policy, Squares(shape=SMALL), look, device="cpu")
+            PolicyDistillation(policy, Squares(), look, device="cpu")
     for known in ("CnnPolicy", CnnPolicy):
-        assert PolicyDistillation(known, Squares(shape=SMALL), None, size="net3", device="cpu").student is not None
+        assert PolicyDistillation(known, Squares(), None, size="net3", device="cpu").student is not None
 
 
 def test_a_student_is_as_wide_as_a_teacher_that_no_zip_could_hold() -> None:
     wide = build_network(spaces.Box(0, 255, SMALL, np.uint8), N_ACTIONS, Size((64, 64, 64), 512))
-    assert make(wide, env=Squares(shape=SMALL), size=None).size == Size((64, 64, 64), 512)
-    assert make(wide, env=Squares(shape=SMALL), size="nature").size == SIZES["nature"]
+    assert make(wide, env=Squares(), size=None).size == Size((64, 64, 64), 512)
+    assert make(wide, env=Squares(), size="nature").size == SIZES["nature"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_student_is_as_wide_as_a_teacher_that_no_zip_could_hold() -> None:
     ],
 )
 def test_observations_that_would_not_be_seen_as_they_are_are_refused(space: Any, message: str) -> None:
-    env = Squares(shape=SMALL)
+    env = Squares()
     env.observation_space = space
     with pytest.raises(ValueError, match=message):
         make(None, env=env)
@@ -244,7 +244,7 @@ def test_observations_that_would_not_be_seen_as_they_are_are_refused(space: Any,
 
 def test_actions_that_do_not_count_from_zero_are_refused() -> None:
     for space in (spaces.Discrete(3, start=1), spaces.Box(-1.0, 1.0, (2,)), spaces.MultiDiscrete([2, 2])):
-        env = Squares(shape=SMALL)
+        env = Squares()
         env.action_space = space
         with pytest.raises(ValueError, match="actions must be discrete and count from 0"):
             make(None, env=env)
@@ -256,5 +256,5 @@ def test_frames_that_stable_baselines_stacks_slide_and_normalized_ones_are_refus
     assert model.replay is not None
     assert model.replay._frames_added == 96 + 3 * 4 * 2, "each frame once, and three more where the 8 games started"
     with pytest.raises(ValueError, match=r"env is wrapped in VecNormalize: give the environment inside, env\.venv"):
-        make(env=VecNormalize(Squares(shape=SMALL)))
-    make(env=VecNormalize(Squares(shape=SMALL), norm_obs=False), learning_starts=0).learn(16)
+        make(env=VecNormalize(Squares()))
+    make(env=VecNormalize(Squares(), norm_obs=False), learning_starts=0).learn(16)

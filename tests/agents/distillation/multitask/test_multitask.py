@@ -20,7 +20,7 @@ from polydistill_agents.files.multitask_file import read_multitask, write_multit
 from polydistill_agents.networks.architecture import Architecture
 from polydistill_agents.networks.nature import Size
 from polydistill_agents.teachers import as_teacher
-from tests.agents.distillation.squares import SMALL, Squares, look
+from tests.agents.distillation.squares import Squares, look
 
 TORSO = Architecture(Size((4, 4, 4), 16), None, (), nn.ReLU)
 
@@ -48,7 +48,7 @@ def few_initial_states(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(seed: int = 0, teachers: Any = None, **options: Any) -> MultitaskDistillation:
-    envs: Any = {"right": Squares(2, shape=SMALL), "left": Squares(2, seed=1, shape=SMALL, n_actions=5)}
+    envs: Any = {"right": Squares(2), "left": Squares(2, seed=1, n_actions=5)}
     teachers = teachers or {"right": look, "left": as_teacher(look_the_other_way, kind="logits")}
     settings = {"buffer_size": 400, "learning_starts": 32, "batch_size": 16, "samples_per_step": 8, "train_freq": 8}
     settings |= {"temperatures": {"right": 0.05, "left": None}, "device": "cpu", "learning_rate": 3e-3}
@@ -56,7 +56,7 @@ def make(seed: int = 0, teachers: Any = None, **options: Any) -> MultitaskDistil
 
 
 def agreement(model: MultitaskDistillation, task: str) -> float:
-    frames = torch.from_numpy(Squares(200, seed=9, shape=SMALL).reset())
+    frames = torch.from_numpy(Squares(200, seed=9).reset())
     seat = model.seats[task]
     return float((seat.student_scores(frames).argmax(1) == seat.teacher(frames).argmax(1)).float().mean())
 
@@ -68,7 +68,7 @@ def test_one_student_learns_two_tasks_of_other_actions_and_kinds_of_scores(outpu
     assert agreement(model, "left") > 0.9
     assert model.n_updates == 300, "8 samples for each of 300 steps of two tasks, in batches of 16"
     model.save(tmp_path)
-    frames = Squares(50, seed=9, shape=SMALL).reset()
+    frames = Squares(50, seed=9).reset()
     for task, seat in model.seats.items():
         stock = DQN.load(tmp_path / f"{task}.zip", device="cpu")
         assert np.array_equal(stock.predict(frames, deterministic=True)[0], seat.predict(frames, deterministic=True)[0])
@@ -98,11 +98,11 @@ def test_each_head_keeps_the_q_values_of_its_task_and_files_hold_plain_layers(ou
         temperatures={"right": 0.2, "left": 2.0},
     ).learn(300)  # fmt: skip
     model.save(tmp_path)
-    frames = torch.from_numpy(Squares(50, seed=9, shape=SMALL).reset())
+    frames = torch.from_numpy(Squares(50, seed=9).reset())
     kinds = {task: seat.score_kind for task, seat in model.seats.items()}
     assert kinds == {"right": "q_values", "left": "q_values"}
     write_multitask(tmp_path / "whole.safetensors", model.network, kinds)
-    whole = read_multitask(tmp_path / "whole.safetensors", Squares(1, shape=SMALL).observation_space).network
+    whole = read_multitask(tmp_path / "whole.safetensors", Squares(1).observation_space).network
     for task, seat in model.seats.items():
         learned = seat.student_scores(frames)
         stock = DQN.load(tmp_path / f"{task}.zip", device="cpu")
@@ -217,9 +217,9 @@ def test_what_no_student_could_learn_together_is_refused(change: dict[str, Any],
 
 
 def test_tasks_of_other_observations_or_numbers_of_games_are_refused() -> None:
-    one = Squares(2, shape=SMALL)
+    one = Squares(2)
     both: Any = {"a": look, "b": look}
     with pytest.raises(ValueError, match=r"a shows \(4, 36, 36\), b shows \(3, 40, 40\)"):
         MultitaskDistillation({"a": one, "b": Squares(2, shape=(3, 40, 40))}, both, TORSO)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="as many games at once"):
-        MultitaskDistillation({"a": one, "b": Squares(3, shape=SMALL)}, both, TORSO)  # type: ignore[dict-item]
+        MultitaskDistillation({"a": one, "b": Squares(3)}, both, TORSO)  # type: ignore[dict-item]
