@@ -52,12 +52,22 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher.zip")
 
 
+# as ``python SCRIPT ...``; games of the protocol "rusu" are cut after 100 steps
+IN_SHORT_GAMES = """
+import dataclasses, runpy, sys
+from polydistill_agents.environments.protocols import PROTOCOLS
+PROTOCOLS["rusu"] = dataclasses.replace(PROTOCOLS["rusu"], max_frames=400)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture
 def script(root: Path, tmp_path: Path) -> Script:
-    """Run ``python scripts/NAME ...`` in a process of its own."""
+    """Run ``python scripts/NAME ...`` in a process of its own, with short games."""
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, str(root / "scripts" / name), *map(str, arguments)]
+        words = [sys.executable, "-c", IN_SHORT_GAMES, str(root / "scripts" / name), *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -107,6 +117,7 @@ def test_a_typo_binds_no_folder_of_an_agent(inside: Script, teacher: Path, tmp_p
     assert "which would be replaced" in planned.stdout
 
 
+@pytest.mark.usefixtures("short_games")
 def test_a_lineage_from_the_teachers_zip_to_the_table_and_again(
     script: Script, inside: Script, teacher: Path, root: Path, tmp_path: Path
 ) -> None:
@@ -247,10 +258,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(script: Script, teacher: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(inside: Script, teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    done = script("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run")
+    done = inside("distill_atari.py", *SMALL, "--teacher.path", teacher, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "holds no run" in done.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
@@ -357,9 +368,9 @@ def test_a_teacher_is_trained_and_its_training_goes_on(script: Script, inside: S
     assert "gamma is 0.99 there and 0.9 here" in other.stderr
 
 
-def test_the_bench_of_students_that_learn_meanwhile_shows_the_limit(script: Script, root: Path, tmp_path: Path) -> None:
+def test_the_bench_of_students_that_learn_meanwhile_shows_the_limit(inside: Script, root: Path, tmp_path: Path) -> None:
     words = ["--students", "[net3, net2]", "--rounds", 1, "--steps", 64, "--warm_up_steps", 64, "--threads", 1]
-    done = script("bench_online.py", *words, "--round_steps", 64, "--json", tmp_path / "bench.json")
+    done = inside("bench_online.py", *words, "--round_steps", 32, "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
     raw = json.loads((tmp_path / "bench.json").read_text())
     assert list(raw["seconds_per_step"]) == ["without students", "net3", "net2", "all"]
@@ -367,9 +378,9 @@ def test_the_bench_of_students_that_learn_meanwhile_shows_the_limit(script: Scri
     assert columns(done.stdout) == [explained(root, "Tables of the benchmarks", "bench_online.py")]
 
 
-def test_the_bench_measures_every_rate(script: Script, teacher: Path, root: Path, tmp_path: Path) -> None:
+def test_the_bench_measures_every_rate(inside: Script, teacher: Path, root: Path, tmp_path: Path) -> None:
     words = ["--teacher", teacher, "--rounds", 1, "--seconds", "0.05", "--loop_steps", 64, "--threads", 1]
-    done = script("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")
+    done = inside("bench_atari.py", *words, "--device", "cpu", "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
     raw = json.loads((tmp_path / "bench.json").read_text())
     rates = raw["rates_per_second"]

@@ -72,19 +72,24 @@ def test_short_run_measures_every_objective_and_says_what_it_counted(
     assert columns(done.stdout)[-1] == named - elsewhere
 
 
-def test_rows_measured_again_replace_the_old_ones_and_others_stay(root: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("torch_threads_restored")
+def test_rows_measured_again_replace_the_old_ones_and_others_stay(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "keep_memory", lambda: None)  # it would for the rest of this process
+    monkeypatch.setattr(script, "copy_bandwidth", lambda device: 1e9)
     path = tmp_path / "losses.csv"
     words = ("--objectives", "[jsd]", "--types", "[float32]", "--csv", str(path))
     old = (
         "objective,shape,type,contender,work,median_us,peer\njsd,2x3,float32,ours,loss,-1,x\nban,2x3,float32,a,b,-2,y\n"
     )
     path.write_text(old, encoding="utf-8")
-    assert bench(root, *words, "--shapes", "[2x3]", "--append", "true").returncode == 0
+    script.main([*SHORT, *words, "--shapes", "[2x3]", "--append", "true"])
     rows = read(path)
     assert [(row["median_us"], row["peer"]) for row in rows if row["objective"] == "ban"] == [("-2", "y")]
     assert len(rows) == 6
     assert all(float(row["median_us"]) > 0 for row in rows if row["objective"] == "jsd")
-    assert bench(root, *words, "--shapes", "[3x3]").returncode == 0
+    script.main([*SHORT, *words, "--shapes", "[3x3]"])
     assert {row["shape"] for row in read(path)} == {"3x3"}
 
 

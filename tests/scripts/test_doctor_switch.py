@@ -28,13 +28,15 @@ def smoke_cifar(root: Path) -> CifarConfig:
     return parse(CifarConfig, words, program="x", description="", default_name="x").config.resolve()
 
 
-def test_both_scripts_print_a_report_that_says_how_good_the_teacher_is(run_python, root: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_games")
+def test_both_scripts_print_a_report_that_says_how_good_the_teacher_is(inside, root: Path) -> None:
+    few = {"cifar": ["--training.epochs", "3"], "atari": []}
     said = {"cifar": r"fine +the teacher is right in .* of 256 labels", "atari": "the teacher scores .* in 2 games"}
     for world, line in said.items():
         script, config = f"distill_{world}.py", f"{world}.yaml"
         words = ["--config", str(root / "configs" / "smoke" / config), "--threads", "1", "--doctor"]
-        words += ["--lineage.generations", "1"]
-        done = run_python(str(root / "scripts" / script), *words, "--out", str(tmp_path / script))
+        words += ["--lineage.generations", "1", *few[world]]
+        done = inside(script, *words, "--out", world)
         assert done.returncode == 0, done.stderr
         assert len(re.findall(r"^doctor: \w+, \d+ samples of", done.stdout, flags=re.MULTILINE)) == 1
         assert re.search(line, done.stdout), done.stdout

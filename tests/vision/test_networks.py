@@ -246,6 +246,12 @@ def test_a_name_that_is_none_is_refused_with_a_hint(name: str, message: str) -> 
         check_name(name)
 
 
+def test_a_name_is_checked_without_a_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device "meta" torch loads its compiler for one: a second at every start of a script."""
+    monkeypatch.setattr(torch.Tensor, "normal_", None)
+    check_name("resnet-8")
+
+
 def test_a_classifier_of_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 classes"):
         build_network("resnet-8", 1)

@@ -11,8 +11,10 @@ def initialize(network: nn.Module) -> None:
     """Set every weight of ``network`` in place, from torch's current generator.
 
     Convolutions: normal with deviation sqrt(2 / (kernel area x outputs)). Batch norms: 1 and 0. Linear layers: uniform
-    in +-1/sqrt(inputs), bias 0.
+    in +-1/sqrt(inputs), bias 0. On the device "meta" there is nothing to set, and torch would load its compiler for it.
     """
+    if any(weight.is_meta for weight in network.parameters()):
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -237,6 +237,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
+ASKED = """
+import sys
+from polydistill.errors import UserError
+from polydistill_agents.files.downloads import fetch
+
+for where in sys.stdin:
+    try:
+        found = fetch(where.strip())
+    except UserError as error:
+        found = f"error: {error}"
+    print("found:", found, flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """Ask the Hub, in a process that knows no other: its client reads the address when it is imported."""
@@ -244,24 +258,27 @@ def hub(tmp_path_factory):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     home = tmp_path_factory.mktemp("hub")
+    environment = os.environ | {
+        **{"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"},
+        **{"PYTHONPATH": str(Path(__file__).parents[3]), "HF_HUB_DISABLE_TELEMETRY": "1"},
+    }
+    with open(home / "errors.txt", "w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ASKED], env=environment, cwd=home, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
 
     def ask(where: str) -> str:
-        code = (
-            "import sys\nfrom polydistill_agents.files.downloads import fetch\n"
-            "from polydistill.errors import UserError\n"
-            "try:\n    print(fetch(sys.argv[1]))\nexcept UserError as error:\n    print('error:', error)\n"
-        )
-        environment = os.environ | {
-            **{"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"},
-            **{"PYTHONPATH": str(Path(__file__).parents[3]), "HF_HUB_DISABLE_TELEMETRY": "1"},
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", code, where], env=environment, cwd=home, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(where, file=process.stdin, flush=True)
+        for line in process.stdout:
+            if line.startswith("found: "):
+                return line.removeprefix("found: ").strip()
+        raise AssertionError((home / "errors.txt").read_text())
 
     yield ask
+    process.communicate()
     server.shutdown()
     thread.join()
     server.server_close()
