@@ -72,8 +72,11 @@ class ModuleExaminer:
         """The metrics of the mean probability, see :meth:`~polydistill.modules.domain.ModuleDomain.ensemble`.
 
         Raises:
+            TypeError: they are no sequence.
             ValueError: fewer than two members, one twice, or one that there is not.
         """
+        if not isinstance(members, Sequence):
+            raise TypeError(f"`members` must be generations, as [1, 2], got {members!r}")
         there = sorted(self.members)
         if len(members) < 2 or len(set(members)) != len(members) or not set(members) <= set(there):
             raise ValueError(

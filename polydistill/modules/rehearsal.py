@@ -49,15 +49,15 @@ def rehearse(workshop: Workshop, teacher: nn.Module, generation: int, *, learns:
         if not learns:
             cast_up(teacher, given)
         scores, batch = trial.try_network(teacher, given, whose, "batches", reading)
-    labels = {"batches": batch.labels}
+    labels, firsts = {"batches": batch.labels}, {"batches": given}
     for name in [name for name in sources if name != "batches"]:
         with seeded(derive_seed(told.seed, f"trial, {name}"), sources[name]):
-            first = trial.take_first(sources[name], name, told.ignore_index)
-            labels[name] = read_batch(first).labels
+            firsts[name] = trial.take_first(sources[name], name, told.ignore_index)
+            labels[name] = read_batch(firsts[name]).labels
             require_classes(labels[name], f"the first batch of `{name}`")
-            trial.try_network(teacher, first, whose, name, reading)
+            trial.try_network(teacher, firsts[name], whose, name, reading)
     n_classes = scores.shape[1]
-    of_student = _try_student(workshop, teacher, generation + 1, given, n_classes)
+    of_student = _try_student(workshop, teacher, generation + 1, firsts, n_classes)
     for name in sources:
         check_labels(labels[name], n_classes, f"the first batch of `{name}`", told.ignore_index)
         check_all_labels(sources[name], name, n_classes, told.ignore_index)
@@ -71,14 +71,21 @@ def rehearse(workshop: Workshop, teacher: nn.Module, generation: int, *, learns:
     workshop.n_classes = n_classes
 
 
-def _try_student(workshop: Workshop, teacher: nn.Module, generation: int, given: Any, n_classes: int) -> Tensor:
-    """The scores that the student of ``generation`` gives for the batch ``given``."""
+def _try_student(
+    workshop: Workshop, teacher: nn.Module, generation: int, firsts: dict[str, Any], n_classes: int
+) -> Tensor:
+    """The scores that the student of ``generation`` gives for the first of ``batches``, which is one of ``firsts``: the
+    first batch of each source that it will see."""
     told, student = workshop.given, workshop.show(generation)
     if share_weights(student, teacher):
         name = "build" if told.build_student is None else "build_student"
         raise ValueError(f"`{name}` must make a fresh module each time, what it makes shares weights with the teacher")
     with seeded(derive_seed(told.seed, "trial")):
-        scores, batch = trial.try_network(student, given, "the student", "batches", told.reading(generation))
+        found = {
+            name: trial.try_network(student, first, "the student", name, told.reading(generation))
+            for name, first in firsts.items()
+        }
+    scores, batch = found["batches"]
     if scores.shape[1] != n_classes:
         raise ValueError(
             f"the student gives {scores.shape[1]} scores per sample and its teacher {n_classes}: both must tell the "
@@ -94,6 +101,10 @@ def _try_student(workshop: Workshop, teacher: nn.Module, generation: int, given:
 def _try_learning(workshop: Workshop, network: nn.Module, batch: Batch, whose: str, generation: int) -> None:
     told = workshop.given
     trial.try_optimizer(network, told.optimizer, whose, told.parts, told.precision)
+    n_parts = workshop.processes.size * told.parts
+    part = batch if n_parts == 1 else batch.split(n_parts)[0]  # as much as will be computed with its graph at once
+    with seeded(derive_seed(told.seed, "trial, gradient")):
+        trial.try_gradient(network, part, whose, told.reading(generation))
     if told.precision == "float16":
         with seeded(derive_seed(told.seed, "trial, float16")):
             trial.try_precision(network, batch, whose, told.reading(generation))

@@ -2,7 +2,8 @@
 
 A file is a ``.safetensors``: ``samples`` ``(n, 32)`` uint8, the hashes; ``positions`` ``(n,)`` int64, how many rows
 each sample has; and tensors with these rows, one sample after another. It is written whole or not at all, and never
-again. Several processes may write into one folder at once: under a lock, each leaves out what another has written.
+again. Several processes may write into one folder at once: under a lock, each leaves out what another has written. (A
+line says where the file system has none.)
 Contract: a file is read through a memory map, and never runs code; one that is damaged, cut, or of something else is
 refused in one line.
 """

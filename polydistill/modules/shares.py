@@ -9,8 +9,8 @@ which follows from (seed, generation, step, process). Without torchrun everythin
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from polydistill.modules.batches import Batch, device_of
 from polydistill.modules.feed import samplers_of
 from polydistill.provenance import weights_sha256
 
-_joined: dict[str, Processes] = {}  # by the kind of device: as messages go between GPUs, or else
+_joined: list[tuple[str, Processes]] = []  # one at most, with the kind of device for which they are connected
 
 
 def join_processes(device: torch.device | str | None) -> Processes:
@@ -42,14 +42,15 @@ def join_processes(device: torch.device | str | None) -> Processes:
     kind = "cuda" if device is not None and torch.device(device).type == "cuda" else "cpu"
     if not _joined and dist.is_available() and dist.is_initialized():
         return ALONE
-    if kind not in _joined:
-        if other := [name for name, processes in _joined.items() if processes.size > 1]:
-            raise UserError(
-                f"the processes of this program are connected for device {other[0]}, and this lineage is for {kind}: "
-                "give it a program of its own"
-            )
-        _joined[kind] = _connect(kind)
-    return _joined[kind]
+    if not _joined:
+        _joined.append((kind, _connect(kind)))
+    ((other, processes),) = _joined
+    if processes.size > 1 and kind != other:
+        told = f"the processes of this program are connected for device {other}, and this lineage "
+        if device is None:
+            raise UserError(f"{told}names no device: give device={other!r}, if its modules are there")
+        raise UserError(f"{told}is for {kind}: give it a program of its own")
+    return processes
 
 
 def check_may_keep(processes: Processes) -> None:
@@ -172,3 +173,29 @@ def are_alike(seen: str, processes: Processes, device: torch.device) -> bool:
     """Whether ``seen`` is the same in all processes, which all call this; ``device`` is that of their messages."""
     as_the_first = torch.tensor(float(processes.first_says(seen) == seen), device=device)
     return processes.sum_(as_the_first).item() == processes.size
+
+
+@contextmanager
+def fail_together(processes: Processes, device: torch.device, what: str) -> Iterator[None]:
+    """An error of one process in the block is one of all, so that none waits for it in vain.
+
+    Args:
+        processes: all enter the block, as often.
+        device: of their messages.
+        what: is done in the block, for the others' error.
+
+    Raises:
+        UserError: another process has failed.
+    """
+    if processes.size == 1:
+        yield
+        return
+    failed = torch.zeros(processes.size, device=device)
+    try:
+        yield
+    except Exception:
+        failed[processes.rank] = 1.0
+        processes.sum_(failed)
+        raise
+    if ranks := processes.sum_(failed).nonzero().flatten().tolist():
+        raise UserError(f"process {ranks[0]} of {processes.size} has failed while {what}, and says why")

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,16 @@ from polydistill.learning.processes import ALONE, Processes
 from polydistill.losses import TopK, keep_top_k
 from polydistill.losses.ignored import find_counted
 from polydistill.modules.batches import Batch, device_of, read_batch
+from polydistill.modules.feed import END
 from polydistill.modules.place import describe_batch
 from polydistill.modules.sample_hashes import ADVICE, all_samples, count_samples, hash_samples
 from polydistill.modules.score_files import KIND, ScoreFiles
-from polydistill.modules.shares import are_alike, check_alike
+from polydistill.modules.shares import are_alike, check_alike, fail_together
 from polydistill.modules.teacher_cache import TeacherCache
 from polydistill.provenance import weights_sha256
 from polydistill.runs.space import require_free
 
+DOING = "the teacher's scores are computed"
 SEED = 0  # of what a loader draws while its samples are scored: the same in every run
 FILE_BYTES, FILE_SECONDS = 2**26, 60.0  # after which what was computed is written
 # by which probabilities may differ, in the mean over the first batch, from those that were kept of the same teacher
@@ -94,7 +96,8 @@ class TeacherScores:
         Raises:
             UserError: the files are of a teacher that does something else, or the disk is full.
             ValueError: the processes do not have the same batches.
-            FloatingPointError: a score of the teacher is NaN or infinite; no such batch is kept.
+            FloatingPointError: a score of the teacher is NaN or infinite; no such batch is kept. Where one of several
+                processes raises an error, the others raise a UserError that names it.
         """
         if self.processes.size > 1 and not are_alike(self.files.key, self.processes, self._place()):
             raise ValueError(
@@ -104,29 +107,40 @@ class TeacherScores:
         new = _New(self.files, count_samples(source))
         try:
             with closing(all_samples(source, SEED)) as batches:
-                for number, given in enumerate(batches):
-                    heed("the teacher's scores are computed")
-                    try:
-                        self._take(given, number, new)
-                    except Exception as error:  # of the user's code, perhaps, which knows no batches
-                        error.add_note(f"in batch {number + 1} while the teacher's scores are computed")
-                        raise
+                more = True
+                while more:
+                    heed(DOING)
+                    with fail_together(self.processes, self._place(), DOING):
+                        more = self._take_next(batches, new)
+            with fail_together(self.processes, self._place(), DOING):
+                new.write()
         finally:
-            new.write()
+            new.write()  # what was computed before an error
         self.processes.wait()
         self.files.refresh()
         self._require_shared(new.of_others)
 
-    def _take(self, given: Any, number: int, new: _New) -> None:
-        """Batch ``number``, from 0: ``new`` gets those of its samples that are this process's."""
-        if not number and self.processes.size > 1:
+    def _take_next(self, batches: Iterator[Any], new: _New) -> bool:
+        """Whether there was a batch."""
+        try:
+            given = next(batches, END)
+            if given is not END:
+                self._take(given, new)
+        except Exception as error:  # of the user's code, perhaps, which knows no batches
+            error.add_note(f"in batch {new.n_batches + 1} while {DOING}")
+            raise
+        return given is not END
+
+    def _take(self, given: Any, new: _New) -> None:
+        """The next batch: ``new`` gets those of its samples that are this process's."""
+        if not new.n_batches and self.processes.size > 1:
             check_alike(describe_batch(given), self.processes, "the first batch", self._place())
         batch = read_batch(given)
         samples = hash_samples(batch)
         known = [sample in self.files for sample in samples]
         # the first of either kind is for all processes: what it shows they must all know
         compares, begins = any(known) and not new.compared, not all(known) and not new.announced
-        mine = number % self.processes.size == self.processes.rank
+        mine = new.n_batches % self.processes.size == self.processes.rank
         adds = mine and any(new.lacks(sample) for sample in samples)
         if compares or begins or adds:
             rows = self._ask(batch)
@@ -140,6 +154,7 @@ class TeacherScores:
         if not mine:
             new.leave(samples)
         new.n_seen += len(samples)
+        new.n_batches += 1
 
     def _require_shared(self, samples: set[bytes]) -> None:
         """Refuse a folder that does not show what other processes have written, as on machines that share no disk."""
@@ -229,7 +244,7 @@ class _New:
     """
 
     def __init__(self, files: ScoreFiles, n_samples: int | None) -> None:
-        self.files, self.n_samples, self.n_seen = files, n_samples, 0
+        self.files, self.n_samples, self.n_seen, self.n_batches = files, n_samples, 0, 0
         self.compared = self.announced = False
         self.of_others: set[bytes] = set()  # which compute them, as their batch is the first that has them
         self._clear()
@@ -258,8 +273,9 @@ class _New:
         folder, each = self.files.folder, _size(rows) / batch.shape[0] + 40
         told = f"{folder} takes {each:,.0f} bytes for each sample"
         if self.n_samples is not None:
-            new = each * (self.n_samples - self.n_seen)
-            free = require_free(folder, int(new))
+            most = self.n_samples - self.n_seen
+            least = max(0, min(most, self.n_samples - len(self.files)))  # if all that is there is of these samples
+            free, new = require_free(folder, int(each * least)), each * most
             size = f"{new / 1e6:,.0f} MB" if new >= 1e6 else f"{math.ceil(new / 1e3)} KB"
             told = f"{folder} takes up to {size} more; {free / 1e6:,.0f} MB are free"
         if tells:

@@ -6,6 +6,7 @@ for the device.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -121,6 +122,24 @@ def _compare_types(module: nn.Module, batch: Any) -> str:
         return ""
     ours, theirs = (", ".join(sorted(map(str, types))) for types in (inputs, own))
     return f" (the inputs are {ours}, the module is {theirs}: cast one of them, as by .float())"
+
+
+def try_gradient(module: nn.Module, batch: Batch, whose: str, reading: Reading) -> None:
+    """Refuse a network whose scores do not depend on what learns: of a batch, in evaluation mode.
+
+    Raises:
+        ValueError: they do not, or no gradient can be computed here.
+    """
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are off, and nothing can learn: leave out torch.no_grad() around the lineage")
+    with evaluation_mode(module), torch.enable_grad():
+        depends = reading.score(module, batch).requires_grad
+    if not depends:  # some compute without gradients while they are evaluated
+        depends = reading.score(copy.deepcopy(module).train(), batch).requires_grad
+    if not depends:
+        raise ValueError(
+            f"the scores of {whose} do not depend on its parameters: are they the right part of its output (`output`)?"
+        )
 
 
 def try_precision(module: nn.Module, batch: Batch, whose: str, reading: Reading) -> None:

@@ -30,6 +30,7 @@ LOCK = ".lock"
 TEXT = 1  # where the holder's name begins: Windows lets nobody else read the locked byte, the first
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
+_told: set[Path] = set()  # that they cannot be locked
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
@@ -39,7 +40,7 @@ class FolderLock:
 
     Args:
         folder: exists.
-        waits: until another process has given it back; where a file system cannot lock, nothing is said.
+        waits: until another process has given it back. Where a file system cannot lock, that is said the first time.
 
     Raises:
         UserError: another process has it, or the disk refused.
@@ -60,8 +61,9 @@ class FolderLock:
             if error.errno not in CANNOT_LOCK:
                 self.release()
                 raise UserError(f"cannot lock {path}: {error.strerror}") from error
-            if not waits:
+            if not waits or folder not in _told:
                 print(f"{folder} is on a file system without locks: start no second process on it", file=sys.stderr)
+            _told.add(folder)
         with contextlib.suppress(OSError):  # a full disk: the name is only for the other's message
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)

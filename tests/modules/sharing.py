@@ -80,6 +80,10 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if name.startswith("other"):
         rank = int(os.environ.get("RANK", "0"))
         batches = [(INPUTS.double() + rank, RAGGED)]
+    if name == "nan cached":
+        assert cache is not None
+        cache = cache.with_name("scores of nan")
+        batches = [(INPUTS[:22].double(), RAGGED[:22]), (INPUTS[22:].double() * torch.nan, RAGGED[22:])]
     if "lbfgs" in name:  # of batches that change, its memory makes rounding grow
         batches = [(INPUTS.double(), RAGGED)]
         search = "strong_wolfe" if "searching" in name else None
@@ -89,7 +93,7 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if "cached" in name:
         assert cache is not None
         options["teacher_cache"] = TeacherCache(cache, top_k=2)
-    if name == "other cached":  # refused before it is asked
+    if name in ("other cached", "nan cached"):
         torch.manual_seed(0)
         options["teacher"] = Net()
     if name == "unseeded teacher":
@@ -162,6 +166,6 @@ if __name__ == "__main__":
             stop_before_the_last_checkpoint(folder / before, out)
         try:
             results[name] = learn(name, options, out, folder / "scores")
-        except ValueError as error:
+        except (ValueError, FloatingPointError, UserError) as error:
             results[name] = str(error)
     torch.save(results, folder / f"rank_{rank}.pt")

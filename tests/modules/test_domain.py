@@ -183,6 +183,8 @@ def test_an_ensemble_of_others_than_evaluated_generations_is_refused(members: li
     list(one.distill(1))
     with pytest.raises(ValueError, match=r"at least 2 members, each once, of the generations \[0, 1\]"):
         one.ensemble(members)
+    with pytest.raises(TypeError, match=r"`members` must be generations, as \[1, 2\], got 3"):
+        one.ensemble(3)  # type: ignore[arg-type]
 
 
 def test_test_batches_in_another_order_each_time_are_refused_and_the_student_is_kept() -> None:

@@ -196,6 +196,28 @@ OF_BATCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
+class Fixed(nn.Linear):
+    """Has weights, and does not use them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.ones(2, 3)
+
+
+class Aloof(nn.Linear):
+    """Computes no gradients while it is evaluated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training):
+            return super().forward(x)
+
+
+class OfTwelve(nn.Linear):
+    """Knows batches of one size alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(12, 2))
+
+
 def plain_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, 0.1)
 
@@ -279,9 +301,40 @@ def test_a_part_of_the_output_that_does_not_learn_is_told() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x @ torch.ones(2, 3), super().forward(x)
 
-    with pytest.raises(ValueError, match="the student's scores do not depend on its parameters: are they the right pa"):
+    with pytest.raises(ValueError, match="the scores of the student do not depend on its parameters: are they the ri"):
         next(domain(build=lambda: Both(2, 3)).distill())
     assert len(list(domain(build=lambda: Both(2, 3), output=1).distill())) == 2
+
+
+@pytest.mark.usefixtures("_nothing_is_trained")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"build_student": lambda: Fixed(2, 3)}, "the scores of the student do not depend on its parameters"),
+        ({"teacher": build(), "build": lambda: Fixed(2, 3)}, "the scores of the student do not depend on its param"),
+        (
+            {"build_student": lambda: OfTwelve(2, 3), "test": [(GOOD[0][0][:6], LABELS[:6])]},
+            "the student, the first batch of `test`: shape .* is invalid",
+        ),
+        (
+            {"build_student": lambda: OfTwelve(2, 3), "validation": [(GOOD[0][0][:6], LABELS[:6])]},
+            "the student, the first batch of `validation`: shape .* is invalid",
+        ),
+    ],
+)
+def test_a_student_that_will_fail_is_told_before_its_teacher_learns(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        next(domain(**given).distill(1))
+
+
+def test_a_network_that_computes_gradients_only_while_it_learns_is_no_mistake() -> None:
+    assert len(list(domain(build=lambda: Aloof(2, 3)).distill(1))) == 2
+
+
+@pytest.mark.usefixtures("_nothing_is_trained")
+def test_a_lineage_without_gradients_is_told() -> None:
+    with torch.no_grad(), pytest.raises(ValueError, match=r"gradients are off.*leave out torch.no_grad\(\) around"):
+        next(domain().distill(1))
 
 
 def test_data_that_only_streams_is_good_enough() -> None:

@@ -169,6 +169,19 @@ def test_a_batch_is_looked_up_as_the_loader_gives_it_and_nothing_is_copied_back(
     assert_same_bits(train(make_domain(teacher_cache=tmp_path / "found", **way)), expected)
 
 
+def test_where_a_data_set_fails_while_scores_are_computed_is_told(tmp_path: Path) -> None:
+    class Broken(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            if index == 19:
+                raise OSError("picture_19.jpg is cut")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="picture_19") as error:
+        make_scores(tmp_path).fill(DataLoader(Broken(*clouds().tensors), batch_size=8), stop_at(1000))
+    assert error.value.__notes__ == ["in batch 3 while the teacher's scores are computed"]
+    assert len(make_scores(tmp_path).files) == 16
+
+
 def test_sequences_are_kept_with_their_padding(tmp_path: Path) -> None:
     inputs, labels = clouds(24, 6).tensors
     ragged = labels.masked_fill(torch.arange(6) >= torch.arange(24).unsqueeze(1) % 5 + 2, -100)
@@ -414,19 +427,20 @@ def test_a_disk_without_room_is_refused_before_it_is_full(tmp_path: Path, monkey
         make_scores(tmp_path).fill(DataLoader(clouds(), batch_size=8), stop_at(1000))
 
 
-def test_room_is_asked_for_what_is_new_whatever_other_data_have_in_the_folder(tmp_path: Path, monkeypatch) -> None:
-    """60 new samples take 3,600 bytes. Those of other data do not count as theirs, those of a stopped fill do."""
-    make_scores(tmp_path).fill(DataLoader(clouds(200), batch_size=8), stop_at(1000))
-    new = DataLoader(clouds(), batch_size=8)
-    with monkeypatch.context() as full:
-        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3599))
-        with pytest.raises(UserError, match="make room"):
-            make_scores(tmp_path).fill(new, stop_at(1000))
-    with pytest.raises(Interrupted):
-        make_scores(tmp_path).fill(new, stop_at(3))
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=36 * 60))
-    make_scores(tmp_path).fill(new, stop_at(1000))
-    assert len(make_scores(tmp_path).files) == 260
+@pytest.mark.parametrize("new_ones_first", [False, True])
+def test_room_is_demanded_only_for_what_cannot_be_there(tmp_path: Path, monkeypatch, capsys, new_ones_first) -> None:
+    """A sample takes 60 bytes, and 20 of these 80 are new. Of which a folder's are is not known before."""
+    batches = [list(DataLoader(clouds(n), batch_size=10)) for n in (60, 20)]
+    make_scores(tmp_path).fill(batches[0], stop_at(1000))
+    source = batches[1] + batches[0] if new_ones_first else batches[0] + batches[1]
+    capsys.readouterr()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20 * 60 - 1))
+    with pytest.raises(UserError, match="make room"):
+        make_scores(tmp_path).fill(source, stop_at(1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20 * 60))
+    make_scores(tmp_path).fill(source, stop_at(1000))
+    assert f"takes up to {5 if new_ones_first else 2} KB more" in capsys.readouterr().err
+    assert len(make_scores(tmp_path).files) == 80
 
 
 def test_how_much_disk_it_takes_is_said_before(tmp_path: Path, capsys) -> None:
@@ -515,6 +529,9 @@ def fill_together(
     class Both(Processes):
         def wait(self) -> None:
             there.wait()
+
+        def sum_(self, values: Tensor) -> Tensor:
+            return values
 
     for name in ("check_alike", "are_alike"):
         monkeypatch.setattr(teacher_scores, name, lambda *given: True)

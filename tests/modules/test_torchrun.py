@@ -46,6 +46,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "unseeded teacher": {},
     "unseeded build": {},
     "printed otherwise": {},
+    "nan cached": {},
 }
 
 
@@ -143,19 +144,28 @@ def test_what_cannot_be_shared_is_told(both: list[Any]) -> None:
     assert all("has 2 samples, too few for 2 processes of 2 parts each" in found["few"] for found in both)
 
 
+def test_an_error_of_one_process_while_scores_are_computed_is_told_in_all(both: list[Any]) -> None:
+    """The second batch is that of process 1."""
+    ours, theirs = (found["nan cached"] for found in both)
+    assert ours == "process 1 of 2 has failed while the teacher's scores are computed, and says why"
+    assert theirs.startswith("the teacher's scores of 77 of 110 positions of a batch are NaN")
+
+
 def test_a_lineage_on_the_other_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL takes no tensors of the CPU, and a second connection is an error of torch."""
-    monkeypatch.setattr(shares, "_joined", {})
+    monkeypatch.setattr(shares, "_joined", [])
     monkeypatch.setattr(shares, "_connect", lambda kind: Processes(1, 2))
     assert join_processes("cuda:1") == join_processes("cuda") == Processes(1, 2)
     told = "are connected for device cuda, and this lineage is for cpu: give it a program of its own"
-    for device in (None, "cpu", "mps"):
+    for device in ("cpu", "mps"):
         with pytest.raises(UserError, match=told):
             join_processes(device)
+    with pytest.raises(UserError, match="this lineage names no device: give device='cuda', if its modules are there"):
+        join_processes(None)
 
 
 def test_one_process_is_never_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "_joined", {})
+    monkeypatch.setattr(shares, "_joined", [])
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert join_processes("cpu") == join_processes("cuda") == ALONE
 

@@ -108,6 +108,11 @@ def test_a_file_system_without_locks_is_one_line_and_no_end(
     FolderLock(tmp_path).release()
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"{tmp_path} is on a file system without locks: start no second process on it"
+    (folder := tmp_path / "scores").mkdir()
+    for _ in range(2):
+        FolderLock(folder, waits=True).release()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder} is on a file system without locks")
 
 
 def test_a_system_without_any_lock_is_one_line_and_no_end(root: Path, tmp_path: Path) -> None:
