@@ -70,12 +70,22 @@ TRAININGS = {"teacher.json": "polydistill_agents.lineage.teacher_card"}
 
 
 class WorldEntry(NamedTuple):
-    """Where a study finds a world: its extra, ``module:name`` of its config and of the config where none is named
-    (empty: the defaults of the first), the metric by which arms are compared, the file of a run that teaches another,
-    whether a run of no students trains a teacher, ``module:name`` of what estimates a run's seconds (or empty), the
-    keys of its config that are younger than plans of it (where they are off, a plan does not name them), the module of
-    its ensembles, ``module:name`` of what looks at the configs of runs before the first, and of what says how the
-    student of a run is named where it teaches (each of them may be empty)."""
+    """Where a study finds a world. What is a function or a class is named as ``module:name``, and may be empty.
+
+    Attributes:
+        extra: that it needs.
+        config: class of its config.
+        default: the config where a study names none; empty: the defaults of the class.
+        metric: by which arms are compared.
+        product: the file of a run that teaches another.
+        trains_teachers: whether a run of no students trains a teacher.
+        seconds: estimates those of a run.
+        younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them.
+        ensembles: the module of its ensembles, or empty.
+        check: looks at the configs of runs before the first.
+        as_teacher: says how the student of a run is named where it teaches.
+        as_base: says by which keys an arm has the data of all arms.
+    """
 
     extra: str
     config: str
@@ -88,6 +98,7 @@ class WorldEntry(NamedTuple):
     ensembles: str = ""
     check: str = ""
     as_teacher: str = ""
+    as_base: str = ""
 
 
 # the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
@@ -140,6 +151,7 @@ WORLDS = {
         True,
         check="polydistill.image_folders.plan:check_configs",
         as_teacher="polydistill.image_folders.config:as_teacher",
+        as_base="polydistill.image_folders.config:as_base",
     ),
 }
 

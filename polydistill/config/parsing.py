@@ -295,13 +295,16 @@ def _mapping_of(key: str, fields: Mapping[str, Field]) -> str:
 def _put(mapping: Mapping[str, Any], key: str, text: str) -> dict[str, Any]:
     """The mapping with the value of one key, whose dots may be those of a mapping in it or of its own.
 
+    A name without a value is that of an empty mapping; the name ``null`` may be None, as YAML reads it.
+
     Example:
         >>> _put({"data": {"root": "a"}, "data.side": 1}, "data.root", "b")
         {'data': {'root': 'b'}, 'data.side': 1}
     """
     for name, inner in mapping.items():
-        if isinstance(inner, Mapping) and key.startswith(f"{name}.") and key not in mapping:
-            return {**mapping, name: _put(inner, key.removeprefix(f"{name}."), text)}
+        prefix = "null." if name is None else f"{name}."
+        if (inner is None or isinstance(inner, Mapping)) and key.startswith(prefix) and key not in mapping:
+            return {**mapping, name: _put(inner or {}, key.removeprefix(prefix), text)}
     try:
         value = parse_value(text)
     except ValueError:

@@ -236,7 +236,7 @@ class ImagesConfig(TaughtLineage):
 
 
 def as_teacher(config: ImagesConfig) -> dict[str, Any]:
-    """The keys of the config of a run that a student of ``config`` teaches, where they are others than its own."""
+    """What must change in a config when the student of ``config`` teaches its run: dotted keys and their values."""
     own, (network, _) = config.teacher, config.network_of(1)
     keys: dict[str, Any] = {
         "network": network,
@@ -248,3 +248,24 @@ def as_teacher(config: ImagesConfig) -> dict[str, Any]:
     if "teacher.image_size" in found:
         found["data.image_size"] = config.side  # it follows from the networks' sizes unless it is said
     return found
+
+
+def as_base(base: ImagesConfig, arm: ImagesConfig) -> dict[str, Any]:
+    """What must change in the config of an arm of a study for it to have the pictures and tests of ``base``.
+
+    Where nobody says their size and cut, these follow from the student, who may be another in each arm.
+
+    Args:
+        base: what all arms share.
+        arm: of the same study.
+
+    Returns:
+        dotted keys and their values; empty: pictures and tests are the same already.
+    """
+    (crop, interpolation), (own_crop, own_interpolation) = base.test_cut, arm.test_cut
+    followed = {
+        "data.image_size": (base.side, arm.side),
+        "data.crop": (crop, own_crop),
+        "data.interpolation": (interpolation, own_interpolation),
+    }
+    return {key: shared for key, (shared, own) in followed.items() if shared != own}

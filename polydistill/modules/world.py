@@ -111,7 +111,8 @@ class ModuleWorld:
         try:
             metrics = self._examiner.report(member, teacher, generation)
         except Exception as error:
-            error.add_note(f"generation {generation} is not lost: ModuleDomain.members[{generation}]")
+            where = f"ModuleDomain.members[{generation}]"
+            error.add_note(f"generation {generation} is trained: in this process {where} has it")
             raise
         if self.given.validation is not None:
             epoch, accuracy = self._kept or (None, None)

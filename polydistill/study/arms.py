@@ -26,6 +26,7 @@ from polydistill.study.worlds import CLONE, World, WorldConfig
 GROUPS = ("student", "training", "augmentation", "play", "lineage", "learn_on", "teacher")
 OF_A_RUN = {"seed": "first_seed and seeds say which"}  # no setting of a study
 GIVEN = "teacher.path"
+OF_THE_GIVEN = (GIVEN, "teacher.network", "teacher.pretrained", "teacher.classes")  # whom they name
 ONE_CORE = {"threads": 1}
 
 
@@ -81,6 +82,7 @@ class _Resolver:
     def __init__(self, world: World, file: Path | None, settings: Mapping[str, Any], stored: Plan | None) -> None:
         self.world, self.file, self.settings = world, file, settings
         self.stored = None if stored is None else stored.base
+        self.base = self._read("settings", {})
 
     def __call__(self, whose: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The config of an arm in plain values, without its seed."""
@@ -94,7 +96,12 @@ class _Resolver:
         return mapping
 
     def read(self, whose: str, overrides: Mapping[str, Any]) -> WorldConfig:
-        """The config of an arm, resolved."""
+        """The config of an arm, resolved, with what would follow from its student alone as all arms have it."""
+        config = self._read(whose, overrides)
+        shared = {} if self.world.as_base is None else self.world.as_base(self.base, config)
+        return self._read(whose, {**overrides, **shared}) if shared else config
+
+    def _read(self, whose: str, overrides: Mapping[str, Any]) -> WorldConfig:
         try:
             config = read_config(
                 self.world.config_class, self.file, {**self.settings, **ONE_CORE, **overrides}, self.world.default
@@ -215,7 +222,7 @@ def _check_key(whose: str, key: str, trains: bool) -> None:
         raise UserError(
             f"{whose} sets {key}, which all arms share: put it under settings (an arm sets {', '.join(GROUPS[:-1])})"
         )
-    if key == GIVEN:
+    if key == GIVEN or (key in OF_THE_GIVEN and not trains):
         raise UserError(
             f"{whose} sets {key}: arms of a seed share their teacher; `teacher: NAME` takes an arm's student"
         )

@@ -23,10 +23,12 @@ class StudyConfig:
         world: whose runs they are: what the name of its script says after distill_. With runs it may be left out.
         base: a config of that world, which the arms change; relative to this file or to the clone; empty: the world's
             own default.
-        settings: keys of the world's config for all arms, like {training.epochs: 2}.
+        settings: keys of the world's config for all arms, like {training.epochs: 2}; --settings.training.epochs 2 sets
+            one of them.
         arms: name -> keys that the arm sets, like {ban: {student.objective: ban}}. `teacher` names an arm: its student
             of the same seed teaches; else the seed's own teacher does. {ensemble: [ban, ban_2]} trains nothing: it is
-            the mean of the probabilities of those arms' students of the same seed.
+            the mean of the probabilities of those arms' students of the same seed. --arms.ban.training.epochs 2 sets
+            one key of an arm.
         contrasts: pairs of arms named beforehand, the first against the second; all other pairs are exploratory.
         seeds: how many; a study may get more later, and its report says which they were.
         first_seed: the first of them.
@@ -100,6 +102,9 @@ class StudyConfig:
         if len(self.arms) < self.fewest_arms:
             raise ValueError(f"arms must be at least {self.fewest_arms}, got {len(self.arms)}: a study compares")
         for name, arm in self.arms.items():
+            whole = name.partition(".")[0]
+            if whole and whole != name:  # a flag --arms.NAME.KEY of an arm that is not there
+                raise ValueError(f"there is no arm {whole}{suggest(whole, [one for one in self.arms if one != name])}")
             if not ARM_NAME.fullmatch(name) or name == TEACHER:
                 raise ValueError(
                     f"an arm cannot be called {name!r}: a name has letters, digits, -, + and _, and is not {TEACHER}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from polydistill.errors import UserError
 
 NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(getattr(errno, "EDQUOT", errno.ENOSPC)), "make room")
+TRACEBACK = "Traceback (most recent call last):"
+MOST_LINES = 3  # of an exception and its notes that are told
 ALIKE = 3  # first runs that fail for the same reason: then the others would, too
 
 
@@ -43,14 +46,29 @@ def is_of_full_disk(why: str) -> bool:
 
 
 def explain(code: int, log: Path) -> str:
-    """Why a command failed, in one line: its own ``error:``, or the last line that it printed."""
+    """Why a command failed, in one line.
+
+    It is its own ``error:``; else what its last traceback ends with: the exception, then its notes; else the last line
+    that it printed.
+    """
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
         return f"ended by {name}" + ("; perhaps memory ran out" if name == "SIGKILL" else "")
     lines = list(_last_lines(log))
     error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
-    return error or (f"{lines[-1]} (code {code})" if lines else f"it ended with code {code} and said nothing")
+    if error:
+        return error
+    told = "; ".join(line.strip() for line in _last_exception(lines) or lines[-1:])
+    return f"{told} (code {code})" if told else f"it ended with code {code} and said nothing"
+
+
+def _last_exception(lines: Sequence[str]) -> Sequence[str]:
+    """The first lines behind the calls of the last traceback, which are indented; empty: there is none."""
+    start = next((index for index in reversed(range(len(lines))) if lines[index].endswith(TRACEBACK)), None)
+    if start is None:
+        return ()
+    return list(itertools.dropwhile(lambda line: line[0].isspace(), lines[start + 1 :]))[:MOST_LINES]
 
 
 def _last_lines(log: Path, n_bytes: int = 20_000) -> Iterator[str]:
@@ -60,4 +78,4 @@ def _last_lines(log: Path, n_bytes: int = 20_000) -> Iterator[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return
-    yield from (line.strip() for line in text.splitlines() if line.strip())
+    yield from (line.rstrip() for line in text.splitlines() if line.strip())

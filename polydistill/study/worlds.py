@@ -64,6 +64,8 @@ class World:
         check: refuses resolved configs of runs, of one study, that could not begin; None: the runs themselves say it.
         as_teacher: from the config of a run to the keys of the config of one that its student teaches, which are others
             than the student's; None: none are.
+        as_base: from the config that all arms share, and that of an arm, to the keys by which the arm sees and is
+            tested by the same data; None: no data follow from a student.
     """
 
     name: str
@@ -77,6 +79,7 @@ class World:
     ensemble: EnsembleWorld | None = None
     check: Callable[[Sequence[Any]], None] | None = None
     as_teacher: Callable[[Any], Mapping[str, Any]] | None = None
+    as_base: Callable[[Any, Any], Mapping[str, Any]] | None = None
 
 
 def open_world(name: str) -> World:
@@ -102,6 +105,7 @@ def open_world(name: str) -> World:
         ensemble=_open_ensembles(entry.ensembles) if entry.ensembles else None,
         check=_find(entry.check) if entry.check else None,
         as_teacher=_find(entry.as_teacher) if entry.as_teacher else None,
+        as_base=_find(entry.as_base) if entry.as_base else None,
     )
 
 

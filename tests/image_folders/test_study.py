@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from polydistill.config.parsing import read_config
+from polydistill.config.plain_yaml import flatten
+from polydistill.errors import UserError
+from polydistill.image_folders.config import ImagesConfig
 from polydistill.study.arms import make_plan
 from polydistill.study.commands import study
 from polydistill.study.config import StudyConfig
@@ -107,6 +111,41 @@ def test_a_student_of_another_network_and_size_may_teach(ask: Script, pictures: 
     config = summary("ban_2", 0)["config"]
     assert (config["teacher"]["network"], config["teacher"]["image_size"]) == ("resnet-8", 24)
     assert config["data"]["image_size"] == 32, "the pictures are those of the other arms"
+
+
+def test_arms_of_a_seed_see_the_same_pictures_whatever_their_networks_are_made_for(pictures: Path) -> None:
+    settings = {"data.root": str(pictures), "teacher.network": "timm:resnet18"}
+    arms = {
+        "ban": {},
+        "small": {"student.network": "resnet-8"},
+        "large": {"student.network": "timm:vit_tiny_patch16_384"},
+        "fine": {"student.image_size": 320},
+        "of_small": {"teacher": "small", "student.network": "timm:resnet18"},
+        "of_large": {"teacher": "large"},
+    }
+    world = open_world("images")
+    plan = make_plan(StudyConfig(world="images", settings=settings, arms=arms), world, None)
+    configs = {arm.name: read_config(ImagesConfig, None, dict(flatten({**arm.config, "seed": 0}))) for arm in plan.arms}
+    assert {config.side for config in configs.values()} == {224}
+    assert len({config.test_cut for config in configs.values()}) == 1
+    taught = {name: config.network_of(0) for name, config in configs.items()}
+    own, large = ("timm:resnet18", 224), ("timm:vit_tiny_patch16_384", 224)
+    assert taught == dict.fromkeys(("ban", "small", "large", "fine"), own) | {
+        "of_small": ("resnet-8", 224), "of_large": large,
+    }  # fmt: skip
+    assert configs["fine"].network_of(1) == ("timm:resnet18", 320)
+    assert plan.arm("ban").config == plan.base, "what is alike already is not said again"
+
+
+def test_arms_may_not_name_another_given_teacher(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: "there.safetensors")
+    settings = {"data.root": str(pictures), "teacher.network": "timm:resnet18", "teacher.pretrained": True}
+    for key, value in {"network": "timm:resnet34", "pretrained": False, "classes": "names.txt"}.items():
+        arms = {"ban": {}, "other": {f"teacher.{key}": value}}
+        with pytest.raises(UserError, match=f"arm other sets teacher.{key}: arms of a seed share their teacher"):
+            make_plan(StudyConfig(world="images", settings=settings, arms=arms), open_world("images"), None)
 
 
 def test_weights_of_timm_are_one_teacher_for_all_seeds(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

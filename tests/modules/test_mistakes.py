@@ -286,7 +286,7 @@ class Broken(TensorDataset):
     ("name", "where"),
     [
         ("batches", ["while `batches` gave batch 3 of epoch 1"]),
-        ("test", ["in batch 3 of `test`", "generation 0 is not lost: ModuleDomain.members[0]"]),
+        ("test", ["in batch 3 of `test`", "generation 0 is trained: in this process ModuleDomain.members[0] has it"]),
         ("validation", ["in batch 3 of `validation`"]),
     ],
 )
@@ -374,7 +374,7 @@ def test_scores_that_are_not_finite_are_no_metrics_and_the_student_is_kept(value
     text = "the scores of generation 1 on the test batches are not finite for 1 of 5"
     with pytest.raises(FloatingPointError, match=text) as caught:
         list(one.distill(1))
-    assert caught.value.__notes__ == ["generation 1 is not lost: ModuleDomain.members[1]"]
+    assert caught.value.__notes__ == ["generation 1 is trained: in this process ModuleDomain.members[1] has it"]
     assert isinstance(one.members[1], Nan)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -313,6 +314,21 @@ def test_what_a_log_says_last_is_the_reason(tmp_path: Path) -> None:
     assert explain(2, log) == "the last"
     assert explain(-15, log) == "ended by SIGTERM"
     assert explain(143, log) == "ended by SIGTERM"
+
+
+def test_a_traceback_is_told_by_its_exception_and_the_notes_on_it(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "try:\n    raise KeyError('first')\nexcept KeyError as first:\n    error = ValueError('mine')\n"
+        "    error.add_note('in batch 7 of epoch 1')\n    raise error from first\n"
+    )
+    log.write_bytes(subprocess.run([sys.executable, script], capture_output=True, check=False).stderr)
+    assert explain(1, log) == "ValueError: mine; in batch 7 of epoch 1 (code 1)"
+    log.write_text("words\nTraceback (most recent call last):\n  File 'a'\n")
+    assert explain(1, log) == "File 'a' (code 1)", "a log that is cut off"
+    log.write_text("Traceback (most recent call last):\n  File 'a'\nOSError: no\nerror: a line\n")
+    assert explain(2, log) == "a line"
 
 
 def test_a_commit_is_no_part_of_what_a_run_must_be(tmp_path: Path) -> None:

@@ -17,6 +17,23 @@ def read(*words: str) -> StudyConfig:
     return parse(StudyConfig, list(words), program="study.py", description="", default_name="study").config
 
 
+def test_a_flag_sets_a_key_of_an_arm_that_has_none_and_of_one_called_null(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("world: cifar\narms:\n  null:\n  ban:\n  7: {student.objective: ban}\n")
+    words = [f"--arms.{name}.student.repeat={number}" for number, name in enumerate(("null", "ban", "7"), 1)]
+    assert read("--config", str(file), *words).arms == {
+        "null": {"student.repeat": 1},
+        "ban": {"student.repeat": 2},
+        "7": {"student.objective": "ban", "student.repeat": 3},
+    }
+
+
+def test_a_flag_of_an_arm_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--world", "cifar", "--arms", "{labels: {}, ban: {}}", "--arms.bann.student.repeat", "1")
+    assert "there is no arm bann; did you mean ban?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

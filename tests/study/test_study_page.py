@@ -24,7 +24,7 @@ def test_the_example_is_planned(page: str, tmp_path: Path, capsys: pytest.Captur
     study.main(["--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--dry_run"])
     printed = capsys.readouterr().out
     assert "contrasts named beforehand: ban against labels, ban against joint, labels against null" in printed
-    assert re.search(r"\| ban_2 +\| ban +\| student.objective ban +\|", printed)
+    assert re.search(r"\| ban_2 +\| ban +\| student.objective ban, student.repeat 2 +\|", printed)
     assert "20 seeds, 140 runs" in printed  # 6 arms and a teacher
     assert not (tmp_path / "out").exists()
 
