@@ -388,7 +388,8 @@ def _checked(parser: ArgumentParser, name: str, annotation: Any, given: Any, whe
     """The given value (text from the command line, anything from a file) as a value of the field's type."""
     from jsonargparse import ArgumentError
 
-    wrong = UserError(f"{where}{name} must be {describe(annotation)}, got {given!r}{near_choice(annotation, given)}")
+    hint = near_choice(annotation, given) or _quoted(annotation, given)
+    wrong = UserError(f"{where}{name} must be {describe(annotation)}, got {given!r}{hint}")
     if annotation == FREE:
         with contextlib.suppress(ValueError):
             mapping = parse_value(given) if where == "--" else given
@@ -411,6 +412,13 @@ def _checked(parser: ArgumentParser, name: str, annotation: Any, given: Any, whe
     if any(isinstance(number, float) and math.isnan(number) for number in numbers):
         raise wrong  # it would pass every check of a range
     return value
+
+
+def _quoted(annotation: Any, given: Any) -> str:
+    """How a number is given where text is wanted; empty: that is not what is wrong."""
+    if annotation is not str or isinstance(given, bool) or not isinstance(given, int | float):
+        return ""
+    return f'; quotes make it text: "{given}" in a file, \'"{given}"\' in a shell'
 
 
 def _whole(annotation: Any, value: Any) -> Any:

@@ -73,23 +73,30 @@ def check_objective(config: ImagesConfig, classes: int) -> None:
             raise UserError(f"student: {error}") from error
 
 
-def check_configs(configs: Sequence[ImagesConfig]) -> None:
+def check_configs(configs: Mapping[str, ImagesConfig]) -> dict[str, object]:
     """Refuse runs of the same pictures, as those of a study, that could not begin. Writes nothing.
 
     Args:
-        configs: resolved.
+        configs: whose they are, like "arm ban" -> resolved.
+
+    Returns:
+        what summary.json would say of the pictures that all of them are tested on.
 
     Raises:
-        UserError: as the first of them that could not begin would.
+        UserError: as the first of them that could not begin would, with whose it is.
     """
-    folders = read_data(configs[0])
+    folders = read_data(next(iter(configs.values())))
     classes = folders.train.classes
-    for config in configs:
-        require_batch(config, len(folders.train) + len(folders.validation))
-        check_objective(config, len(classes))
-        costs(config, len(classes))
-    for config in {config.teacher: config for config in configs if config.teacher.given}.values():
+    for whose, config in configs.items():
+        try:
+            require_batch(config, len(folders.train) + len(folders.validation))
+            check_objective(config, len(classes))
+            costs(config, len(classes))
+        except UserError as error:
+            raise UserError(f"{whose}: {error}") from error
+    for config in {config.teacher: config for config in configs.values() if config.teacher.given}.values():
         open_teacher(config, classes)
+    return {"test": folders.test.describe()}
 
 
 def disk_bytes(config: ImagesConfig, folders: Folders) -> int:

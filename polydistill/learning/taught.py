@@ -108,6 +108,13 @@ class TaughtLineage:
         return ("data.root", "teacher.path") if from_file else ("data.root",)
 
 
+def foreign_options(objective: str) -> tuple[str, ...]:
+    """The fields of :class:`TaughtConfig` that are options of other objectives than the one of this name."""
+    ours = OBJECTIVES[objective]
+    own = (*NO_OPTIONS, *ours.options, *(["permutation"] if ours.needs_permutation else []))
+    return tuple(field.name for field in dataclasses.fields(TaughtConfig) if field.name not in own)
+
+
 def _whose(objective: str, options: dict[str, float | str]) -> str:
     """Which objectives have the first of ``options`` that ``objective`` does not have; empty: it has all of them."""
     for name in options:

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from polydistill.config.parsing import read_config
 from polydistill.config.plain_yaml import flatten, to_mapping
 from polydistill.errors import UserError, suggest
+from polydistill.learning.taught import TaughtLineage, foreign_options
+from polydistill.losses import OBJECTIVES
 from polydistill.provenance import git_state
 from polydistill.runs.folder import SEED
 from polydistill.study.config import StudyConfig
@@ -76,6 +80,22 @@ def make_plan(config: StudyConfig, world: World, file: Path | None, stored: Plan
     return plan
 
 
+def leaves_gpu(config: StudyConfig, world: World, file: Path | None, plan: Plan) -> bool:
+    """Whether the runs of a plan are on the CPU beside a GPU, and nobody has said so.
+
+    Args:
+        config: of the study.
+        world: of its runs.
+        file: of ``config``.
+        plan: that was made of it.
+    """
+    if plan.base.get("device") != "cpu" or not torch.cuda.is_available():
+        return False
+    settings = _flat("settings", config.settings)
+    said = read_config(world.config_class, _find_base(config.base, file), settings, world.default)
+    return str(said.device) == "auto"
+
+
 class _Resolver:
     """Reads the config of an arm, on one core of this machine."""
 
@@ -97,9 +117,19 @@ class _Resolver:
 
     def read(self, whose: str, overrides: Mapping[str, Any]) -> WorldConfig:
         """The config of an arm, resolved, with what would follow from its student alone as all arms have it."""
+        overrides = {**self._left_behind(overrides), **overrides}
         config = self._read(whose, overrides)
         shared = {} if self.world.as_base is None else self.world.as_base(self.base, config)
         return self._read(whose, {**overrides, **shared}) if shared else config
+
+    def _left_behind(self, overrides: Mapping[str, Any]) -> dict[str, None]:
+        """The options of the base's objective that the arm's own does not have, and so does not take over."""
+        objective = overrides.get("student.objective")
+        if not issubclass(self.world.config_class, TaughtLineage) or str(objective) not in OBJECTIVES:
+            return {}
+        student = to_mapping(self.base)["student"]
+        foreign = (name for name in foreign_options(str(objective)) if student.get(name) is not None)
+        return {f"student.{name}": None for name in foreign}
 
     def _read(self, whose: str, overrides: Mapping[str, Any]) -> WorldConfig:
         try:

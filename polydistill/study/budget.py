@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from polydistill.config.plain_yaml import flatten
 from polydistill.study.plan import Arm, Plan
 from polydistill.study.records import TEACHER
 from polydistill.study.worlds import EnsembleWorld, open_world
+
+EPOCHS = "training.epochs"  # key of worlds in which teacher and student have the same
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,22 @@ def _budget(plan: Plan, arm: Arm, world: EnsembleWorld) -> Budget:
     ordered = tuple(name for name in configs if name in trained)
     training = sum(world.training_of(configs[name]) for name in ordered)
     return Budget(len(arm.members), ordered, training, world.training)
+
+
+def unequal_epochs(plan: Plan) -> list[str]:
+    """One line for each arm with epochs of its own that are not those of a seed's teacher and student together."""
+    if plan.teacher is None:
+        return []
+    teacher, student = (dict(flatten(config)) for config in (plan.teacher, plan.base))
+    if EPOCHS not in student or student.get("lineage.generations") != 1:
+        return []
+    both = teacher[EPOCHS] + student[EPOCHS]
+    return [
+        f"arm {arm.name} has {arm.overrides[EPOCHS]:,} epochs, teacher and student of the base together have {both:,}: "
+        f"an equal budget is --arms.{arm.name}.{EPOCHS} {both}"
+        for arm in plan.arms
+        if arm.overrides.get(EPOCHS, both) not in (both, student[EPOCHS])
+    ]
 
 
 def unequal_ensembles(plan: Plan) -> list[str]:

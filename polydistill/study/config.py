@@ -36,7 +36,7 @@ class StudyConfig:
         direction: auto, or whether lower or higher is better, for a metric that this version does not know.
         margin: difference that does not matter, in the metric's unit, for a test of equivalence; null: none.
         alpha: rate of false positives over all contrasts together.
-        workers: runs at once, of one core each; 0: as many as there are cores.
+        workers: runs at once, of one core each; 0: as many as there are cores; of runs on a GPU one.
         share_scores: where the runs of a seed with one teacher are more than the workers, what they would all compute
             of it is computed once: its scores of the images that they learn from, or the games that it is scored in;
             false: by each of them. The results are the same.

@@ -78,8 +78,8 @@ class FinishedRuns:
             first, known = self._data.setdefault(key, (run.folder, held["sha256"]))
             if held["sha256"] != known:
                 raise UserError(
-                    f"{self.out / run.folder} had other data ({part}) than {self.out / first}: they were changed in "
-                    "between; remove the runs of one of the two"
+                    f"{self.out / run.folder} had other data ({part}) than {self.out / first}: put them back as they "
+                    f"were and remove {self.out / run.folder}, or give --out another folder"
                 )
 
     def _require_same_given(self, run: PlannedRun, sha256: str | None) -> None:

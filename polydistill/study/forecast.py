@@ -17,7 +17,7 @@ from polydistill.runs.speeds import format_duration, recall
 from polydistill.statistics import least_p, smallest_effect
 from polydistill.study.answer import with_unit
 from polydistill.study.arms import GIVEN
-from polydistill.study.budget import unequal_ensembles
+from polydistill.study.budget import unequal_ensembles, unequal_epochs
 from polydistill.study.plan import ENSEMBLE, Plan
 from polydistill.study.planned import PlannedRun, planned_runs
 from polydistill.study.records import RunRecord
@@ -57,7 +57,7 @@ def format_forecast(plan: Plan, records: Sequence[RunRecord], world: World, out:
             f"plan {plan.sha256[:12]}: {len(plan.all_seeds)} seeds, {len(runs)} runs in {out}, {len(done)} finished",
             f"time: {forecast_time([run for run in runs if run.key not in done], world, workers)}",
             *_sight(plan, records),
-            *(f"warning: {line}" for line in unequal_ensembles(plan)),
+            *(f"warning: {line}" for line in (*unequal_epochs(plan), *unequal_ensembles(plan))),
         ]
     )
 

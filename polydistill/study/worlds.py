@@ -6,7 +6,7 @@ The worlds are named in one table, :data:`polydistill._environment.WORLDS`, as t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,7 +61,9 @@ class World:
         younger: keys of its config that are younger than plans of it: where they are off, a plan does not name them, so
             that its hash is that of the version which made it.
         ensemble: how it measures ensembles; None: it does not.
-        check: refuses resolved configs of runs, of one study, that could not begin; None: the runs themselves say it.
+        check: refuses resolved configs of runs, of one study, that could not begin, and names whose; it gives what
+            summary.json of each says of the data by part, as far as all runs have them alike. None: the runs themselves
+            say what is wrong.
         as_teacher: from the config of a run to the keys of the config of one that its student teaches, which are others
             than the student's; None: none are.
         as_base: from the config that all arms share, and that of an arm, to the keys by which the arm sees and is
@@ -77,7 +79,7 @@ class World:
     expected_seconds: Callable[[Any], float | None] | None = None
     younger: tuple[str, ...] = ()
     ensemble: EnsembleWorld | None = None
-    check: Callable[[Sequence[Any]], None] | None = None
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     as_teacher: Callable[[Any], Mapping[str, Any]] | None = None
     as_base: Callable[[Any, Any], Mapping[str, Any]] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def test_what_no_run_could_begin_with_is_found_before_the_plan_is_written(ask: S
     assert "data.root none does not exist" in refused(ask("--settings.data.root", "none", "--dry_run"))
     words = ["--settings.data.root", pictures]
     large = ask(*words, "--arms.ban.training.batch_size", 99)
-    assert "training.batch_size is 99, but train holds 36 pictures" in refused(large)
+    assert "arm ban: training.batch_size is 99, but train holds 36 pictures" in refused(large)
     (pictures / "train" / "müll" / "3.jpg").write_bytes(b"no")
     assert "3.jpg is no picture of JPEG" in refused(ask(*words))
     assert not Path("runs").exists()
@@ -98,8 +99,10 @@ def test_a_folder_that_changes_between_two_runs_stops_the_study(ask: Script, pic
     assert ask(*words, "--seeds", 2).code == 0
     write_pictures(pictures / "val", 7, seed=1)
     done = ask(*words, "--seeds", 3)
-    assert done.code == 2
-    assert "runs/teacher/seed2 had other data (test) than runs/study/runs/teacher/seed0" in done.err.splitlines()[-1]
+    told = "error: runs/study/runs/teacher/seed0 had other data (test) than there are now: put them back as they were"
+    assert told in refused(done)
+    assert not Path("runs/study/runs/teacher/seed2").exists(), "nothing is trained in vain"
+    assert ask(*words, "--seeds", 2).code == 0, "where nothing is to be run the report is made"
 
 
 def test_a_student_of_another_network_and_size_may_teach(ask: Script, pictures: Path) -> None:
@@ -135,6 +138,20 @@ def test_arms_of_a_seed_see_the_same_pictures_whatever_their_networks_are_made_f
     }  # fmt: skip
     assert configs["fine"].network_of(1) == ("timm:resnet18", 320)
     assert plan.arm("ban").config == plan.base, "what is alike already is not said again"
+
+
+def test_an_arm_of_another_objective_leaves_the_options_of_the_base_behind(pictures: Path) -> None:
+    config = StudyConfig(
+        world="images",
+        base="configs/images/own_folder.yaml",
+        settings={"data.root": str(pictures)},
+        arms={"labels": {"student.objective": "cross_entropy"}, "ban": {"student.objective": "ban"}, "kd": {}},
+    )
+    plan = make_plan(config, open_world("images"), None)
+    assert [arm.config["student"]["temperature"] for arm in plan.arms] == [None, None, 4.0]
+    wrong = {"labels": {"student.objective": "cross_entropy", "student.temperature": 2.0}, "kd": {}}
+    with pytest.raises(UserError, match="arm labels: student: objective cross_entropy has no option temperature"):
+        make_plan(dataclasses.replace(config, arms=wrong), open_world("images"), None)
 
 
 def test_arms_may_not_name_another_given_teacher(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

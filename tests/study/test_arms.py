@@ -71,6 +71,10 @@ def test_an_arm_that_differs_in_more_than_it_may_is_one_line(arm: dict[str, Any]
     ("settings", "says"),
     [
         ({"settings": {"seed": 3}}, "settings: seed cannot be set: first_seed and seeds say which"),
+        (
+            {"settings": {"data.root": 2024}},
+            'data.root must be text, got 2024; quotes make it text: "2024" in a file, \'"2',
+        ),
         ({"settings": {"data.made_upp": 3}}, "settings: unknown key data.made_upp; did you mean data.made_up[?]"),
         ({"base": "nowhere.yaml"}, "there is no base nowhere.yaml"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from polydistill.config.parsing import read_config
 from polydistill.runs.speeds import remember
 from polydistill.study.arms import make_plan
+from polydistill.study.config import StudyConfig
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
@@ -47,6 +48,24 @@ def test_a_plan_in_which_nothing_can_be_found_is_warned_of(seeds: int, says: str
     assert (
         "warning: with 5 seeds no permutation" in format_forecast(plan_of(seeds), [], FAKE, Path("out"), 2)
     ) == bool(says)
+
+
+def test_epochs_of_an_arm_that_are_not_those_of_teacher_and_student_are_warned_of() -> None:
+    labels, key = {"student.objective": "cross_entropy"}, "training.epochs"
+    settings = {key: 20, "lineage.generations": 1, "device": "cpu", "precision": "float32"}
+
+    def warned(joint: int, **more: object) -> bool:
+        arms = {"labels": labels, "joint": labels | {key: joint}}
+        plan = make_plan(StudyConfig(world="images", settings=settings | more, arms=arms), open_world("images"), None)
+        text = format_forecast(plan, [], open_world("images"), Path("out"), 2)
+        says = "warning: arm joint has 120 epochs, teacher and student of the base together have 40"
+        assert (says in text) == ("an equal budget is --arms.joint.training.epochs 40" in text)
+        return says in text
+
+    folder = {"data.root": "pictures", "teacher.network": "resnet-8"}
+    assert warned(120, **folder)
+    assert not warned(40, **folder)
+    assert not warned(120, **folder, **{"teacher.path": "a.safetensors"}), "a given teacher is not paid for"
 
 
 def test_the_time_is_what_such_runs_took_shared_among_the_cores() -> None:

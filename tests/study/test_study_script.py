@@ -63,6 +63,24 @@ def refused(done: Done) -> str:
     return line
 
 
+def test_a_gpu_takes_one_run_at_a_time_and_one_that_is_left_idle_is_told(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--config", "study.yaml", "--dry_run"]
+    warning = "warning: runs are on the CPU; --settings.device cuda takes the GPU, one run at a time"
+    monkeypatch.setattr(study, "usable_cores", lambda: 5)
+    workers: list[int] = []
+    monkeypatch.setattr(study, "format_forecast", lambda *given: workers.append(given[-1]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert warning not in script(*words).err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert warning in script(*words).err
+    assert warning not in script(*words, "--settings.device", "cpu").err, "somebody has said so"
+    assert warning not in script(*words, "--settings.device", "cuda").err
+    script(*words, "--settings.device", "cuda", "--workers", 3)
+    assert workers == [5, 5, 5, 1, 3]
+
+
 def test_a_study_leaves_its_plan_its_results_and_its_runs_and_says_what_came_out(script: Script) -> None:
     done = script("--config", "study.yaml", "--workers", 2)
     assert done.code == 0, done.err

@@ -24,7 +24,7 @@ from polydistill.disk import disk_errors
 from polydistill.errors import UserError, run_script
 from polydistill.runs.lock import FolderLock
 from polydistill.study.analysis import analyse
-from polydistill.study.arms import make_plan
+from polydistill.study.arms import leaves_gpu, make_plan
 from polydistill.study.beginning import require_start
 from polydistill.study.conduct import conduct, count_done, require_study_folder
 from polydistill.study.config import StudyConfig
@@ -71,10 +71,12 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     world = open_world(parsed.config.world)
     stored = read_plan(parsed.out)
     plan = make_plan(parsed.config, world, parsed.file, stored)
-    workers = parsed.config.workers or usable_cores()
+    workers = parsed.config.workers or (1 if plan.base.get("device") == "cuda" else usable_cores())
     records = read_records(plan, parsed.out)
     require_given(plan, records)
-    require_start(plan, records, world)
+    require_start(plan, records, world, parsed.out)
+    if leaves_gpu(parsed.config, world, parsed.file, plan):
+        print("warning: runs are on the CPU; --settings.device cuda takes the GPU, one run at a time", file=sys.stderr)
     if parsed.dry_run:
         whole = plan if stored is None else amend(stored, plan, count_done(records), parsed.out)
         print(format_forecast(whole, records, world, parsed.out, workers))
