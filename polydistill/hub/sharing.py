@@ -17,15 +17,15 @@ SCRIPT = "python scripts/push_to_hub.py"
 
 
 def check_sharing(parsed: Parsed[Any]) -> None:
-    """Refuse, before hours are spent, what would be refused after them. In a plan it prints where the run would go.
+    """Refuse, before hours are spent, what would be refused after them. A plan prints where the run would go.
 
     Raises:
         UserError: the licence is no identifier, or the run could not be pushed, see
-            :func:`~polydistill.hub.push.open_repository`.
+            :func:`~polydistill.hub.push.open_repository`; of a plan :func:`~polydistill.hub.push.foresee_repository`.
     """
     check_license(parsed.license_id)
     if parsed.push_to_hub:
-        repository = open_repository(parsed.push_to_hub)
+        repository = (foresee_repository if parsed.dry_run else open_repository)(parsed.push_to_hub)
         if parsed.dry_run:
             print(f"the finished run would be sent to {repository.describe()}")
 

@@ -67,17 +67,19 @@ class Folders(NamedTuple):
         train: to learn from.
         validation: held out from these; perhaps none.
         test: those of the other folder.
+        whole: the first two together, which no seed decides.
         left_out: how many files of both cannot be read, and are none of these.
     """
 
     train: ImageFolder
     validation: ImageFolder
     test: ImageFolder
+    whole: ImageFolder
     left_out: int
 
     def describe(self) -> dict[str, Any]:
         """What a result can be compared by."""
-        return {name: getattr(self, name).describe() for name in ("train", "validation", "test")}
+        return {name: getattr(self, name).describe() for name in ("train", "validation", "test", "whole")}
 
 
 def read_data(config: ImagesConfig) -> Folders:
@@ -87,14 +89,14 @@ def read_data(config: ImagesConfig) -> Folders:
         UserError: see :func:`read_folders` and :func:`inspect`; or there are too few for a batch.
     """
     data = config.data
-    whole = read_folders(data.root, data.train, data.test)
-    train, test = (
+    there = read_folders(data.root, data.train, data.test)
+    whole, test = (
         inspect(folder, name, data.check, data.broken)
-        for folder, name in zip(whole, (data.train, data.test), strict=True)
+        for folder, name in zip(there, (data.train, data.test), strict=True)
     )
-    require_batch(config, len(train))
-    train, validation = train.hold_out(data.validation_images, config.seed)
-    return Folders(train, validation, test, sum(map(len, whole)) - len(train) - len(validation) - len(test))
+    require_batch(config, len(whole))
+    train, validation = whole.hold_out(data.validation_images, config.seed)
+    return Folders(train, validation, test, whole, left_out=sum(map(len, there)) - len(whole) - len(test))
 
 
 def require_batch(config: ImagesConfig, pictures: int) -> None:

@@ -6,9 +6,10 @@ a card that says what is needed to open and feed it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from polydistill.disk import atomic_write
 from polydistill.errors import UserError
 from polydistill.image_folders.config import ImagesConfig
 from polydistill.image_folders.data import IGNORED, Folders, make_loaders
+from polydistill.image_folders.folder import SIZES, list_names
 from polydistill.image_folders.library import PREFIX
 from polydistill.image_folders.networks import expectations, size_option
 from polydistill.image_folders.teacher import make_untrained, open_teacher
@@ -28,9 +30,12 @@ from polydistill.learning.taught import tell_accuracy
 from polydistill.lineage import Generation
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.domain import ModuleDomain
+from polydistill.modules.examiner import OtherLabelsError
 from polydistill.modules.world import FILE
 from polydistill.provenance import weights_sha256
 from polydistill.runs.correctness import KeptAnswers
+
+PURPOSES = {"train": "learn from", "validation": "validate on", "test": "be tested on", "whole": "learn from"}
 
 
 class ImagesDomain(ModuleDomain):
@@ -105,7 +110,8 @@ class ImagesDomain(ModuleDomain):
 
     def evaluate(self, member: nn.Module, teacher: nn.Module | None, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """As every module; of a teacher that was given one line says how good it is, before its student learns."""
-        metrics = super().evaluate(member, teacher, keeper)
+        with self._telling_of_unread():
+            metrics = super().evaluate(member, teacher, keeper)
         if keeper.run is not None:
             self._answers.keep(keeper.run.out, self._examiner.correct(keeper.generation))
         if not keeper.generation and self.config.teacher.given and keeper.run is not None:
@@ -130,7 +136,8 @@ class ImagesDomain(ModuleDomain):
             self._answers.go_on(keeper.run.out, saved["correct"])
         elif keeper.run is not None:
             for generation in range(len(members)):
-                self._answers.keep(keeper.run.out, self._examiner.correct(generation))
+                with self._telling_of_unread():
+                    self._answers.keep(keeper.run.out, self._examiner.correct(generation))
         return members
 
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
@@ -141,7 +148,23 @@ class ImagesDomain(ModuleDomain):
             "left_out": self.folders.left_out + sum(map(len, self.loaders.left_out().values())),
         }
         sizes = {"processes": self.workshop.processes.size, "data": data}
-        return {**super().finish(keeper), "correct": self._answers.records, **sizes}
+        with self._telling_of_unread():
+            found = super().finish(keeper)
+        return {**found, "correct": self._answers.records, **sizes}
+
+    @contextlib.contextmanager
+    def _telling_of_unread(self) -> Iterator[None]:
+        """Test labels are those of the pictures that could be read: other labels are other such pictures."""
+        try:
+            yield
+        except OtherLabelsError as error:
+            numbers, folder = self.loaders.left_out()["test"], self.folders.test
+            names = [str(folder.path(number)) for number in numbers]
+            raise UserError(
+                f"not the same test pictures of {folder.root} could be read at each test, so generations cannot be "
+                f"compared; left out at some time: {list_names(names) or 'none'}; let all of them be read or none, and "
+                "give --out another folder"
+            ) from error
 
     def _write_card(self, member: nn.Module, generation: int, out: Path) -> None:
         name, side = self.config.network_of(generation)
@@ -172,18 +195,18 @@ def introduce(config: ImagesConfig, accuracy: float, classes: int) -> str:
 
 
 def require_same_pictures(config: ImagesConfig, found: Mapping[str, Any], began: Mapping[str, Any]) -> None:
-    """Compare two results of :meth:`Folders.describe`.
+    """Compare two results of :meth:`Folders.describe`, as far as both know; a version before knew less.
 
     Raises:
-        UserError: files or classes are others than those that the run began with.
+        UserError: files, their sizes or classes are others than those that the run began with.
     """
-    for name in found:
-        if found[name] != began[name]:
+    for name, purpose in PURPOSES.items():
+        now, then = found[name], began.get(name, {})
+        other = [key for key in now if key in then and now[key] != then[key]]
+        if other:
+            how = "the names are the same, the sizes are not" if other == [SIZES] else ""
+            how = how or f"{now['images']:,} now, {then['images']:,} then"
             raise UserError(
-                f"data.root {config.data.root} holds other files to {_purpose(name)} than this run began with: "
-                f"{found[name]['images']:,} now, {began[name]['images']:,} then; give --out another folder"
+                f"data.root {config.data.root} holds other files to {purpose} than this run began with: {how}; put "
+                "them back, or give --out another folder"
             )
-
-
-def _purpose(name: str) -> str:
-    return {"train": "learn from", "validation": "validate on", "test": "be tested on"}[name]

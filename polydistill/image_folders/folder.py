@@ -19,6 +19,8 @@ from polydistill.errors import UserError, list_first, printable
 from polydistill.image_folders.pictures import ENDINGS
 from polydistill.streams import numpy_stream
 
+SIZES = "sizes_sha256"  # of the sizes of files: in results of :meth:`ImageFolder.describe`, not in those of older runs
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -29,12 +31,14 @@ class ImageFolder:
         classes: their names; labels count them.
         files: paths from ``root`` on.
         labels: of the files.
+        sizes: of the files in bytes.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
+    sizes: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -46,8 +50,8 @@ class ImageFolder:
     def take(self, indices: Iterable[int]) -> ImageFolder:
         """Some of the files, in this order."""
         chosen = list(indices)
-        files = tuple(self.files[index] for index in chosen)
-        return ImageFolder(self.root, self.classes, files, tuple(self.labels[index] for index in chosen))
+        files, labels = tuple(self.files[index] for index in chosen), tuple(self.labels[index] for index in chosen)
+        return ImageFolder(self.root, self.classes, files, labels, tuple(self.sizes[index] for index in chosen))
 
     def hold_out(self, n: int, seed: int) -> tuple[ImageFolder, ImageFolder]:
         """Two folders: all but ``n`` files, and these, drawn by ``seed``; both keep the order."""
@@ -57,11 +61,14 @@ class ImageFolder:
         return self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
 
     def describe(self) -> dict[str, object]:
-        """How many files, and a hash of their names and classes: by which they are known again when a run goes on."""
-        digest = hashlib.sha256()
-        for file, label in zip(self.files, self.labels, strict=True):
-            digest.update(os.fsencode(file) + f"\0{self.classes[label]}\0".encode(errors="surrogateescape"))
-        return {"images": len(self), "sha256": digest.hexdigest() if len(self) else None}
+        """How many files, a hash of their names and classes, and one of their sizes in this order: by these they are
+        known again when a run goes on. What pictures show is not read."""
+        names, sizes = hashlib.sha256(), hashlib.sha256()
+        for file, label, size in zip(self.files, self.labels, self.sizes, strict=True):
+            names.update(os.fsencode(file) + f"\0{self.classes[label]}\0".encode(errors="surrogateescape"))
+            sizes.update(f"{size}\0".encode())
+        sums = {"sha256": names.hexdigest(), SIZES: sizes.hexdigest()}
+        return {"images": len(self), **(sums if self.files else dict.fromkeys(sums))}
 
 
 def read_folders(root: str, train: str, test: str) -> tuple[ImageFolder, ImageFolder]:
@@ -127,20 +134,22 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 def _read(folder: Path, classes: list[str]) -> ImageFolder:
     files: list[str] = []
     labels: list[int] = []
+    sizes: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(str(path.relative_to(folder)) for path in _pictures(folder / name, ()))
+        found = sorted((str(path.relative_to(folder)), size) for path, size in _pictures(folder / name, ()))
         if not found:
             raise UserError(
                 f"the class folder {printable(str(folder / name))} holds no pictures "
                 f"({', '.join(sorted(ENDINGS))}): fill it, or remove it here and there"
             )
-        files += found
+        files += [file for file, _ in found]
         labels += [label] * len(found)
-    return ImageFolder(folder, tuple(classes), tuple(files), tuple(labels))
+        sizes += [size for _, size in found]
+    return ImageFolder(folder, tuple(classes), tuple(files), tuple(labels), tuple(sizes))
 
 
-def _pictures(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """Files that end like pictures, at whatever depth; links are followed, but not in a circle."""
+def _pictures(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
+    """Files that end like pictures, at whatever depth, and their bytes; links are followed, but not in a circle."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -152,4 +161,7 @@ def _pictures(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
         if entry.is_dir():
             yield from _pictures(Path(entry.path), (*above, real))
         elif Path(entry.name).suffix.lower() in ENDINGS:
-            yield Path(entry.path)
+            path = Path(entry.path)
+            with disk_errors(path, "read"):
+                size = entry.stat().st_size
+            yield path, size

@@ -6,6 +6,7 @@ whose header claims more pixels than Pillow trusts is refused before they are de
 
 from __future__ import annotations
 
+import errno
 import stat
 import warnings
 from collections.abc import Iterator
@@ -26,15 +27,24 @@ ENDINGS = frozenset(
 )
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"})  # of eight bits or fewer
 DEEP = "I;16"  # how the names of modes of sixteen bits begin
+NO_FAULT_OF_THE_DISK = (None, errno.EINVAL, errno.EOVERFLOW)  # of Pillow itself, or it sought a place there is not
 IN_WORKER = "Caught "  # how torch begins the text of an error of a loader's worker
 
 
-class BrokenPictureError(UserError):
-    """A file that cannot be decoded; of a text that comes from a loader's worker only the last line is told."""
+class PictureError(UserError):
+    """A file whose picture is not there; of a text that comes from a loader's worker only the last line is told."""
 
     def __init__(self, text: str) -> None:
         last = text.strip().splitlines()[-1] if text.startswith(IN_WORKER) else ""
-        super().__init__(last.partition("BrokenPictureError: ")[2] or text)
+        super().__init__(last.partition(f"{type(self).__name__}: ")[2] or text)
+
+
+class BrokenPictureError(PictureError):
+    """The file cannot be decoded."""
+
+
+class UnreadPictureError(PictureError):
+    """The disk did not give the file: another time it may, so that it is not to be left out."""
 
 
 def check_header(path: Path) -> None:
@@ -42,6 +52,7 @@ def check_header(path: Path) -> None:
 
     Raises:
         BrokenPictureError: it is no picture, or one that :func:`read_picture` refuses by its header.
+        UnreadPictureError: the disk refused.
     """
     with _opened(path):
         pass
@@ -54,6 +65,7 @@ def read_picture(path: Path) -> Image:
 
     Raises:
         BrokenPictureError: it cannot be decoded.
+        UnreadPictureError: the disk refused.
     """
     from PIL import Image, ImageOps
 
@@ -83,8 +95,10 @@ def _opened(path: Path) -> Iterator[Image]:
     except UnidentifiedImageError:
         raise BrokenPictureError(f"{_name(path)} is no picture of {', '.join(FORMATS)}") from None
     except Exception as error:  # whatever the readers of Pillow make of damaged files
-        told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise BrokenPictureError(f"{_name(path)} cannot be decoded: {printable(told.rstrip('.'))}") from None
+        told = printable((getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip("."))
+        if isinstance(error, OSError) and error.errno not in NO_FAULT_OF_THE_DISK:
+            raise UnreadPictureError(f"{_name(path)} cannot be read from the disk: {told}") from None
+        raise BrokenPictureError(f"{_name(path)} cannot be decoded: {told}") from None
 
 
 def _name(path: Path) -> str:

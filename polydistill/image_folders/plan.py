@@ -73,14 +73,14 @@ def check_objective(config: ImagesConfig, classes: int) -> None:
             raise UserError(f"student: {error}") from error
 
 
-def check_configs(configs: Mapping[str, ImagesConfig]) -> dict[str, object]:
+def check_configs(configs: Mapping[str, ImagesConfig]) -> dict[str, dict[str, object]]:
     """Refuse runs of the same pictures, as those of a study, that could not begin. Writes nothing.
 
     Args:
         configs: whose they are, like "arm ban" -> resolved.
 
     Returns:
-        what summary.json would say of the pictures that all of them are tested on.
+        what summary.json would say of the pictures that all of them have alike, whatever their seeds hold out.
 
     Raises:
         UserError: as the first of them that could not begin would, with whose it is.
@@ -96,7 +96,7 @@ def check_configs(configs: Mapping[str, ImagesConfig]) -> dict[str, object]:
             raise UserError(f"{whose}: {error}") from error
     for config in {config.teacher: config for config in configs.values() if config.teacher.given}.values():
         open_teacher(config, classes)
-    return {"test": folders.test.describe()}
+    return {"test": folders.test.describe(), "whole": folders.whole.describe()}
 
 
 def disk_bytes(config: ImagesConfig, folders: Folders) -> int:
@@ -151,12 +151,14 @@ def require_same_start(config: ImagesConfig, folders: Folders, out: Path, moved:
         return False
     state = saved["state"]
     require_same_pictures(config, folders.describe(), state["data"])
-    if state["generations"] and "teacher.path" in moved:
-        found = open_teacher(config, folders.train.classes)
+    files = [key for key in moved if key.startswith("teacher.")]
+    if state["generations"] and files:
+        found = open_teacher(config, folders.train.classes)  # its classes decide which of its scores are taken
         if weights_sha256(found.state_dict()) != state["generations"][0]["sha256"]:
+            named = " and ".join(f"{key} {getattr(config.teacher, key.removeprefix('teacher.'))}" for key in files)
             raise UserError(
-                f"teacher.path {config.teacher.path} holds other weights than those that this run began with; "
-                "give --out another folder"
+                f"with {named} the teacher has other weights than the one that this run began with; give --out "
+                "another folder"
             )
     return bool(state["generations"])
 

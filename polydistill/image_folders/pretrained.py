@@ -12,6 +12,13 @@ from polydistill.hub.client import open_client, quiet, status_of
 from polydistill.image_folders.library import PREFIX, load_timm
 
 SECONDS = 5.0  # to wait for the Hub
+ABSENT = 404  # status of HTTP
+NOT_FOR_ALL = "they are not for everybody: ask for them on their page there, and log in by `hf auth login`"
+REFUSALS = {
+    401: f"{NOT_FOR_ALL}; of a repository that is not there it says the same",
+    403: NOT_FOR_ALL,
+    ABSENT: "they are not there: leave teacher.pretrained out, or give a file by --teacher.path",
+}
 FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them there
 
 
@@ -35,18 +42,21 @@ def require_weights(name: str) -> None:
     files = (known.hf_hub_filename,) if known.hf_hub_filename else FILES
     if any(isinstance(hub.try_to_load_from_cache(repository, file), str) for file in files):
         return
-    try:
-        with quiet():
-            hub.get_hf_file_metadata(hub.hf_hub_url(repository, files[0]), timeout=SECONDS)
-    except Exception as error:  # of whatever library the client uses
-        if not status_of(error):  # else it was reached, and perhaps has the other file
-            raise not_fetched(name, error) from error
+    for file in files:
+        try:
+            with quiet():
+                hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=SECONDS)
+            return
+        except Exception as error:  # of whatever library the client uses
+            if status_of(error) != ABSENT or file == files[-1]:
+                raise not_fetched(name, error) from error
 
 
 def not_fetched(name: str, error: BaseException) -> UserError:
     """The one line for weights that could not be fetched."""
     told = printable(str(error).strip().partition("\n")[0])
-    return UserError(
-        f"the weights of {name} cannot be fetched from the Hugging Face Hub ({told}): fetch them where it can be "
-        "reached, and give the file by --teacher.path"
-    )
+    advice = "fetch them where it can be reached, and give the file by --teacher.path"
+    if status_of(error):  # it was reached
+        told = f"its answer is HTTP {status_of(error)}"
+        advice = REFUSALS.get(status_of(error), "try again later, or give a file by --teacher.path")
+    return UserError(f"the weights of {name} cannot be fetched from the Hugging Face Hub ({told}): {advice}")

@@ -15,6 +15,7 @@ from polydistill.losses import OBJECTIVES, Objective
 
 KNOWS = 2  # times the accuracy of guessing: below, something is wrong with a teacher
 TWIN = "teacher"  # as a student's network: the same as its teacher's
+TEACHER_FILES = ("path", "classes")  # fields of a teacher that name files; not every world has the second
 NO_OPTIONS = ("network", "objective", "objective_sha256")  # fields that are no option of an objective
 
 
@@ -102,10 +103,11 @@ class TaughtLineage:
     def may_move(self, stored: Mapping[str, Any] | None) -> tuple[str, ...]:
         """The keys that may name another place than ``stored``, the config of the run that is continued.
 
-        ``teacher.path`` may not appear or vanish: generation 0 was trained in the run, or read from a file.
+        No file of a teacher may appear or vanish: generation 0 was trained in the run, or read from files.
         """
-        from_file = stored is not None and bool(stored.get("teacher", {}).get("path")) and bool(self.teacher.path)
-        return ("data.root", "teacher.path") if from_file else ("data.root",)
+        before = {} if stored is None else stored.get("teacher", {})
+        files = [name for name in TEACHER_FILES if before.get(name) and getattr(self.teacher, name, "")]
+        return ("data.root", *(f"teacher.{name}" for name in files))
 
 
 def foreign_options(objective: str) -> tuple[str, ...]:

@@ -24,6 +24,10 @@ from polydistill.provenance import weights_sha256
 from polydistill.streams import derive_seed
 
 
+class OtherLabelsError(ValueError):
+    """The labels of the test positions are not those of the test before."""
+
+
 class ModuleExaminer:
     """Measures the members of one lineage.
 
@@ -109,11 +113,13 @@ class ModuleExaminer:
                 f"{len(scores):,}"
             )
         if self._labels is not None and not torch.equal(labels, self._labels):
-            raise ValueError("the labels of `test` differ from one generation to the next: it must not be shuffled")
+            raise OtherLabelsError(
+                "the labels of `test` differ from one generation to the next: it must not be shuffled"
+            )
         if self._labels is None:
             found = weights_sha256({"labels": labels})
             if self.labels_sha256 not in (None, found):
-                raise ValueError("the labels of `test` are others than those with which the run began")
+                raise OtherLabelsError("the labels of `test` are others than those with which the run began")
             self.labels_sha256 = found
         self._scores[generation], self._labels = scores, labels
         return scores

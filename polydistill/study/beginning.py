@@ -11,6 +11,7 @@ from polydistill.config.plain_yaml import flatten
 from polydistill.errors import UserError
 from polydistill.runs import read_summary
 from polydistill.study.arms import GIVEN
+from polydistill.study.finished import SUMS
 from polydistill.study.plan import Plan
 from polydistill.study.planned import planned_runs
 from polydistill.study.records import TEACHER, RunRecord
@@ -51,8 +52,8 @@ def _require_same_data(found: Mapping[str, Any], finished: Sequence[Path]) -> No
     for folder in finished:
         held = read_summary(folder).get("data") or {}
         for part, now in found.items():
-            known = held.get(part, {}).get("sha256")
-            if known and known != now["sha256"]:
+            known = held.get(part, {})
+            if any(known.get(name) and name in now and known[name] != now[name] for name in SUMS):
                 raise UserError(
                     f"{folder} had other data ({part}) than there are now: put them back as they were, or give --out "
                     "another folder"

@@ -15,6 +15,9 @@ from polydistill.study.planned import Key, PlannedRun
 from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.teachers import MORE, further_paths, given_path
 
+OF_ALL_SEEDS = ("test", "whole")  # parts of the data of which no seed draws any
+SUMS = ("sha256", "sizes_sha256")  # of a part; the second of the sizes of files, where the first is of their names
+
 
 class FinishedRuns:
     """Checks them one by one.
@@ -27,9 +30,7 @@ class FinishedRuns:
 
     def __init__(self, out: Path, runs: Mapping[Key, PlannedRun], records: Mapping[Key, RunRecord]) -> None:
         self.out, self.runs, self.records = out, runs, records
-        self._data: dict[
-            tuple[str, int | None], tuple[str, str | None]
-        ] = {}  # part, seed -> who had it first, its sha256
+        self._data: dict[tuple[str, str, int | None], tuple[str, str]] = {}  # part, sum, seed -> who had it first, it
         self._given: dict[str, tuple[str, str | None]] = {}  # file of a teacher -> who had it first, its sha256
 
     def check(self, run: PlannedRun) -> None:
@@ -69,18 +70,17 @@ class FinishedRuns:
     def _require_same_data(self, run: PlannedRun, data: Any) -> None:
         """Refuse a finished run that was tested on other data than the others, or learned from other than its seed's.
 
-        Which of them are held out may go by the seed.
+        Which of them are held out may go by the seed. A sum that a run of an earlier version has not is not compared.
         """
         for part, held in data.items() if isinstance(data, Mapping) else ():
-            if not isinstance(held, Mapping) or not held.get("sha256"):
-                continue
-            key = part, None if part == "test" else run.seed
-            first, known = self._data.setdefault(key, (run.folder, held["sha256"]))
-            if held["sha256"] != known:
-                raise UserError(
-                    f"{self.out / run.folder} had other data ({part}) than {self.out / first}: put them back as they "
-                    f"were and remove {self.out / run.folder}, or give --out another folder"
-                )
+            for name in [name for name in SUMS if isinstance(held, Mapping) and held.get(name)]:
+                key = part, name, None if part in OF_ALL_SEEDS else run.seed
+                first, known = self._data.setdefault(key, (run.folder, held[name]))
+                if held[name] != known:
+                    raise UserError(
+                        f"{self.out / run.folder} had other data ({part}) than {self.out / first}: put them back as "
+                        f"they were and remove {self.out / run.folder}, or give --out another folder"
+                    )
 
     def _require_same_given(self, run: PlannedRun, sha256: str | None) -> None:
         """Refuse a finished run whose given teacher is not that of the others to which the same file was given."""

@@ -94,6 +94,12 @@ def test_a_run_that_could_not_be_pushed_does_not_begin_and_one_that_cannot_be_pu
     main([*words, "--dry_run"])
     assert "the finished run would be sent to hf://org/name (public, new)\n" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.get_token", lambda: None)
+        main([*words, "--dry_run"])
+        told = capsys.readouterr().out
+        assert "would be sent to hf://org/name (public, not looked at: there is no token)\n" in told
+        assert "needs a token that may write" in refused()
     hub.fault = lambda asked: 403 if "/commit/" in asked else None
     assert refused().endswith(
         "cannot push to hf://org/name: the token may not write there; the run in run is finished and kept, and is "

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from polydistill.image_folders.pretrained import require_weights
 from tests.image_folders.operators import define_operators
 from tests.image_folders.samples import NETWORK, Done, Script, write_pictures
 
@@ -21,6 +22,14 @@ def timm_is_there() -> None:
     """Skip, visibly, where the extra is not installed."""
     if find_spec("timm") is None:
         pytest.skip("the extra timm is not installed")
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_asked_the_hub() -> Iterator[None]:
+    """No test is told what the Hub of another test answered."""
+    require_weights.cache_clear()
+    yield
+    require_weights.cache_clear()
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from polydistill.errors import UserError
 from polydistill.image_folders import library, pictures, pretrained
 from polydistill.image_folders.folder import read_folders
 from polydistill.image_folders.library import load_timm
-from polydistill.image_folders.pictures import BrokenPictureError, read_picture
+from polydistill.image_folders.pictures import BrokenPictureError, UnreadPictureError, read_picture
 from tests.image_folders.samples import NETWORK, Script, refused, write_pictures
 
 # ---- the folder --------------------------------------------------------------------------------------------------
@@ -117,8 +119,6 @@ def test_what_is_no_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BrokenPictureError, match=rf"{name} is no picture of JPEG, PNG"):
             read_picture(tmp_path / name)
-    with pytest.raises(BrokenPictureError, match=r"gone\.jpg cannot be decoded: No such file"):
-        read_picture(tmp_path / "gone.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(BrokenPictureError, match=r"pipe\.jpg cannot be decoded: it is no file"):
         read_picture(tmp_path / "pipe.jpg")
@@ -129,6 +129,42 @@ def test_what_is_no_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
     with pytest.raises(BrokenPictureError, match=r"huge\.png cannot be decoded: Image size \(8 pixels\) exceeds"):
         pictures.check_header(tmp_path / "huge.png")
+
+
+def test_what_the_disk_does_not_give_is_no_broken_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreadPictureError, match=r"gone\.jpg cannot be read from the disk: No such file"):
+        read_picture(tmp_path / "gone.jpg")
+    ramp().save(tmp_path / "there.png")
+
+    def failing(number: int) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Image, "open", fail)
+
+    for number in (errno.EIO, errno.ESTALE, errno.EMFILE):
+        failing(number)
+        with pytest.raises(UnreadPictureError, match=os.strerror(number)):
+            pictures.check_header(tmp_path / "there.png")
+    failing(errno.EINVAL)  # a damaged file that names a place before its beginning
+    with pytest.raises(BrokenPictureError, match="cannot be decoded: Invalid argument"):
+        pictures.check_header(tmp_path / "there.png")
+
+
+@pytest.mark.parametrize(("workers", "check"), [("0", "headers"), ("0", "none"), ("1", "none")])
+def test_a_disk_that_fails_ends_a_run_in_one_line_though_broken_pictures_are_skipped(
+    script: Script, words: list[str], pictures: Path, monkeypatch: pytest.MonkeyPatch, workers: str, check: str
+) -> None:
+    path, opened = pictures / "val" / "müll" / "3.jpg", Image.open
+
+    def fails(file: Any, **options: Any) -> Image.Image:
+        if file.name == str(path) or file.name == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(file, **options)
+
+    monkeypatch.setattr(Image, "open", fails)
+    options = ["--data.broken", "skip", "--data.check", check, "--data.workers", workers, "--training.epochs", "1"]
+    assert refused(script(*words, *options)) == f"error: {path} cannot be read from the disk: Input/output error"
 
 
 def truncate(path: Path) -> None:
@@ -224,8 +260,60 @@ def test_another_teacher_than_a_run_began_with_is_refused(script: Script, words:
     assert script(*words, "--teacher.path", tmp_path / "first.safetensors").code == 0
     shutil.copy(tmp_path / "first.safetensors", tmp_path / "moved.safetensors")
     grown = [*words, "--lineage.generations", "2", "--teacher.path"]
-    assert "holds other weights than those" in refused(script(*grown, tmp_path / "second.safetensors"))
+    assert "the teacher has other weights than the one" in refused(script(*grown, tmp_path / "second.safetensors"))
     assert script(*grown, tmp_path / "moved.safetensors").code == 0
+
+
+def test_the_names_of_a_teachers_classes_may_lie_elsewhere_and_must_stay_what_they_were(
+    script: Script, words: list[str], teacher: Path, tmp_path: Path
+) -> None:
+    names = ["a", "müll", "class 10", "b", "class 2"]
+    for file, found in {"names": names, "moved": names, "other": names[::-1]}.items():
+        (tmp_path / f"{file}.txt").write_text("\n".join(found), encoding="utf-8")
+    words += ["--teacher.path", str(teacher), "--training.epochs", "1"]
+    assert script(*words, "--teacher.classes", tmp_path / "names.txt").code == 0
+    grown = [*words, "--lineage.generations", "2"]
+    error = refused(script(*grown, "--teacher.classes", tmp_path / "other.txt"))
+    assert f"with teacher.classes {tmp_path / 'other.txt'} the teacher has other weights than the one" in error
+    assert "teacher.classes is" in refused(script(*grown, "--dry_run"))
+    done = script(*grown, "--teacher.classes", tmp_path / "moved.txt", "--dry_run")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ((401, 401), "(its answer is HTTP 401): they are not for everybody: ask for them on their page there"),
+        ((403, 403), "(its answer is HTTP 403): they are not for everybody"),
+        ((404, 404), "(its answer is HTTP 404): they are not there: leave teacher.pretrained out"),
+        ((404, 403), "(its answer is HTTP 403): they are not for everybody"),
+        ((503, 503), "(its answer is HTTP 503): try again later"),
+        ((404, 0), ""),
+    ],
+)
+def test_weights_that_the_hub_refuses_are_told_apart_from_a_hub_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[int, int], expected: str
+) -> None:
+    import huggingface_hub
+
+    left = list(answers)
+
+    def ask(url: str, timeout: float) -> None:
+        if status := left.pop(0):
+            error = OSError("Client Error")
+            error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+    if not expected:
+        pretrained.require_weights(NETWORK)  # the second name of the file is there
+        assert not left
+        return
+    with pytest.raises(UserError) as error:
+        pretrained.require_weights(NETWORK)
+    assert expected in str(error.value)
+    assert "where it can be reached" not in str(error.value)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_before_anything_long(
@@ -233,7 +321,6 @@ def test_a_hub_that_cannot_be_reached_is_one_line_before_anything_long(
 ) -> None:
     import huggingface_hub
 
-    pretrained.require_weights.cache_clear()
     asked: list[float] = []
 
     def offline(url: str, timeout: float) -> None:

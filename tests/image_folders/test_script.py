@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from polydistill.image_folders import data
+from polydistill.image_folders.folder import SIZES
 from polydistill.image_folders.library import load_timm
+from polydistill.image_folders.pictures import BrokenPictureError, read_picture
 from polydistill.image_folders.plan import KIND
 from polydistill.lineage import keeper
 from polydistill.runs.checkpoint import Checkpoints
@@ -103,8 +108,8 @@ def test_what_was_left_out_is_counted_where_a_run_goes_on_and_a_checkpoint_of_be
 ) -> None:
     path = tmp_path / "pictures" / "train" / "müll" / "3.jpg"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-300])
-    words += ["--data.broken", "skip"]
+    path.write_bytes(b"no".ljust(len(whole)))
+    words += ["--data.broken", "skip", "--data.check", "none"]
     with monkeypatch.context() as patch:
         patch.setattr(keeper, "StopSignals", lambda: StopAt(9))
         assert script(*words).code == 143
@@ -120,6 +125,9 @@ def test_what_was_left_out_is_counted_where_a_run_goes_on_and_a_checkpoint_of_be
     assert saved is not None
     for key in ("left_out", "correct"):
         del saved["state"][key]
+    del saved["state"]["data"]["whole"]
+    for held in saved["state"]["data"].values():
+        del held[SIZES]
     for file in [*older.paths(), *(tmp_path / "before").glob("*_correct.npz")]:
         file.unlink()
     older.save(saved, 9)
@@ -273,6 +281,35 @@ def test_other_files_than_a_run_began_with_are_refused(
     with monkeypatch.context() as patch:
         patch.setattr(keeper, "StopSignals", lambda: StopAt(4))
         assert script(*words).code == 143
+    path = tmp_path / "pictures" / "val" / "müll" / "3.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0")
+    error = refused(script(*words))
+    assert "other files to be tested on than this run began with: the names are the same, the sizes are not" in error
+    path.write_bytes(whole)
     write_pictures(tmp_path / "pictures" / "train", 13)
     error = refused(script(*words))
     assert "holds other files to learn from than this run began with: 39 now, 36 then" in error
+
+
+def test_a_test_picture_that_is_read_at_one_test_and_not_at_the_next_is_one_line(
+    script: Script, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pictures" / "val" / "müll" / "3.jpg"
+    monkeypatch.setattr(data, "read_picture", once_broken(path))
+    error = refused(script(*words, "--data.broken", "skip"))
+    assert f"not the same test pictures of {path.parents[1]} could be read at each test" in error
+    assert f"left out at some time: {path}; " in error
+
+
+def once_broken(path: Path) -> Callable[[Path], Image.Image]:
+    """A reader of pictures that cannot decode one the first time."""
+    seen: list[Path] = []
+
+    def read(file: Path) -> Image.Image:
+        if file == path and not seen:
+            seen.append(file)
+            raise BrokenPictureError(f"{file} cannot be decoded: once")
+        return read_picture(file)
+
+    return read

@@ -14,7 +14,9 @@ import torch
 from polydistill.config.parsing import read_config
 from polydistill.config.plain_yaml import flatten
 from polydistill.errors import UserError
-from polydistill.image_folders.config import ImagesConfig
+from polydistill.image_folders.config import DataConfig, ImagesConfig, TeacherConfig
+from polydistill.image_folders.plan import check_configs
+from polydistill.image_folders.training import TrainingConfig
 from polydistill.study.arms import make_plan
 from polydistill.study.commands import study
 from polydistill.study.config import StudyConfig
@@ -103,6 +105,22 @@ def test_a_folder_that_changes_between_two_runs_stops_the_study(ask: Script, pic
     assert told in refused(done)
     assert not Path("runs/study/runs/teacher/seed2").exists(), "nothing is trained in vain"
     assert ask(*words, "--seeds", 2).code == 0, "where nothing is to be run the report is made"
+
+
+def test_what_a_study_compares_before_it_begins_no_seed_decides(pictures: Path) -> None:
+    data = DataConfig(str(pictures), validation_images=6, image_size=32, workers=0)
+    training = TrainingConfig(batch_size=8)
+    found = [
+        check_configs({"arm ban": ImagesConfig(data, seed=seed, teacher=TeacherConfig(NETWORK), training=training)})
+        for seed in (0, 1)
+    ]
+    assert found[0] == found[1]
+    assert {name: part["images"] for name, part in found[0].items()} == {"test": 18, "whole": 36}
+    for folder, changed in (("val", "test"), ("train", "whole")):
+        with open(pictures / folder / "müll" / "3.jpg", "ab") as file:
+            file.write(b"x")
+        again = check_configs({"": ImagesConfig(data, teacher=TeacherConfig(NETWORK), training=training)})
+        assert again[changed] != found[0][changed], "the names are the same, a size is not"
 
 
 def test_a_student_of_another_network_and_size_may_teach(ask: Script, pictures: Path) -> None:

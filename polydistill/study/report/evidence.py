@@ -81,7 +81,8 @@ def _sets(part: str, found: Sequence[str]) -> Iterator[str]:
 def _data(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for part, held in (summary.get("data") or {}).items():
         if isinstance(held, Mapping) and held.get("sha256"):
-            yield part, f"{held.get('images', '?')} inputs, sha256 {held['sha256']}"
+            sizes = f", of their sizes {held['sizes_sha256']}" if held.get("sizes_sha256") else ""
+            yield part, f"{held.get('images', '?')} inputs, sha256 {held['sha256']}{sizes}"
 
 
 def _label_shares(path: Path) -> Iterator[tuple[float, float]]:

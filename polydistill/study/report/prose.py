@@ -133,7 +133,7 @@ def making(plan: Plan, records: Sequence[RunRecord], evidence: Evidence, command
         yield Paragraph("The study is the work of this command:")
         yield Code(command)
     if evidence.data:
-        yield Paragraph("Data, by the sum of its content:")
+        yield Paragraph("Data, by the sum of its content; of a folder of pictures, of its files' names and sizes:")
         yield Items(tuple(evidence.data))
     if len(evidence.environments) > 1:
         yield Paragraph(
