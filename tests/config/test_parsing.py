@@ -359,7 +359,10 @@ def test_a_field_without_default_must_be_said(run_python, tmp_path: Path) -> Non
         ("steps: ten", "bad.yaml: steps must be a whole number, got 'ten'"),
         ("steps: null", "bad.yaml: steps must be a whole number, got None"),
         ("steps: {a: 1}", "bad.yaml: steps must be a whole number, got {'a': 1}"),
-        ("needed: 5", "bad.yaml: needed must be text, got 5"),
+        (
+            "needed: 5",
+            """bad.yaml: needed must be text, got 5; quotes make it text: "5" in a file, '"5"' in a shell""",
+        ),
         (
             "needed: {class_path: os.system, init_args: {command: 'touch hacked'}}",
             "bad.yaml: needed must be text, got {'class_path': 'os.system', 'init_args': {'command': 'touch hacked'}}",
