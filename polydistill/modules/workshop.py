@@ -1,6 +1,6 @@
 """What a lesson of one's own modules is made of: untrained networks, what they learn, and who trains them.
 
-Contract: a network that was shown, for a rehearsal or a description, is taken afterwards; none is built twice.
+Contract: no network is built twice: the one that a rehearsal or a description looked at is the one that learns.
 """
 
 from __future__ import annotations

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.benchmarks import run_benchmark
 from tests.curves_and_tables import columns, explained
 
 
@@ -19,11 +18,7 @@ def test_the_benchmark_runs_and_its_table_is_of_its_raw_numbers(
         *("--classes", "[50, 200]", "--top_k", "5", "--batch_size", "4", "--rounds", "2", "--steps", "3"),
         *("--features", "8", "--threads", "1", "--device", "cpu", "--json", str(tmp_path / "raw.json")),
     ]
-    threads = torch.get_num_threads()
-    try:
-        runpy.run_path(str(root / "scripts" / "bench_teacher_scores.py"))["main"](words)
-    finally:
-        torch.set_num_threads(threads)
+    run_benchmark(root, "bench_teacher_scores.py", words)
     table = capsys.readouterr().out
     assert columns(table)[0] == explained(root, "Tables of the benchmarks", "bench_teacher_scores.py")
     raw = json.loads((tmp_path / "raw.json").read_text())

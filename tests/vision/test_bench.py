@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import runpy
 import statistics
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.benchmarks import run_benchmark
 from tests.curves_and_tables import columns, explained
 
 
@@ -20,11 +19,7 @@ def test_the_benchmark_runs_and_its_table_is_of_its_raw_numbers(
         *("--networks", "[resnet-8, wrn-10-1]", "--batch_size", "4", "--rounds", "3", "--steps", "2"),
         *("--threads", "1", "--device", "cpu", "--precision", "float32", "--json", str(tmp_path / "raw.json")),
     ]
-    threads = torch.get_num_threads()
-    try:
-        runpy.run_path(str(root / "scripts" / "bench_cifar.py"))["main"](words)
-    finally:
-        torch.set_num_threads(threads)
+    run_benchmark(root, "bench_cifar.py", words)
     raw = json.loads((tmp_path / "raw.json").read_text())
     assert raw["config"]["precision"] == "float32"
     assert raw["bfloat16_peak_operations_per_second"] is None
