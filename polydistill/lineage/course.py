@@ -20,6 +20,20 @@ from polydistill.runs.progress import Progress
 Best = tuple[float, dict[str, Tensor]]
 
 
+def charts_of(inputs: str) -> dict[str, list[str]]:
+    """TensorBoard's charts of classifiers, in their order: title -> tags.
+
+    Args:
+        inputs: what is classified, a plural, like ``images``.
+    """
+    return {
+        f"accuracy on the validation {inputs}": ["val/accuracy"],
+        f"accuracy on the test {inputs}": ["test/accuracy"],
+        f"accuracy and agreement with the teacher on the training {inputs}": ["train/accuracy", "train/agreement"],
+        "loss": ["train/loss"],
+    }
+
+
 class Recorder:
     """Where a generation's numbers go: to the run, or, in the other processes of torchrun, nowhere.
 

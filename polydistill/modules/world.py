@@ -13,7 +13,7 @@ from torch import nn
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.networks import freeze
 from polydistill.lineage import Generation
-from polydistill.lineage.course import Kept, Recorder, TrainingCourse
+from polydistill.lineage.course import Kept, Recorder, TrainingCourse, charts_of
 from polydistill.lineage.ensembles import growing_ensembles
 from polydistill.lineage.keeper import Keeper
 from polydistill.modules.arguments import Arguments
@@ -25,12 +25,6 @@ from polydistill.modules.workshop import Workshop
 from polydistill.streams import derive_seed
 
 FILE = "generation_{}.safetensors"
-CHARTS = {  # of TensorBoard, in their order
-    "accuracy on the validation batches": ["val/accuracy"],
-    "accuracy on the test batches": ["test/accuracy"],
-    "accuracy and agreement with the teacher on the training batches": ["train/accuracy", "train/agreement"],
-    "loss": ["train/loss"],
-}
 
 
 class ModuleWorld:
@@ -44,7 +38,7 @@ class ModuleWorld:
         members: generation -> module, see :class:`~polydistill.modules.domain.ModuleDomain`.
     """
 
-    charts = CHARTS
+    charts = charts_of("batches")
 
     def __init__(self, given: Arguments) -> None:
         self.given = given

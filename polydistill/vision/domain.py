@@ -13,7 +13,7 @@ from torch import nn
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
 from polydistill.lineage import Generation
-from polydistill.lineage.course import Recorder, TrainingCourse
+from polydistill.lineage.course import Recorder, TrainingCourse, charts_of
 from polydistill.lineage.keeper import Keeper
 from polydistill.runs import Run
 from polydistill.runs.correctness import KeptAnswers
@@ -30,12 +30,6 @@ from polydistill.vision.sources import describe_images, open_teacher, require_sa
 from polydistill.vision.workshop import Workshop
 
 UNIT = "images"
-CHARTS = {  # of TensorBoard, in their order
-    "accuracy on the validation images": ["val/accuracy"],
-    "accuracy on the test images": ["test/accuracy"],
-    "accuracy and agreement with the teacher on the training images": ["train/accuracy", "train/agreement"],
-    "loss": ["train/loss"],
-}
 
 
 class CifarDomain:
@@ -52,7 +46,7 @@ class CifarDomain:
         UserError: see :meth:`CifarConfig.check_processes`.
     """
 
-    charts = CHARTS
+    charts = charts_of(UNIT)
 
     def __init__(self, config: CifarConfig, images: Images, processes: Processes = ALONE) -> None:
         self.config, self.images, self.processes = config, images, processes

@@ -57,7 +57,10 @@ def test_averaged_weights_go_before_the_last_ones(tmp_path: Path, entry: str) ->
 def test_a_module_that_averages_keeps_its_own_names(tmp_path: Path) -> None:
     averaged, path = torch.optim.swa_utils.AveragedModel(net()), tmp_path / "teacher.pt"
     torch.save(averaged.state_dict(), path)
-    fit_weights(torch.optim.swa_utils.AveragedModel(net()), load_weights(path), path)
+    fresh = torch.optim.swa_utils.AveragedModel(net())
+    assert not all(map(torch.equal, fresh.parameters(), averaged.parameters()))
+    fit_weights(fresh, load_weights(path), path)
+    assert all(map(torch.equal, fresh.parameters(), averaged.parameters()))
 
 
 def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:

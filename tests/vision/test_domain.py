@@ -38,7 +38,7 @@ from polydistill.streams import derive_seed
 from polydistill.vision import classifier, domain, evaluation, examiner, training, workshop
 from polydistill.vision.classifier import load_classifier
 from polydistill.vision.config import CifarConfig, EvaluationConfig, StudentConfig, TeacherConfig
-from polydistill.vision.domain import CHARTS, CifarDomain
+from polydistill.vision.domain import CifarDomain
 from polydistill.vision.evaluation import predict, validation_of
 from polydistill.vision.images.augmentation import draw_plan
 from polydistill.vision.images.data import DataConfig, ImageSet, load_images
@@ -441,7 +441,7 @@ def test_the_charts_that_tensorboard_opens_with_are_of_tags_that_are_logged(
 ) -> None:
     run_all(config, tmp_path)
     logged = {tag for line in lines(tmp_path / "metrics.jsonl") for tag in line["values"]}
-    shown = [tag for tags in CHARTS.values() for tag in tags]
+    shown = [tag for tags in CifarDomain.charts.values() for tag in tags]
     assert shown[0] == "val/accuracy"
     assert set(shown) <= logged
 
