@@ -106,6 +106,45 @@ def agents_table(name: str) -> str:
     return format_table([*headers, "of teacher (95% over seeds)", "agreement", "seeds"], rows)
 
 
+def sizes_over_seeds_table(name: str, sizes: str, arms: dict[str, str], published: dict[str, str]) -> str:
+    """What each size of student keeps of its teacher's score over the seeds of a study, and what a decision takes.
+
+    Args:
+        name: of the study.
+        sizes: the sizes.csv of compress_agent.py that has parameters and times; its first row is the teacher's.
+        arms: the study's arm for each size of ``sizes``.
+        published: percent of the teacher's score in Rusu et al. 2016, table 1, by size.
+    """
+    _, records = read_study(name)
+    with open(MEASUREMENTS / sizes, encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    loaders = [key for key in lines[0] if key.endswith("_ms_of_1")]
+    whole = int(lines[0]["parameters"])
+    rows: list[list[str | float | None]] = []
+    for line in lines:
+        if line is lines[0]:  # every arm of a seed has the same games of the teacher
+            first = next(iter(arms.values()))
+            scores, kept = [run.metrics["teacher_score"] for run in records if run.arm == first], None
+        else:
+            of_arm = [run.metrics for run in records if run.arm == arms[line["size"]]]
+            scores = [metrics["score"] for metrics in of_arm]
+            kept = format_mean_interval([metrics["teacher_normalized"] for metrics in of_arm], ".3f")
+        parameters = int(line["parameters"])
+        rows.append(
+            [
+                line["size"],
+                f"{parameters:,} ({parameters / whole:.1%})",
+                format_mean_interval(scores, ".2f"),
+                kept,
+                published.get(line["size"]),
+                *(f"{float(line[key]):.2f}" for key in loaders),
+                len(scores),
+            ]
+        )
+    headers = ["size", "parameters", "score (95% over seeds)", "of teacher (95% over seeds)", "the paper's %"]
+    return format_table([*headers, *(f"ms, {key.removesuffix('_ms_of_1')}" for key in loaders), "seeds"], rows)
+
+
 def learning_on_table(name: str) -> str:
     """The arms of a study whose students learn on: scores before and after, means over its seeds."""
     plan, records = read_study(name)
@@ -130,6 +169,9 @@ def curves_table(name: str) -> str:
     return format_table(["arm, mean over seeds after steps", *(f"{step:,}" for step in steps)], rows)
 
 
+PONG_SIZES = {"twin": "kl", "net1": "net1", "net2": "net2", "net3": "net3"}
+PAPERS_SIZES = {"net1": "100.6", "net2": "103.7", "net3": "96.9"}
+
 TABLES: dict[str, Callable[[], str]] = {
     "small_data": lambda: contrasts_table("small_data"),
     "small_data_arms": lambda: arms_table("small_data"),
@@ -138,6 +180,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "control_cartpole_arms": lambda: agents_table("control_cartpole"),
     "control_acrobot_arms": lambda: agents_table("control_acrobot"),
     "control_lunarlander_arms": lambda: agents_table("control_lunarlander"),
+    "pong_study": lambda: contrasts_table("pong_study"),
+    "pong_study_arms": lambda: agents_table("pong_study"),
+    "pong_sizes": lambda: sizes_over_seeds_table("pong_study", "sizes_pong.csv", PONG_SIZES, PAPERS_SIZES),
     "learn_on": lambda: contrasts_table("learn_on"),
     "learn_on_arms": lambda: learning_on_table("learn_on"),
     "learn_on_curves": lambda: curves_table("learn_on"),
