@@ -26,6 +26,8 @@ EXTRAS = {
     "timm": (*_RUNS, "timm", "PIL", "safetensors"),
     "hub": ("huggingface_hub",),
     "study": (*_RUNS, "scipy", "matplotlib"),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 # the console commands of pyproject.toml: the extra that each needs, and the module whose main it calls

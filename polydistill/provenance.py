@@ -6,12 +6,14 @@ Contract: everything is read, nothing is written, and what cannot be known is le
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGES = ("torch", "triton", "numpy", "tensorboard")  # what every result depends on
+SOURCES = ("polydistill", "polydistill_agents")  # where there is one, the code that computes
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -32,6 +35,21 @@ def versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@functools.cache
+def version_of_code() -> str:
+    """``0.1.0 (0123456789ab)``: the version, and the first hex digits of the sha256 of the packages' source files.
+
+    Two that differ in their code may compute differently, and clones of one version do.
+    """
+    digest = hashlib.sha256()
+    for package in SOURCES:
+        spec = find_spec(package)
+        for root in map(Path, () if spec is None else spec.submodule_search_locations or ()):
+            for path in sorted(root.rglob("*.py")):
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{polydistill.__version__} ({digest.hexdigest()[:12]})"
 
 
 def hardware() -> dict[str, Any]:

@@ -213,7 +213,9 @@ def test_wheel_metadata_names_the_dependencies_and_python(wheel: Path) -> None:
     atari = re.findall(r"^Requires-Dist: ([\w-]+).*; extra == .atari.$", metadata, re.MULTILINE)
     assert {"polydistill", "stable-baselines3", "gymnasium", "ale-py"} <= set(atari)
     extras = re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE)
-    assert extras == ["runs", "atari", "vision", "timm", "hub", "study", "export", "box2d", "minigrid", "all", "dev"]
+    assert extras == [
+        "runs", "atari", "vision", "timm", "hub", "study", "ray", "slurm", "export", "box2d", "minigrid", "all", "dev",
+    ]  # fmt: skip
 
 
 USE_ONCE = """

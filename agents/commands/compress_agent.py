@@ -24,7 +24,7 @@ from polydistill.cores import usable_cores
 from polydistill.errors import UserError, run_script
 from polydistill.study.arms import make_plan
 from polydistill.study.conduct import conduct, count_done, require_study_folder
-from polydistill.study.executor import LocalExecutor
+from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.plan import Plan, amend, read_plan
 from polydistill.study.records import RunRecord
 from polydistill.study.runner import read_records

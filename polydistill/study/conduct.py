@@ -16,7 +16,7 @@ from polydistill.errors import UserError
 from polydistill.provenance import git_state
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import LOCK, FolderLock
-from polydistill.study.executor import LocalExecutor
+from polydistill.study.executors.interface import Executor
 from polydistill.study.plan import PLAN, Plan, keep_plan, moved_places, read_plan
 from polydistill.study.planned import planned_runs
 from polydistill.study.records import RunRecord
@@ -41,14 +41,14 @@ def require_study_folder(out: Path) -> None:
         raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
 
 
-def conduct(out: Path, plan: Plan, world: World, local: LocalExecutor, report: Report, *, share: bool) -> None:
+def conduct(out: Path, plan: Plan, world: World, executor: Executor, report: Report, *, share: bool) -> None:
     """Run what is not finished of a plan, and report.
 
     Args:
         out: folder of the study.
         plan: without amendments.
         world: of its runs.
-        local: executes them.
+        executor: of them; it is connected once the plan is written.
         report: given the plan with its amendments and the record of each run; called once, also where it was stopped.
         share: whether runs of a seed share what they all compute of their teacher.
 
@@ -61,13 +61,10 @@ def conduct(out: Path, plan: Plan, world: World, local: LocalExecutor, report: R
     with FolderLock(out):
         remove_temporaries(out)
         SharedScores.forget(out)
-        shared = SharedScores(out, planned_runs(plan), local.workers) if share else None
-        _run(out, plan, world, local, shared, report)
+        _run(out, plan, world, executor, share, report)
 
 
-def _run(
-    out: Path, plan: Plan, world: World, local: LocalExecutor, shared: SharedScores | None, report: Report
-) -> None:
+def _run(out: Path, plan: Plan, world: World, executor: Executor, share: bool, report: Report) -> None:
     """The folder is locked."""
     stored = read_plan(out)
     moved = {} if stored is None else moved_places(stored, plan)
@@ -75,7 +72,8 @@ def _run(
     print(f"plan {plan.sha256[:12]} in {out / PLAN}", file=sys.stderr)
     _say_what_changed(plan)
     with StopSignals() as stop:
-        with local as executor:
+        with executor:
+            shared = SharedScores(out, planned_runs(plan), executor.workers) if share else None
             runner = Runner(plan, world, out, executor, moved, shared)
             if runner.pending:
                 say_if_loaded()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from polydistill._environment import WORLDS
 from polydistill.config.fields import check_fields
 from polydistill.errors import require_at_least, require_choice, suggest
+from polydistill.study.executors.settings import RayConfig, SlurmConfig
 from polydistill.study.records import METRICS, TEACHER, Direction
 
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
@@ -36,7 +37,11 @@ class StudyConfig:
         direction: auto, or whether lower or higher is better, for a metric that this version does not know.
         margin: difference that does not matter, in the metric's unit, for a test of equivalence; null: none.
         alpha: rate of false positives over all contrasts together.
-        workers: runs at once, of one core each; 0: as many as there are cores; of runs on a GPU one.
+        workers: runs at once, of one core each; 0: as many as there are cores; of runs on a GPU one. On a cluster at
+            most so many; 0: as many as fit.
+        executor: where they run: local, this computer; ray, a Ray cluster; slurm, a queue through submitit.
+        ray: the cluster, and what a run takes of it.
+        slurm: the queue, and what a run takes of it.
         share_scores: where the runs of a seed with one teacher are more than the workers, what they would all compute
             of it is computed once: its scores of the images that they learn from, or the games that it is scored in;
             false: by each of them. The results are the same.
@@ -59,6 +64,9 @@ class StudyConfig:
     alpha: float = 0.05
     workers: int = 0
     share_scores: bool = True
+    executor: Literal["local", "ray", "slurm"] = "local"
+    ray: RayConfig = field(default_factory=RayConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
     runs: str = ""
 
     def __post_init__(self) -> None:

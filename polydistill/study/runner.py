@@ -10,6 +10,9 @@ every further run would fail of stops the study: a full disk, and a reason for w
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from polydistill.runs.interruption import StopSignals
 from polydistill.runs.speeds import remember
 from polydistill.study.arms import GIVEN
 from polydistill.study.datasets import own_files
-from polydistill.study.executor import Executor, Job, Outcome
+from polydistill.study.executors.interface import Executor, Job, Outcome
 from polydistill.study.failures import FirstRuns, explain, is_of_full_disk
 from polydistill.study.finished import FinishedRuns
 from polydistill.study.plan import Plan
@@ -34,6 +37,8 @@ from polydistill.study.teachers import given_path, words_of_more
 from polydistill.study.worlds import World
 
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
+WRITE_SECONDS = 1.0  # between two results.csv: of a thousand rows each takes as long as some runs
+MOST_LOSSES = 5  # of one run, with its computer or worker, until it counts as failed
 
 
 def read_records(plan: Plan, out: Path) -> list[RunRecord]:
@@ -84,11 +89,19 @@ class Runner:
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
+        self._losses: Counter[Key] = Counter()
+        self._names = {run.name: run.key for run in self.runs.values()}
+        self._written = float("-inf")
         self._memory = ""  # in words, once it has been short
         self._first = FirstRuns()
         self._finished = FinishedRuns(out, self.runs, self.records)
         for key in self.runs:
             self._finished.check(self.runs[key])
+        for name in executor.found:
+            self._started[name] = False
+            self.records[self._names[name]] = RunRecord(
+                *self._names[name], self.runs[self._names[name]].folder, "running"
+            )
 
     @property
     def sorted_records(self) -> list[RunRecord]:
@@ -105,16 +118,24 @@ class Runner:
         done = sum(record.status == "done" for record in self.records.values())
         with Progress("study", len(self.runs), "runs", done=done) as bar:
             self._write()
-            while self.pending and stop.received is None:
-                self._start_ready()
-                self._tell(bar)
-                for outcome in self.executor.wait(POLL_SECONDS):
-                    self._end(outcome)
-                self._look_at_others()
-                self._tell(bar)
-            if stop.received is not None:
-                self._stop(bar)
+            try:
+                self._run(stop, bar)
+            except UserError:
+                with contextlib.suppress(UserError):  # the disk may be full
+                    self._write()
+                raise
         self._write()
+
+    def _run(self, stop: StopSignals, bar: Progress) -> None:
+        while self.pending and stop.received is None:
+            self._start_ready()
+            self._tell(bar)
+            for outcome in self.executor.wait(POLL_SECONDS):
+                self._end(outcome, bar)
+            self._look_at_others()
+            self._tell(bar)
+        if stop.received is not None:
+            self._stop(bar)
 
     # ---- what is ready ---------------------------------------------------------------------------------------------
 
@@ -181,10 +202,12 @@ class Runner:
 
     # ---- what has ended --------------------------------------------------------------------------------------------
 
-    def _end(self, outcome: Outcome) -> None:
-        run = next(run for run in self.runs.values() if run.name == outcome.name)
+    def _end(self, outcome: Outcome, bar: Progress) -> None:
+        run = self.runs[self._names[outcome.name]]
         whole = self._started.pop(run.name)
-        if outcome.code == 0:
+        if outcome.lost:
+            self._lose(run, outcome.lost, bar)
+        elif outcome.code == 0:
             self._note(run.key)
             if self.records[run.key].status != "done":
                 self._fail(
@@ -194,12 +217,23 @@ class Runner:
                 remember(work_of(self.plan.world, run.config), 1 / outcome.seconds)
         else:
             self._fail(run.key, explain(outcome.code, self.out / "logs" / f"{run.name}.txt"))
-        self._write()
+        self._write_in_turn()
         record = self.records[run.key]
         if record.status == "failed":
             self._first.add_failure(run.name, record.why)
         elif run.arm != TEACHER:
             self._first.add_success()
+
+    def _lose(self, run: PlannedRun, why: str, bar: Progress) -> None:
+        """Its computer or worker has gone: it is started again, which goes on from its checkpoint."""
+        self._note(run.key)  # it may have been at its end, or be saving still
+        if self.records[run.key].status == "done":
+            return
+        self._losses[run.key] += 1
+        if self._losses[run.key] > MOST_LOSSES or is_of_full_disk(why):
+            self._fail(run.key, why if is_of_full_disk(why) else f"lost {MOST_LOSSES + 1} times, the last time: {why}")
+        else:
+            bar.say(f"{run.name} was lost and goes on: {why}")
 
     def _note(self, key: Key) -> None:
         """Read the record of a run from its folder."""
@@ -220,7 +254,7 @@ class Runner:
             if record.status == "running" and self.runs[key].name not in self._started:
                 self._note(key)
                 if self.records[key].status == "done":
-                    self._write()
+                    self._write_in_turn()
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
@@ -228,12 +262,20 @@ class Runner:
         """Show how many have ended, are running, and have failed."""
         statuses = [record.status for record in self.records.values()]
         numbers: dict[str, float | str] = {"failed": len(self._tried)} if self._tried else {}
+        if self._losses:
+            numbers["lost and gone on"] = self._losses.total()
         if self._memory:
             numbers["memory"] = self._memory
         ended = statuses.count("done") + len(self._tried)
         bar.advance(ended - bar.done, running=statuses.count("running"), **numbers)
 
+    def _write_in_turn(self) -> None:
+        """Write the results unless that was done a moment ago; :meth:`run` writes them at its end."""
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
+
     def _write(self) -> None:
+        self._written = time.monotonic()
         write_results(self.out, self.sorted_records)
         if self.shared is not None:
             self.shared.clear(self.pending)
@@ -244,9 +286,8 @@ class Runner:
         self.executor.stop()
         while self.executor.running:
             for outcome in self.executor.wait(POLL_SECONDS):
-                key = next(run.key for run in self.runs.values() if run.name == outcome.name)
                 del self._started[outcome.name]
-                self._note(key)
+                self._note(self._names[outcome.name])
 
 
 def work_of(world: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,13 @@ class World:
     as_base: Callable[[Any, Any], Mapping[str, Any]] | None = None
 
 
-def open_world(name: str) -> World:
+def open_world(name: str, *, installed: bool = False) -> World:
     """The world of that name.
+
+    Args:
+        name: of it.
+        installed: whether its commands are those of an installed package, which another computer has, too, and not the
+            scripts of this clone.
 
     Raises:
         UserError: its extra is not installed.
@@ -99,22 +104,22 @@ def open_world(name: str) -> World:
         name=name,
         config_class=_find(entry.config),
         default=_find(entry.default) if entry.default else None,
-        command=_command(f"distill_{name}", f"polydistill-{name}"),
+        command=_command(f"distill_{name}", f"polydistill-{name}", installed=installed),
         product=entry.product,
         trains_teachers=entry.trains_teachers,
         expected_seconds=_find(entry.seconds) if entry.seconds else None,
         younger=entry.younger,
-        ensemble=_open_ensembles(entry.ensembles) if entry.ensembles else None,
+        ensemble=_open_ensembles(entry.ensembles, installed) if entry.ensembles else None,
         check=_find(entry.check) if entry.check else None,
         as_teacher=_find(entry.as_teacher) if entry.as_teacher else None,
         as_base=_find(entry.as_base) if entry.as_base else None,
     )
 
 
-def _open_ensembles(module: str) -> EnsembleWorld:
+def _open_ensembles(module: str, installed: bool) -> EnsembleWorld:
     return EnsembleWorld(
         config_class=_find(f"{module}:EnsembleConfig"),
-        command=_command(*_find(f"{module}:COMMAND")),
+        command=_command(*_find(f"{module}:COMMAND"), installed=installed),
         training=_find(f"{module}:TRAINING"),
         training_of=_find(f"{module}:training_of"),
         seconds=_find(f"{module}:SECONDS"),
@@ -127,10 +132,10 @@ def _find(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _command(script_name: str, name: str) -> tuple[str, ...]:
+def _command(script_name: str, name: str, *, installed: bool) -> tuple[str, ...]:
     """The clone's script where there is a clone, else what the console command ``name`` calls."""
     script = CLONE / "scripts" / f"{script_name}.py"
-    if script.is_file():
+    if script.is_file() and not installed:
         return sys.executable, str(script)
     call = f"from polydistill._environment import run_command; run_command('{name}')"
     return sys.executable, "-c", call

@@ -20,6 +20,7 @@ from polydistill.image_folders.training import TrainingConfig
 from polydistill.study.arms import make_plan
 from polydistill.study.commands import study
 from polydistill.study.config import StudyConfig
+from polydistill.study.executors import choice
 from polydistill.study.teachers import shares_one
 from polydistill.study.worlds import open_world
 from tests.image_folders.samples import NETWORK, Done, refused, write_pictures
@@ -46,7 +47,7 @@ ARMS = """
 def ask(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
     """Run the command in this process; its runs too."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "LocalExecutor", InThisProcess)
+    monkeypatch.setattr(choice, "LocalExecutor", InThisProcess)
     Path("study.yaml").write_text(
         f"world: images\nsettings: {SETTINGS}\narms: {ARMS}\ncontrasts: [[ban, labels], [null, labels]]\nseeds: 3\n"
     )

@@ -1,7 +1,8 @@
 """One run of the world of these tests: ``fake_run.py --config FILE --seed N --out FOLDER [--teacher.path FILE]``.
 
 It keeps a run folder as a real one does (config.yaml, a lock, summary.json) and does what ``student.does`` says. Each
-start leaves a line in ``starts.txt``; a slow run keeps how far it came in ``steps.txt`` and goes on from there.
+start leaves a line in ``starts.txt``; a slow run keeps how far it came in ``steps.txt`` and goes on from there, and in
+``pid.txt`` which process it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import yaml
 
 from polydistill.runs.lock import FolderLock
 
-STEPS, STEP_SECONDS = 40, 0.05
+STEPS, STEP_SECONDS = {"learn slowly": 40, "learn very slowly": 160}, 0.05
 ENOSPC_WORDS = os.strerror(28)
 
 
@@ -61,12 +62,12 @@ def act(config: dict[str, Any], out: Path) -> None:
     if does == "fill the disk":
         print(f"error: cannot write x: {ENOSPC_WORDS}", file=sys.stderr)
         raise SystemExit(2)
-    if does == "learn slowly":
-        learn_slowly(out)
+    if does in STEPS:
+        learn_slowly(out, STEPS[does])
 
 
-def learn_slowly(out: Path) -> None:
-    """Forty steps in two seconds; SIGTERM saves."""
+def learn_slowly(out: Path, steps: int) -> None:
+    """Twenty steps a second; SIGTERM saves."""
     path = out / "steps.txt"
     step = int(path.read_text()) if path.exists() else 0
 
@@ -76,7 +77,8 @@ def learn_slowly(out: Path) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     path.write_text(str(step))  # now it can be stopped
-    while step < STEPS:
+    (out / "pid.txt").write_text(str(os.getpid()))
+    while step < steps:
         step += 1
         time.sleep(STEP_SECONDS)
     path.write_text(str(step))

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from polydistill.study.executor import Job, Outcome
+from polydistill.study.executors.interface import Job, Outcome
 
 
 class InThisProcess:
     """An executor that runs a script's main here, so that nothing heavy is imported again for each run."""
 
-    workers = 1
+    workers, found = 1, ()
     short_of_memory = False
 
     def __init__(self, workers: int) -> None:

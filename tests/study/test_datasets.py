@@ -11,7 +11,8 @@ from polydistill.errors import UserError
 from polydistill.study.arms import make_plan
 from polydistill.study.config import StudyConfig
 from polydistill.study.datasets import own_files
-from polydistill.study.executor import Job, LocalExecutor
+from polydistill.study.executors.interface import Job
+from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.plan import Plan
 from polydistill.study.planned import planned_runs
 from polydistill.study.runner import Runner

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.study.executor import Job, LocalExecutor, Outcome
+from polydistill.study.executors.interface import Job, Outcome
+from polydistill.study.executors.local import LocalExecutor
 
 SLEEPS = "import time; print('begun', flush=True); time.sleep(60)"
 
@@ -101,7 +102,8 @@ def test_a_study_that_is_killed_outright_stops_its_runs(root: Path, tmp_path: Pa
     code = (
         f"import sys, time; sys.path.insert(0, {str(root)!r})\n"
         "from pathlib import Path\n"
-        "from polydistill.study.executor import Job, LocalExecutor\n"
+        "from polydistill.study.executors.interface import Job\n"
+        "from polydistill.study.executors.local import LocalExecutor\n"
         "run = 'import signal, sys, time\\n'\n"
         "run += 'signal.signal(signal.SIGTERM, lambda *_: (print(\"saved\", flush=True), sys.exit(1)))\\n'\n"
         "run += 'print(\"begun\", flush=True)\\n'\n"

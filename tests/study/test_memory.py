@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.study.executor import Job, LocalExecutor
+from polydistill.study.executors.interface import Job
+from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.memory import free_bytes, has_room, resident_bytes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -70,10 +71,10 @@ def test_what_a_process_holds_is_told_until_it_ends() -> None:
 def test_an_executor_without_jobs_is_never_short_and_one_with_a_huge_job_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polydistill.study.executor.free_bytes", lambda: 2.0**20)
+    monkeypatch.setattr("polydistill.study.executors.local.free_bytes", lambda: 2.0**20)
     with LocalExecutor(2) as executor:
         assert not executor.short_of_memory
         executor.start(Job("x", (sys.executable, "-c", "import time; time.sleep(60)"), tmp_path / "log.txt"))
         assert executor.short_of_memory
-        monkeypatch.setattr("polydistill.study.executor.free_bytes", lambda: 2.0**50)
+        monkeypatch.setattr("polydistill.study.executors.local.free_bytes", lambda: 2.0**50)
         assert not executor.short_of_memory

@@ -20,7 +20,8 @@ from polydistill.errors import UserError
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import FolderLock
 from polydistill.study.arms import make_plan
-from polydistill.study.executor import Job, LocalExecutor, Outcome
+from polydistill.study.executors.interface import Job, Outcome
+from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.failures import explain
 from polydistill.study.plan import Plan
 from polydistill.study.planned import PlannedRun, planned_runs
@@ -57,6 +58,8 @@ def statuses(records: dict[tuple[str, int], RunRecord]) -> dict[str, str]:
 
 class Recorder:
     """An executor that ends each job the moment it is waited for, in the order given, and notes what ran together."""
+
+    found: tuple[str, ...] = ()
 
     def __init__(self, workers: int, slow: str = "", fitting: int = 100) -> None:
         self.workers, self.slow, self.fitting = workers, slow, fitting

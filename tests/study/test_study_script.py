@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from polydistill._environment import EXTRAS
 from polydistill.runs.lock import FolderLock
 from polydistill.runs.shared_store import SharedStore
 from polydistill.study.commands import study
+from polydistill.study.executors import choice
 from tests.study.fake_world import FAKE
 from tests.study.in_this_process import InThisProcess
 from tests.study.test_found import write_run
@@ -41,7 +44,7 @@ Script = Callable[..., Done]
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
     """Run the command in this process, in a folder with ``study.yaml``, on the fake world."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "open_world", lambda name: FAKE)
+    monkeypatch.setattr(study, "open_world", lambda name, installed: FAKE)
     Path("study.yaml").write_text(STUDY)
 
     def run(*words: object) -> Done:
@@ -206,7 +209,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on(number: int, root: Path, tmp_
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from polydistill.study.commands import study\n"
         "from tests.study.fake_world import FAKE\n"
-        "study.open_world = lambda name: FAKE\n"
+        "study.open_world = lambda name, installed: FAKE\n"
         "study.write_report = lambda *given, **named: None\n"  # and no matplotlib, which takes seconds
         "study.main(sys.argv[2:])"
     )
@@ -246,7 +249,7 @@ def test_what_an_earlier_start_has_shared_is_not_taken_over(script: Script, shar
 
 def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "LocalExecutor", InThisProcess)
+    monkeypatch.setattr(choice, "LocalExecutor", InThisProcess)
     settings = (
         "{lineage.generations: 1, training.epochs: 1, data: {made_up: 200, train_images: 200, test_images: 200, "
         "validation_images: 100}}"
@@ -276,3 +279,27 @@ def test_a_real_lineage_is_a_study(root: Path, tmp_path: Path, monkeypatch, caps
     # labels has no use for the teacher; one epoch each
     assert re.search(r"\| both +\| labels \+ ban\\_l +\| +2 +\| teacher, labels, ban\\_l +\| +3 +\|", report), report
     assert heads["labels", 0] == heads["ban_l", 0] != heads["labels", 1] == heads["ban_l", 1]
+
+
+def test_another_place_is_refused_in_one_line_where_it_cannot_be_reached(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        words = ("--config", "study.yaml", "--out", "s", "--executor", "ray", "--ray.address", address)
+        assert f"no Ray cluster at {address}: Connection refused" in refused(script(*words))
+    monkeypatch.setitem(EXTRAS, "ray", ("no_such_module",))
+    said = refused(script("--config", "study.yaml", "--out", "t", "--executor", "ray"))
+    assert "this needs the extra ray (no_such_module not found): pip install 'polydistill[ray]'" in said
+    assert not Path("t").exists()
+    assert "ray: address is auto, local" in refused(script(*words[:-1], "head"))
+
+
+def test_the_same_study_goes_on_through_a_queue(script: Script) -> None:
+    assert script("--config", "study.yaml", "--out", "s", "--seeds", 2).code == 0
+    words = ("--config", "study.yaml", "--out", "s", "--seeds", 3, "--executor", "slurm", "--slurm.cluster", "local")
+    done = script(*words, "--slurm.minutes", 5)
+    assert done.code == 0, done.err
+    assert "seeds 2 were added" in done.err
+    assert Path("s/results.csv").read_text().count(",done,") == 9

@@ -15,7 +15,7 @@ from polydistill.report.document import Items, Paragraph
 from polydistill.runs.interruption import StopSignals
 from polydistill.study.analysis import analyse
 from polydistill.study.arms import make_plan
-from polydistill.study.executor import LocalExecutor
+from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.plan import Plan
 from polydistill.study.records import RunRecord
 from polydistill.study.report.contents import build

@@ -29,7 +29,7 @@ from polydistill.study.beginning import require_start
 from polydistill.study.conduct import conduct, count_done, require_study_folder
 from polydistill.study.config import StudyConfig
 from polydistill.study.correctness import correct_in
-from polydistill.study.executor import LocalExecutor
+from polydistill.study.executors.choice import make_executor, require_executor
 from polydistill.study.forecast import format_forecast, warning_of_too_few
 from polydistill.study.found import read_found
 from polydistill.study.plan import Plan, amend, read_plan, write_plan
@@ -68,10 +68,13 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     if parsed.config.runs:
         _report_found(parsed, command)
         return
-    world = open_world(parsed.config.world)
+    require_executor(parsed.config.executor)
+    world = open_world(parsed.config.world, installed=parsed.config.executor != "local")
     stored = read_plan(parsed.out)
     plan = make_plan(parsed.config, world, parsed.file, stored)
-    workers = parsed.config.workers or (1 if plan.base.get("device") == "cuda" else usable_cores())
+    workers = parsed.config.workers
+    if not workers and parsed.config.executor == "local":
+        workers = 1 if plan.base.get("device") == "cuda" else usable_cores()
     records = read_records(plan, parsed.out)
     require_given(plan, records)
     require_start(plan, records, world, parsed.out)
@@ -79,7 +82,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         print("warning: runs are on the CPU; --settings.device cuda takes the GPU, one run at a time", file=sys.stderr)
     if parsed.dry_run:
         whole = plan if stored is None else amend(stored, plan, count_done(records), parsed.out)
-        print(format_forecast(whole, records, world, parsed.out, workers))
+        print(format_forecast(whole, records, world, parsed.out, workers or 1))
         return
     few = warning_of_too_few(plan)
     if few:
@@ -88,7 +91,9 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     def report(kept: Plan, ended: Sequence[RunRecord]) -> None:
         _report(parsed.out, kept, ended, command)
 
-    conduct(parsed.out, plan, world, LocalExecutor(workers), report, share=parsed.config.share_scores)
+    executor = make_executor(parsed.config, parsed.out, workers)
+    share = parsed.config.share_scores and parsed.config.executor != "slurm"  # whose runs outlive this process
+    conduct(parsed.out, plan, world, executor, report, share=share)
 
 
 def _report_found(parsed: Parsed[StudyConfig], command: str) -> None:
