@@ -119,4 +119,4 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    render(TABLES, ["RESULTS.md", "docs/speed.md", "docs/export.md", "docs/agents.md"], ROOT, description=__doc__)
+    render(TABLES, ["docs/speed.md", "docs/export.md", "docs/agents.md"], ROOT, description=__doc__)
