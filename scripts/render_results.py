@@ -110,10 +110,33 @@ def acktr_table(short: bool = False) -> str:
     return format_table(headers, rows)
 
 
-def acktr_curves_table() -> str:
-    """The student's mean score over time."""
+def four_games_table() -> str:
+    """One student of four games: a single run, beside the twins that learned one game each."""
+    (run,) = load("four_games")
+    teachers, student = run["generations"][0]["metrics"]["tasks"], run["generations"][-1]["metrics"]
+    alone = {game: single["generations"][-1]["metrics"] for game, single in acktr_runs().items()}
+
+    def of_teacher(metrics: dict[str, Any]) -> str:
+        return f"{metrics['teacher_normalized']:.3f} ({format_interval(metrics['teacher_normalized_ci95'], 3)})"
+
+    rows: list[list[str | float | None]] = []
+    for game, teacher in teachers.items():
+        own = student["tasks"][game]
+        scores = [f"{metrics['score_mean']:,.1f}" for metrics in (teacher, own)]
+        percent = f"{own['percent_of_teacher']:.1f}"
+        rows.append([game, *scores, of_teacher(own), percent, of_teacher(alone[game]), own["episodes"]])
+    means = [student[f"{name}_geometric_mean"] for name in ("teacher_normalized", "percent_of_teacher")]
+    apart = statistics.geometric_mean(metrics["teacher_normalized"] for metrics in alone.values())
+    rows.append(["geometric mean", None, None, f"{means[0]:.3f}", f"{means[1]:.1f}", f"{apart:.3f}", None])
+    over = "(95% over games)"
+    headers = ["game", "teacher", "student", f"of teacher {over}", "% of teacher", f"alone, of teacher {over}", "games"]
+    return format_table(headers, rows)
+
+
+def curves_by_game_table(name: str) -> str:
+    """Mean scores of ``name``.csv (game, step, score) over time, a column for each game."""
     curves: dict[int, dict[str, str]] = {}
-    with open(MEASUREMENTS / "acktr_curves.csv", encoding="utf-8", newline="") as file:
+    with open(MEASUREMENTS / f"{name}.csv", encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             step = round(int(line["step"]), -4)  # of a few rounds later, whole steps of all games
             curves.setdefault(step, {})[line["game"]] = f"{float(line['score']):,.1f}"
@@ -295,7 +318,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_acting": acting_table,
     "acktr": acktr_table,
     "acktr_short": lambda: acktr_table(short=True),
-    "acktr_curves": acktr_curves_table,
+    "acktr_curves": lambda: curves_by_game_table("acktr_curves"),
+    "four_games": four_games_table,
+    "four_games_curves": lambda: curves_by_game_table("four_games_curves"),
     "pong_seeds": seed_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),

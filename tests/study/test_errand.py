@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import polydistill
 from polydistill.errors import UserError
 from polydistill.provenance import version_of_code
-from polydistill.study.executors.errand import make_errand, words_of
+from polydistill.study.executors.errand import make_errand, outcome_of, words_of
 from polydistill.study.executors.interface import Job
 from polydistill.study.executors.task import carry_out
 
@@ -61,6 +62,20 @@ def test_another_folder_is_refused(tmp_path: Path, witness: Path) -> None:
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path, witness: Path) -> None:
     (tmp_path / "logs").touch()
     assert "logs" in carry_out(words_of(job(tmp_path, ""), witness))["refused"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        ({"code": 0, "seconds": 2.0}, ""),
+        ({"code": 2, "seconds": 2.0}, ""),
+        ({"code": -9, "seconds": 2.0}, "ended by SIGKILL"),
+        ({"code": 143, "seconds": 2.0}, "ended by SIGTERM"),
+        ({"refused": "why"}, "why"),
+    ],
+)
+def test_what_other_computers_end_is_lost_and_what_ends_by_itself_is_not(answer: dict[str, Any], lost: str) -> None:
+    assert outcome_of("a", answer, 3.0) == ("a", answer.get("code", 1), answer.get("seconds", 3.0), lost)
 
 
 def test_a_plan_that_is_gone_is_one_line(tmp_path: Path) -> None:

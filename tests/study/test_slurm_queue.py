@@ -92,6 +92,21 @@ def test_jobs_outlive_a_study_that_is_killed_and_the_next_start_finds_them(root:
     assert set(engines.starts(out).values()) == {1}, "nothing was run twice"
 
 
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+
+    def kill() -> None:
+        engines.has_begun(out)
+        os.kill(int((out / "runs" / "x" / "seed0" / "pid.txt").read_text()), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    records = through_queue(plan_of(arms=SLOW), out)
+    thread.join()
+    assert engines.statuses(records) == {"done"}
+    assert {name: n for name, n in engines.starts(out).items() if n != 1} == {"x/seed0": 2}
+
+
 def test_a_study_that_is_stopped_stops_its_jobs_and_goes_on(tmp_path: Path) -> None:
     out, plan = tmp_path / "s", plan_of(arms=SLOW)
 

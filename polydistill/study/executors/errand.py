@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
 from polydistill.provenance import version_of_code
-from polydistill.study.executors.interface import Job
+from polydistill.study.executors.interface import Job, Outcome
 
 Words = Mapping[str, Any]
 Errand = Callable[[Words], dict[str, Any]]
+LOST_BY = (signal.SIGTERM, signal.SIGKILL)  # what computers send: a limit, another's turn, memory that ran out
 
 
 def make_errand() -> Errand:
@@ -37,7 +39,7 @@ def make_errand() -> Errand:
             try:
                 import polydistill
 
-                version = polydistill.__version__
+                version = getattr(polydistill, "__version__", "another")
             except ImportError:
                 pass
             return {
@@ -96,3 +98,18 @@ def words_of(job: Job | None, witness: Path, stop: Path | None = None) -> dict[s
         "stop": None if stop is None else str(stop.absolute()),
         "environment": {} if job is None else dict(job.environment),
     }
+
+
+def outcome_of(name: str, answer: Words, seconds: float) -> Outcome:
+    """What an errand's answer says of its job.
+
+    Args:
+        name: of the job.
+        answer: of the errand; ``{"refused": why}`` also where none came.
+        seconds: since the job was started, for an answer that has none.
+    """
+    lost, code = answer.get("refused", ""), answer.get("code", 1)
+    for number in LOST_BY:
+        if not lost and code in {-number, 128 + number}:
+            lost = f"ended by {number.name}"
+    return Outcome(name, code, answer.get("seconds", seconds), lost)

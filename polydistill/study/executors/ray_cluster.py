@@ -12,15 +12,17 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from polydistill.errors import UserError
-from polydistill.study.executors.errand import make_errand, words_of
+from polydistill.study.executors.errand import make_errand, outcome_of, words_of
 from polydistill.study.executors.interface import Job, Outcome, stop_and_wait
 from polydistill.study.executors.settings import RayConfig
 
 ANSWER_SECONDS = 5.0  # for an address that is alive
+FELLOW_SECONDS = 60.0  # for a computer to say what it has
 LOOK_SECONDS = 5.0  # between two looks at which computers there are
 PATIENCE_SECONDS = 60.0  # for runs that were asked to stop when an error ends the study
 KEPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ray sets handlers of its own
@@ -55,7 +57,7 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         handlers = {number: signal.getsignal(number) for number in KEPT_SIGNALS}
         try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of many kinds
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"no Ray cluster at {address}: {why[0]}; `ray start --head` makes one") from error
@@ -85,7 +87,7 @@ class RayExecutor:
             )
 
     def _require_fellows(self) -> None:
-        """Ask each computer whether it has the study's folder and code."""
+        """Ask each computer that could have a job whether it has the study's folder and code."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -98,10 +100,11 @@ class RayExecutor:
             )
             .remote(words_of(None, self.witness))
             for node in _alive_nodes()
+            if _count_fitting(_resources(node), self._needs)
         ]
         for answer in asked:
-            with contextlib.suppress(ray.exceptions.RayError):  # one that has gone meanwhile is not asked for anything
-                why = ray.get(answer).get("refused")
+            with contextlib.suppress(ray.exceptions.RayError):  # it has gone, or is slow: a job would tell
+                why = ray.get(answer, timeout=FELLOW_SECONDS).get("refused")
                 if why:
                     raise UserError(why)
 
@@ -112,8 +115,8 @@ class RayExecutor:
         """How many jobs fit into the computers that there are now, at most as many as were asked for."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
-            fits = [_count_fitting(_resources(node), self._needs) for node in _alive_nodes()]
-            self._fitting = sum(fits)
+            with _cluster_errors():
+                self._fitting = sum(_count_fitting(_resources(node), self._needs) for node in _alive_nodes())
         return min(self._fitting, self._most) if self._most else self._fitting
 
     @property
@@ -132,7 +135,9 @@ class RayExecutor:
 
     def start(self, job: Job) -> None:
         """See :class:`~polydistill.study.executors.interface.Executor`."""
-        self._jobs[self._errand.remote(words_of(job, self.witness))] = job.name, time.monotonic()
+        words = words_of(job, self.witness)
+        with _cluster_errors():
+            self._jobs[self._errand.remote(words)] = job.name, time.monotonic()
 
     def wait(self, seconds: float) -> list[Outcome]:
         """See :class:`~polydistill.study.executors.interface.Executor`."""
@@ -141,25 +146,21 @@ class RayExecutor:
         if not self._jobs:
             time.sleep(seconds)
             return []
-        ready, others = ray.wait(list(self._jobs), timeout=seconds)
-        if others:
-            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
+        with _cluster_errors():
+            ready, others = ray.wait(list(self._jobs), timeout=seconds)
+            if others:
+                ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
         return [self._end(reference) for reference in ready]
 
     def _end(self, reference: Any) -> Outcome:
         import ray
 
         name, started = self._jobs.pop(reference)
-        lost = ""
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayError as error:
             answer = {"refused": _in_a_line(error)}
-        if "refused" in answer:
-            lost = answer["refused"]
-        elif answer["code"] in {-signal.SIGTERM, 128 + signal.SIGTERM}:
-            lost = "it was asked to stop"  # by the end of its worker, or by this study
-        return Outcome(name, answer.get("code", 1), answer.get("seconds", time.monotonic() - started), lost)
+        return outcome_of(name, answer, time.monotonic() - started)
 
     def stop(self) -> None:
         """See :class:`~polydistill.study.executors.interface.Executor`."""
@@ -171,7 +172,8 @@ class RayExecutor:
     def __exit__(self, *error: object) -> None:
         import ray
 
-        stop_and_wait(self, PATIENCE_SECONDS)
+        with contextlib.suppress(UserError):  # a cluster that has gone took its tasks with it
+            stop_and_wait(self, PATIENCE_SECONDS)
         ray.shutdown()
 
 
@@ -187,6 +189,19 @@ def _require_answer(address: str) -> None:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"no Ray cluster at {address}: {why}; `ray start --head` prints the address of one") from error
+
+
+@contextlib.contextmanager
+def _cluster_errors() -> Iterator[None]:
+    """One line where the cluster does not answer any more."""
+    import ray
+
+    try:
+        yield
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
+        raise UserError(
+            f"the Ray cluster does not answer any more ({_in_a_line(error)}); the same command goes on"
+        ) from error
 
 
 def _alive_nodes() -> list[dict[str, Any]]:

@@ -8,15 +8,15 @@ start finds them. A study that is stopped leaves the file ``slurm/stop``, at whi
 from __future__ import annotations
 
 import json
+import math
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from polydistill.disk import atomic_write, disk_errors
 from polydistill.errors import UserError
-from polydistill.study.executors.errand import make_resumable_errand, words_of
+from polydistill.study.executors.errand import make_resumable_errand, outcome_of, words_of
 from polydistill.study.executors.interface import Job, Outcome, stop_and_wait
 from polydistill.study.executors.settings import SlurmConfig
 
@@ -62,7 +62,7 @@ class SlurmExecutor:
                 needs |= {"timeout_min": settings.minutes}
             else:
                 self._queue = submitit.SlurmExecutor(self.folder, max_num_timeout=timeouts)
-                needs |= {"time": int(settings.minutes), "job_name": "polydistill", **settings.options}
+                needs |= {"time": math.ceil(settings.minutes), "job_name": "polydistill", **settings.options}
                 needs |= {"partition": settings.partition} if settings.partition else {}
                 needs |= {"mem": f"{settings.memory_gib:g}GB"} if settings.memory_gib else {}
             self._queue.update_parameters(signal_delay_s=settings.warning_seconds, **needs)
@@ -149,11 +149,7 @@ class SlurmExecutor:
     def _end(self, name: str, answer: dict[str, Any]) -> Outcome:
         del self._jobs[name]
         self._ended.pop(name, None)
-        lost = answer.get("refused", "")
-        if not lost and answer["code"] in {-signal.SIGTERM, 128 + signal.SIGTERM}:
-            lost = "it was asked to stop"
-        seconds = answer.get("seconds", time.monotonic() - self._started[name])
-        return Outcome(name, answer.get("code", 1), seconds, lost)
+        return outcome_of(name, answer, time.monotonic() - self._started[name])
 
     def stop(self) -> None:
         """See :class:`~polydistill.study.executors.interface.Executor`; those that wait in the queue leave it."""
