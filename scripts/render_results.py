@@ -81,7 +81,7 @@ def acktr_runs() -> dict[str, dict[str, Any]]:
     }
 
 
-def acktr_table(short: bool = False) -> str:
+def acktr_table() -> str:
     """Twins of actor-critics: each one run, so that its intervals are those of its games alone."""
     rows: list[list[str | float | None]] = []
     for game, run in acktr_runs().items():
@@ -90,13 +90,8 @@ def acktr_table(short: bool = False) -> str:
         ratio = f"{student['teacher_normalized']:.3f} ({format_interval(student['teacher_normalized_ci95'], 3)})"
         minutes = f"{run['wall_seconds'] / 60:.0f}"
         steps = f"{run['config']['play']['steps']:,}"
-        if short:
-            rows.append([game, *(f"{m['score_mean']:,.1f}" for m in (teacher, student)), ratio, student["episodes"]])
-            continue
         rows.append([game, *scores, ratio, f"{student['agreement']:.3f}", student["episodes"], steps, minutes])
     over = "(95% over games)"
-    if short:
-        return format_table(["game", "teacher", "student", f"of teacher {over}", "games"], rows)
     headers = [
         "game",
         f"teacher {over}",
@@ -317,7 +312,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_long": lambda: pong_table("pong_long"),
     "pong_acting": acting_table,
     "acktr": acktr_table,
-    "acktr_short": lambda: acktr_table(short=True),
     "acktr_curves": lambda: curves_by_game_table("acktr_curves"),
     "four_games": four_games_table,
     "four_games_curves": lambda: curves_by_game_table("four_games_curves"),
