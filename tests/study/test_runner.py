@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from polydistill.errors import UserError
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import FolderLock
-from polydistill.study.arms import make_plan
 from polydistill.study.executors.interface import Job, Outcome
 from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.failures import explain
@@ -28,13 +26,10 @@ from polydistill.study.planned import PlannedRun, planned_runs
 from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.runner import Runner
 from polydistill.study.sharing import SharedScores
-from tests.study.fake_world import ARMS, FAKE, study
+from tests.study.engines import plan_of, starts
+from tests.study.fake_world import ARMS, FAKE
 
 CHAIN = ARMS | {"ban_2": {"teacher": "ban", "student.bonus": 0.0625}}
-
-
-def plan_of(**settings: Any) -> Plan:
-    return make_plan(study(**settings), FAKE, None)
 
 
 def run(plan: Plan, out: Path, workers: int = 2) -> dict[tuple[str, int], RunRecord]:
@@ -43,13 +38,6 @@ def run(plan: Plan, out: Path, workers: int = 2) -> dict[tuple[str, int], RunRec
         runner = Runner(plan, FAKE, out, executor)
         runner.run(stop)
     return {record.key: record for record in runner.sorted_records}
-
-
-def starts(out: Path) -> dict[str, int]:
-    return {
-        f"{path.parts[-3]}/{path.parts[-2]}": len(path.read_text().splitlines())
-        for path in sorted(out.glob("runs/*/*/starts.txt"))
-    }
 
 
 def statuses(records: dict[tuple[str, int], RunRecord]) -> dict[str, str]:

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from polydistill._environment import EXTRAS, MissingExtra, require_extra
 from polydistill.errors import UserError
+from polydistill.study.config import StudyConfig
 from polydistill.study.executors.interface import Executor
 from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.executors.ray_cluster import RayExecutor
-from polydistill.study.executors.settings import RayConfig, SlurmConfig
 from polydistill.study.executors.slurm_queue import SlurmExecutor
 from polydistill.study.plan import PLAN
-
-
-class Choice(Protocol):
-    """What is asked of a study's config."""
-
-    @property
-    def executor(self) -> str:
-        """local, ray or slurm."""
-
-    @property
-    def ray(self) -> RayConfig:
-        """Of ray."""
-
-    @property
-    def slurm(self) -> SlurmConfig:
-        """Of slurm."""
 
 
 def require_executor(name: str) -> None:
@@ -44,16 +27,16 @@ def require_executor(name: str) -> None:
             raise UserError(str(error)) from error
 
 
-def make_executor(choice: Choice, out: Path, workers: int) -> Executor:
+def make_executor(config: StudyConfig, out: Path, workers: int) -> Executor:
     """The executor of a study in ``out``; it connects when it is entered, when ``plan.json`` is there.
 
     Args:
-        choice: what the user says.
+        config: of the study.
         out: folder of the study.
         workers: runs at once; 0: as many as a cluster has room for.
     """
-    if choice.executor == "ray":
-        return RayExecutor(choice.ray, out / PLAN, workers)
-    if choice.executor == "slurm":
-        return SlurmExecutor(choice.slurm, out, out / PLAN, workers)
+    if config.executor == "ray":
+        return RayExecutor(config.ray, out / PLAN, workers)
+    if config.executor == "slurm":
+        return SlurmExecutor(config.slurm, out, out / PLAN, workers)
     return LocalExecutor(workers)

@@ -61,7 +61,7 @@ class Executor(Protocol):
 
     @property
     def short_of_memory(self) -> bool:
-        """Whether there is too little memory for another job; never while none is running."""
+        """Whether another job would have too little memory; false while no job runs."""
 
     def start(self, job: Job) -> None:
         """Start it; at most ``workers`` run at once.
