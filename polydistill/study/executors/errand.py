@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from polydistill.study.executors.interface import Job, Outcome
 
 Words = Mapping[str, Any]
 Errand = Callable[[Words], dict[str, Any]]
-LOST_BY = (signal.SIGTERM, signal.SIGKILL)  # what computers send: a limit, another's turn, memory that ran out
+LOST_BY = {15: "SIGTERM", 9: "SIGKILL"}  # POSIX's; what computers send: a limit, another's turn, memory that ran out
 
 
 def make_errand() -> Errand:
@@ -109,7 +108,7 @@ def outcome_of(name: str, answer: Words, seconds: float) -> Outcome:
         seconds: since the job was started, for an answer that has none.
     """
     lost, code = answer.get("refused", ""), answer.get("code", 1)
-    for number in LOST_BY:
+    for number, signal in LOST_BY.items():
         if not lost and code in {-number, 128 + number}:
-            lost = f"ended by {number.name}"
+            lost = f"ended by {signal}"
     return Outcome(name, code, answer.get("seconds", seconds), lost)
