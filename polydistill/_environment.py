@@ -37,6 +37,7 @@ COMMANDS = {
     "polydistill-atari": ("atari", "polydistill_agents.commands.distill_atari"),
     "polydistill-cifar": ("vision", "polydistill.vision.commands.distill_cifar"),
     "polydistill-cifar-ensemble": ("vision", "polydistill.vision.commands.ensemble_cifar"),
+    "polydistill-cifar-together": ("vision", "polydistill.vision.commands.together_cifar"),
     "polydistill-compress": ("atari", "polydistill_agents.commands.compress_agent"),
     "polydistill-evaluate": ("atari", "polydistill_agents.commands.evaluate_agent"),
     "polydistill-export": ("atari", "polydistill_agents.commands.export_agent"),
@@ -87,6 +88,7 @@ class WorldEntry(NamedTuple):
         check: looks at the configs of runs before the first.
         as_teacher: says how the student of a run is named where it teaches.
         as_base: says by which keys an arm has the data of all arms.
+        together: whether a command polydistill-<name>-together runs several runs in one process.
     """
 
     extra: str
@@ -101,6 +103,7 @@ class WorldEntry(NamedTuple):
     check: str = ""
     as_teacher: str = ""
     as_base: str = ""
+    together: bool = False
 
 
 # the worlds of studies; their commands are polydistill-<name>, their scripts distill_<name>.py
@@ -143,6 +146,7 @@ WORLDS = {
             "teacher.std",
         ),
         ensembles="polydistill.vision.ensemble",
+        together=True,
     ),
     "images": WorldEntry(
         "timm",

@@ -8,7 +8,7 @@ refused, never ignored; nothing here waits for a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -138,6 +138,12 @@ class Lesson:
         """Whether a sample's loss depends on the teacher's scores of the rest of its batch."""
         return self._function.batch_coupled
 
+    @property
+    def kind(self) -> Hashable:
+        """What lessons have in common whose losses are computed in one call: all but teachers and permutations."""
+        teacher = None if self.teacher is None else self.teacher_kind
+        return self._function, teacher, tuple(sorted(self._options.items())), self.classes, self._ignore_index
+
     def backward(
         self,
         scores: Tensor,
@@ -148,6 +154,7 @@ class Lesson:
         states: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
         """The loss per sample, detached; the gradient of their sum / ``n_batch`` flows to what ``scores`` are made of.
+        All tensors may have a dimension of students before the others, in each of which there is a batch.
 
         ``states`` are pairs of the student's hidden states and the teacher's, whose distance counts too. Where the
         objective has a closed form it needs no graph between scores and loss, which takes longer than a small
@@ -161,12 +168,22 @@ class Lesson:
                 scores.backward(gradient.div_(n_batch))  # type: ignore[no-untyped-call]
                 return losses
             losses = compute(described)
+        elif scores.dim() > 2 and isinstance(self._function, OwnObjective):  # which knows of one student
+            losses = self._of_each_student(scores, teacher, labels)
         else:
             losses = self(scores, teacher, labels, permutation)
         for own, its in states:
             losses = losses + self.activation_weight * activation_l2(own, its)
         losses.backward(torch.ones_like(losses).div_(n_batch))  # type: ignore[no-untyped-call]
         return losses.detach()
+
+    def _of_each_student(self, scores: Tensor, teacher: Tensor | None, labels: Tensor | None) -> Tensor:
+        """``(students, batch)`` losses, computed student by student."""
+        losses = []
+        for number, own in enumerate(scores):
+            taught, labelled = (None if given is None else given[number] for given in (teacher, labels))
+            losses.append(self(own, taught, labelled, None))
+        return torch.stack(losses)
 
     def options(self, permutation: Tensor | None = None) -> dict[str, Any]:
         """What the objective takes besides scores and labels: for the update, and for the doctor.

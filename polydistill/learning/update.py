@@ -105,7 +105,7 @@ class Update:
         self._forget_gradients()
         pairs = list(zip(states, taught, strict=True))
         losses = self.lesson.backward(scores, teacher_scores, labels, permutation, self._scale_down(n_batch), pairs)
-        self._apply()
+        self.apply()
         return scores.detach(), teacher_scores, losses.sum() / n_batch
 
     def in_parts(
@@ -151,7 +151,7 @@ class Update:
                 losses = self.lesson.backward(scores, taught, labels[rows], drawn, n_scaled)
             found.append((scores.detach(), of_part, losses))
             start = rows.stop
-        self._apply()
+        self.apply()
         if teacher is None:
             teacher = _join([one for _, one, _ in found])
         return torch.cat([one for one, _, _ in found]), teacher, torch.cat([one for *_, one in found]).sum() / n_batch
@@ -210,8 +210,8 @@ class Update:
             )
         return scores, states
 
-    def _apply(self) -> None:
-        """One step of the optimiser along the gradient of all processes."""
+    def apply(self) -> None:
+        """One step of the optimiser along the gradients that the parameters have, of all processes."""
         self._finish_gradients()
         if self._scaler is None:
             self.optimizer.step()

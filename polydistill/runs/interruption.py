@@ -23,11 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Whether this process was asked to stop; a context manager, during which the signals have this meaning.
 
-    Outside the main thread, where Python allows no handlers, it does nothing. A signal that is ignored stays
-    ignored, as Ctrl-C under ``nohup`` or in the background of a shell.
-
-    Attributes:
-        received: the signal; None: none so far.
+    Outside the main thread, where Python allows no handlers, it is told what the main thread's have received. A signal
+    that is ignored stays ignored, as Ctrl-C under ``nohup`` or in the background of a shell.
 
     Example:
         >>> with StopSignals() as stop:
@@ -37,9 +34,16 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._open = contextlib.ExitStack()
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The signal; None: none so far."""
+        if self._received is None and threading.current_thread() is not threading.main_thread():
+            return next((told._received for told in tuple(_watching) if told._received is not None), None)
+        return self._received
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -79,11 +83,11 @@ class StopSignals:
             raise Interrupted(self.received, how_to_go_on)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._received is not None:
             return  # the thread ends the process
-        self.received = signal.Signals(number)
+        self._received = signal.Signals(number)
         # not print: the signal may have come in the middle of one
-        os.write(2, f"{self.received.name}: ending this step and saving; a second one stops at once\n".encode())
+        os.write(2, f"{self._received.name}: ending this step and saving; a second one stops at once\n".encode())
 
 
 _watching: set[StopSignals] = set()

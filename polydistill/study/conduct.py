@@ -41,7 +41,9 @@ def require_study_folder(out: Path) -> None:
         raise UserError(f"{out} is not empty and holds no study (no {PLAN}); give --out another folder")
 
 
-def conduct(out: Path, plan: Plan, world: World, executor: Executor, report: Report, *, share: bool) -> None:
+def conduct(
+    out: Path, plan: Plan, world: World, executor: Executor, report: Report, *, share: bool, together: int = 1
+) -> None:
     """Run what is not finished of a plan, and report.
 
     Args:
@@ -51,6 +53,7 @@ def conduct(out: Path, plan: Plan, world: World, executor: Executor, report: Rep
         executor: of them; it is connected once the plan is written.
         report: given the plan with its amendments and the record of each run; called once, also where it was stopped.
         share: whether runs of a seed share what they all compute of their teacher.
+        together: how many runs of an arm one job makes.
 
     Raises:
         UserError: another plan is in the folder, a run failed, or the disk refused.
@@ -61,10 +64,12 @@ def conduct(out: Path, plan: Plan, world: World, executor: Executor, report: Rep
     with FolderLock(out):
         remove_temporaries(out)
         SharedScores.forget(out)
-        _run(out, plan, world, executor, share, report)
+        _run(out, plan, world, executor, report, share=share, together=together)
 
 
-def _run(out: Path, plan: Plan, world: World, executor: Executor, share: bool, report: Report) -> None:
+def _run(
+    out: Path, plan: Plan, world: World, executor: Executor, report: Report, *, share: bool, together: int
+) -> None:
     """The folder is locked."""
     stored = read_plan(out)
     moved = {} if stored is None else moved_places(stored, plan)
@@ -74,7 +79,7 @@ def _run(out: Path, plan: Plan, world: World, executor: Executor, share: bool, r
     with StopSignals() as stop:
         with executor:
             shared = SharedScores(out, planned_runs(plan), executor.workers) if share else None
-            runner = Runner(plan, world, out, executor, moved, shared)
+            runner = Runner(plan, world, out, executor, moved, shared, together)
             if runner.pending:
                 say_if_loaded()
                 runner.run(stop)

@@ -45,6 +45,9 @@ class StudyConfig:
         share_scores: where the runs of a seed with one teacher are more than the workers, what they would all compute
             of it is computed once: its scores of the images that they learn from, or the games that it is scored in;
             false: by each of them. The results are the same.
+        students_together: how many runs of an arm one process makes, with the steps of their students together: for a
+            GPU that one small network leaves idle. On a CPU they take longer than one after the other. Each result is
+            that of its run alone up to rounding. For world cifar.
         runs: read the finished run folders that this pattern finds, like 'runs/*', and run nothing. Arms are found
             by what differs in their configs.
     """
@@ -67,6 +70,7 @@ class StudyConfig:
     executor: Literal["local", "ray", "slurm"] = "local"
     ray: RayConfig = field(default_factory=RayConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    students_together: int = 1
     runs: str = ""
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class StudyConfig:
         if self.seeds < self.fewest_seeds:
             raise ValueError(f"seeds must be at least {self.fewest_seeds}: one seed has no interval, got {self.seeds}")
         require_at_least(0, self, "first_seed", "workers")
+        require_at_least(1, self, "students_together")
+        self._check_together()
         if self.workers > MOST_WORKERS:
             raise ValueError(f"workers must be at most {MOST_WORKERS:,}, got {self.workers:,}")
         if not 0 < self.alpha < 1:
@@ -91,6 +97,11 @@ class StudyConfig:
         else:
             self._check_arms()
             self._check_contrasts()
+
+    def _check_together(self) -> None:
+        able = [name for name, world in WORLDS.items() if world.together]
+        if self.students_together > 1 and self.world not in able:
+            raise ValueError(f"students_together is for world {' and '.join(able)}, got {self.world or 'none'}")
 
     def _check_metric(self) -> None:
         if self.chosen_metric not in METRICS and self.direction == "auto":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from polydistill.study.plan import Plan
@@ -42,6 +42,17 @@ class PlannedRun(NamedTuple):
     def folder(self) -> str:
         """Relative to the study's."""
         return f"runs/{self.name}"
+
+
+def name_of(runs: Sequence[PlannedRun]) -> str:
+    """The name of a job that makes several runs of an arm; of one run, its own."""
+    return f"{runs[0].arm}/seed{'+'.join(str(run.seed) for run in runs)}"
+
+
+def keys_of(name: str) -> list[Key]:
+    """The runs of a job, from its :func:`name_of`."""
+    arm, _, seeds = name.rpartition("/seed")
+    return [(arm, int(seed)) for seed in seeds.split("+")]
 
 
 def planned_runs(plan: Plan) -> list[PlannedRun]:

@@ -2,7 +2,8 @@
 
 A run is a command of its world with a run folder of its own: locks, checkpoints and resuming are there. So a study that
 was stopped or killed goes on by looking at the folders. Its own folder holds ``plan.json``, ``results.csv``,
-``arms/<arm>.yaml`` (the config of its runs), ``runs/<arm>/seed<n>`` and ``logs/<arm>/seed<n>.txt``.
+``arms/<arm>.yaml`` (the config of its runs), ``runs/<arm>/seed<n>`` and ``logs/<arm>/seed<n>.txt``. One job may make
+several runs of an arm: then it is told by ``together/<arm>/seed<n>+<n>.yaml``, and has a log beside theirs.
 
 Contract: a run that fails is recorded with one line why; it stops only those that its student would have taught. What
 every further run would fail of stops the study: a full disk, and a reason for which each of the first runs failed.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from polydistill.study.executors.interface import Executor, Job, Outcome
 from polydistill.study.failures import FirstRuns, explain, is_of_full_disk
 from polydistill.study.finished import FinishedRuns
 from polydistill.study.plan import Plan
-from polydistill.study.planned import Key, PlannedRun, in_order_of_start, planned_runs
+from polydistill.study.planned import Key, PlannedRun, in_order_of_start, keys_of, name_of, planned_runs
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
 from polydistill.study.sharing import SharedScores
 from polydistill.study.teachers import given_path, words_of_more
@@ -68,6 +69,7 @@ class Runner:
         executor: of the commands.
         moved: dotted keys that are elsewhere than the plan says, see :func:`~polydistill.study.plan.moved_places`.
         shared: the scores that runs of a seed share; None: they share none.
+        together: how many runs of an arm one job makes, where its world has a command for that.
 
     Raises:
         UserError: a folder of a run holds another run.
@@ -81,27 +83,25 @@ class Runner:
         executor: Executor,
         moved: Mapping[str, Any] | None = None,
         shared: SharedScores | None = None,
+        together: int = 1,
     ) -> None:
         self.plan, self.world, self.out, self.executor = plan, world, out, executor
-        self.moved, self.shared = moved or {}, shared
+        self.moved, self.shared, self.together = moved or {}, shared, together
         self.runs = {run.key: run for run in planned_runs(plan)}
         self.records = {record.key: record for record in read_records(plan, out)}
         self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
         self._losses: Counter[Key] = Counter()
-        self._names = {run.name: run.key for run in self.runs.values()}
         self._written = float("-inf")
         self._memory = ""  # in words, once it has been short
         self._first = FirstRuns()
         self._finished = FinishedRuns(out, self.runs, self.records)
         for key in self.runs:
             self._finished.check(self.runs[key])
-        for name in executor.found:
-            self._started[name] = False
-            self.records[self._names[name]] = RunRecord(
-                *self._names[name], self.runs[self._names[name]].folder, "running"
-            )
+        for key in (key for name in executor.found for key in keys_of(name)):
+            self._started[self.runs[key].name] = False
+            self.records[key] = RunRecord(*key, self.runs[key].folder, "running")
 
     @property
     def sorted_records(self) -> list[RunRecord]:
@@ -155,11 +155,29 @@ class Runner:
                 self._memory = "short, a core waits"
                 return
             self._memory = "enough" if self._memory else ""
-            self._note(run.key)  # another process may be at work: of a study that was killed, or the user's
-            if self.records[run.key].status == "missing":
-                self._start(run)
-            elif self.records[run.key].status == "failed":  # its summary cannot be read
-                self._fail(run.key, self.records[run.key].why)
+            if self._may_start(run):
+                self._start([run, *self._others(run)])
+
+    def _may_start(self, run: PlannedRun) -> bool:
+        """Whether nobody is at work on it: another process may be, of a study that was killed, or the user's."""
+        self._note(run.key)
+        if self.records[run.key].status == "failed":  # its summary cannot be read
+            self._fail(run.key, self.records[run.key].why)
+        return self.records[run.key].status == "missing"
+
+    def _others(self, run: PlannedRun) -> list[PlannedRun]:
+        """Those of its arm that the same job makes."""
+        found: list[PlannedRun] = []
+        if self.together == 1 or run.members:
+            return found
+        for other in self.pending:
+            if len(found) == self.together - 1:
+                break
+            if other.arm != run.arm or other is run or other.name in self._started:
+                continue
+            if not self._must_wait(other) and self._may_start(other):
+                found.append(other)
+        return found
 
     def _must_wait(self, run: PlannedRun) -> bool:
         """Whether its teacher or a member is not there; where one of those has failed, so has the run."""
@@ -170,20 +188,43 @@ class Runner:
             self._fail(run.key, f"its {needed[failed]}, {'/seed'.join(map(str, failed))}, failed")
         return bool(absent)
 
-    def _start(self, run: PlannedRun) -> None:
-        folder = self.out / run.folder
-        self._started[run.name] = not is_bound(folder)
-        command = [*self._command(run), "--config", str(self.out / "arms" / f"{run.arm}.yaml")]
-        command += ["--seed", str(run.seed), "--out", str(folder)]
+    def _start(self, runs: Sequence[PlannedRun]) -> None:
+        """Start a job that makes these."""
+        for run in runs:
+            self._started[run.name] = len(runs) == 1 and not is_bound(self.out / run.folder)
+        if len(runs) == 1:
+            command = (*self._command(*runs), *self._words(*runs))
+            environment = () if self.shared is None else self.shared.environment(*runs)
+        else:
+            command, environment = self._command_together(runs), ()
+        self.executor.start(Job(name_of(runs), command, self._log(name_of(runs)), environment))
+        for run in runs:
+            self.records[run.key] = RunRecord(*run.key, run.folder, "running")
+
+    def _log(self, name: str) -> Path:
+        return self.out / "logs" / f"{name}.txt"
+
+    def _words(self, run: PlannedRun) -> list[str]:
+        """Those of its command, after the name of that."""
+        words = ["--config", str(self.out / "arms" / f"{run.arm}.yaml")]
+        words += ["--seed", str(run.seed), "--out", str(self.out / run.folder)]
         teacher = self._teacher_file(run)
         if teacher:
-            command += [f"--{GIVEN}", teacher, *words_of_more(run)]
+            words += [f"--{GIVEN}", teacher, *words_of_more(run)]
         for key, value in [*own_files(run).items(), *self.moved.items()]:
-            command += [f"--{key}", str(value)]
-        log = self.out / "logs" / f"{run.name}.txt"
-        environment = () if self.shared is None else self.shared.environment(run)
-        self.executor.start(Job(run.name, tuple(command), log, environment))
-        self.records[run.key] = RunRecord(*run.key, run.folder, "running")
+            words += [f"--{key}", str(value)]
+        return words
+
+    def _command_together(self, runs: Sequence[PlannedRun]) -> tuple[str, ...]:
+        """The command of a job that makes several runs; what an earlier one of them printed is removed."""
+        assert self.world.together is not None  # the study's config would have been refused
+        file = self.out / "together" / f"{name_of(runs)}.yaml"
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for run in runs:
+                self._log(run.name).unlink(missing_ok=True)
+        atomic_write(file, dump_yaml({str(self._log(run.name)): self._words(run) for run in runs}).encode())
+        return (*self.world.together, str(file))
 
     def _command(self, run: PlannedRun) -> tuple[str, ...]:
         """The words that start a run, before its flags."""
@@ -203,26 +244,36 @@ class Runner:
     # ---- what has ended --------------------------------------------------------------------------------------------
 
     def _end(self, outcome: Outcome, bar: Progress) -> None:
-        run = self.runs[self._names[outcome.name]]
+        runs = [self.runs[key] for key in keys_of(outcome.name)]
+        for run in runs:
+            self._end_one(run, outcome, bar, alone=len(runs) == 1)
+        self._write_in_turn()
+        for run in runs:
+            record = self.records[run.key]
+            if record.status == "failed":
+                self._first.add_failure(run.name, record.why)
+            elif run.arm != TEACHER:
+                self._first.add_success()
+
+    def _end_one(self, run: PlannedRun, outcome: Outcome, bar: Progress, *, alone: bool) -> None:
+        """One run of a job that has ended."""
         whole = self._started.pop(run.name)
         if outcome.lost:
             self._lose(run, outcome.lost, bar)
-        elif outcome.code == 0:
-            self._note(run.key)
-            if self.records[run.key].status != "done":
-                self._fail(
-                    run.key, self.records[run.key].why or f"{run.folder} has no summary.json, though it ended well"
-                )
-            elif whole:
-                remember(work_of(self.plan.world, run.config), 1 / outcome.seconds)
-        else:
-            self._fail(run.key, explain(outcome.code, self.out / "logs" / f"{run.name}.txt"))
-        self._write_in_turn()
+            return
+        if outcome.code and alone:
+            self._fail(run.key, explain(outcome.code, self._log(run.name)))
+            return
+        self._note(run.key)
         record = self.records[run.key]
-        if record.status == "failed":
-            self._first.add_failure(run.name, record.why)
-        elif run.arm != TEACHER:
-            self._first.add_success()
+        if record.status == "done":
+            if whole:
+                remember(work_of(self.plan.world, run.config), 1 / outcome.seconds)
+        elif outcome.code:  # of several; what another one failed of is not this one's
+            own = self._log(run.name)
+            self._fail(run.key, explain(outcome.code, own if own.exists() else self._log(outcome.name)))
+        else:
+            self._fail(run.key, record.why or f"{run.folder} has no summary.json, though it ended well")
 
     def _lose(self, run: PlannedRun, why: str, bar: Progress) -> None:
         """Its computer or worker has gone: it is started again, which goes on from its checkpoint."""
@@ -285,9 +336,9 @@ class Runner:
         bar.say(f"asked {self.executor.running} runs to save and stop")
         self.executor.stop()
         while self.executor.running:
-            for outcome in self.executor.wait(POLL_SECONDS):
-                del self._started[outcome.name]
-                self._note(self._names[outcome.name])
+            for key in (key for outcome in self.executor.wait(POLL_SECONDS) for key in keys_of(outcome.name)):
+                del self._started[self.runs[key].name]
+                self._note(key)
 
 
 def work_of(world: str, config: Mapping[str, Any]) -> dict[str, Any]:

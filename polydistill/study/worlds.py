@@ -68,6 +68,8 @@ class World:
             than the student's; None: none are.
         as_base: from the config that all arms share, and that of an arm, to the keys by which the arm sees and is
             tested by the same data; None: no data follow from a student.
+        together: words that start several runs in one process, before the file that names them; None: there is no such
+            command.
     """
 
     name: str
@@ -82,6 +84,7 @@ class World:
     check: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     as_teacher: Callable[[Any], Mapping[str, Any]] | None = None
     as_base: Callable[[Any, Any], Mapping[str, Any]] | None = None
+    together: tuple[str, ...] | None = None
 
 
 def open_world(name: str, *, installed: bool = False) -> World:
@@ -113,6 +116,9 @@ def open_world(name: str, *, installed: bool = False) -> World:
         check=_find(entry.check) if entry.check else None,
         as_teacher=_find(entry.as_teacher) if entry.as_teacher else None,
         as_base=_find(entry.as_base) if entry.as_base else None,
+        together=_command(f"together_{name}", f"polydistill-{name}-together", installed=installed)
+        if entry.together
+        else None,
     )
 
 

@@ -7,6 +7,7 @@ step).
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from polydistill.learning.graphs import StepGraphs
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.networks import start_learning
 from polydistill.learning.processes import ALONE, Processes
+from polydistill.learning.rewind import NonFiniteError
 from polydistill.learning.schedules import TrainingConfig, schedule_rate
+from polydistill.learning.stacked import structure_of
+from polydistill.learning.together import table_here
 from polydistill.learning.training import Training
 from polydistill.learning.update import Update, make_optimizer
 from polydistill.runs.shared_store import SharedStore
@@ -85,13 +89,15 @@ class Trainer(Training):
         # on a GPU the rate is a tensor, which a recorded step reads each time
         self._rate = torch.tensor(config.learning_rate, device=self.device) if on_gpu else config.learning_rate
         self.optimizer = make_optimizer(student, config, self._rate)
-        self._update = Update(
+        self.update = Update(
             student, lesson, self.optimizer, precision=precision, processes=processes, compiled=config.compile
         )
         self._plan: tuple[int, Tensor] | None = None
+        self._structure: Hashable | None = None
         self._shared = None if store is None else self._share(store, precision)
-        capture = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
-        self._graphs = StepGraphs() if capture else None
+        self.captures = on_gpu and (config.capture == "on" or (config.capture == "auto" and processes.size == 1))
+        self._graphs = StepGraphs() if self.captures else None
+        self._table = table_here()
 
     @property
     def epochs_done(self) -> int:
@@ -151,7 +157,11 @@ class Trainer(Training):
             self._rate.fill_(rate)
         else:
             self.optimizer.param_groups[0]["lr"] = rate
-        self._step(diagnose, *([batch] if permutation is None else [batch, permutation]))
+        inputs = [batch] if permutation is None else [batch, permutation]
+        if self._table is None:
+            self.make_alone(diagnose, *inputs)
+        else:
+            self._table.meet(self, diagnose, *inputs)
         self.steps += 1
 
     def _prepare(self, position: int) -> tuple[Tensor, Tensor | None]:
@@ -165,11 +175,51 @@ class Trainer(Training):
         rows = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return rows, self.lesson.draw_permutation(rows[:, INDEX], self.steps)
 
-    def _step(self, diagnose: bool, *inputs: Tensor) -> None:
+    def make_alone(self, diagnose: bool, *inputs: Tensor) -> None:
+        """The student's next step, by itself.
+
+        Args:
+            diagnose: see :meth:`~polydistill.learning.lesson.Lesson.tally`.
+            inputs: the batch's rows of the plan and, for an objective that wants one, its permutation.
+        """
         if self._graphs is None:
             self._make_step(diagnose, *inputs)
         else:
-            self._graphs.run(self._make_step, self._tensors, diagnose, *inputs)
+            self._graphs.run(self._make_step, self.tensors, diagnose, *inputs)
+
+    def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
+        """Steps of one kind are made together by :class:`~polydistill.vision.joint.JointStep`; None: this one is made
+        alone, since the networks are compiled or share weights, hidden states are matched, or there are processes."""
+        if self.config.compile or self._shared is not None or self.processes.size > 1 or self.lesson.activation_weight:
+            return None
+        if self._structure is None:
+            self._structure = structure_of(self.student)
+        shapes = tuple(given.shape for given in inputs)
+        images = id(self.data.images), id(self.data.labels), self.captures
+        return self._structure, self.lesson.kind, self.update.precision, images, diagnose, shapes
+
+    def settle(self) -> None:
+        """The student's weights lie elsewhere than before: records of steps are void, and what goes with each weight
+        gets its layout."""
+        if self.captures:
+            self._graphs = StepGraphs()
+        for parameter in self.student.parameters():
+            state = self.optimizer.state.get(parameter, {})
+            if "momentum_buffer" in state:
+                state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"]).detach()
+
+    def keep(self) -> None:
+        """At the end: the student has these weights, as its own."""
+        self._leave_table()
+
+    def _leave_table(self) -> None:
+        if self._table is not None:
+            self._table.leave()
+            self._table = None
+
+    def _back_to_the_bad_step(self, good: dict[str, Any], losses: list[float]) -> NonFiniteError:
+        self._leave_table()  # the others do not make these steps again
+        return super()._back_to_the_bad_step(good, losses)
 
     def _make_step(self, diagnose: bool, batch: Tensor, permutation: Tensor | None = None) -> None:
         """The whole step, from the rows of the plan on; this is what a CUDA graph records."""
@@ -178,8 +228,12 @@ class Trainer(Training):
         with self.processes.peers_needed(among_others=True):
             inputs = self.normalizer(images)
             known = None if self._shared is None else self._teacher_scores(self._shared, inputs)
-            scores, teacher, loss = self._update(inputs, labels, len(batch), permutation, known)
-            self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))
+            scores, teacher, loss = self.update(inputs, labels, len(batch), permutation, known)
+            self.note(loss, scores, teacher, labels, diagnose=diagnose)
+
+    def note(self, loss: Tensor, scores: Tensor, teacher: Tensor | None, labels: Tensor, *, diagnose: bool) -> None:
+        """What the next report has of a step; see :class:`~polydistill.learning.update.Update` for the tensors."""
+        self._note(loss, self.lesson.tally(scores, teacher, labels, diagnose=diagnose))
 
     def _share(self, store: SharedStore, precision: str) -> EpochScores | None:
         """The scores of the teacher that other runs know too; None: there is no such teacher, or it is not worth it."""
@@ -195,7 +249,7 @@ class Trainer(Training):
         """Of this step's images: from the store, or computed now."""
 
         def compute() -> Tensor:
-            scores = self._update.teacher_scores(inputs)
+            scores = self.update.teacher_scores(inputs)
             assert scores is not None
             return scores
 
@@ -205,6 +259,6 @@ class Trainer(Training):
         states = (self.optimizer.state[parameter] for parameter in self.student.parameters())
         return [state["momentum_buffer"] for state in states if "momentum_buffer" in state]
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Every tensor that a step changes."""
         return [*self._weights(), *self._momentum(), *self._since_report()]

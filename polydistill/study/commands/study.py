@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
 
     executor = make_executor(parsed.config, parsed.out, workers)
     share = parsed.config.share_scores and parsed.config.executor != "slurm"  # whose runs outlive this process
-    conduct(parsed.out, plan, world, executor, report, share=share)
+    conduct(parsed.out, plan, world, executor, report, share=share, together=parsed.config.students_together)
 
 
 def _report_found(parsed: Parsed[StudyConfig], command: str) -> None:

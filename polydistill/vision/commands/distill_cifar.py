@@ -28,6 +28,7 @@ from polydistill.errors import run_script
 from polydistill.hub.sharing import check_sharing, present
 from polydistill.learning.processes import is_first_process, open_processes
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.together import once, table_here
 from polydistill.lineage import LineageConfig, run_lineage
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill.runs.space import require_room
@@ -85,7 +86,9 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     with ExitStack() as stack:
         processes = stack.enter_context(open_processes(config.device))
         config.check_processes(processes.size)
-        images = processes.in_turn(lambda: load_images(config.data, config.device))
+        images = processes.in_turn(
+            lambda: once((config.data, config.device), lambda: load_images(config.data, config.device))
+        )
         if config.teacher.path and standing.state in {"new", "begun"}:
             open_teacher(config, images, "cpu")
         if processes.rank == 0 and (standing.moved or standing.grown):
@@ -100,7 +103,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         domain = CifarDomain(config, images, processes)
         doctor = functools.partial(examine, domain.workshop) if parsed.doctor else None
         summary = run_lineage(domain, config, run, processes, examine=doctor)
-        if run is not None:
+        if run is not None and table_here() is None:
             remember_speed(config, summary)
     if run is not None:
         present(summary, parsed, format_summary(summary, wide=parsed.wide))

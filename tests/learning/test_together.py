@@ -1,0 +1,172 @@
+"""polydistill.learning.together: runs in threads that wait for each other's steps, and in nothing else."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from polydistill.learning.together import Command, Table, once, split_outputs, table_here
+
+
+class Student:
+    """Counts its steps, and notes with whom they were made."""
+
+    def __init__(self, name: str, steps: int, kind: Hashable = "a") -> None:
+        self.name, self.left, self.kind = name, steps, kind
+        self.made: list[str] = []
+
+    def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
+        return self.kind
+
+    def make_alone(self, diagnose: bool, *inputs: Tensor) -> None:
+        self.made.append(self.name)
+
+    def learn(self) -> int:
+        table = table_here()
+        assert table is not None
+        while self.left:
+            table.meet(self, False)
+            self.left -= 1
+        table.leave()
+        return 0
+
+
+class Joint:
+    """Makes their steps together; note of what was released when."""
+
+    released: list[str]
+
+    def __init__(self, students: Sequence[Student]) -> None:
+        self.students = students
+
+    def make(self, diagnose: bool, inputs: Sequence[Sequence[Tensor]]) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        names = "".join(student.name for student in self.students)
+        for student in self.students:
+            student.made.append(names)
+
+    def release(self) -> None:
+        Joint.released.append("".join(student.name for student in self.students))
+
+
+@pytest.fixture(autouse=True)
+def nothing_released() -> None:
+    Joint.released = []
+
+
+def run(*students: Student) -> Table:
+    table = Table(Joint)
+    assert table.run([student.learn for student in students]) == [0] * len(students)
+    return table
+
+
+def test_steps_are_made_together_and_the_last_ones_alone() -> None:
+    a, b, c = Student("a", 5), Student("b", 3), Student("c", 3)
+    table = run(a, b, c)
+    assert a.made == ["abc"] * 3 + ["a"] * 2
+    assert b.made == c.made == ["abc"] * 3
+    assert (table.together, table.alone) == (9, 2)
+    assert Joint.released == ["abc"]
+
+
+def test_steps_of_another_kind_and_those_of_none_are_made_apart() -> None:
+    students = [Student("a", 2), Student("b", 2, "b"), Student("c", 2), Student("d", 2, None), Student("e", 2, None)]
+    run(*students)
+    assert [student.made[0] for student in students] == ["ac", "b", "ac", "d", "e"]
+
+
+def test_the_next_generation_of_the_same_runs_is_joined_anew() -> None:
+    def learn_twice(name: str, made: list[Student]) -> int:
+        for _ in range(2):
+            made.append(Student(name, 2))
+            made[-1].learn()
+        return 0
+
+    of_a: list[Student] = []
+    of_b: list[Student] = []
+    assert Table(Joint).run([lambda: learn_twice("a", of_a), lambda: learn_twice("b", of_b)]) == [0, 0]
+    assert [student.made for student in of_a + of_b] == [["ab", "ab"]] * 4
+
+
+def test_a_run_that_fails_leaves_and_the_others_go_on() -> None:
+    a, b = Student("a", 3), Student("b", 3)
+
+    def fail() -> int:
+        raise SystemExit(2)
+
+    def fail_later() -> int:
+        Student("c", 1).learn()
+        return 7
+
+    assert Table(Joint).run([a.learn, b.learn, fail_later]) == [0, 0, 7]
+    assert a.made == b.made == ["abc", "ab", "ab"]
+
+
+def test_what_a_step_raises_each_of_its_runs_is_told() -> None:
+    class Bad(Joint):
+        def make(self, diagnose: bool, inputs: Sequence[Sequence[Tensor]]) -> None:
+            raise ValueError("no memory")
+
+    told = []
+
+    def learn(student: Student) -> Callable[[], int]:
+        def learns() -> int:
+            try:
+                student.learn()
+            except ValueError as error:
+                told.append(f"{student.name}: {error}")
+                return 1
+            return 0
+
+        return learns
+
+    others = Student("c", 2, "other")
+    assert Table(Bad).run([learn(Student("a", 2)), learn(Student("b", 2)), learn(others)]) == [1, 1, 0]
+    assert sorted(told) == ["a: no memory", "b: no memory"]
+    assert others.made == ["c", "c"]
+
+
+def test_what_is_made_once_is_the_same_for_all() -> None:
+    found: list[object] = []
+
+    def ask() -> int:
+        found.append(once("images", object))
+        return 0
+
+    Table(Joint).run([ask, ask])
+    assert found[0] is found[1]
+    assert table_here() is None
+    assert once("images", object) is not once("images", object)
+
+
+def test_each_command_prints_into_its_own_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def talk(words: list[str]) -> None:
+        print(f"out {words[0]}")
+        print(f"err {words[0]}", file=sys.stderr)
+        Student("a", 1).learn()
+        print("later", end="")
+        if words[0] == "bad":
+            raise SystemExit("a reason")
+        if words[0] == "worse":
+            raise KeyError("a bug")
+
+    commands = [Command(talk, [word], tmp_path / "logs" / f"{word}.txt") for word in ("good", "bad", "worse")]
+    before = sys.stdout, sys.stderr
+    split_outputs()
+    try:
+        codes = Table(Joint).run(commands)
+        print("mine")
+    finally:
+        sys.stdout, sys.stderr = before
+    assert codes == [0, 1, 1]
+    logs = [command.log.read_text() for command in commands]
+    assert logs[0] == "out good\nerr good\nlater"
+    assert logs[1].startswith("out bad\nerr bad\nlater")
+    assert "a reason" in logs[1], "as Python prints what sys.exit was given"
+    assert logs[2].endswith("KeyError: 'a bug'\n")
+    assert capsys.readouterr().out == "mine\n"
