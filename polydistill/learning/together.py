@@ -26,6 +26,10 @@ T = TypeVar("T")
 class Steps(Protocol):
     """What makes the steps of one student, alone or with others."""
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Generation and steps done: who is behind the others goes first, so that all come to the same step."""
+
     def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
         """Steps of one kind can be made together; None: this one cannot."""
 
@@ -74,11 +78,12 @@ class Table:
         self._shared: dict[Hashable, Any] = {}
         self.together = self.alone = 0
 
-    def run(self, commands: Sequence[Callable[[], int]]) -> list[int]:
+    def run(self, commands: Sequence[Callable[[], int]], each_time: Callable[[], None] = lambda: None) -> list[int]:
         """Run all to their ends, in this thread and others; their results.
 
         Args:
             commands: each gives its exit code.
+            each_time: is called when all wait, before their steps are made.
         """
         codes = [1] * len(commands)
 
@@ -99,6 +104,7 @@ class Table:
         with self._turn:
             while self._left:
                 self._turn.wait_for(lambda: len(self._waiting) == self._left)
+                each_time()
                 self._make_steps()
                 self._turn.notify_all()
         for thread in threads:
@@ -131,17 +137,20 @@ class Table:
         return found
 
     def _make_steps(self) -> None:
-        """A step for each that waits: those of one kind together."""
+        """A step for each that is behind the others, or for all: those of one kind together."""
+        least = min((steps.progress for steps, _ in self._waiting.values()), default=None)
         kinds: dict[Hashable, list[int]] = {}
         for number, (steps, request) in sorted(self._waiting.items()):
-            kind = steps.kind_of_step(request.diagnose, *request.inputs)
-            kinds.setdefault((number,) if kind is None else (kind,), []).append(number)
+            if steps.progress == least:
+                kind = steps.kind_of_step(request.diagnose, *request.inputs)
+                kinds.setdefault((number,) if kind is None else (kind,), []).append(number)
         for numbers in kinds.values():
             try:
                 self._make(tuple(numbers))
             except Exception as error:
                 self._errors |= dict.fromkeys(numbers, error)
-        self._waiting.clear()
+        for number in (number for numbers in kinds.values() for number in numbers):
+            del self._waiting[number]
 
     def _make(self, numbers: tuple[int, ...]) -> None:
         """The next step of these runs."""

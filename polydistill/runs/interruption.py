@@ -23,8 +23,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Whether this process was asked to stop; a context manager, during which the signals have this meaning.
 
-    Outside the main thread, where Python allows no handlers, it is told what the main thread's have received. A signal
-    that is ignored stays ignored, as Ctrl-C under ``nohup`` or in the background of a shell.
+    Outside the main thread, where Python allows no handlers, it has received what the main thread tells, see
+    :meth:`tell_threads`. A signal that is ignored stays ignored, as Ctrl-C under ``nohup`` or in the background of a
+    shell.
 
     Example:
         >>> with StopSignals() as stop:
@@ -42,8 +43,13 @@ class StopSignals:
     def received(self) -> signal.Signals | None:
         """The signal; None: none so far."""
         if self._received is None and threading.current_thread() is not threading.main_thread():
-            return next((told._received for told in tuple(_watching) if told._received is not None), None)
+            return _told[-1] if _told else None
         return self._received
+
+    def tell_threads(self) -> None:
+        """Let those of other threads receive, from now on, what this one has: all of them at a moment of its choice."""
+        if self._received is not None:
+            _told.append(self._received)
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -54,6 +60,8 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self in _watching:
+            _told.clear()
         while self._before:
             signal.signal(*self._before.popitem())
         self._open.close()
@@ -91,6 +99,7 @@ class StopSignals:
 
 
 _watching: set[StopSignals] = set()
+_told: list[signal.Signals] = []  # to other threads
 
 
 def _forget_in_child() -> None:

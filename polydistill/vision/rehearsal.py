@@ -52,7 +52,9 @@ def rehearse(workshop: Workshop) -> None:
     tried = dataclasses.replace(gentle, batch_size=batch_size, log_every_steps=2)
     try:
         student = workshop.make_student(config.student_network, 1, teacher)
-        next(workshop.make_trainer(student, lesson, 1, tried).run())
+        trainer = workshop.make_trainer(student, lesson, 1, tried)
+        trainer.is_trial = True
+        next(trainer.run())
     except torch.OutOfMemoryError as error:
         raise workshop.out_of_memory(config.student_network) from error
     except NonFiniteError as error:

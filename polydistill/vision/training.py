@@ -46,9 +46,14 @@ class Trainer(Training):
         store: where runs with the same batches share the scores of their teacher; a GPU, and processes that share
             batches, do without it.
 
+    Attributes:
+        is_trial: the student is thrown away; at a table the others wait for it.
+
     Raises:
         UserError: the batch is larger than the data.
     """
+
+    is_trial = False
 
     def __init__(
         self,
@@ -174,6 +179,11 @@ class Trainer(Training):
                 self._shared.begin(plan)
         rows = self._plan[1][position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return rows, self.lesson.draw_permutation(rows[:, INDEX], self.steps)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Generation and steps done; a trial comes before all."""
+        return -1 if self.is_trial else self.generation, self.steps
 
     def make_alone(self, diagnose: bool, *inputs: Tensor) -> None:
         """The student's next step, by itself.

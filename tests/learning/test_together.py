@@ -16,9 +16,13 @@ from polydistill.learning.together import Command, Table, once, split_outputs, t
 class Student:
     """Counts its steps, and notes with whom they were made."""
 
-    def __init__(self, name: str, steps: int, kind: Hashable = "a") -> None:
-        self.name, self.left, self.kind = name, steps, kind
+    def __init__(self, name: str, steps: int, kind: Hashable = "a", ahead: int = 0) -> None:
+        self.name, self.left, self.kind, self.ahead = name, steps, kind, ahead
         self.made: list[str] = []
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        return 0, len(self.made) + self.ahead
 
     def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
         return self.kind
@@ -78,6 +82,13 @@ def test_steps_of_another_kind_and_those_of_none_are_made_apart() -> None:
     students = [Student("a", 2), Student("b", 2, "b"), Student("c", 2), Student("d", 2, None), Student("e", 2, None)]
     run(*students)
     assert [student.made[0] for student in students] == ["ac", "b", "ac", "d", "e"]
+
+
+def test_one_that_is_behind_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
+    students = [Student("a", 5), Student("b", 3, ahead=2), Student("c", 3, ahead=2)]
+    Table(Joint).run([student.learn for student in students], each_time=lambda: print("now"))
+    assert [student.made for student in students] == [["a", "a", *["abc"] * 3], ["abc"] * 3, ["abc"] * 3]
+    assert capsys.readouterr().out == "now\n" * 6, "before each of the steps, and at the end"
 
 
 def test_the_next_generation_of_the_same_runs_is_joined_anew() -> None:

@@ -157,6 +157,38 @@ def test_without_a_signal_nothing_is_raised_and_another_thread_is_left_alone() -
     assert found[0].received is None
 
 
+def test_other_threads_receive_a_signal_when_the_main_thread_tells_them() -> None:
+    seen: list[signal.Signals | None] = []
+    looks, told = threading.Barrier(2), threading.Barrier(2)
+
+    def work() -> None:
+        with StopSignals() as own:
+            looks.wait()
+            seen.append(own.received)
+            looks.wait()
+            told.wait()
+            with StopSignals():  # one that ends takes nothing from the others
+                pass
+            seen.append(own.received)
+
+    with StopSignals() as stop:
+        thread = threading.Thread(target=work)
+        thread.start()
+        stop.tell_threads()  # there is nothing to tell
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received is signal.SIGTERM
+        looks.wait()
+        looks.wait()
+        stop.tell_threads()
+        told.wait()
+        thread.join()
+    assert seen == [None, signal.SIGTERM]
+    again = threading.Thread(target=lambda: seen.append(StopSignals().received))
+    again.start()
+    again.join()
+    assert seen[-1] is None, "that was another run"
+
+
 # ---- what run_script makes of it ---------------------------------------------------------------------------------
 
 

@@ -83,6 +83,7 @@ FAKE = World(
         3.0,
         bool,
     ),
+    together=(sys.executable, str(Path(__file__).with_name("fake_together.py"))),
 )
 ARMS = {"labels": {"student.objective": "cross_entropy"}, "ban": {"student.bonus": 0.125}}
 

@@ -22,7 +22,7 @@ from polydistill.study.executors.interface import Job, Outcome
 from polydistill.study.executors.local import LocalExecutor
 from polydistill.study.failures import explain
 from polydistill.study.plan import Plan
-from polydistill.study.planned import PlannedRun, planned_runs
+from polydistill.study.planned import PlannedRun, keys_of, name_of, planned_runs
 from polydistill.study.records import TEACHER, RunRecord
 from polydistill.study.runner import Runner
 from polydistill.study.sharing import SharedScores
@@ -296,6 +296,71 @@ def test_given_teachers_are_read_by_seed(tmp_path: Path) -> None:
     records = run(plan, tmp_path / "s")
     assert len(records) == 4
     assert records["ban", 1].teacher_metrics["test_accuracy"] == 0.75
+
+
+# ---- several runs in one job -------------------------------------------------------------------------------------
+
+
+def run_together(plan: Plan, out: Path, together: int, workers: int = 2) -> tuple[Recorder, list[RunRecord]]:
+    class Noting(Recorder):
+        def start(self, job: Job) -> None:
+            names.append(job.name)
+            super().start(job)
+
+    names: list[str] = []
+    out.mkdir(exist_ok=True)
+    executor = Noting(workers)
+    executor.names = names  # type: ignore[attr-defined]
+    runner = Runner(plan, FAKE, out, executor, together=together)
+    runner.run(StopSignals())
+    return executor, runner.sorted_records
+
+
+def test_a_job_makes_as_many_runs_of_an_arm_as_are_asked_for(tmp_path: Path) -> None:
+    plan = plan_of(arms=CHAIN | {"both": {"ensemble": ["ban", "ban_2"]}}, seeds=5)
+    executor, records = run_together(plan, tmp_path / "together", 2)
+    names: list[str] = executor.names  # type: ignore[attr-defined]
+    assert sorted(name for name in names if name.startswith("teacher")) == [
+        "teacher/seed0+1", "teacher/seed2+3", "teacher/seed4",
+    ]  # fmt: skip
+    assert {len(keys_of(name)) for name in names if name.startswith("ban")} == {1, 2}
+    assert all(len(keys_of(name)) == 1 for name in names if name.startswith("both")), "an ensemble trains nothing"
+    assert {key for name in names for key in keys_of(name)} == {record.key for record in records}
+    assert set(starts(tmp_path / "together").values()) == {1}
+    _, alone = run_together(plan, tmp_path / "alone", 1)
+    assert records == alone
+    assert (tmp_path / "together" / "results.csv").read_bytes() == (tmp_path / "alone" / "results.csv").read_bytes()
+    again, _ = run_together(plan, tmp_path / "together", 2)
+    assert again.names == [], "nothing finished is run again"  # type: ignore[attr-defined]
+
+
+def test_of_a_job_of_several_each_run_fails_by_itself_and_says_why(tmp_path: Path) -> None:
+    plan = plan_of(arms=ARMS | {"x": {"student.does": "fail", "student.seed": 1}}, seeds=3)
+    _, records = run_together(plan, tmp_path, 3)
+    failed = {f"{record.arm}/{record.seed}": record.why for record in records if record.status != "done"}
+    assert failed == {"x/1": "the loss is not finite"}
+
+
+def test_a_job_of_several_that_dies_is_told_of_each(tmp_path: Path) -> None:
+    plan = plan_of(arms=ARMS | {"x": {"student.does": "die"}}, seeds=2)
+    _, records = run_together(plan, tmp_path, 2)
+    failed = {f"{record.arm}/{record.seed}": record.why for record in records if record.status != "done"}
+    assert failed == dict.fromkeys(["x/0", "x/1"], "ended by SIGKILL; perhaps memory ran out")
+
+
+def test_a_job_of_several_that_cannot_begin_says_what_it_printed_itself(tmp_path: Path) -> None:
+    world = replace(FAKE, together=(sys.executable, "-c", "raise SystemExit('error: no such thing here')"))
+    with LocalExecutor(2) as executor:
+        runner = Runner(plan_of(seeds=2), world, tmp_path, executor, together=2)
+        runner.run(StopSignals())
+    assert {record.why for record in runner.sorted_records if record.arm == TEACHER} == {"no such thing here"}
+
+
+def test_the_name_of_a_job_says_which_runs_it_makes() -> None:
+    runs = [PlannedRun("ban+l", seed, {}, None) for seed in (3, 7, 12)]
+    assert name_of(runs) == "ban+l/seed3+7+12"
+    assert keys_of(name_of(runs)) == [("ban+l", 3), ("ban+l", 7), ("ban+l", 12)]
+    assert name_of(runs[:1]) == runs[0].name
 
 
 def test_what_a_log_says_last_is_the_reason(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     table = Table(JointStep)
     split_outputs()
     with StopSignals() as stop:
-        codes = table.run(commands)
+        codes = table.run(commands, each_time=stop.tell_threads)
     print(f"{table.together:,} steps were made together, {table.alone:,} alone", file=sys.stderr)
     for command, code in zip(commands, codes, strict=True):
         print(f"{command.log}: {'ended well' if code == 0 else f'ended with code {code}'}", file=sys.stderr)

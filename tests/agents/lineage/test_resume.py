@@ -234,7 +234,7 @@ def test_a_signal_while_games_are_played_again_is_heeded_at_once(
         def heed_late(keeper: Keeper[Teacher], what: str) -> None:
             nonlocal left
             left -= 1
-            keeper.stop.received = None if left else signal.SIGTERM
+            keeper.stop._received = None if left else signal.SIGTERM
             heed(keeper, what)
 
         with monkeypatch.context() as patch:
