@@ -24,12 +24,12 @@ def plan_of(**settings: Any) -> Plan:
     return make_plan(study(**settings), FAKE, None)
 
 
-def carry_out(plan: Plan, out: Path, make: Callable[[Path, Path], Executor]) -> list[RunRecord]:
+def carry_out(plan: Plan, out: Path, make: Callable[[Path, Path], Executor], together: int = 1) -> list[RunRecord]:
     """Run the plan in ``out`` by the executor that ``make`` gives for the folder and its witness, and report."""
     out.mkdir(exist_ok=True)
     write_plan(out, plan)
     with StopSignals() as stop, make(out, out / PLAN) as executor:
-        runner = Runner(plan, FAKE, out, executor)
+        runner = Runner(plan, FAKE, out, executor, together=together)
         runner.run(stop)
     write_report(out, plan, runner.sorted_records, analyse(plan, runner.sorted_records), command="the command")
     return runner.sorted_records

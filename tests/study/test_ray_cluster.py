@@ -44,9 +44,9 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def through_ray(cluster: Any) -> Callable[..., list[RunRecord]]:
-    def run(plan: Any, out: Path, workers: int = 0) -> list[RunRecord]:
+    def run(plan: Any, out: Path, workers: int = 0, together: int = 1) -> list[RunRecord]:
         settings = RayConfig(address=cluster.address)
-        return engines.carry_out(plan, out, lambda _, witness: RayExecutor(settings, witness, workers))
+        return engines.carry_out(plan, out, lambda _, witness: RayExecutor(settings, witness, workers), together)
 
     return run
 
@@ -63,11 +63,12 @@ def in_the_middle(out: Path, harm: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.parametrize("together", [1, 2])
 def test_the_report_is_that_of_the_local_executor_bit_for_bit(
-    through_ray: Callable[..., list[RunRecord]], tmp_path: Path
+    through_ray: Callable[..., list[RunRecord]], tmp_path: Path, together: int
 ) -> None:
     plan = plan_of(arms=CHAIN)
-    assert engines.statuses(through_ray(plan, tmp_path / "ray")) == {"done"}
+    assert engines.statuses(through_ray(plan, tmp_path / "ray", together=together)) == {"done"}
     engines.carry_out(plan, tmp_path / "local", lambda *_: LocalExecutor(2))
     for name in ("results.csv", "report.md", "table.tex", "methods.txt"):
         there, here = (tmp_path / kind / name for kind in ("ray", "local"))

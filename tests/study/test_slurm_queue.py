@@ -27,14 +27,15 @@ pytest.importorskip("submitit")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a run is tied to its job by Linux alone")
 
 
-def through_queue(plan: Any, out: Path, **settings: Any) -> list[RunRecord]:
+def through_queue(plan: Any, out: Path, together: int = 1, **settings: Any) -> list[RunRecord]:
     config = SlurmConfig(cluster="local", **{"minutes": 5.0, **settings})
-    return engines.carry_out(plan, out, lambda folder, witness: SlurmExecutor(config, folder, witness, 2))
+    return engines.carry_out(plan, out, lambda folder, witness: SlurmExecutor(config, folder, witness, 2), together)
 
 
-def test_the_report_is_that_of_the_local_executor_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 2])
+def test_the_report_is_that_of_the_local_executor_bit_for_bit(tmp_path: Path, together: int) -> None:
     plan = plan_of()
-    assert engines.statuses(through_queue(plan, tmp_path / "queue")) == {"done"}
+    assert engines.statuses(through_queue(plan, tmp_path / "queue", together)) == {"done"}
     engines.carry_out(plan, tmp_path / "local", lambda *_: LocalExecutor(2))
     for name in ("results.csv", "report.md", "table.tex", "methods.txt"):
         there, here = (tmp_path / kind / name for kind in ("queue", "local"))
@@ -62,14 +63,17 @@ def test_a_run_that_meets_it_too_often_fails_in_one_line(tmp_path: Path, monkeyp
     assert "timed-out too many times" in failed[0].why
 
 
-def test_jobs_outlive_a_study_that_is_killed_and_the_next_start_finds_them(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 2])
+def test_jobs_outlive_a_study_that_is_killed_and_the_next_start_finds_them(
+    root: Path, tmp_path: Path, together: int
+) -> None:
     out = tmp_path / "s"
     code = (
         f"import sys; sys.path.insert(0, {str(root)!r})\n"
         "from pathlib import Path\n"
         "from tests.study.engines import SLOW, plan_of\n"
         "from tests.study.test_slurm_queue import through_queue\n"
-        f"through_queue(plan_of(arms=SLOW), Path({str(out)!r}))\n"
+        f"through_queue(plan_of(arms=SLOW), Path({str(out)!r}), {together})\n"
     )
     study = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     try:
@@ -86,8 +90,10 @@ def test_jobs_outlive_a_study_that_is_killed_and_the_next_start_finds_them(root:
             return self
 
     config = SlurmConfig(cluster="local", minutes=5.0)
-    records = engines.carry_out(plan_of(arms=SLOW), out, lambda folder, witness: Watched(config, folder, witness, 2))
-    assert "x/seed0" in found
+    records = engines.carry_out(
+        plan_of(arms=SLOW), out, lambda folder, witness: Watched(config, folder, witness, 2), together
+    )
+    assert {1: "x/seed0", 2: "x/seed0+1"}[together] in found
     assert engines.statuses(records) == {"done"}
     assert set(engines.starts(out).values()) == {1}, "nothing was run twice"
 
