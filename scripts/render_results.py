@@ -128,17 +128,31 @@ def four_games_table() -> str:
     return format_table(headers, rows)
 
 
-def curves_by_game_table(name: str) -> str:
-    """Mean scores of ``name``.csv (game, step, score) over time, a column for each game."""
+def curves_table(name: str) -> str:
+    """Mean scores of ``name``.csv (step, score, and before them a game or whose) over time, a column for each."""
     curves: dict[int, dict[str, str]] = {}
     with open(MEASUREMENTS / f"{name}.csv", encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            step = round(int(line["step"]), -4)  # of a few rounds later, whole steps of all games
-            curves.setdefault(step, {})[line["game"]] = f"{float(line['score']):,.1f}"
-    games = list(dict.fromkeys(game for of in curves.values() for game in of))
+        for who, at, score in list(csv.reader(file))[1:]:
+            step = round(int(at), -4)  # of a few rounds later, whole steps of all games
+            curves.setdefault(step, {})[who] = f"{float(score):,.1f}"
+    columns = list(dict.fromkeys(who for of in curves.values() for who in of))
     return format_table(
-        ["steps, about", *games], [[f"{step:,}", *map(of.get, games)] for step, of in sorted(curves.items())]
+        ["steps, about", *columns], [[f"{step:,}", *map(of.get, columns)] for step, of in sorted(curves.items())]
     )
+
+
+def online_table() -> str:
+    """Students that learned while their teacher did: a single training, scored at its end."""
+    card = json.loads((MEASUREMENTS / "online_pong.json").read_text(encoding="utf-8"))
+    rows: list[list[str | float | None]] = []
+    for one in [{**card, "student": "teacher"}, *card["students"]]:
+        score, kept = one["evaluation"], None
+        if "teacher_normalized" in one:
+            kept = f"{one['teacher_normalized']:.3f} ({format_interval(one['teacher_normalized_ci95'], 3)})"
+        mean = f"{score['score_mean']:.1f} ({format_interval(score['score_ci95'], 1)})"
+        rows.append([one["student"], f"{one['parameters']:,}", mean, kept, score["episodes"]])
+    over = "(95% over games)"
+    return format_table(["who", "parameters", f"score {over}", f"of teacher {over}", "games"], rows)
 
 
 def acting_table() -> str:
@@ -314,7 +328,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "acktr": acktr_table,
     "acktr_curves": lambda: curves_by_game_table("acktr_curves"),
     "four_games": four_games_table,
-    "four_games_curves": lambda: curves_by_game_table("four_games_curves"),
+    "four_games_curves": lambda: curves_table("four_games_curves"),
+    "online_pong": online_table,
+    "online_pong_curves": lambda: curves_table("online_pong_curves"),
     "pong_seeds": seed_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),

@@ -90,7 +90,7 @@ def agents_table(name: str) -> str:
     for arm in plan.names:
         of_arm = [record.metrics for record in records if record.arm == arm]
         columns = {key: [metrics[key] for metrics in of_arm if key in metrics] for key in of_arm[0]}
-        reached = columns.get("reached_95")
+        reached, agreement = columns.get("reached_95"), columns.get("agreement")  # ensembles have no such number
         rows.append(
             [
                 arm,
@@ -98,7 +98,7 @@ def agents_table(name: str) -> str:
                 f"{sum(reached):.0f} of {len(reached)}" if reached else None,
                 format_mean_interval(columns["score"], ".1f"),
                 format_mean_interval(columns["teacher_normalized"], ".3f"),
-                f"{statistics.mean(columns['agreement']):.3f}",
+                f"{statistics.mean(agreement):.3f}" if agreement else None,
                 len(of_arm),
             ]
         )
@@ -183,6 +183,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_study": lambda: contrasts_table("pong_study"),
     "pong_study_arms": lambda: agents_table("pong_study"),
     "pong_sizes": lambda: sizes_over_seeds_table("pong_study", "sizes_pong.csv", PONG_SIZES, PAPERS_SIZES),
+    "pong_generations": lambda: contrasts_table("pong_generations"),
+    "pong_generations_arms": lambda: agents_table("pong_generations"),
     "learn_on": lambda: contrasts_table("learn_on"),
     "learn_on_arms": lambda: learning_on_table("learn_on"),
     "learn_on_curves": lambda: curves_table("learn_on"),
