@@ -326,7 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_long": lambda: pong_table("pong_long"),
     "pong_acting": acting_table,
     "acktr": acktr_table,
-    "acktr_curves": lambda: curves_by_game_table("acktr_curves"),
+    "acktr_curves": lambda: curves_table("acktr_curves"),
     "four_games": four_games_table,
     "four_games_curves": lambda: curves_table("four_games_curves"),
     "online_pong": online_table,
