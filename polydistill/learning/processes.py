@@ -11,12 +11,13 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from polydistill.device import Device, resolve_device
 from polydistill.errors import UserError
 
 Result = TypeVar("Result")
@@ -83,6 +84,26 @@ class Processes:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def ask_first(self, read: Callable[[], Result]) -> Result:
+        """``read()`` of rank 0, in every process: what is on that computer, where the others may be on another one.
+
+        Raises:
+            UserError: it did.
+        """
+        if self.size == 1:
+            return read()
+        found: Result | None = None
+        why: str | None = None
+        if self.rank == 0:
+            try:
+                found = read()
+            except UserError as error:
+                why = str(error)
+        found, why = self.first_says((found, why))
+        if why is not None:
+            raise UserError(why)
+        return cast(Result, found)
+
     def in_turn(self, read: Callable[[], Result]) -> Result:
         """``read()``, first in rank 0, so that the others find what it has downloaded."""
         if self.rank > 0:
@@ -125,19 +146,20 @@ def is_first_process() -> bool:
 
 
 @contextlib.contextmanager
-def open_processes(device: str) -> Iterator[Processes]:
+def open_processes(device: Device) -> Iterator[Processes]:
     """The processes that torchrun started, connected while the context lasts; a single one without torchrun.
 
     Args:
-        device: "cpu" (gloo) or "cuda" (NCCL; process i of a machine takes GPU i).
+        device: "cpu" (gloo) or "cuda" (NCCL; process i of a machine takes GPU i), or "auto".
 
     Raises:
-        UserError: there are more processes than GPUs on this machine.
+        UserError: there are more processes than GPUs on this machine, or none, and the device is one.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes()
         return
+    device = resolve_device(device)
     if device == "cuda":
         gpu, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if gpu >= there:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
+from polydistill.device import Device
 from polydistill.errors import UserError
 from polydistill.learning.processes import ALONE, Processes, open_processes
 from polydistill.modules.batches import Batch, device_of
@@ -39,7 +40,7 @@ def join_processes(device: torch.device | str | None) -> Processes:
         UserError: there are more processes than GPUs on this machine, or a lineage before was on the other kind of
             device.
     """
-    kind = "cuda" if device is not None and torch.device(device).type == "cuda" else "cpu"
+    kind: Device = "cuda" if device is not None and torch.device(device).type == "cuda" else "cpu"
     if not _joined and dist.is_available() and dist.is_initialized():
         return ALONE
     if not _joined:
@@ -63,7 +64,7 @@ def check_may_keep(processes: Processes) -> None:
         raise UserError("distill connects the processes of a run by itself: leave init_process_group out, or `run`")
 
 
-def _connect(device: str) -> Processes:
+def _connect(device: Device) -> Processes:
     with ExitStack() as stack:
         processes = stack.enter_context(open_processes(device))
         atexit.register(stack.pop_all().close)

@@ -45,10 +45,9 @@ from polydistill.image_folders.plan import (
     require_same_start,
 )
 from polydistill.image_folders.report import format_summary
-from polydistill.learning.processes import is_first_process
+from polydistill.learning.processes import Processes, open_processes
 from polydistill.lineage import run_lineage
 from polydistill.modules.checkup import examine
-from polydistill.modules.shares import join_processes
 from polydistill.runs import Run, examine_folder, read_summary, stored_config
 from polydistill.runs.folder import Standing
 from polydistill.runs.space import require_room
@@ -61,38 +60,48 @@ PACKAGES = ("timm", "torchvision", "pillow")
 @run_script
 def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     """Do what the words ask for; None: those of this process. ``called`` is how a user calls it."""
-    first = is_first_process()
     description = as_called(__doc__ or "", SCRIPT, called)
     parsed = parse(ImagesConfig, argv, program=called, description=description, default_name="images", distils=True)
-    stored = stored_config(parsed.out)
+    command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
+    with open_processes(parsed.config.device) as processes:
+        _begin(parsed, command, processes)
+
+
+def _begin(parsed: Parsed[ImagesConfig], command: str, processes: Processes) -> None:
+    """What one process does; the first one's folder counts, and the others need none."""
+    out, first = parsed.out, processes.rank == 0
+    stored = processes.ask_first(lambda: stored_config(out))
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
-    standing = examine_folder(parsed.out, to_mapping(config), may_grow=MAY_GROW, may_move=config.may_move(stored))
+    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
+    standing = processes.ask_first(lambda: examine_folder(out, to_mapping(config), **allowed))
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures
-        summary = read_summary(parsed.out)
         if first:
+            summary = read_summary(out)
             present(summary, parsed, format_summary(summary, wide=parsed.wide), shown_again=True)
         return
     if first:
         check_sharing(parsed)
-    config = parsed.config.resolve(stored)
+    config = processes.ask_first(lambda: parsed.config.resolve(stored))
     if parsed.dry_run:
-        folders = check_run(config, parsed.out, standing.moved)
-        plan = format_plan(config, folders, parsed.out, measure=parsed.measure)
-        print(f"{plan}\n{parsed.out}: {standing.describe()}")
+        if first:
+            folders = check_run(config, out, standing.moved)
+            plan = format_plan(config, folders, out, measure=parsed.measure)
+            print(f"{plan}\n{out}: {standing.describe()}")
         return
-    command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
-    made = run(config, parsed, standing, command)
+    made = _run(config, parsed, standing, command, processes)
     if first:
         present(made, parsed, format_summary(made, wide=parsed.wide))
 
 
-def run(config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str) -> Mapping[str, Any]:
+def _run(
+    config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str, processes: Processes
+) -> Mapping[str, Any]:
     """What summary.json holds at the end; no folder is made before everything that the run needs was found."""
-    out, processes = parsed.out, join_processes(config.device)
+    out = parsed.out
     folders = read_data(config)
     check_objective(config, len(folders.train.classes))
     n_bytes = disk_bytes(config, folders)
-    begun = require_same_start(config, folders, out, standing.moved)
+    begun = processes.ask_first(lambda: require_same_start(config, folders, out, standing.moved))
     try:
         domain = ImagesDomain(config, folders, processes, begun=begun)
     except (TypeError, ValueError) as error:

@@ -21,12 +21,12 @@ import sys
 from contextlib import ExitStack
 
 from polydistill.config.help_text import as_called
-from polydistill.config.parsing import parse
+from polydistill.config.parsing import Parsed, parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.cores import as_before, say_if_loaded
 from polydistill.errors import run_script
 from polydistill.hub.sharing import check_sharing, present
-from polydistill.learning.processes import is_first_process, open_processes
+from polydistill.learning.processes import Processes, open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.learning.together import once, table_here
 from polydistill.lineage import LineageConfig, run_lineage
@@ -63,39 +63,45 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_config=SMOKE,
         distils=True,
     )
-    stored = stored_config(parsed.out)
+    command = shlex.join([*called.split(), *(sys.argv[1:] if argv is None else argv)])
+    with open_processes(parsed.config.device) as processes:
+        _run(parsed, command, processes)
+
+
+def _run(parsed: Parsed[CifarConfig], command: str, processes: Processes) -> None:
+    """What one process does; the first one's folder counts, and the others need none."""
+    out, first = parsed.out, processes.rank == 0
+    stored = processes.ask_first(lambda: stored_config(out))
     config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
     allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
-    standing = examine_folder(parsed.out, to_mapping(config), **allowed)
+    standing = processes.ask_first(lambda: examine_folder(out, to_mapping(config), **allowed))
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
-        summary = read_summary(parsed.out)
-        require_same_sources(config, summary, standing.moved)
-        if is_first_process():
+        if first:
+            summary = read_summary(out)
+            require_same_sources(config, summary, standing.moved)
             present(summary, parsed, format_summary(summary, wide=parsed.wide), shown_again=True)
         return
-    if is_first_process():
+    if first:
         check_sharing(parsed)
-    config = parsed.config.resolve(stored)
+    config = processes.ask_first(lambda: parsed.config.resolve(stored))
     if parsed.dry_run:
-        if standing.state != "finished":
-            check_run(config, parsed.out, standing.moved)
-        print(f"{format_plan(config, parsed.out, measure=parsed.measure)}\n{parsed.out}: {standing.describe()}")
+        if first and standing.state != "finished":
+            check_run(config, out, standing.moved)
+        if first:
+            print(f"{format_plan(config, out, measure=parsed.measure)}\n{out}: {standing.describe()}")
         return
-    words = sys.argv[1:] if argv is None else argv
-    command = shlex.join([*called.split(), *words])
     with ExitStack() as stack:
-        processes = stack.enter_context(open_processes(config.device))
         config.check_processes(processes.size)
         images = processes.in_turn(
             lambda: once((config.data, config.device), lambda: load_images(config.data, config.device))
         )
         if config.teacher.path and standing.state in {"new", "begun"}:
             open_teacher(config, images, "cpu")
-        if processes.rank == 0 and (standing.moved or standing.grown):
-            require_same_start(config, images, parsed.out, standing.moved)
+        if first and (standing.moved or standing.grown):
+            require_same_start(config, images, out, standing.moved)
         run = None  # and no folder before everything that it needs was found
-        if processes.rank == 0:
-            opened = Run.open(parsed.out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
+        if first:
+            opened = Run.open(out, config, kind="cifar", command=command, products=PRODUCTS, **allowed)
             run = stack.enter_context(opened)
             if run.summary is None:
                 require_room(run.out, disk_bytes(config, len(images.train)))
