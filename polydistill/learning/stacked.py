@@ -6,13 +6,17 @@ A GPU that one small network leaves idle is filled by several. Their convolution
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 def structure_of(network: nn.Module) -> Hashable:
@@ -103,7 +107,8 @@ class StackedNetworks:
         self._places = []
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        scores: Tensor = functional_call(self._template, (parameters, buffers), (inputs,))
+        with _precision_of_autocast(inputs.device.type):
+            scores: Tensor = functional_call(self._template, (parameters, buffers), (inputs,))
         return scores
 
     def _settle(self, network: nn.Module, number: int) -> Iterator[_Place]:
@@ -118,3 +123,40 @@ class StackedNetworks:
             holder = network.get_submodule(part)
             yield _Place(holder, last, torch.empty_like(common[number], device="meta"))
             setattr(holder, last, common[number])
+
+
+def _precision_of_autocast(device_type: str) -> AbstractContextManager[Any]:
+    if torch.is_autocast_enabled(device_type):
+        return _AsAutocast(torch.get_autocast_dtype(device_type))
+    return contextlib.nullcontext()
+
+
+class _AsAutocast(TorchFunctionMode):
+    """Autocast's precision for convolutions and what follows them: within vmap it reaches matrix products alone.
+
+    Args:
+        dtype: of convolutions, and of what batch norms are given and give; these compute in float32, as they do under
+            autocast.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        given: Sequence[Any] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called instead of each function of torch within the block."""
+        named = named or {}
+        if function is F.conv2d:
+            given = [self._shorten(value) for value in given]
+        if function is F.batch_norm and given[0].dtype is self.dtype:
+            return function(given[0].float(), *given[1:], **named).to(self.dtype)
+        return function(*given, **named)
+
+    def _shorten(self, value: Any) -> Any:
+        return value.to(self.dtype) if isinstance(value, Tensor) and value.dtype is torch.float32 else value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polydistill.learning.networks import start_learning
 from polydistill.learning.stacked import StackedNetworks, structure_of
@@ -57,6 +59,44 @@ def test_scores_gradients_and_running_statistics_are_those_of_each_network(archi
         tracked = [tensor for name, tensor in found.items() if name.endswith("num_batches_tracked")]
         assert tracked
         assert all(tensor == 2 for tensor in tracked)
+
+
+class Precisions(TorchDispatchMode):
+    """Which types convolutions and matrix products are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, torch.dtype]] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name in {"convolution", "convolution_backward", "addmm", "bmm", "baddbmm", "mm"}:
+            self.seen.add(("convolution" if "conv" in name else "product", given[1].dtype))
+        return function(*given, **(named or {}))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_under_autocast_the_precision_is_that_of_each_network(architecture: str) -> None:
+    networks = [network.float() for network in networks_of(architecture)]
+    alone = copy.deepcopy(networks)
+    stacked = StackedNetworks(networks)
+    inputs = torch.randn(3, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16), Precisions() as together:
+        scores = stacked(inputs)
+        scores.float().logsumexp(dim=-1).sum().backward()  # type: ignore[no-untyped-call]
+    stacked.hand_out_gradients()
+    assert together.seen == {("convolution", torch.bfloat16), ("product", torch.bfloat16)}
+    for number, network in enumerate(alone):
+        with torch.autocast("cpu", torch.bfloat16), Precisions() as precisions:
+            own = network(inputs[number])
+            own.float().logsumexp(dim=-1).sum().backward()
+        assert precisions.seen == together.seen
+        torch.testing.assert_close(scores[number].float(), own.float(), rtol=0.05, atol=0.05)
+        for expected, found in zip(network.parameters(), networks[number].parameters(), strict=True):
+            assert expected.grad is not None
+            assert found.grad is not None
+            cosine = torch.cosine_similarity(found.grad.flatten(), expected.grad.flatten(), dim=0)
+            assert cosine > 0.9, "in eight bits of a fraction"
 
 
 def test_a_network_and_its_slice_are_one_until_they_are_released() -> None:
