@@ -31,7 +31,7 @@ from polydistill.config.parsing import parse
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.device import prepare, resolve_device, resolve_precision, resolve_threads
 from polydistill.disk import atomic_write
-from polydistill.errors import require_at_least, run_script
+from polydistill.errors import UserError, require_at_least, run_script
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.learning.together import Table
@@ -136,7 +136,10 @@ def measure(config: BenchConfig, students: int, device: torch.device) -> dict[st
 
         return learn_here
 
-    Table(JointStep).run([learn(number) for number in range(students)])
+    table = Table(JointStep)
+    codes = table.run([learn(number) for number in range(students)])
+    if any(codes) or table.alone:
+        raise UserError(f"{students} students cannot learn together: see above, or choose fewer")
     milliseconds = {way: values[1:] for way, values in times.items()}  # the first round warms up
     return {"milliseconds": milliseconds, "distance": distances}
 

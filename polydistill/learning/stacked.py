@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -68,7 +69,6 @@ class StackedNetworks:
                 self._parameters[name].requires_grad_(parameter.requires_grad)
             for number, network in enumerate(networks):
                 self._places.append(list(self._settle(network, number)))
-        self._all = torch.func.vmap(self._one, randomness="different")
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Scores of each network for inputs of its own.
@@ -79,7 +79,8 @@ class StackedNetworks:
         Returns:
             ``(networks, batch, classes)``.
         """
-        scores: Tensor = self._all(self._parameters, self._buffers, inputs)
+        one = functools.partial(_compute, self._template)
+        scores: Tensor = torch.func.vmap(one, randomness="different")(self._parameters, self._buffers, inputs)
         return scores
 
     def forget_gradients(self) -> None:
@@ -94,7 +95,7 @@ class StackedNetworks:
                 network.get_parameter(name).grad = None if common.grad is None else common.grad[number]
 
     def release(self) -> None:
-        """The networks have tensors of their own again, in the layout that they had before."""
+        """The networks have tensors of their own again, in the layout that they had before; this is of no more use."""
         for places in self._places:
             for part, name, layout in places:
                 held = getattr(part, name)
@@ -104,12 +105,7 @@ class StackedNetworks:
                     held.data, held.grad = freed, None
                 else:
                     setattr(part, name, freed)
-        self._places = []
-
-    def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        with _precision_of_autocast(inputs.device.type):
-            scores: Tensor = functional_call(self._template, (parameters, buffers), (inputs,))
-        return scores
+        self._places, self._parameters, self._buffers = [], {}, {}
 
     def _settle(self, network: nn.Module, number: int) -> Iterator[_Place]:
         """Make the tensors of a network slices of the common ones."""
@@ -123,6 +119,13 @@ class StackedNetworks:
             holder = network.get_submodule(part)
             yield _Place(holder, last, torch.empty_like(common[number], device="meta"))
             setattr(holder, last, common[number])
+
+
+def _compute(template: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """What one network gives."""
+    with _precision_of_autocast(inputs.device.type):
+        scores: Tensor = functional_call(template, (parameters, buffers), (inputs,))
+    return scores
 
 
 def _precision_of_autocast(device_type: str) -> AbstractContextManager[Any]:

@@ -4,21 +4,26 @@ Each run is a command in a thread of its own, with its own folder, log and check
 thread works at a time: a run goes on until it wants a step, then waits. Once all that are left wait, the process's main
 thread makes all the steps in one go, as far as they fit together, see :class:`Steps`.
 
-Contract: no run knows of the others; one that ends in whatever way leaves the table, and the others go on.
+Contract: no run knows of the others; one that ends in whatever way leaves the table, and the others go on. What a step
+that was made together raises, all of its runs are told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from polydistill.disk import disk_errors
+from polydistill.errors import UserError
 
 T = TypeVar("T")
 
@@ -48,8 +53,10 @@ class JointSteps(Protocol):
 
 
 class _Request(NamedTuple):
+    steps: Steps
     diagnose: bool
     inputs: tuple[Tensor, ...]
+    threads: int  # of torch: each thread of Python has its own number
 
 
 class _Joined(NamedTuple):
@@ -64,6 +71,7 @@ class Table:
         join: what makes the steps of several students.
 
     Attributes:
+        size: how many runs there are.
         together: steps that students have made with others.
         alone: steps that they have made alone.
     """
@@ -71,21 +79,23 @@ class Table:
     def __init__(self, join: Callable[[Sequence[Any]], JointSteps]) -> None:
         self._join = join
         self._turn = threading.Condition()  # who has it works; all others wait
-        self._waiting: dict[int, tuple[Steps, _Request]] = {}  # by the number of the run
+        self._waiting: dict[int, _Request] = {}  # by the number of the run
         self._errors: dict[int, BaseException] = {}
         self._left = 0  # runs that have not ended
         self._joined: list[_Joined] = []
         self._shared: dict[Hashable, Any] = {}
-        self.together = self.alone = 0
+        self._each_time: Callable[[], None] = lambda: None
+        self.size = self.together = self.alone = 0
 
     def run(self, commands: Sequence[Callable[[], int]], each_time: Callable[[], None] = lambda: None) -> list[int]:
         """Run all to their ends, in this thread and others; their results.
 
         Args:
             commands: each gives its exit code.
-            each_time: is called when all wait, before their steps are made.
+            each_time: is called when all wait, before their steps are made, and when one has made its last step.
         """
         codes = [1] * len(commands)
+        self._each_time = each_time
 
         def work(number: int) -> None:
             _here.table, _here.number = self, number
@@ -93,18 +103,20 @@ class Table:
                 try:
                     codes[number] = commands[number]()
                 finally:
-                    self._leave(number)
-                    self._left -= 1
-                    self._turn.notify_all()
+                    try:
+                        self._leave(number)
+                    finally:  # whatever that raises, the others are not kept waiting
+                        self._left -= 1
+                        self._turn.notify_all()
 
-        self._left = len(commands)
+        self.size = self._left = len(commands)
         threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(codes))]
         for thread in threads:
             thread.start()
         with self._turn:
             while self._left:
                 self._turn.wait_for(lambda: len(self._waiting) == self._left)
-                each_time()
+                self._each_time()
                 self._make_steps()
                 self._turn.notify_all()
         for thread in threads:
@@ -118,7 +130,7 @@ class Table:
             BaseException: what the step raised.
         """
         number: int = _here.number
-        self._waiting[number] = steps, _Request(diagnose, inputs)
+        self._waiting[number] = _Request(steps, diagnose, inputs, torch.get_num_threads())
         self._turn.notify_all()
         self._turn.wait_for(lambda: number not in self._waiting)
         error = self._errors.pop(number, None)
@@ -128,6 +140,7 @@ class Table:
     def leave(self) -> None:
         """This thread's student learns alone from now on, or has learned; its weights are its own."""
         self._leave(_here.number)
+        self._each_time()
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives, made for the first run that asks for ``key`` and the same for all."""
@@ -138,36 +151,38 @@ class Table:
 
     def _make_steps(self) -> None:
         """A step for each that is behind the others, or for all: those of one kind together."""
-        least = min((steps.progress for steps, _ in self._waiting.values()), default=None)
+        least = min((request.steps.progress for request in self._waiting.values()), default=None)
         kinds: dict[Hashable, list[int]] = {}
-        for number, (steps, request) in sorted(self._waiting.items()):
-            if steps.progress == least:
-                kind = steps.kind_of_step(request.diagnose, *request.inputs)
-                kinds.setdefault((number,) if kind is None else (kind,), []).append(number)
+        for number, request in sorted(self._waiting.items()):
+            if request.steps.progress == least:
+                kind = request.steps.kind_of_step(request.diagnose, *request.inputs)
+                kinds.setdefault((number,) if kind is None else (kind, request.threads), []).append(number)
         for numbers in kinds.values():
             try:
-                self._make(tuple(numbers))
+                self._make(*numbers)
             except Exception as error:
                 self._errors |= dict.fromkeys(numbers, error)
         for number in (number for numbers in kinds.values() for number in numbers):
             del self._waiting[number]
 
-    def _make(self, numbers: tuple[int, ...]) -> None:
+    def _make(self, *numbers: int) -> None:
         """The next step of these runs."""
         every = [self._waiting[number] for number in numbers]
+        if torch.get_num_threads() != every[0].threads:
+            torch.set_num_threads(every[0].threads)
         if len(numbers) == 1:
             self._leave(*numbers)
-            steps, request = every[0]
-            steps.make_alone(request.diagnose, *request.inputs)
+            (one,) = every
+            one.steps.make_alone(one.diagnose, *one.inputs)
             self.alone += 1
             return
-        those = {number: steps for number, (steps, _) in zip(numbers, every, strict=True)}
+        those = {number: request.steps for number, request in zip(numbers, every, strict=True)}
         joint = next((joined.joint for joined in self._joined if joined.steps == those), None)
         if joint is None:  # other runs than before, or the next generation of theirs
             self._leave(*numbers)
             joint = self._join(list(those.values()))
             self._joined.append(_Joined(those, joint))
-        joint.make(every[0][1].diagnose, [request.inputs for _, request in every])
+        joint.make(every[0].diagnose, [request.inputs for request in every])
         self.together += len(numbers)
 
     def _leave(self, *numbers: int) -> None:
@@ -217,12 +232,21 @@ class Command:
     log: Path
 
     def __call__(self) -> int:
-        """Run it to its end; its exit code. What goes wrong is in the log."""
-        import traceback
+        """Run it to its end; its exit code. What goes wrong is in the log, or where that cannot be in the process's."""
+        try:
+            with disk_errors(self.log):
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                _here.log = open(self.log, "w", encoding="utf-8")  # noqa: SIM115
+                try:
+                    return self._run()
+                finally:
+                    log, _here.log = _here.log, None
+                    log.close()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
 
-        with disk_errors(self.log):
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            _here.log = open(self.log, "w", encoding="utf-8")  # noqa: SIM115
+    def _run(self) -> int:
         try:
             self.main(list(self.words))
         except SystemExit as end:
@@ -232,9 +256,6 @@ class Command:
         except BaseException:
             traceback.print_exc()
             return 1
-        finally:
-            _here.log.close()
-            _here.log = None
         return 0
 
 
@@ -263,6 +284,12 @@ class LogOfThread:
         return getattr(self._stream, name)
 
 
-def split_outputs() -> None:
-    """From now on each thread prints into its own log, see :class:`Command`."""
+@contextlib.contextmanager
+def split_outputs() -> Iterator[None]:
+    """While the context lasts each thread prints into its own log, see :class:`Command`."""
+    before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = LogOfThread(sys.stdout), LogOfThread(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

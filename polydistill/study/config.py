@@ -44,7 +44,7 @@ class StudyConfig:
         slurm: the queue, and what a run takes of it.
         share_scores: where the runs of a seed with one teacher are more than the workers, what they would all compute
             of it is computed once: its scores of the images that they learn from, or the games that it is scored in;
-            false: by each of them. The results are the same.
+            false: by each of them, and by runs that learn together. The results are the same.
         students_together: how many runs of an arm one process makes, with the steps of their students together: for a
             GPU that one small network leaves idle. On a CPU they take longer than one after the other. Each result is
             that of its run alone up to rounding. For world cifar.

@@ -45,6 +45,12 @@ def is_of_full_disk(why: str) -> bool:
     return any(words in why for words in NO_ROOM)
 
 
+def says_why(log: Path) -> bool:
+    """Whether a log holds a reason of a failure: a line ``error:``, or a traceback."""
+    lines = list(_last_lines(log)) if log.exists() else []
+    return any(line.startswith("error: ") for line in lines) or bool(_last_exception(lines))
+
+
 def explain(code: int, log: Path) -> str:
     """Why a command failed, in one line.
 

@@ -45,8 +45,13 @@ class PlannedRun(NamedTuple):
 
 
 def name_of(runs: Sequence[PlannedRun]) -> str:
-    """The name of a job that makes several runs of an arm; of one run, its own."""
+    """The name of a job that makes several runs of an arm; of one run, its own. It may be too long for a file's."""
     return f"{runs[0].arm}/seed{'+'.join(str(run.seed) for run in runs)}"
+
+
+def file_of(runs: Sequence[PlannedRun]) -> str:
+    """The same for the end of a path: the first seed, and of how many."""
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name}x{len(runs)}"
 
 
 def keys_of(name: str) -> list[Key]:

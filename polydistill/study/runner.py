@@ -3,7 +3,7 @@
 A run is a command of its world with a run folder of its own: locks, checkpoints and resuming are there. So a study that
 was stopped or killed goes on by looking at the folders. Its own folder holds ``plan.json``, ``results.csv``,
 ``arms/<arm>.yaml`` (the config of its runs), ``runs/<arm>/seed<n>`` and ``logs/<arm>/seed<n>.txt``. One job may make
-several runs of an arm: then it is told by ``together/<arm>/seed<n>+<n>.yaml``, and has a log beside theirs.
+several runs of an arm: then it is told by ``together/<arm>/seed<n>x<k>.yaml``, and has a log beside theirs.
 
 Contract: a run that fails is recorded with one line why; it stops only those that its student would have taught. What
 every further run would fail of stops the study: a full disk, and a reason for which each of the first runs failed.
@@ -28,10 +28,10 @@ from polydistill.runs.speeds import remember
 from polydistill.study.arms import GIVEN
 from polydistill.study.datasets import own_files
 from polydistill.study.executors.interface import Executor, Job, Outcome
-from polydistill.study.failures import FirstRuns, explain, is_of_full_disk
+from polydistill.study.failures import FirstRuns, explain, is_of_full_disk, says_why
 from polydistill.study.finished import FinishedRuns
 from polydistill.study.plan import Plan
-from polydistill.study.planned import Key, PlannedRun, in_order_of_start, keys_of, name_of, planned_runs
+from polydistill.study.planned import Key, PlannedRun, file_of, in_order_of_start, keys_of, name_of, planned_runs
 from polydistill.study.records import TEACHER, RunRecord, read_failures, read_record, write_results
 from polydistill.study.sharing import SharedScores
 from polydistill.study.teachers import given_path, words_of_more
@@ -197,7 +197,7 @@ class Runner:
             environment = () if self.shared is None else self.shared.environment(*runs)
         else:
             command, environment = self._command_together(runs), ()
-        self.executor.start(Job(name_of(runs), command, self._log(name_of(runs)), environment))
+        self.executor.start(Job(name_of(runs), command, self._log(file_of(runs)), environment))
         for run in runs:
             self.records[run.key] = RunRecord(*run.key, run.folder, "running")
 
@@ -218,7 +218,7 @@ class Runner:
     def _command_together(self, runs: Sequence[PlannedRun]) -> tuple[str, ...]:
         """The command of a job that makes several runs; what an earlier one of them printed is removed."""
         assert self.world.together is not None  # the study's config would have been refused
-        file = self.out / "together" / f"{name_of(runs)}.yaml"
+        file = self.out / "together" / f"{file_of(runs)}.yaml"
         with disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             for run in runs:
@@ -245,41 +245,37 @@ class Runner:
 
     def _end(self, outcome: Outcome, bar: Progress) -> None:
         runs = [self.runs[key] for key in keys_of(outcome.name)]
-        for run in runs:
-            self._end_one(run, outcome, bar, alone=len(runs) == 1)
+        whole = [self._started.pop(run.name) for run in runs]
+        for run in runs:  # all of them before any is told to have failed, which may end the study
+            self._note(run.key)
+        ended_well = len(runs) > 1 or not outcome.code or outcome.lost  # the code of several is of those that failed
+        done = [run for run in runs if ended_well and self.records[run.key].status == "done"]
+        if done and whole[0] and not outcome.code and not outcome.lost:
+            remember(work_of(self.plan.world, done[0].config), 1 / outcome.seconds)
+        if any(run.arm != TEACHER for run in done):
+            self._first.add_success()
+        whys = {run.name: self._fail_or_lose(run, runs, outcome, bar) for run in runs if run not in done}
         self._write_in_turn()
-        for run in runs:
-            record = self.records[run.key]
-            if record.status == "failed":
-                self._first.add_failure(run.name, record.why)
-            elif run.arm != TEACHER:
-                self._first.add_success()
+        told = {why: name for name, why in whys.items() if why}
+        alike = len(runs) > 1 and not _ended_by_itself(outcome)  # one thing has happened, and not to each
+        for name, why in whys.items():
+            if why and (not alike or told[why] == name):
+                self._first.add_failure(name, why)
 
-    def _end_one(self, run: PlannedRun, outcome: Outcome, bar: Progress, *, alone: bool) -> None:
-        """One run of a job that has ended."""
-        whole = self._started.pop(run.name)
+    def _fail_or_lose(self, run: PlannedRun, runs: Sequence[PlannedRun], outcome: Outcome, bar: Progress) -> str:
+        """A run of a job that has ended, and the run has not: why it failed, or empty where it goes on."""
         if outcome.lost:
             self._lose(run, outcome.lost, bar)
-            return
-        if outcome.code and alone:
-            self._fail(run.key, explain(outcome.code, self._log(run.name)))
-            return
-        self._note(run.key)
-        record = self.records[run.key]
-        if record.status == "done":
-            if whole:
-                remember(work_of(self.plan.world, run.config), 1 / outcome.seconds)
-        elif outcome.code:  # of several; what another one failed of is not this one's
+        elif not outcome.code:
+            why = self.records[run.key].why or f"{run.folder} has no summary.json, though it ended well"
+            self._fail(run.key, why)
+        else:  # of several each has a log of its own, but what ended their process is in that of the job
             own = self._log(run.name)
-            self._fail(run.key, explain(outcome.code, own if own.exists() else self._log(outcome.name)))
-        else:
-            self._fail(run.key, record.why or f"{run.folder} has no summary.json, though it ended well")
+            self._fail(run.key, explain(outcome.code, own if says_why(own) else self._log(file_of(runs))))
+        return self.records[run.key].why if self.records[run.key].status == "failed" else ""
 
     def _lose(self, run: PlannedRun, why: str, bar: Progress) -> None:
         """Its computer or worker has gone: it is started again, which goes on from its checkpoint."""
-        self._note(run.key)  # it may have been at its end, or be saving still
-        if self.records[run.key].status == "done":
-            return
         self._losses[run.key] += 1
         if self._losses[run.key] > MOST_LOSSES or is_of_full_disk(why):
             self._fail(run.key, why if is_of_full_disk(why) else f"lost {MOST_LOSSES + 1} times, the last time: {why}")
@@ -333,12 +329,17 @@ class Runner:
 
     def _stop(self, bar: Progress) -> None:
         """Ask the runs to save, and wait until they have."""
-        bar.say(f"asked {self.executor.running} runs to save and stop")
+        bar.say(f"asked {len(self._started)} runs to save and stop")
         self.executor.stop()
         while self.executor.running:
             for key in (key for outcome in self.executor.wait(POLL_SECONDS) for key in keys_of(outcome.name)):
                 del self._started[self.runs[key].name]
                 self._note(key)
+
+
+def _ended_by_itself(outcome: Outcome) -> bool:
+    """Whether a job was not killed."""
+    return 0 <= outcome.code < 128
 
 
 def work_of(world: str, config: Mapping[str, Any]) -> dict[str, Any]:

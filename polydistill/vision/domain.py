@@ -12,6 +12,7 @@ from torch import nn
 
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
+from polydistill.learning.together import table_here
 from polydistill.lineage import Generation
 from polydistill.lineage.course import Recorder, TrainingCourse, charts_of
 from polydistill.lineage.keeper import Keeper
@@ -179,7 +180,10 @@ class CifarDomain:
     def finish(self, keeper: Keeper[nn.Module]) -> dict[str, Any]:
         """What summary.json says of classifiers beside."""
         ensembles = self._examiner.ensembles(self.config.lineage.generations)
-        sizes = {"processes": self.processes.size, "data": self.data}
+        sizes: dict[str, Any] = {"processes": self.processes.size, "data": self.data}
+        table = table_here()
+        if table is not None:  # its times are those of all runs there
+            sizes["runs_together"] = table.size
         return {"ensembles": ensembles, "correct": self._answers.records, **sizes}
 
     def _save(

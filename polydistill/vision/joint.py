@@ -7,7 +7,8 @@ each has its own images, order, permutation, learning rate and optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,18 @@ class JointStep:
 
     Args:
         trainers: whose :meth:`Trainer.kind_of_step` is one.
+
+    Raises:
+        UserError: the memory does not suffice for so many students.
     """
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
         self.trainers = list(trainers)
-        self._students = StackedNetworks([trainer.student for trainer in trainers])
-        for trainer in trainers:
-            trainer.settle()
-        self._teacher, self._teachers = _stack_teachers(trainers)
+        with self._in_memory():
+            self._students = StackedNetworks([trainer.student for trainer in trainers])
+            for trainer in trainers:
+                trainer.settle()
+            self._teacher, self._teachers = _stack_teachers(trainers)
         self._graphs = StepGraphs() if trainers[0].captures else None
 
     def make(self, diagnose: bool, inputs: Sequence[Sequence[Tensor]]) -> None:
@@ -42,11 +47,17 @@ class JointStep:
             UserError: the memory does not suffice for so many students.
         """
         stacked = [torch.stack(given) for given in zip(*inputs, strict=True)]
-        try:
+        with self._in_memory():
             if self._graphs is None:
                 self._make(diagnose, *stacked)
             else:
                 self._graphs.run(self._make, self._tensors, diagnose, *stacked)
+
+    @contextlib.contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        """One line where the memory does not suffice."""
+        try:
+            yield
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of memory on {self.trainers[0].device} with {len(self.trainers)} students together; choose a "

@@ -55,6 +55,7 @@ def rehearse(workshop: Workshop) -> None:
         trainer = workshop.make_trainer(student, lesson, 1, tried)
         trainer.is_trial = True
         next(trainer.run())
+        trainer.keep()
     except torch.OutOfMemoryError as error:
         raise workshop.out_of_memory(config.student_network) from error
     except NonFiniteError as error:

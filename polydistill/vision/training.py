@@ -199,7 +199,8 @@ class Trainer(Training):
 
     def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
         """Steps of one kind are made together by :class:`~polydistill.vision.joint.JointStep`; None: this one is made
-        alone, since the networks are compiled or share weights, hidden states are matched, or there are processes."""
+        alone, since networks are compiled, hidden states matched, the teacher's scores taken from a store, or batches
+        shared by processes."""
         if self.config.compile or self._shared is not None or self.processes.size > 1 or self.lesson.activation_weight:
             return None
         if self._structure is None:

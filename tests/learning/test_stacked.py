@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -110,7 +112,6 @@ def test_a_network_and_its_slice_are_one_until_they_are_released() -> None:
     torch.testing.assert_close(stacked(inputs)[0], tiny(seed=7)(inputs[0]))
     stacked.release()
     before = weights(networks[1])
-    stacked(inputs)
     with torch.no_grad():
         networks[0].get_parameter("4.bias").add_(1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in networks[1].state_dict().items())
@@ -123,6 +124,20 @@ def test_released_networks_have_the_layout_that_they_had(layout: torch.memory_fo
     before = [[tensor.stride() for tensor in network.state_dict().values()] for network in networks]
     StackedNetworks(networks).release()
     assert [[tensor.stride() for tensor in network.state_dict().values()] for network in networks] == before
+
+
+def test_its_memory_goes_with_it() -> None:
+    networks = [tiny(seed) for seed in range(2)]
+    stacked = StackedNetworks(networks)
+    stacked(torch.randn(2, 4, 3, 32, 32))
+    stacked.release()
+    gone = weakref.ref(stacked)
+    gc.disable()
+    try:
+        del stacked
+        assert gone() is None, "without the collector of cycles"
+    finally:
+        gc.enable()
 
 
 def test_copies_do_not_change_the_networks() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from polydistill.learning.together import Command, Table, once, split_outputs, table_here
@@ -58,6 +59,11 @@ class Joint:
         Joint.released.append("".join(student.name for student in self.students))
 
 
+class CannotBeReleased(Joint):
+    def release(self) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 @pytest.fixture(autouse=True)
 def nothing_released() -> None:
     Joint.released = []
@@ -88,7 +94,9 @@ def test_one_that_is_behind_catches_up(capsys: pytest.CaptureFixture[str]) -> No
     students = [Student("a", 5), Student("b", 3, ahead=2), Student("c", 3, ahead=2)]
     Table(Joint).run([student.learn for student in students], each_time=lambda: print("now"))
     assert [student.made for student in students] == [["a", "a", *["abc"] * 3], ["abc"] * 3, ["abc"] * 3]
-    assert capsys.readouterr().out == "now\n" * 6, "before each of the steps, and at the end"
+    assert capsys.readouterr().out == "now\n" * 9, (
+        "before each of the steps, when one has made its last, and at the end"
+    )
 
 
 def test_the_next_generation_of_the_same_runs_is_joined_anew() -> None:
@@ -104,18 +112,44 @@ def test_the_next_generation_of_the_same_runs_is_joined_anew() -> None:
     assert [student.made for student in of_a + of_b] == [["ab", "ab"]] * 4
 
 
-def test_a_run_that_fails_leaves_and_the_others_go_on() -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("joint", [Joint, CannotBeReleased])
+def test_a_run_that_fails_leaves_and_the_others_go_on(joint: type[Joint]) -> None:
     a, b = Student("a", 3), Student("b", 3)
 
     def fail() -> int:
-        raise SystemExit(2)
+        raise OSError("no folder")
 
     def fail_later() -> int:
-        Student("c", 1).learn()
+        table = table_here()
+        assert table is not None
+        table.meet(Student("c", 1), False)
         return 7
 
-    assert Table(Joint).run([a.learn, b.learn, fail_later]) == [0, 0, 7]
-    assert a.made == b.made == ["abc", "ab", "ab"]
+    table = Table(joint)
+    assert table.run([a.learn, b.learn, fail, fail_later])[2:] == [1, 7]
+    assert table.size == 4
+    if joint is Joint:
+        assert a.made == b.made == ["abc", "ab", "ab"]
+
+
+def test_each_student_learns_with_as_many_threads_as_its_run_has() -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Threaded(Student):
+        def make_alone(self, diagnose: bool, *inputs: Tensor) -> None:
+            seen.append((self.name, torch.get_num_threads()))
+
+        def learn(self) -> int:
+            torch.set_num_threads(2 if self.name == "b" else 1)
+            return super().learn()
+
+    before = torch.get_num_threads()
+    try:
+        run(Threaded("a", 1), Threaded("b", 1))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [("a", 1), ("b", 2)], "and their steps are no longer of one kind"
 
 
 def test_what_a_step_raises_each_of_its_runs_is_told() -> None:
@@ -167,17 +201,22 @@ def test_each_command_prints_into_its_own_log(tmp_path: Path, capsys: pytest.Cap
             raise KeyError("a bug")
 
     commands = [Command(talk, [word], tmp_path / "logs" / f"{word}.txt") for word in ("good", "bad", "worse")]
+    (tmp_path / "file").touch()
+    nowhere = [Command(talk, ["good"], Path("/dev/full")), Command(talk, ["good"], tmp_path / "file" / "log.txt")]
     before = sys.stdout, sys.stderr
-    split_outputs()
-    try:
-        codes = Table(Joint).run(commands)
+    with split_outputs():
+        codes = Table(Joint).run([*commands, *nowhere])
         print("mine")
-    finally:
-        sys.stdout, sys.stderr = before
-    assert codes == [0, 1, 1]
+    assert (sys.stdout, sys.stderr) == before
+    assert codes == [0, 1, 1, 2, 2]
     logs = [command.log.read_text() for command in commands]
     assert logs[0] == "out good\nerr good\nlater"
     assert logs[1].startswith("out bad\nerr bad\nlater")
     assert "a reason" in logs[1], "as Python prints what sys.exit was given"
     assert logs[2].endswith("KeyError: 'a bug'\n")
-    assert capsys.readouterr().out == "mine\n"
+    printed = capsys.readouterr()
+    assert printed.out == "mine\n"
+    assert sorted(printed.err.splitlines()) == [
+        "error: cannot write /dev/full: No space left on device",
+        f"error: cannot write {tmp_path / 'file' / 'log.txt'}: File exists",
+    ]

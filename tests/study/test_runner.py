@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from polydistill.errors import UserError
 from polydistill.runs.interruption import StopSignals
@@ -341,11 +342,66 @@ def test_of_a_job_of_several_each_run_fails_by_itself_and_says_why(tmp_path: Pat
     assert failed == {"x/1": "the loss is not finite"}
 
 
-def test_a_job_of_several_that_dies_is_told_of_each(tmp_path: Path) -> None:
-    plan = plan_of(arms=ARMS | {"x": {"student.does": "die"}}, seeds=2)
-    _, records = run_together(plan, tmp_path, 2)
+def test_a_job_of_several_that_dies_is_told_of_each_but_is_one_failure(tmp_path: Path) -> None:
+    plan = plan_of(arms={"x": {"student.does": "die"}, **ARMS}, seeds=4)
+    _, records = run_together(plan, tmp_path, 4, workers=1)
     failed = {f"{record.arm}/{record.seed}": record.why for record in records if record.status != "done"}
-    assert failed == dict.fromkeys(["x/0", "x/1"], "ended by SIGKILL; perhaps memory ran out")
+    assert failed == dict.fromkeys([f"x/{seed}" for seed in range(4)], "ended by SIGKILL; perhaps memory ran out")
+    assert sum(record.status == "done" for record in records) == 12, "the others had their try"
+
+
+def test_in_a_job_of_several_one_that_succeeds_gives_the_others_their_try(tmp_path: Path) -> None:
+    arms = {"x": {"student.does": "fail"}, **ARMS}
+    with pytest.raises(UserError, match="the first 3 runs failed alike"):
+        run_together(plan_of(arms=arms, seeds=4), tmp_path / "all", 4, workers=1)
+    rows = (tmp_path / "all" / "results.csv").read_text()
+    assert rows.count(",failed,") == 4, "each is noted before the study ends"
+
+    class LastSucceeds(Recorder):
+        def start(self, job: Job) -> None:
+            file = Path(job.command[-1])
+            if job.name.startswith("x/"):  # seed 3 learns
+                runs = yaml.safe_load(file.read_text())
+                other = yaml.safe_load((tmp_path / "one" / "arms" / "x.yaml").read_text())
+                other["student"]["does"] = "learn"
+                (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+                runs[str(tmp_path / "one" / "logs" / "x" / "seed3.txt")][1] = str(tmp_path / "other.yaml")
+                file.write_text(yaml.safe_dump(runs))
+            super().start(job)
+
+    plan = plan_of(arms={"x": {"student.does": "fail"}, **ARMS}, seeds=4)
+    (tmp_path / "one").mkdir()
+    runner = Runner(plan, FAKE, tmp_path / "one", LastSucceeds(1), together=4)
+    runner._finished.check = lambda run: None  # type: ignore[method-assign]  # seed 3 has another config, on purpose
+    runner.run(StopSignals())
+    statuses = {record.key: record.status for record in runner.sorted_records}
+    assert [statuses["x", seed] for seed in range(4)] == ["failed"] * 3 + ["done"]
+    assert all(status == "done" for (arm, _), status in statuses.items() if arm != "x")
+
+
+def test_what_ends_a_job_of_several_is_read_from_its_own_log(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, yaml\n"
+        "logs = [pathlib.Path(log) for log in yaml.safe_load(open(sys.argv[1]))]\n"
+        "for log in logs:\n"
+        "    log.parent.mkdir(parents=True, exist_ok=True)\n"
+        "    log.write_text('generation 0 learns: 3 of 4')\n"
+        "logs[0].write_text('error: mine alone')\n"
+        "raise RuntimeError('a bug of all')\n"
+    )
+    world = replace(FAKE, together=(sys.executable, "-c", code))
+    with LocalExecutor(2) as executor:
+        runner = Runner(plan_of(seeds=2), world, tmp_path, executor, together=2)
+        runner.run(StopSignals())
+    whys = {record.seed: record.why for record in runner.sorted_records if record.arm == TEACHER}
+    assert whys == {0: "mine alone", 1: "RuntimeError: a bug of all (code 1)"}
+
+
+def test_hundreds_of_runs_in_a_job_have_files_of_short_names(tmp_path: Path) -> None:
+    executor, records = run_together(plan_of(seeds=100), tmp_path, 100, workers=1)
+    assert all(record.status == "done" for record in records)
+    assert len(executor.names) == 3  # type: ignore[attr-defined]
+    assert (tmp_path / "together" / "ban" / "seed0x100.yaml").exists()
 
 
 def test_a_job_of_several_that_cannot_begin_says_what_it_printed_itself(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
+from polydistill.learning.together import Table
 from polydistill.learning.training import Report
 from polydistill.lineage import Lineage, LineageConfig
 from polydistill.lineage.keeper import Keeper
@@ -20,6 +21,7 @@ from polydistill.vision.config import CifarConfig, TeacherConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.augmentation import Normalizer
 from polydistill.vision.images.data import DataConfig, load_images
+from polydistill.vision.joint import JointStep
 from polydistill.vision.networks import build_network
 from polydistill.vision.training import Trainer
 
@@ -149,3 +151,48 @@ def test_a_lineage_with_recorded_steps_gives_the_memory_of_each_generation_back(
     # weights and predictions of two generations stay, a megabyte; activations and graphs, the most by far, do not
     assert held[3] - held[1] < used[1] / 2
     assert keeper.generations[3].metrics["kl"] > 0
+
+
+@pytest.mark.parametrize("capture", ["on", "off"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_students_learn_together_what_each_does_alone_and_one_may_leave(capture: Capture, precision: str) -> None:
+    data = load_images(DataConfig("cifar10", made_up=120, validation_images=0), "cuda")
+
+    def make(number: int) -> Trainer:
+        student, teacher = (
+            build_network("wrn-10-1", 10, seed=seed).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for seed in (number, 10 + number)
+        )
+        return Trainer(
+            student,
+            Lesson("cwtm", teacher, generation=1, classes=10),
+            data.train,
+            Normalizer.of(data.normalization, "cuda"),
+            TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01, capture=capture, log_every_steps=3),
+            seed=number,
+            generation=1,
+            precision=precision,
+        )
+
+    trainers: dict[int, Trainer] = {}
+
+    def learn(number: int) -> Callable[[], int]:
+        def learns() -> int:
+            trainer = trainers[number] = make(number)
+            for _ in trainer.run():
+                if number == 2 and trainer.steps >= 6:  # it leaves: the others are stacked and recorded anew
+                    return 0
+            trainer.keep()
+            return 0
+
+        return learns
+
+    table = Table(JointStep)
+    assert table.run([learn(number) for number in range(3)]) == [0, 0, 0]
+    assert table.alone == 0
+    for number in range(2):
+        alone = make(number)
+        list(alone.run())
+        found, expected = floats(trainers[number]), floats(alone)
+        assert (found - expected).norm() < (0.02 if precision == "float32" else 0.1) * expected.norm()
+        assert trainers[number].steps == alone.steps == 12

@@ -15,6 +15,7 @@ rounding. Other steps are made one by one. If the runs are stopped or killed, th
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,15 +60,16 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
         default_name=None,
         first_word="runs",
     )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun shares one run among processes; this shares one process among runs: start it alone")
     commands = _read_commands(Path(parsed.config.runs))
     table = Table(JointStep)
-    split_outputs()
-    with StopSignals() as stop:
+    with split_outputs(), StopSignals() as stop:
         codes = table.run(commands, each_time=stop.tell_threads)
     print(f"{table.together:,} steps were made together, {table.alone:,} alone", file=sys.stderr)
     for command, code in zip(commands, codes, strict=True):
         print(f"{command.log}: {'ended well' if code == 0 else f'ended with code {code}'}", file=sys.stderr)
-    if stop.received is not None:
+    if stop.received is not None and 128 + stop.received in codes:
         raise Interrupted(stop.received, "stopped: the same command goes on")
     if any(codes):
         raise SystemExit(1)
