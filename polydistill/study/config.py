@@ -47,7 +47,7 @@ class StudyConfig:
             false: by each of them, and by runs that learn together. The results are the same.
         students_together: how many runs of an arm one process makes, with the steps of their students together: for a
             GPU that one small network leaves idle. On a CPU they take longer than one after the other. Each result is
-            that of its run alone up to rounding. For world cifar.
+            that of its run alone up to rounding. Not every world can do it: one line says so.
         runs: read the finished run folders that this pattern finds, like 'runs/*', and run nothing. Arms are found
             by what differs in their configs.
     """
