@@ -17,6 +17,7 @@ from polydistill._environment import require_environment
 require_environment("study")
 
 import csv
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,46 @@ def curves_table(name: str) -> str:
     return format_table(["arm, mean over seeds after steps", *(f"{step:,}" for step in steps)], rows)
 
 
+def costs_table(names: dict[str, str]) -> str:
+    """What a seed of each study takes of one core, its teacher included, and how many seeds an hour that gives.
+
+    Args:
+        names: of the studies, each with what its runs are.
+    """
+    rows: list[list[str | float | None]] = []
+    for name, what in names.items():
+        _, records = read_study(name)
+        arms: dict[str, list[float]] = {}
+        for record in records:
+            arms.setdefault(record.arm, []).append(record.seconds)
+        seed = sum(statistics.mean(seconds) for seconds in arms.values())
+        runs = [f"{statistics.median(record.seconds for record in records):,.0f}", len(arms), f"{seed:,.0f}"]
+        rows.append([name, what, *runs, *(f"{3600 * cores / seed:,.3g}" for cores in CORES)])
+    headers = ["study", "its runs", "core-seconds of a run (median)", "runs of a seed", "core-seconds of a seed"]
+    return format_table([*headers, *(f"seeds/h, {cores:,} cores" for cores in CORES)], rows)
+
+
+def executors_table(*names: str) -> str:
+    """What a study costs beside its runs, in each place, of bench_executors.py."""
+    rows: list[list[str | float | None]] = []
+    for name in names:
+        raw = json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))
+        memory = f"{raw['memory_mib_after_a_tenth']:.0f} to {raw['memory_mib_at_the_end']:.0f}"
+        own = [f"{raw[key]:.1f}" for key in ("overhead_ms", "own_ms", "own_ms_of_the_last_tenth")]
+        rows.append([raw["config"]["executor"], raw["runs"], f"{raw['seconds_of_a_run']:.2f}", *own, memory])
+    headers = ["executor", "runs", "seconds of a run", "overhead of a run, ms", "the study's own work, ms"]
+    return format_table([*headers, "of the last tenth, ms", "memory from a tenth to the end, MiB"], rows)
+
+
+CORES = (2, 64, 2_000)
+STUDIES = {
+    "control_cartpole": "CartPole, students of 800 steps",
+    "control_acrobot": "Acrobot, students of 1,200 steps",
+    "control_lunarlander": "LunarLander, students of 6,000 steps",
+    "small_data": "ResNet-8 on 1,500 images",
+    "learn_on": "CartPole, then 12,000 steps of DQN",
+    "pong_study": "Pong, 40,000 steps, bfloat16",
+}
 PONG_SIZES = {"twin": "kl", "net1": "net1", "net2": "net2", "net3": "net3"}
 PAPERS_SIZES = {"net1": "100.6", "net2": "103.7", "net3": "96.9"}
 
@@ -185,6 +226,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_sizes": lambda: sizes_over_seeds_table("pong_study", "sizes_pong.csv", PONG_SIZES, PAPERS_SIZES),
     "pong_generations": lambda: contrasts_table("pong_generations"),
     "pong_generations_arms": lambda: agents_table("pong_generations"),
+    "study_costs": lambda: costs_table(STUDIES),
+    "bench_executors": lambda: executors_table("bench_executors_local", "bench_executors_ray"),
     "learn_on": lambda: contrasts_table("learn_on"),
     "learn_on_arms": lambda: learning_on_table("learn_on"),
     "learn_on_curves": lambda: curves_table("learn_on"),
@@ -192,4 +235,4 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    render(TABLES, ["RESULTS.md"], ROOT, description=__doc__)
+    render(TABLES, ["RESULTS.md", "docs/scale.md"], ROOT, description=__doc__)

@@ -39,6 +39,7 @@ from polydistill.study.worlds import World
 
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
 WRITE_SECONDS = 1.0  # between two results.csv: of a thousand rows each takes as long as some runs
+REMEMBER_SECONDS = 10.0  # between two times that a run of an arm is noted to have taken
 MOST_LOSSES = 5  # of one run, with its computer or worker, until it counts as failed
 
 
@@ -94,6 +95,7 @@ class Runner:
         self._tried: set[Key] = set()  # those that failed in this process
         self._losses: Counter[Key] = Counter()
         self._written = float("-inf")
+        self._remembered: dict[str, float] = {}  # arm -> when
         self._memory = ""  # in words, once it has been short
         self._first = FirstRuns()
         self._finished = FinishedRuns(out, self.runs, self.records)
@@ -251,7 +253,7 @@ class Runner:
         ended_well = len(runs) > 1 or not outcome.code or outcome.lost  # the code of several is of those that failed
         done = [run for run in runs if ended_well and self.records[run.key].status == "done"]
         if done and whole[0] and not outcome.code and not outcome.lost:
-            remember(work_of(self.plan.world, done[0].config), 1 / outcome.seconds)
+            self._remember(done[0], outcome.seconds)
         if any(run.arm != TEACHER for run in done):
             self._first.add_success()
         whys = {run.name: self._fail_or_lose(run, runs, outcome, bar) for run in runs if run not in done}
@@ -261,6 +263,12 @@ class Runner:
         for name, why in whys.items():
             if why and (not alike or told[why] == name):
                 self._first.add_failure(name, why)
+
+    def _remember(self, run: PlannedRun, seconds: float) -> None:
+        """How long a run took, for later plans; of an arm's short runs not of each."""
+        if time.monotonic() - self._remembered.get(run.arm, float("-inf")) > REMEMBER_SECONDS:
+            remember(work_of(self.plan.world, run.config), 1 / seconds)
+            self._remembered[run.arm] = time.monotonic()
 
     def _fail_or_lose(self, run: PlannedRun, runs: Sequence[PlannedRun], outcome: Outcome, bar: Progress) -> str:
         """A run of a job that has ended, and the run has not: why it failed, or empty where it goes on."""

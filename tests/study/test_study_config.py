@@ -51,6 +51,8 @@ def test_a_flag_of_an_arm_that_is_not_there_is_one_line(capsys: pytest.CaptureFi
         ({"alpha": 1.0}, "alpha is a rate between 0 and 1, got 1.0"),
         ({"margin": 0.0}, "margin must be positive"),
         ({"workers": -1}, "workers must not be negative"),
+        ({"students_together": 0}, "students_together must be at least 1, got 0"),
+        ({"world": "atari", "students_together": 2}, "students_together is for world cifar, got atari"),
         ({"runs": "runs/*"}, "arms would be named after the runs, leave it out"),
     ],
 )

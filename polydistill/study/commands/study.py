@@ -83,6 +83,9 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
     if parsed.dry_run:
         whole = plan if stored is None else amend(stored, plan, count_done(records), parsed.out)
         print(format_forecast(whole, records, world, parsed.out, workers or 1))
+        if parsed.config.students_together > 1:
+            together = f"{parsed.config.students_together} runs of an arm in each process"
+            print(f"{together}: the time is that of runs by themselves, one for each worker")
         return
     few = warning_of_too_few(plan)
     if few:

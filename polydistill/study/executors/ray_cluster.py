@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from polydistill.study.executors.settings import RayConfig
 
 ANSWER_SECONDS = 5.0  # for an address that is alive
 FELLOW_SECONDS = 60.0  # for a computer to say what it has
+AHEAD = 8  # for so many jobs one more waits in Ray's queue, so that no processor waits for the study
 LOOK_SECONDS = 5.0  # between two looks at which computers there are
 PATIENCE_SECONDS = 60.0  # for runs that were asked to stop when an error ends the study
 KEPT_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ray sets handlers of its own
@@ -112,12 +114,16 @@ class RayExecutor:
 
     @property
     def workers(self) -> int:
-        """How many jobs fit into the computers that there are now, at most as many as were asked for."""
+        """How many jobs fit into the computers that there are now, and into their queue; at most as many as were asked
+        for.
+        """
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             with _cluster_errors():
                 self._fitting = sum(_count_fitting(_resources(node), self._needs) for node in _alive_nodes())
-        return min(self._fitting, self._most) if self._most else self._fitting
+        if self._most and self._most < self._fitting:
+            return self._most
+        return self._fitting + math.ceil(self._fitting / AHEAD)
 
     @property
     def _needs(self) -> dict[str, float]:
