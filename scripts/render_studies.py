@@ -17,7 +17,6 @@ from polydistill._environment import require_environment
 require_environment("study")
 
 import csv
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -184,21 +183,10 @@ def costs_table(names: dict[str, str]) -> str:
             arms.setdefault(record.arm, []).append(record.seconds)
         seed = sum(statistics.mean(seconds) for seconds in arms.values())
         runs = [f"{statistics.median(record.seconds for record in records):,.0f}", len(arms), f"{seed:,.0f}"]
-        rows.append([name, what, *runs, *(f"{3600 * cores / seed:,.3g}" for cores in CORES)])
+        rates = (3600 * cores / seed for cores in CORES)
+        rows.append([name, what, *runs, *(f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in rates)])
     headers = ["study", "its runs", "core-seconds of a run (median)", "runs of a seed", "core-seconds of a seed"]
     return format_table([*headers, *(f"seeds/h, {cores:,} cores" for cores in CORES)], rows)
-
-
-def executors_table(*names: str) -> str:
-    """What a study costs beside its runs, in each place, of bench_executors.py."""
-    rows: list[list[str | float | None]] = []
-    for name in names:
-        raw = json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))
-        memory = f"{raw['memory_mib_after_a_tenth']:.0f} to {raw['memory_mib_at_the_end']:.0f}"
-        own = [f"{raw[key]:.1f}" for key in ("overhead_ms", "own_ms", "own_ms_of_the_last_tenth")]
-        rows.append([raw["config"]["executor"], raw["runs"], f"{raw['seconds_of_a_run']:.2f}", *own, memory])
-    headers = ["executor", "runs", "seconds of a run", "overhead of a run, ms", "the study's own work, ms"]
-    return format_table([*headers, "of the last tenth, ms", "memory from a tenth to the end, MiB"], rows)
 
 
 CORES = (2, 64, 2_000)
@@ -227,7 +215,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "pong_generations": lambda: contrasts_table("pong_generations"),
     "pong_generations_arms": lambda: agents_table("pong_generations"),
     "study_costs": lambda: costs_table(STUDIES),
-    "bench_executors": lambda: executors_table("bench_executors_local", "bench_executors_ray"),
     "learn_on": lambda: contrasts_table("learn_on"),
     "learn_on_arms": lambda: learning_on_table("learn_on"),
     "learn_on_curves": lambda: curves_table("learn_on"),
