@@ -141,20 +141,6 @@ def curves_table(name: str) -> str:
     )
 
 
-def online_table() -> str:
-    """Students that learned while their teacher did: a single training, scored at its end."""
-    card = json.loads((MEASUREMENTS / "online_pong.json").read_text(encoding="utf-8"))
-    rows: list[list[str | float | None]] = []
-    for one in [{**card, "student": "teacher"}, *card["students"]]:
-        score, kept = one["evaluation"], None
-        if "teacher_normalized" in one:
-            kept = f"{one['teacher_normalized']:.3f} ({format_interval(one['teacher_normalized_ci95'], 3)})"
-        mean = f"{score['score_mean']:.1f} ({format_interval(score['score_ci95'], 1)})"
-        rows.append([one["student"], f"{one['parameters']:,}", mean, kept, score["episodes"]])
-    over = "(95% over games)"
-    return format_table(["who", "parameters", f"score {over}", f"of teacher {over}", "games"], rows)
-
-
 def acting_table() -> str:
     """Who acts, at equal samples and seeds; differences are of the same seeds."""
     arms = {"the teacher": load("pong"), "the student more and more": load("pong_dagger")}
@@ -329,8 +315,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "acktr_curves": lambda: curves_table("acktr_curves"),
     "four_games": four_games_table,
     "four_games_curves": lambda: curves_table("four_games_curves"),
-    "online_pong": online_table,
-    "online_pong_curves": lambda: curves_table("online_pong_curves"),
     "pong_seeds": seed_table,
     "resnet8_short": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
