@@ -159,7 +159,8 @@ def open_processes(device: Device) -> Iterator[Processes]:
     if size == 1:
         yield Processes()
         return
-    device = resolve_device(device)
+    if device == "auto":
+        device = resolve_device(device)
     if device == "cuda":
         gpu, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if gpu >= there:
