@@ -180,7 +180,7 @@ def test_students_learn_together_what_each_does_alone_and_one_may_leave(capture:
         def learns() -> int:
             trainer = trainers[number] = make(number)
             for _ in trainer.run():
-                if number == 2 and trainer.steps >= 6:  # it leaves: the others are stacked and recorded anew
+                if number == 2 and trainer.steps >= 6:  # it leaves, and the others are stacked again
                     return 0
             trainer.keep()
             return 0
