@@ -92,7 +92,8 @@ class Table:
 
         Args:
             commands: each gives its exit code.
-            each_time: is called when all wait, before their steps are made, and when one has made its last step.
+            each_time: is called when all wait, before their steps are made, and when one has made its last step while
+                no other waits for a step: a run that asked for one makes it, and would be a step ahead.
         """
         codes = [1] * len(commands)
         self._each_time = each_time
@@ -140,7 +141,8 @@ class Table:
     def leave(self) -> None:
         """This thread's student learns alone from now on, or has learned; its weights are its own."""
         self._leave(_here.number)
-        self._each_time()
+        if not self._waiting:
+            self._each_time()
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives, made for the first run that asks for ``key`` and the same for all."""

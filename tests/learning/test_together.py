@@ -99,6 +99,35 @@ def test_one_that_is_behind_catches_up(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_what_each_time_tells_all_see_at_the_same_step() -> None:
+    at_their_ends: list[str] = []  # of generation 0
+    told: list[bool] = []
+    seen: list[tuple[int, int]] = []
+
+    def learn_twice(name: str) -> int:
+        table = table_here()
+        assert table is not None
+        for generation in range(2):
+            student = Student(name, 2)
+            while student.left and not told:
+                table.meet(student, False)
+                student.left -= 1
+            if not student.left:
+                at_their_ends.append(name)
+                table.leave()
+            if told:
+                seen.append((generation, len(student.made)))
+                return 143
+        return 0
+
+    def tell() -> None:
+        if len(at_their_ends) == 2:  # one of them waits for its first step of generation 1
+            told.append(True)
+
+    assert Table(Joint).run([lambda: learn_twice("a"), lambda: learn_twice("b")], each_time=tell) == [143, 143]
+    assert seen == [(1, 1), (1, 1)]
+
+
 def test_the_next_generation_of_the_same_runs_is_joined_anew() -> None:
     def learn_twice(name: str, made: list[Student]) -> int:
         for _ in range(2):

@@ -53,6 +53,11 @@ def write_runs(folder: Path, data: Path, *changes: dict[str, Any]) -> list[str]:
     return [sys.executable, "scripts/together_cifar.py", str(folder / "runs.yaml")]
 
 
+def latest(folder: Path) -> int:
+    """The number of a run's latest checkpoint; 0: it has none."""
+    return max((int(path.stem) for path in (folder / "checkpoints").glob("*.checkpoint")), default=0)
+
+
 def run(words: list[str]) -> tuple[int, str]:
     process = start(words, {})
     output, _ = process.communicate(timeout=300)
@@ -118,8 +123,10 @@ def test_runs_that_are_stopped_go_on_bit_for_bit(whole: Path, made_up_cifar10: P
         assert process.returncode == 143, output
         assert "stopped: the same command goes on" in output
         logs = [(tmp_path / f"run{seed}.txt").read_text() for seed in range(2)]
-        places = [log.partition("stopped ")[2].partition(",")[0] for log in logs]
-        assert places[0] == places[1] != "", "all at the same step"
+        places = [re.search(r"stopped (in generation \d+ after step \d+)", log) for log in logs]
+        assert len({place[1] for place in places if place}) == 1, "all at the same step"
+        for log, place in zip(logs, places, strict=True):
+            assert place or "| generation 1 " in log, "stopped, or at its end before"
     code, output = run(words)
     assert code == 0, output
     for seed in range(2):
@@ -132,9 +139,12 @@ def test_runs_that_are_killed_go_on_and_those_behind_catch_up(made_up_cifar10: P
     words = write_runs(tmp_path, made_up_cifar10, {"checkpoint.every_steps": 1000}, {"checkpoint.every_steps": 1})
     process = start(words, {})
     end = time.monotonic() + 120
-    while not (tmp_path / "run1" / "generation_0.safetensors").exists() and time.monotonic() < end:
+    generation = tmp_path / "run1" / "generation_0.safetensors"
+    first: int | None = None  # its latest checkpoint then; after it come that of the end, and those of the next steps
+    while (first is None or latest(tmp_path / "run1") < first + 3) and time.monotonic() < end:
+        if first is None and generation.exists():
+            first = latest(tmp_path / "run1")
         time.sleep(0.01)
-    time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
