@@ -109,7 +109,8 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     The same weights have the same sum, whatever file, device or order of names they come from.
 
     Args:
-        state_dict: name -> tensor of any dtype and shape, on any device. Not changed.
+        state_dict: name -> tensor of any dtype and shape, on any device. Not changed. Of a sharded module the sum is
+            that of the whole one, and all its processes call this.
 
     Example:
         >>> import torch
@@ -121,7 +122,8 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state_dict.items()):
         dtype = str(tensor.dtype).removeprefix("torch.")
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        plain = whole.detach().cpu().contiguous().reshape(-1)
         data = plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""  # an empty one has no bytes to view
         digest.update(f"{name}\0{dtype}\0{tuple(tensor.shape)}\0{len(data)}\0".encode())
         digest.update(data)

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polydistill.learning.sharded import as_pieces
+
 
 class WeightAverage:
     """A mean of the weights of ``network`` beside those that learn.
@@ -135,11 +137,14 @@ class MovingAverage:
         """Go on from :meth:`state`."""
         self.updates = int(state["updates"])
         for mean, saved in zip(self._mean, state["mean"], strict=True):
-            mean.copy_(saved)
+            mean.copy_(as_pieces(saved, mean))
 
     def _tensors(self) -> list[Tensor]:
         return [*self.network.parameters(), *self.network.buffers()]
 
+    @torch.no_grad()
     def _exchange(self) -> None:
-        for number, tensor in enumerate(self._tensors()):  # they change places: nothing is copied
-            tensor.data, self._mean[number] = self._mean[number], tensor.data
+        for mean, tensor in zip(self._mean, self._tensors(), strict=True):
+            aside = tensor.detach().clone()
+            tensor.copy_(mean)  # by value: a sharded network keeps its memory
+            mean.copy_(aside)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from polydistill.device import Device, resolve_device
 from polydistill.errors import UserError
+from polydistill.learning.sharded import is_piece
 
 Result = TypeVar("Result")
 
@@ -56,7 +57,10 @@ class Processes:
         """Replace every gradient, in place, by its sum over the processes: one message for all."""
         if self.size == 1:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        given = (parameter.grad for parameter in parameters if parameter.grad is not None)
+        gradients = [gradient for gradient in given if not is_piece(gradient)]  # FSDP has summed those
+        if not gradients:
+            return
         flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         start = 0
         for gradient in gradients:

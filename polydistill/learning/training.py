@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from polydistill.learning.lesson import Lesson, Tally
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError, rewind
+from polydistill.learning.sharded import piece_of, weights_as_pieces
 
 
 class Report(NamedTuple):
@@ -199,7 +200,7 @@ class Training(ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state`, of a training with the same arguments."""
         self.steps = int(state["steps"])
-        self.student.load_state_dict(state["student"])
+        self.student.load_state_dict(weights_as_pieces(state["student"], self.student))
         for tensor, value in zip(self._since_report(), state["since_report"], strict=True):
             tensor.copy_(value)
         self._load_own_state(state)
@@ -239,7 +240,7 @@ class Training(ABC):
 
     def _student_is_finite(self) -> bool:
         """Whether all weights and running statistics are, in all processes."""
-        floats = [tensor for tensor in self._weights() if tensor.is_floating_point()]
+        floats = [piece_of(tensor) for tensor in self._weights() if tensor.is_floating_point()]
         wrong = torch.stack([tensor.isfinite().all() for tensor in floats]).logical_not().sum()
         return not self.processes.sum_(wrong).item()
 

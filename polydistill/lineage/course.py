@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from polydistill.learning.sharded import weights_as_pieces
 from polydistill.learning.training import Report, Training
 from polydistill.runs import Run
 from polydistill.runs.progress import Progress
@@ -217,7 +218,8 @@ class TrainingCourse:
         self.training.load_state(state["trainer"])
         if state["best"] is not None:
             accuracy, weights = state["best"]
-            self.best = accuracy, {name: tensor.to(device) for name, tensor in weights.items()}
+            best = weights_as_pieces(weights, self.training.student)
+            self.best = accuracy, {name: tensor.to(device) for name, tensor in best.items()}
         self.waited = state.get("waited", 0)  # an older version did not count them
         self.kept = None if state.get("kept") is None else Kept(*state["kept"])  # nor kept this
         self._stop_if_patience_ends()

@@ -27,6 +27,7 @@ from torch import nn
 from polydistill.errors import Interrupted, UserError
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import Learning, NonFiniteError
+from polydistill.learning.sharded import as_whole
 from polydistill.lineage.loop import Generation, Lineage, LineageConfig, Metrics
 from polydistill.losses import Report
 from polydistill.runs import Run
@@ -220,7 +221,8 @@ class Keeper(Generic[Member]):
             if course.steps > begun_at:
                 self.save()  # to be scored may take minutes, which may end otherwise
         except NonFiniteError as error:
-            raise self.keep_failure(error, course.learner.state()) from error
+            state = as_whole(course.learner.state(), keep=self.run is not None)
+            raise self.keep_failure(error, state) from error
         finally:
             self._course = None
         self.seconds.append(course.seconds)
@@ -297,10 +299,11 @@ class Keeper(Generic[Member]):
         """
         course, started = self._course, time.monotonic()
         steps = 0 if course is None else course.steps
+        begun = None if course is None else as_whole(course.state(), keep=self.run is not None)
         if self.run is not None:
             state = {
                 "generations": [generation.summary() for generation in self.generations],
-                "begun": None if course is None else course.state(),
+                "begun": begun,
                 "seconds": self.seconds,
                 "throughput": self.throughput,
                 **self.domain.state(self.generations),

@@ -39,7 +39,10 @@ class Shared(NamedTuple):
 
 
 def find_place(tensor: Tensor) -> Place | None:
-    """The tensor's place; None where it lies nowhere: without elements, on ``meta``, not yet made, or not strided."""
+    """The tensor's place, of a sharded one that of this process's piece; None where it lies nowhere: without elements,
+    on ``meta``, not yet made, or not strided."""
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
     if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.numel():
         return None
     start = tensor.data_ptr()

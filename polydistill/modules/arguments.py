@@ -72,6 +72,7 @@ class Arguments:
     teacher_output: Output = None
     teacher_inputs: Callable[..., Any] | None = None
     teacher_cache: TeacherCache | None = None
+    shard: bool | type[nn.Module] | tuple[type[nn.Module], ...] = False
 
     def __post_init__(self) -> None:
         self._check_functions()
@@ -84,6 +85,7 @@ class Arguments:
             raise TypeError(f"`teacher` must be a module or the path of a file, got a {type(self.teacher).__name__}")
         if not isinstance(self.teacher_cache, TeacherCache | None):
             raise TypeError(f"`teacher_cache` must be a folder or a TeacherCache, got {self.teacher_cache!r}")
+        self._check_shard()
         self._check_outputs()
         self._check_objective()
 
@@ -122,6 +124,31 @@ class Arguments:
             raise ValueError(f"device is {self.device!r}: {str(error).partition('. ')[0]}") from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError("device is cuda, and torch finds no GPU here")
+
+    def _check_shard(self) -> None:
+        kinds = self.blocks
+        if not isinstance(self.shard, bool) and not (
+            kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds)
+        ):
+            raise TypeError(f"`shard` must be True, or the classes of the blocks, as (Block,), got {self.shard!r}")
+        if not self.shard:
+            return
+        if self.precision == "float16":
+            raise ValueError("shard is for float32 and bfloat16: float16 scales the loss by what each process sees")
+        if self.compile:
+            raise ValueError("shard and compile do not go together: leave one of them out")
+        if self.teacher_cache is not None:
+            raise ValueError(
+                "shard and teacher_cache do not go together: for the cache each process asks the teacher by itself, "
+                "and a sharded one needs all"
+            )
+
+    @property
+    def blocks(self) -> tuple[type[nn.Module], ...]:
+        """Classes of the modules that are sharded as a whole; none: they are found."""
+        if isinstance(self.shard, bool):
+            return ()
+        return self.shard if isinstance(self.shard, tuple) else (self.shard,)
 
     def _check_validation(self) -> None:
         if self.validation is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from polydistill.learning.sharded import own_class
 from polydistill.lineage import LineageConfig
 from polydistill.modules.schedule import Schedule
 from polydistill.modules.trial import try_optimizer
@@ -56,6 +57,7 @@ class ModuleConfig:
         data: for learning and testing, see :func:`describe_batches`.
         lineage: how many generations.
         checkpoint: how often the run saves its state.
+        shard: whether several processes keep the networks in pieces, and of which classes.
     """
 
     seed: int
@@ -84,6 +86,7 @@ class ModuleConfig:
     data: dict[str, Any]
     lineage: LineageConfig = field(default_factory=LineageConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    shard: list[str] = field(default_factory=list)
 
 
 def describe_run(workshop: Workshop, lineage: LineageConfig, checkpoint: CheckpointConfig) -> ModuleConfig:
@@ -126,6 +129,7 @@ def describe_run(workshop: Workshop, lineage: LineageConfig, checkpoint: Checkpo
         },
         lineage=lineage,
         checkpoint=checkpoint,
+        shard=([kind.__name__ for kind in told.blocks] or ["found"]) if told.shard else [],
     )
 
 
@@ -147,7 +151,7 @@ def describe_network(module: nn.Module) -> dict[str, Any]:
     """Its class, how many parameters it has, and a hash of the names and shapes of its weights."""
     shapes = sorted((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
     return {
-        "class": type(module).__name__,
+        "class": own_class(module).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
     }

@@ -104,6 +104,11 @@ class ModuleDomain(ModuleWorld):
             each sample and not in every epoch; for inputs that repeat. Or a
             :class:`~polydistill.modules.teacher_cache.TeacherCache`, which says in which form. None: it is asked in
             each step.
+        shard: under torchrun, keep the weights, gradients and optimiser states of student and teacher in pieces, one in
+            each process (torch's FSDP), for what does not fit on one GPU. The weights of one block at a time are whole:
+            of the modules of these classes, as ``(Block,)``, or with True of each item of the outermost ``ModuleList``
+            and ``Sequential``. Files and hashes are those of the whole module. ``members`` stay in pieces. One process
+            does nothing with it.
         ignore_index: label of samples (or positions) that count for nothing, in training and metrics, as padding; a
             function of one's own gets only the others, for which each batch waits for a GPU. None: each
             label must be a class.
@@ -161,6 +166,7 @@ class ModuleDomain(ModuleWorld):
         teacher_output: Output = None,
         teacher_inputs: Callable[..., Any] | None = None,
         teacher_cache: str | Path | TeacherCache | None = None,
+        shard: bool | type[nn.Module] | tuple[type[nn.Module], ...] = False,
     ) -> None:
         told = Arguments(
             build=build,
@@ -192,6 +198,7 @@ class ModuleDomain(ModuleWorld):
             teacher_output=teacher_output,
             teacher_inputs=teacher_inputs,
             teacher_cache=TeacherCache(teacher_cache) if isinstance(teacher_cache, str | Path) else teacher_cache,
+            shard=shard,
         )
         super().__init__(told)
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from polydistill.device import Device
 from polydistill.errors import UserError
 from polydistill.learning.processes import ALONE, Processes, open_processes
-from polydistill.modules.batches import Batch, device_of
+from polydistill.modules.batches import Batch
 from polydistill.modules.feed import samplers_of
 from polydistill.provenance import weights_sha256
 
@@ -130,18 +130,18 @@ def check_module(module: nn.Module, name: str, processes: Processes) -> None:
         raise ValueError(f"distill sums gradients over the processes by itself: `{name}` must make a bare module")
 
 
-def check_same_module(module: nn.Module, name: str, processes: Processes) -> None:
+def check_same_module(module: nn.Module, name: str, processes: Processes, device: torch.device | None) -> None:
     """Refuse a module whose weights differ from process to process, in all of them.
 
     Args:
-        module: on its device.
+        module: any.
         name: of the argument that it comes from.
         processes: all call this.
+        device: of the processes' messages; None: it has no weights.
 
     Raises:
         ValueError: one is another than that of the first process.
     """
-    device = device_of(module)
     if processes.size == 1 or device is None:
         return
     if not are_alike(weights_sha256(module.state_dict()), processes, device):

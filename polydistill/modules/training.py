@@ -22,6 +22,7 @@ from polydistill.learning.average import MovingAverage
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError
+from polydistill.learning.sharded import optimizer_state_as_pieces, require_dividable
 from polydistill.learning.training import Report, Training
 from polydistill.learning.update import Update
 from polydistill.losses.ignored import find_counted
@@ -248,6 +249,7 @@ class ModuleTraining(Training):
     # ---- the state ---------------------------------------------------------------------------------------------------
 
     def _own_state(self) -> dict[str, Any]:
+        require_dividable(self.optimizer)
         return {
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "update": self._update.state(),
@@ -258,7 +260,7 @@ class ModuleTraining(Training):
         }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer_state_as_pieces(state["optimizer"], self.optimizer)))
         self._update.load_state(state.get("update", {}))
         if self._mean is not None:
             self._mean.load_state(state["mean"])

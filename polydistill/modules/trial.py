@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from polydistill.device import autocast
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import evaluation_mode
+from polydistill.learning.sharded import is_sharded
 from polydistill.losses.checks import describe
 from polydistill.losses.examination.kinds import examine_kind
 from polydistill.losses.ignored import find_counted
@@ -134,7 +135,7 @@ def try_gradient(module: nn.Module, batch: Batch, whose: str, reading: Reading) 
         raise ValueError("gradients are off, and nothing can learn: leave out torch.no_grad() around the lineage")
     with evaluation_mode(module), torch.enable_grad():
         depends = reading.score(module, batch).requires_grad
-    if not depends:  # some compute without gradients while they are evaluated
+    if not depends and not is_sharded(module):  # some compute without gradients while they are evaluated
         depends = reading.score(copy.deepcopy(module).train(), batch).requires_grad
     if not depends:
         raise ValueError(
@@ -191,6 +192,10 @@ def try_optimizer(module: nn.Module, optimizer: Optimizer, whose: str, parts: in
         raise ValueError(
             f"`optimizer` makes a {type(made).__name__}, which evaluates the loss itself: float16 scales the loss for "
             "one evaluation; choose bfloat16 or float32"
+        )
+    if is_sharded(module) and needs_closure(made):
+        raise ValueError(
+            f"`optimizer` makes a {type(made).__name__}, which takes all weights at once: leave `shard` out"
         )
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise ValueError(f"`optimizer` must use the parameters that it is given; it has none of those of {whose}")

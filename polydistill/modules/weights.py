@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from polydistill.disk import atomic_write
 from polydistill.errors import UserError, list_first
+from polydistill.learning.sharded import as_whole, weights_as_pieces
 from polydistill.modules.batches import float_types
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema")  # under which training scripts store averages of the weights
@@ -62,8 +63,12 @@ def find_weights(path: str | Path) -> Found:
     return _find_weights(found, path)
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
+def save_weights(path: Path | None, module: nn.Module) -> None:
     """Write what ``module.state_dict()`` holds to ``path``, a ``.safetensors`` file.
+
+    Args:
+        path: None: nothing is written. All processes of a sharded module call this, so that its weights are whole.
+        module: any.
 
     Raises:
         UserError: the disk refused.
@@ -72,11 +77,13 @@ def save_weights(path: Path, module: nn.Module) -> None:
     from safetensors.torch import save
 
     weights = {}
-    for name, value in module.state_dict().items():
+    for name, value in as_whole(dict(module.state_dict()), keep=path is not None).items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} in the state of the module is a {type(value).__name__}: only tensors can be kept")
-        weights[name] = value.detach().cpu().contiguous().clone()  # a file holds weights that are shared twice
-    atomic_write(path, save(weights))
+        if path is not None:
+            weights[name] = value.detach().cpu().contiguous().clone()  # a file holds weights that are shared twice
+    if path is not None:
+        atomic_write(path, save(weights))
 
 
 def as_written(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -117,7 +124,9 @@ def fit_weights(
     if any(faults.values()):
         told = "; ".join(f"{what} {list_first(names)}" for what, names in faults.items() if names)
         raise UserError(f"{path} does not fit {what}: {told}")
-    module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
+    module.load_state_dict(
+        weights_as_pieces(weights, module), strict=False
+    )  # what is missing lies in the memory of what is there
 
 
 def copy_module(module: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -16,8 +17,10 @@ from polydistill._environment import require_extra
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import measure, require_finite_metrics
 from polydistill.learning.processes import ALONE
+from polydistill.learning.sharded import shard
 from polydistill.lineage.course import Validation
 from polydistill.modules.arguments import Arguments
+from polydistill.modules.batches import device_of
 from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
 from polydistill.modules.schedule import Schedule, require_scheduler
@@ -156,15 +159,21 @@ class Workshop:
 
     def _place(self, module: nn.Module, name: str) -> nn.Module:
         """The module of the argument ``name`` where it learns; the same in all processes."""
-        placed = module if self.given.device is None else module.to(self.given.device)
-        check_same_module(placed, name, self.processes)
+        told = self.given
+        if told.shard and self.processes.size > 1:  # it need not fit on one device
+            device = torch.device(told.device or "cpu")
+            check_same_module(module, name, self.processes, device)
+            shard(module, device, told.blocks, name)
+            return module
+        placed = module if told.device is None else module.to(told.device)
+        check_same_module(placed, name, self.processes, device_of(placed))
         return placed
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):
             module = self.make(0)
             fit_weights(module, load_weights(teacher), teacher)
-            check_same_module(module, "teacher", self.processes)
+            check_same_module(module, "teacher", self.processes, device_of(module))
             return module
         return self._place(copy_module(teacher), "teacher")  # the caller's own keeps its mode, and may go on learning
 

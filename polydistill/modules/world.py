@@ -74,8 +74,7 @@ class ModuleWorld:
         if teacher is not None or self.given.teacher is None:
             self._kept = self._learn(member, self.workshop.make_lesson(teacher, generation), begun, keeper)
         self._examiner.members[generation] = member
-        if keeper.run is not None:
-            save_weights(keeper.run.out / FILE.format(generation), member)
+        save_weights(None if keeper.run is None else keeper.run.out / FILE.format(generation), member)
         return member
 
     def prepare(self, teacher: nn.Module | None, generation: int) -> nn.Module:

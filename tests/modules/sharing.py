@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from polydistill.errors import UserError
+from polydistill.learning.sharded import as_whole, piece_of
 from polydistill.modules import ModuleDomain, TeacherCache
 from polydistill.runs.checkpoint import CheckpointConfig
 
@@ -51,6 +52,19 @@ class Drawing(Net):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Linear(8, 4)).double()
+
+
+class Tied(Net):
+    """With weights that two blocks share, and more of them outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)).double()
+        self.more[1].weight = self.layers[2].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.more(self.layers(x))
+        return scores
 
 
 class Unseeded(Net):
@@ -101,7 +115,12 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if name == "printed otherwise":
         assert cache is not None
         options |= {"teacher": PrintedOtherwise().load(), "teacher_cache": cache}
-    build = {"drawing": Drawing, "unseeded build": Unseeded}.get(name.split(",")[0], Net)
+    if options.get("shard") == "Tanh":
+        options["shard"] = nn.Tanh
+    if name == "nan sharded":
+        batches = [(INPUTS.double(), RAGGED)] * 3 + [(INPUTS.double() * torch.inf, RAGGED)]
+    builds = {"drawing": Drawing, "unseeded build": Unseeded, "tied": Tied}
+    build = builds.get(name.split(",")[0], Net)
     return ModuleDomain(build, batches, TEST, **{"epochs": 2, "classes": 4, "log_every_steps": 3, **options})
 
 
@@ -111,7 +130,8 @@ def learn(name: str, options: dict[str, Any], out: Path | None, cache: Path | No
     return {
         "hashes": [one.sha256 for one in found],
         "metrics": [one.metrics for one in found],
-        "weights": [dict(one.member.state_dict()) for one in found],
+        "weights": [as_whole(dict(one.member.state_dict())) for one in found],
+        "held": sum(piece_of(parameter).numel() for parameter in found[0].member.parameters()),
     }
 
 

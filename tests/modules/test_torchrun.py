@@ -22,6 +22,7 @@ from polydistill.learning.processes import ALONE, Processes
 from polydistill.modules import shares
 from polydistill.modules.batches import read_batch
 from polydistill.modules.shares import check_source, join_processes, take_share
+from polydistill.runs.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -33,12 +34,22 @@ LESSONS: dict[str, dict[str, Any]] = {
     "dkpp": {"objective": "dkpp"},
     "lbfgs": {"objective": "ban_l"},
     "cached": {"objective": "hinton_kd"},
+    "sharded": {"shard": True, "clip_norm": 0.3, "kept": "sharded"},
+    "sharded, a mean": {"shard": True, "objective": "dkpp", "ema": 0.8},
+    "sharded, in parts": {"shard": True, "objective": "cwtm", "parts": 1},
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "searching lbfgs": {"objective": "ban_l"},
     "drawing": {"kept": "drawing", "ema": 0.9},
     "drawing, resumed": {"kept": "resumed", "ema": 0.9, "goes_on": "drawing"},
     "drawing, shown": {"kept": "resumed", "ema": 0.9},
+    "drawing, sharded": {"kept": "drawing_sharded", "ema": 0.9, "shard": True},
+    "drawing, sharded, resumed": {"kept": "resumed_sharded", "ema": 0.9, "shard": True, "goes_on": "drawing_sharded"},
+    "drawing, sharded, shown": {"kept": "resumed_sharded", "ema": 0.9, "shard": True},
+    "nan sharded": {"kept": "nan_sharded", "shard": True},
+    "lbfgs, sharded": {"shard": True},
+    "tied": {"shard": True},
+    "no such block": {"shard": "Tanh"},
     "sampler": {},
     "other": {},
     "few": {"parts": 2, "objective": "cwtm"},
@@ -115,6 +126,49 @@ def test_a_run_of_two_processes_goes_on_bit_for_bit(both: list[Any], folder: Pat
         assert found["drawing, resumed"]["hashes"] == found["drawing"]["hashes"] == found["drawing, shown"]["hashes"]
     ours, theirs = ((folder / name / "metrics.jsonl").read_bytes() for name in ("resumed", "drawing"))
     assert ours == theirs
+
+
+def test_a_sharded_run_goes_on_bit_for_bit(both: list[Any], folder: Path) -> None:
+    name = "drawing, sharded"
+    for found in both:
+        assert found[f"{name}, resumed"]["hashes"] == found[name]["hashes"] == found[f"{name}, shown"]["hashes"]
+    ours, theirs = ((folder / out / "metrics.jsonl").read_bytes() for out in ("resumed_sharded", "drawing_sharded"))
+    assert ours == theirs
+
+
+def test_each_process_holds_a_part_of_a_sharded_module_and_files_are_whole(both: list[Any], folder: Path) -> None:
+    whole = both[0]["ban"]["held"]
+    assert whole == sum(weights.numel() for weights in both[0]["ban"]["weights"][0].values())
+    assert [found["sharded"]["held"] for found in both] == [whole // 2, whole // 2]
+    for generation in (0, 1):
+        file = load_file(folder / "sharded" / f"generation_{generation}.safetensors")
+        torch.testing.assert_close(file, both[0]["sharded"]["weights"][generation], rtol=0, atol=0)
+    states = [Checkpoints(folder / out / "checkpoints", kind="modules").latest() for out in ("ban", "sharded")]
+    shapes = [shapes_of(state["begun"] or state["generations"]) for state in states if state is not None]
+    assert shapes[0] == shapes[1], "a checkpoint is that of the whole module"
+
+
+def shapes_of(value: Any) -> Any:
+    """``value`` with shapes for its tensors, and without its numbers."""
+    if isinstance(value, torch.Tensor):
+        assert type(value) is torch.Tensor
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return {key: shapes_of(entry) for key, entry in value.items()}
+    return [shapes_of(entry) for entry in value] if isinstance(value, list | tuple) else type(value)
+
+
+def test_a_sharded_number_that_is_not_finite_is_left_whole(both: list[Any], folder: Path) -> None:
+    assert all("the loss cross_entropy of generation 0 is nan at batch 4 of epoch 1" in f["nan sharded"] for f in both)
+    failure = torch.load(folder / "nan_sharded" / "generation_0_failure.pt", weights_only=True)
+    print(failure.keys())
+
+
+def test_what_cannot_be_sharded_is_told(both: list[Any]) -> None:
+    for found in both:
+        assert "LBFGS, which takes all weights at once: leave `shard` out" in found["lbfgs, sharded"]
+        assert "cannot be sharded so: layers.2.weight would be in two blocks" in found["tied"]
+        assert "the module of `build` has no Tanh, as `shard` says" in found["no such block"]
 
 
 def test_two_processes_leave_each_sample_of_a_teacher_once(both: list[Any], folder: Path) -> None:

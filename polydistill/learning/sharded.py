@@ -1,0 +1,172 @@
+"""Modules whose weights, gradients and optimiser states lie in pieces, one in each process of a run: torch's FSDP.
+
+Contract: what leaves such a module, as a checkpoint, a file of weights or a hash, is whole, and what comes back is cut
+into pieces again; so both are those of a module that is not sharded. To make something whole all processes meet: all of
+them call what says so, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from polydistill.errors import list_first
+
+Blocks = tuple[type[nn.Module], ...]
+Value = TypeVar("Value")
+
+
+def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) -> None:
+    """Divide the module, which is changed in place, among all processes.
+
+    The weights of one block at a time are whole, while it computes. Gradients are summed over the processes.
+
+    Args:
+        module: the same in all processes; on the CPU it may be larger than the memory of ``device``.
+        device: where its pieces are to be.
+        blocks: the outermost modules of these classes are blocks; none: each item of the outermost ``ModuleList`` and
+            ``Sequential``.
+        name: of the argument that the module comes from, for errors.
+
+    Raises:
+        ValueError: it cannot be divided so.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    found = find_blocks(module, blocks)
+    if blocks and not found:
+        raise ValueError(
+            f"the module of `{name}` has no {' or '.join(kind.__name__ for kind in blocks)}, as `shard` says"
+        )
+    twice = _in_two_blocks(module, found)
+    if twice:
+        raise ValueError(
+            f"the module of `{name}` cannot be sharded so: {list_first(twice)} would be in two blocks; name the "
+            "classes of larger ones, as shard=(Block,)"
+        )
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    module.to(memory_format=torch.contiguous_format)
+    try:
+        for part in (*found, module):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    except (ValueError, NotImplementedError) as error:  # a parameter without dimensions, a module without a forward
+        raise ValueError(f"the module of `{name}` cannot be sharded: {error}") from error
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # the loss is divided by the size of the whole batch already
+
+
+def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
+    """Those of :func:`shard`, in order; without the module itself, and without what has no parameters."""
+    found: list[nn.Module] = []
+    listed = not blocks and isinstance(module, nn.ModuleList | nn.Sequential)
+    for child in module.children():
+        if listed or isinstance(child, blocks):
+            found += [child] if any(True for _ in child.parameters()) else []
+        else:
+            found += find_blocks(child, blocks)
+    return found
+
+
+def _in_two_blocks(module: nn.Module, blocks: list[nn.Module]) -> list[str]:
+    """Names of parameters that belong to two of them, or to one and to the rest of the module."""
+    within = {id(part): number for number, block in enumerate(blocks) for part in block.modules()}
+    owners: dict[int, set[int | None]] = {}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(within.get(id(part)))
+    return [name for name, parameter in module.named_parameters() if len(owners[id(parameter)]) > 1]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether its weights lie in pieces."""
+    return any(is_piece(parameter) for parameter in module.parameters())
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class that its author gave it: a sharded module has one of FSDP's, made from it."""
+    if not is_sharded(module):
+        return type(module)
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+
+
+def is_piece(tensor: object) -> bool:
+    """Whether this process has a part of the tensor alone."""
+    return hasattr(tensor, "full_tensor")
+
+
+def piece_of(tensor: Tensor) -> Tensor:
+    """What this process has of it, which may have no elements; of any other tensor itself."""
+    local: Tensor = tensor.to_local() if is_piece(tensor) else tensor  # type: ignore[operator]
+    return local
+
+
+def as_whole(value: Value, *, keep: bool = True) -> Value:
+    """``value`` with whole tensors, on the CPU, for pieces; all processes call this.
+
+    Args:
+        value: a tensor, or dictionaries, lists and tuples of them; anything else stays as it is.
+        keep: False: this process needs them not, and gets empty ones.
+    """
+    found: Any = value
+    if is_piece(value):
+        found = value.full_tensor().detach()  # type: ignore[attr-defined]
+        found = found.cpu() if keep else found.new_empty(0, device="cpu")
+    elif isinstance(value, dict):
+        found = {key: as_whole(entry, keep=keep) for key, entry in value.items()}
+    elif type(value) in (list, tuple):
+        found = type(value)(as_whole(entry, keep=keep) for entry in value)  # type: ignore[attr-defined, call-arg]
+    return found  # type: ignore[no-any-return]
+
+
+def as_pieces(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that is whole in all processes, divided as ``like`` is; where that is no piece, itself."""
+    if not is_piece(like) or is_piece(tensor):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+
+
+def weights_as_pieces(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Weights of ``module`` by name, divided as it is; what it does not have stays as it is."""
+    own = module.state_dict()
+    return {name: as_pieces(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
+
+
+def optimizer_state_as_pieces(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A ``state_dict`` of ``optimizer`` whose tensors are whole, divided as its parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def divide(value: Any, parameter: Tensor) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == parameter.shape
+        return as_pieces(value, parameter) if fits else value
+
+    divided = {
+        number: {key: divide(value, parameters[number]) for key, value in of_parameter.items()}
+        for number, of_parameter in state["state"].items()
+    }
+    return {**state, "state": divided}
+
+
+def require_dividable(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser whose state could not be divided again, see :func:`optimizer_state_as_pieces`.
+
+    Raises:
+        ValueError: it keeps pieces of another shape than that of their parameter.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if is_piece(value) and value.shape != parameter.shape:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps {key} in another shape than that of its parameter, which a "
+                    "sharded run could not continue from: choose another optimiser, as AdamW"
+                )
