@@ -87,14 +87,16 @@ class ImagesDomain(ModuleDomain):
             ema=training.ema,
             keep_best=config.evaluation.selection == "best_val",
             patience=config.evaluation.patience,
+            shard=bool(training.shard),
         )
         self.workshop.processes = processes
 
     def train(self, teacher: nn.Module | None, begun: Mapping[str, Any] | None, keeper: Keeper[nn.Module]) -> nn.Module:
         """As every module; its card is written, too."""
         member = super().train(teacher, begun, keeper)
+        sha256 = weights_sha256(member.state_dict())  # in all processes, which may have pieces of it
         if keeper.run is not None:
-            self._write_card(member, keeper.generation, keeper.run.out)
+            self._write_card(sha256, keeper.generation, keeper.run.out)
         return member
 
     def prepare(self, teacher: nn.Module | None, generation: int) -> nn.Module:
@@ -166,7 +168,7 @@ class ImagesDomain(ModuleDomain):
                 "give --out another folder"
             ) from error
 
-    def _write_card(self, member: nn.Module, generation: int, out: Path) -> None:
+    def _write_card(self, sha256: str, generation: int, out: Path) -> None:
         name, side = self.config.network_of(generation)
         wants, (crop, interpolation) = expectations(name), self.config.test_cut
         card = {
@@ -178,7 +180,7 @@ class ImagesDomain(ModuleDomain):
             "image_size": side,
             "crop": crop,
             "interpolation": interpolation,
-            "sha256": weights_sha256(member.state_dict()),
+            "sha256": sha256,
             "generation": generation,
             "objective": self.objective if generation else None,
             "seed": self.config.seed,

@@ -34,6 +34,8 @@ class TrainingConfig:
         parts: in which each batch is computed, one after another, where the memory does not suffice for all of it.
         channels_last: memory format of pictures and weights.
         compile: use torch.compile; takes a minute to start, and on a CPU a C++ compiler.
+        shard: under torchrun, keep weights, gradients and optimiser states in pieces, one in each process (torch's
+            FSDP), for what does not fit on one GPU; null: each process has all of them.
         log_every_steps: steps between two points of the training curves, and two checks that the loss is finite.
     """
 
@@ -50,6 +52,7 @@ class TrainingConfig:
     parts: int = 1
     channels_last: bool = True
     compile: bool = False
+    shard: bool | None = None
     log_every_steps: int = 50
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.shard and self.compile:
+            raise ValueError("shard and compile do not go together: leave one of them out")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, as 0.999, got {self.ema}")
         if not 0 <= self.momentum < 1:

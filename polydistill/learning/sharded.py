@@ -50,7 +50,8 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
             "classes of larger ones, as shard=(Block,)"
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    module.to(memory_format=torch.contiguous_format)
+    for tensor in (*module.parameters(), *module.buffers()):  # FSDP takes no others
+        tensor.data = tensor.data.contiguous()
     try:
         for part in (*found, module):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -95,7 +96,8 @@ def own_class(module: nn.Module) -> type[nn.Module]:
         return type(module)
     from torch.distributed.fsdp import FSDPModule
 
-    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    kinds = (kind for kind in type(module).__mro__ if issubclass(kind, nn.Module))
+    return next(kind for kind in kinds if not issubclass(kind, FSDPModule))
 
 
 def is_piece(tensor: object) -> bool:
@@ -105,7 +107,7 @@ def is_piece(tensor: object) -> bool:
 
 def piece_of(tensor: Tensor) -> Tensor:
     """What this process has of it, which may have no elements; of any other tensor itself."""
-    local: Tensor = tensor.to_local() if is_piece(tensor) else tensor  # type: ignore[operator]
+    local: Tensor = tensor.to_local() if is_piece(tensor) else tensor  # type: ignore[attr-defined]
     return local
 
 

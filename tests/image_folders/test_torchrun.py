@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from polydistill.provenance import weights_sha256
 from tests.image_folders.samples import Script
 
 PROGRAM = Path(__file__).parent / "sharing.py"
@@ -25,7 +27,9 @@ def share(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*start, *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_two_processes_make_one_run(script: Script, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--training.shard", "true", "--training.ema", "0.9")], ids=["shared", "sharded"])
+def test_two_processes_make_one_run(script: Script, words: list[str], tmp_path: Path, more: tuple[str, ...]) -> None:
+    words = [*words, *more]
     words = [word.replace("timm:test_resnet", "timm:test_vit") for word in words]  # no batch norm: exact but for sums
     assert script(*words).code == 0
     words[words.index("--out") + 1] = str(tmp_path / "shared")
@@ -35,6 +39,9 @@ def test_two_processes_make_one_run(script: Script, words: list[str], tmp_path: 
     found = [json.loads((tmp_path / name / "summary.json").read_text())["generations"] for name in ("run", "shared")]
     for one, two in zip(*found, strict=True):
         assert one["metrics"]["test_nll"] == pytest.approx(two["metrics"]["test_nll"], abs=1e-3)
+    for name in ("generation_0.json", "generation_1.json"):  # the card names the weights of the file
+        card = json.loads((tmp_path / "shared" / name).read_text())
+        assert card["sha256"] == weights_sha256(load_file((tmp_path / "shared" / name).with_suffix(".safetensors")))
     again = share(words)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("generation 1") == 1, "a finished run is shown"

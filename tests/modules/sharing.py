@@ -115,6 +115,8 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if name == "printed otherwise":
         assert cache is not None
         options |= {"teacher": PrintedOtherwise().load(), "teacher_cache": cache}
+    if "whole batches" in name:
+        batches = [(INPUTS.double(), RAGGED)] * 2
     if options.get("shard") == "Tanh":
         options["shard"] = nn.Tanh
     if name == "nan sharded":
