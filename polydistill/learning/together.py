@@ -156,8 +156,14 @@ class Table:
         least = min((request.steps.progress for request in self._waiting.values()), default=None)
         kinds: dict[Hashable, list[int]] = {}
         for number, request in sorted(self._waiting.items()):
-            if request.steps.progress == least:
+            if request.steps.progress != least:
+                continue
+            try:
                 kind = request.steps.kind_of_step(request.diagnose, *request.inputs)
+            except Exception as error:
+                self._errors[number] = error
+                del self._waiting[number]
+            else:
                 kinds.setdefault((number,) if kind is None else (kind, request.threads), []).append(number)
         for numbers in kinds.values():
             try:

@@ -205,6 +205,28 @@ def test_what_a_step_raises_each_of_its_runs_is_told() -> None:
     assert others.made == ["c", "c"]
 
 
+def test_a_fault_of_one_run_alone_is_told_to_it_and_the_others_go_on() -> None:
+    class Unkind(Student):
+        def kind_of_step(self, diagnose: bool, *inputs: Tensor) -> Hashable | None:
+            if len(self.made) == 1:
+                raise ValueError("cannot be looked at")
+            return super().kind_of_step(diagnose, *inputs)
+
+    students = [Student("a", 3), Unkind("b", 3), Student("c", 3)]
+    told = []
+
+    def fails() -> int:
+        try:
+            return students[1].learn()
+        except ValueError as error:
+            told.append(str(error))
+            return 1
+
+    assert Table(Joint).run([students[0].learn, fails, students[2].learn]) == [0, 1, 0]
+    assert told == ["cannot be looked at"]
+    assert [student.made for student in students] == [["abc", "ac", "ac"], ["abc"], ["abc", "ac", "ac"]]
+
+
 def test_what_is_made_once_is_the_same_for_all() -> None:
     found: list[object] = []
 

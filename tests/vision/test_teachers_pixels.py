@@ -17,10 +17,11 @@ from polydistill.errors import UserError
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.lineage import LineageConfig, run_lineage
+from polydistill.lineage.beginning import MAY_GROW
 from polydistill.runs import Run
 from polydistill.runs.shared_store import SharedStore
 from polydistill.vision.classifier import Classifier, load_classifier, save_classifier
-from polydistill.vision.commands.distill_cifar import MAY_GROW, main
+from polydistill.vision.commands.distill_cifar import main
 from polydistill.vision.config import CifarConfig, StudentConfig, TeacherConfig
 from polydistill.vision.domain import CifarDomain
 from polydistill.vision.images.augmentation import Normalizer

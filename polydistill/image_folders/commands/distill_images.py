@@ -18,7 +18,6 @@ README.md, a card in the form of the Hugging Face Hub.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shlex
 import sys
@@ -27,8 +26,7 @@ from typing import Any
 
 from polydistill.config.help_text import as_called
 from polydistill.config.parsing import Parsed, parse
-from polydistill.config.plain_yaml import to_mapping
-from polydistill.cores import as_before, say_if_loaded
+from polydistill.cores import say_if_loaded
 from polydistill.errors import UserError, run_script
 from polydistill.hub.sharing import check_sharing, present
 from polydistill.image_folders.config import ImagesConfig
@@ -47,13 +45,12 @@ from polydistill.image_folders.plan import (
 from polydistill.image_folders.report import format_summary
 from polydistill.learning.processes import Processes, open_processes
 from polydistill.lineage import run_lineage
+from polydistill.lineage.beginning import Beginning, look
 from polydistill.modules.checkup import examine
-from polydistill.runs import Run, examine_folder, read_summary, stored_config
-from polydistill.runs.folder import Standing
+from polydistill.runs import Run, read_summary
 from polydistill.runs.space import require_room
 
 SCRIPT = "python scripts/distill_images.py"
-MAY_GROW = ("lineage.generations",)  # of a run that is there
 PACKAGES = ("timm", "torchvision", "pillow")
 
 
@@ -70,10 +67,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
 def _begin(parsed: Parsed[ImagesConfig], command: str, processes: Processes) -> None:
     """What one process does; the first one's folder counts, and the others need none."""
     out, first = parsed.out, processes.rank == 0
-    stored = processes.ask_first(lambda: stored_config(out))
-    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
-    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
-    standing = processes.ask_first(lambda: examine_folder(out, to_mapping(config), **allowed))
+    config, stored, standing, allowed = look(out, parsed.config, processes)
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its pictures
         if first:
             summary = read_summary(out)
@@ -88,16 +82,16 @@ def _begin(parsed: Parsed[ImagesConfig], command: str, processes: Processes) -> 
             plan = format_plan(config, folders, out, measure=parsed.measure)
             print(f"{plan}\n{out}: {standing.describe()}")
         return
-    made = _run(config, parsed, standing, command, processes)
+    made = _run(parsed, Beginning(config, stored, standing, allowed), command, processes)
     if first:
         present(made, parsed, format_summary(made, wide=parsed.wide))
 
 
 def _run(
-    config: ImagesConfig, parsed: Parsed[ImagesConfig], standing: Standing, command: str, processes: Processes
+    parsed: Parsed[ImagesConfig], begins: Beginning[ImagesConfig], command: str, processes: Processes
 ) -> Mapping[str, Any]:
     """What summary.json holds at the end; no folder is made before everything that the run needs was found."""
-    out = parsed.out
+    out, config, standing = parsed.out, begins.config, begins.standing
     folders = read_data(config)
     check_objective(config, len(folders.train.classes))
     n_bytes = disk_bytes(config, folders)
@@ -118,8 +112,7 @@ def _run(
         command=command,
         products=PRODUCTS,
         packages=PACKAGES,
-        may_grow=MAY_GROW,
-        may_move=config.may_move(stored_config(out)),
+        **begins.allowed,
     ) as opened:
         if opened.summary is None:
             say_if_loaded()

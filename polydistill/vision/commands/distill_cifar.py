@@ -14,7 +14,6 @@ Hugging Face Hub.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shlex
 import sys
@@ -22,15 +21,15 @@ from contextlib import ExitStack
 
 from polydistill.config.help_text import as_called
 from polydistill.config.parsing import Parsed, parse
-from polydistill.config.plain_yaml import to_mapping
-from polydistill.cores import as_before, say_if_loaded
+from polydistill.cores import say_if_loaded
 from polydistill.errors import run_script
 from polydistill.hub.sharing import check_sharing, present
 from polydistill.learning.processes import Processes, open_processes
 from polydistill.learning.schedules import TrainingConfig
 from polydistill.learning.together import once, table_here
 from polydistill.lineage import LineageConfig, run_lineage
-from polydistill.runs import Run, examine_folder, read_summary, stored_config
+from polydistill.lineage.beginning import look
+from polydistill.runs import Run, read_summary
 from polydistill.runs.space import require_room
 from polydistill.vision.checkup import examine
 from polydistill.vision.config import CifarConfig, StudentConfig, TeacherConfig
@@ -48,7 +47,6 @@ SMOKE = CifarConfig(  # as configs/smoke/cifar.yaml, which an installation does 
     training=TrainingConfig(epochs=8, batch_size=25, learning_rate=0.1, schedule="one_cycle", log_every_steps=10),
     lineage=LineageConfig(generations=2),
 )
-MAY_GROW = ("lineage.generations",)  # of a run that is there
 
 
 @run_script
@@ -71,10 +69,7 @@ def main(argv: list[str] | None = None, called: str = SCRIPT) -> None:
 def _run(parsed: Parsed[CifarConfig], command: str, processes: Processes) -> None:
     """What one process does; the first one's folder counts, and the others need none."""
     out, first = parsed.out, processes.rank == 0
-    stored = processes.ask_first(lambda: stored_config(out))
-    config = dataclasses.replace(parsed.config, **as_before(vars(parsed.config), stored))
-    allowed = {"may_grow": MAY_GROW, "may_move": config.may_move(stored)}
-    standing = processes.ask_first(lambda: examine_folder(out, to_mapping(config), **allowed))
+    config, stored, standing, allowed = look(out, parsed.config, processes)
     if standing.state == "finished" and not parsed.dry_run:  # shown anywhere: without its data, its GPU, its cores
         if first:
             summary = read_summary(out)
