@@ -50,8 +50,9 @@ def test_a_run_that_meets_its_limit_of_time_goes_on_by_itself(tmp_path: Path) ->
     assert engines.statuses(records) == {"done"}
     n = engines.starts(tmp_path / "s")["x/seed0"]
     assert n >= 2, "it was told of its limit"
-    submitted = {path.name for path in (tmp_path / "s" / "slurm").glob("*_result.pkl")}
+    submitted = {path.name for path in (tmp_path / "s" / "slurm").glob("*_log.out")}
     assert len(submitted) == 6, "and no job but its own went on with it"
+    assert not list((tmp_path / "s" / "slurm").glob("*.pkl")), "what submitit needs of a job goes with it"
 
 
 def test_a_run_that_meets_it_too_often_fails_in_one_line(tmp_path: Path, monkeypatch) -> None:

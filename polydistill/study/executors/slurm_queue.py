@@ -7,6 +7,7 @@ start finds them. A study that is stopped leaves the file ``slurm/stop``, at whi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -147,8 +148,11 @@ class SlurmExecutor:
         return bool(job.done())
 
     def _end(self, name: str, answer: dict[str, Any]) -> Outcome:
-        del self._jobs[name]
+        job = self._jobs.pop(name)
         self._ended.pop(name, None)
+        for pickle in (job.paths.submitted_pickle, job.paths.result_pickle):  # two for each run would fill the folder
+            with contextlib.suppress(OSError):
+                pickle.unlink(missing_ok=True)
         return outcome_of(name, answer, time.monotonic() - self._started[name])
 
     def stop(self) -> None:
