@@ -141,6 +141,26 @@ def curves_table(name: str) -> str:
     )
 
 
+def online_table() -> str:
+    """A teacher, and the students that learned while it did: one run."""
+    card = json.loads((MEASUREMENTS / "online_pong.json").read_text(encoding="utf-8"))
+
+    def row(who: str, of: dict[str, Any]) -> list[str | float | None]:
+        played, parameters = of["evaluation"], of["parameters"]
+        share = of.get("teacher_normalized")
+        return [
+            who,
+            f"{parameters:,} ({100 * parameters / card['parameters']:.1f}%)",
+            f"{played['score_mean']:.2f} ({format_interval(played['score_ci95'])})",
+            None if share is None else f"{share:.3f} ({format_interval(of['teacher_normalized_ci95'], 3)})",
+            played["episodes"],
+        ]
+
+    rows = [row("teacher", card), *(row(student["student"], student) for student in card["students"])]
+    over = "(95% over games)"
+    return format_table(["who", "parameters", f"score {over}", f"of teacher {over}", "games"], rows)
+
+
 def acting_table() -> str:
     """Who acts, at equal samples and seeds; differences are of the same seeds."""
     arms = {"the teacher": load("pong"), "the student more and more": load("pong_dagger")}
@@ -225,26 +245,29 @@ def less_control(who: str, metrics: Metrics, control: Metrics) -> list[float]:
     return [error - labels[seed] for seed, error in errors_of(metrics).items()]
 
 
-def study_table(name: str) -> str:
-    """Arms of a study: each student beside the label-only one of its seed."""
+def study_table(name: str, short: bool = False) -> str:
+    """Arms of a study: each student beside the label-only one of its seed; ``short``: names and errors alone."""
     teachers, arms = study_arms(name)
 
     def row(who: str, of: Metrics) -> list[str | float | None]:
         alone = of is teachers or of is arms["labels"]
         agreement = None if of is teachers else f"{statistics.mean(m['agreement'] for m in of.values()):.3f}"
-        return [
-            who,
-            format_mean_interval(list(errors_of(of).values()), ".2f"),
-            None if alone else format_mean_interval(less_control(f"{name}: {who}", of, arms["labels"]), "+.2f"),
+        others: list[str | float | None] = [
             f"{statistics.mean(m['test_nll'] for m in of.values()):.3f}",
             f"{statistics.mean(m['test_ece'] for m in of.values()):.3f}",
             agreement,
+        ]
+        return [
+            who.partition(":")[0] if short else who,
+            format_mean_interval(list(errors_of(of).values()), ".2f"),
+            None if alone else format_mean_interval(less_control(f"{name}: {who}", of, arms["labels"]), "+.2f"),
+            *([] if short else others),
             len(of),
         ]
 
     rows = [row("teacher, generation 0", teachers), *(row(ARMS[arm], of) for arm, of in arms.items())]
-    headers = ["who", "test error % (95% over seeds)", LESS_CONTROL, "test NLL", "test ECE", "agreement", "seeds"]
-    return format_table(headers, rows)
+    others = [] if short else ["test NLL", "test ECE", "agreement"]
+    return format_table(["who", "test error % (95% over seeds)", LESS_CONTROL, *others, "seeds"], rows)
 
 
 def stages_table(name: str, first_later: int) -> str:
@@ -316,7 +339,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "four_games": four_games_table,
     "four_games_curves": lambda: curves_table("four_games_curves"),
     "pong_seeds": seed_table,
-    "resnet8_short": lambda: study_table("resnet8_short"),
+    "online_pong": online_table,
+    "online_pong_curves": lambda: curves_table("online_pong_curves"),
+    "resnet8_short": lambda: study_table("resnet8_short", short=True),
+    "resnet8_short_arms": lambda: study_table("resnet8_short"),
     "resnet8_short_stages": lambda: stages_table("resnet8_short", first_later=6),
     "control": control_table,
     "control_short": lambda: control_table(short=True),

@@ -118,7 +118,7 @@ def sizes_over_seeds_table(name: str, sizes: str, arms: dict[str, str], publishe
     _, records = read_study(name)
     with open(MEASUREMENTS / sizes, encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    loaders = [key for key in lines[0] if key.endswith("_ms_of_1")]
+    loaders = [key for key in lines[0] if key.endswith("_ms_of_1") and not key.startswith("as_teacher")]
     whole = int(lines[0]["parameters"])
     rows: list[list[str | float | None]] = []
     for line in lines:
