@@ -1,4 +1,4 @@
-"""Rebuild the tables of docs/speed.md and of the pages beside the raw measurements: what the benchmarks gave.
+"""Rebuild the tables of docs/speed.md and docs/scale.md, and of pages beside the measurements: what benchmarks gave.
 
     python scripts/render_speed.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_speed.py --check    changes nothing; exit code 1 if a table is out of date
@@ -213,6 +213,18 @@ def spread_text(line: dict[str, str]) -> str:
     return f"{median} ({low}-{high})"
 
 
+def executors_table() -> str:
+    """What each place of execution costs a study beside its runs, of bench_executors.py."""
+    rows: list[list[str | float | None]] = []
+    for name in ("local", "ray"):
+        raw = json.loads((MEASUREMENTS / f"bench_executors_{name}.json").read_text(encoding="utf-8"))
+        memory = (f"{raw[f'memory_mib_{when}']:.0f}" for when in ("after_a_tenth", "at_the_end"))
+        own = (f"{raw[f'own_ms{part}']:.0f}" for part in ("", "_of_the_last_tenth"))
+        rows.append([name, raw["runs"], f"{raw['seconds_of_a_run']:.2f}", f"{raw['overhead_ms']:.0f}", *own, *memory])
+    headers = ["executor", "runs", "s of a run", "overhead of a run, ms", "study's own work for a run, ms"]
+    return format_table([*headers, "of the last tenth", "its memory after a tenth, MiB", "at the end"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
     "bench_cifar": lambda: bench_cifar_table("bench_cifar.json", "trainer", "trainer"),
@@ -220,6 +232,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_images": bench_images_table,
     "bench_agent": bench_agent_table,
     "bench_online": online_table,
+    "bench_executors": executors_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),
     "losses_cuda": lambda: losses_table("losses_cuda"),
     "losses_cpu_few": lambda: few_losses_table("losses_cpu"),
@@ -228,4 +241,4 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    render(TABLES, ["docs/speed.md"], ROOT, description=__doc__)
+    render(TABLES, ["docs/speed.md", "docs/scale.md"], ROOT, description=__doc__)
