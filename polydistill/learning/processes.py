@@ -174,7 +174,8 @@ def open_processes(device: Device) -> Iterator[Processes]:
         torch.cuda.set_device(gpu)
     rank = int(os.environ.get("RANK", "0"))
     with Processes(rank, size).peers_needed():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # what is no tensor goes by gloo: by NCCL a whole checkpoint would lie on each GPU
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), size)
     finally:

@@ -40,27 +40,23 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
 
     found = find_blocks(module, blocks)
     if blocks and not found:
-        raise ValueError(
-            f"the module of `{name}` has no {' or '.join(kind.__name__ for kind in blocks)}, as `shard` says"
-        )
-    twice = _in_two_blocks(module, found)
-    if twice:
-        raise ValueError(
-            f"the module of `{name}` cannot be sharded so: {list_first(twice)} would be in two blocks; name the "
-            "classes of larger ones, as shard=(Block,)"
-        )
+        kinds = " or ".join(kind.__name__ for kind in blocks)
+        raise ValueError(f"the module of `{name}` has no {kinds} with weights, as `shard` says")
+    _check_groups(module, found, name)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for tensor in (*module.parameters(), *module.buffers()):  # FSDP takes no others
         tensor.data = tensor.data.contiguous()
     try:
         for part in (*found, module):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
-    except (ValueError, NotImplementedError) as error:  # a parameter without dimensions, a module without a forward
-        raise ValueError(f"the module of `{name}` cannot be sharded: {error}") from error
+    except (ValueError, NotImplementedError) as error:  # a parameter without dimensions, for one
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"the module of `{name}` cannot be sharded: {why}") from error
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # the loss is divided by the size of the whole batch already
+    module.register_forward_hook(_require_seen)
 
 
 def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
@@ -68,21 +64,60 @@ def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
     found: list[nn.Module] = []
     listed = not blocks and isinstance(module, nn.ModuleList | nn.Sequential)
     for child in module.children():
-        if listed or isinstance(child, blocks):
-            found += [child] if any(True for _ in child.parameters()) else []
+        if (listed and not _is_bare(child)) or isinstance(child, blocks):
+            found += [child] if any(True for _ in child.parameters()) and child not in found else []
         else:
             found += find_blocks(child, blocks)
     return found
 
 
-def _in_two_blocks(module: nn.Module, blocks: list[nn.Module]) -> list[str]:
-    """Names of parameters that belong to two of them, or to one and to the rest of the module."""
-    within = {id(part): number for number, block in enumerate(blocks) for part in block.modules()}
+def _is_bare(module: nn.Module) -> bool:
+    """Whether it only holds others, and is never called."""
+    return isinstance(module, nn.ModuleList | nn.ModuleDict) and type(module).forward is nn.Module.forward
+
+
+def _check_groups(module: nn.Module, blocks: list[nn.Module], name: str) -> None:
+    """Refuse what FSDP cannot divide into the blocks and the rest.
+
+    Raises:
+        ValueError: a parameter is in two of them, or some of one group that learn are of another float type.
+    """
+    numbers = {id(block): number for number, block in enumerate(blocks)}
+    starts = {f"{path}.": numbers.get(id(part)) for path, part in module.named_modules(remove_duplicate=False) if path}
     owners: dict[int, set[int | None]] = {}
-    for part in module.modules():
-        for parameter in part.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(within.get(id(part)))
-    return [name for name, parameter in module.named_parameters() if len(owners[id(parameter)]) > 1]
+    types: dict[int | None, set[torch.dtype]] = {}
+    for path, parameter in module.named_parameters(remove_duplicate=False):
+        within = {number for start, number in starts.items() if number is not None and path.startswith(start)}
+        owner = min(within, default=None)
+        owners.setdefault(id(parameter), set()).add(owner)
+        if parameter.requires_grad:
+            types.setdefault(owner, set()).add(parameter.dtype)
+    twice = [path for path, parameter in module.named_parameters() if len(owners[id(parameter)]) > 1]
+    if twice:
+        raise ValueError(
+            f"the module of `{name}` cannot be sharded so: {list_first(twice)} would be in two blocks; name the "
+            "classes of larger ones, as shard=(Block,)"
+        )
+    mixed = next((kinds for kinds in types.values() if len(kinds) > 1), None)
+    if mixed is not None:
+        kinds = " and ".join(sorted(map(str, mixed)))
+        raise ValueError(f"the module of `{name}` cannot be sharded: weights of one block that learn are {kinds}")
+
+
+def _require_seen(module: nn.Module, inputs: Any, output: Any) -> None:
+    """Refuse an output in which FSDP finds no tensor: it would not see that the backward pass begins."""
+    if not _holds_tensor(output):
+        raise TypeError(
+            f"with shard a module must give tensors, or tuples, lists or mappings of them, not {type(output).__name__}"
+        )
+
+
+def _holds_tensor(output: Any) -> bool:
+    if isinstance(output, Mapping):
+        return any(map(_holds_tensor, output.values()))
+    if isinstance(output, list | tuple):
+        return any(map(_holds_tensor, output))
+    return isinstance(output, Tensor)
 
 
 def is_sharded(module: nn.Module) -> bool:

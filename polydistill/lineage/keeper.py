@@ -162,6 +162,10 @@ class Keeper(Generic[Member]):
         """The one in progress."""
         return len(self.generations)
 
+    def is_kept(self) -> bool:
+        """Whether the first process keeps the run in a folder; all processes ask."""
+        return bool(self.processes.first_says(self.run is not None))
+
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
     @property
@@ -299,7 +303,10 @@ class Keeper(Generic[Member]):
         """
         course, started = self._course, time.monotonic()
         steps = 0 if course is None else course.steps
-        begun = None if course is None else as_whole(course.state(), keep=self.run is not None)
+        begun = None
+        if course is not None and self.is_kept():
+            with self.processes.peers_needed(among_others=True):
+                begun = as_whole(course.state(), keep=self.run is not None)
         if self.run is not None:
             state = {
                 "generations": [generation.summary() for generation in self.generations],

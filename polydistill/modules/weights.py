@@ -114,7 +114,11 @@ def fit_weights(
         if len({name.partition(".")[0] for name in weights}) == 1 and bare.keys() <= own.keys():
             weights = bare
     there = {tensor.data_ptr() for name, tensor in own.items() if name in weights} - {0}
-    missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in there]
+    tied = {name: id(parameter) for name, parameter in module.named_parameters(remove_duplicate=False)}
+    there |= {tied[name] for name in weights if name in tied}  # pieces of sharded weights have no address
+    missing = [
+        name for name, tensor in own.items() if name not in weights and not {tensor.data_ptr(), tied.get(name)} & there
+    ]
     shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
     other = [f"{name} {found} for {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]
     whole = [name for name in shapes if own[name].is_floating_point() and _is_quantized(weights[name])]

@@ -161,7 +161,9 @@ class Workshop:
         """The module of the argument ``name`` where it learns; the same in all processes."""
         told = self.given
         if told.shard and self.processes.size > 1:  # it need not fit on one device
-            device = torch.device(told.device or "cpu")
+            device, built = torch.device(told.device or "cpu"), device_of(module)
+            if told.device is None and built is not None and built.type != "cpu":
+                raise ValueError(f"`{name}` makes a module on {built}: with shard, name the device, as device='cuda'")
             check_same_module(module, name, self.processes, device)
             shard(module, device, told.blocks, name)
             return module

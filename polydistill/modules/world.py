@@ -74,7 +74,9 @@ class ModuleWorld:
         if teacher is not None or self.given.teacher is None:
             self._kept = self._learn(member, self.workshop.make_lesson(teacher, generation), begun, keeper)
         self._examiner.members[generation] = member
-        save_weights(None if keeper.run is None else keeper.run.out / FILE.format(generation), member)
+        if keeper.is_kept():
+            with self.workshop.processes.peers_needed(among_others=True):
+                save_weights(None if keeper.run is None else keeper.run.out / FILE.format(generation), member)
         return member
 
     def prepare(self, teacher: nn.Module | None, generation: int) -> nn.Module:
@@ -102,7 +104,8 @@ class ModuleWorld:
         """
         generation = keeper.generation
         try:
-            metrics = self._examiner.report(member, teacher, generation)
+            with self.workshop.processes.peers_needed(among_others=True):
+                metrics = self._examiner.report(member, teacher, generation)
         except Exception as error:
             where = f"ModuleDomain.members[{generation}]"
             error.add_note(f"generation {generation} is trained: in this process {where} has it")

@@ -36,6 +36,7 @@ def test_two_processes_make_one_run(script: Script, words: list[str], tmp_path: 
     done = share(words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("generation 1") == 1, "one process speaks"
+    assert ("sharded build" in done.stderr) == bool(more)
     found = [json.loads((tmp_path / name / "summary.json").read_text())["generations"] for name in ("run", "shared")]
     for one, two in zip(*found, strict=True):
         assert one["metrics"]["test_nll"] == pytest.approx(two["metrics"]["test_nll"], abs=1e-3)

@@ -85,6 +85,23 @@ def test_the_state_of_an_optimiser_without_pieces_is_given_back() -> None:
         assert all(found["state"][number][key] is value for key, value in of_parameter.items())
 
 
+def test_a_module_in_two_blocks_and_types_in_one_are_refused() -> None:
+    net = Net()
+    net.last.inner[0] = net.stages[2].inner[0]
+    told = r"stages\.2\.inner\.0\.weight, stages\.2\.inner\.0\.bias would be in two blocks"
+    with pytest.raises(ValueError, match=told):
+        shard(net, torch.device("cpu"), (Block,), "build")
+    net = Net()
+    net.last.inner[0].bias.data = net.last.inner[0].bias.data.double()
+    with pytest.raises(ValueError, match=r"weights of one block that learn are torch\.float32 and torch\.float64"):
+        shard(net, torch.device("cpu"), (), "build")
+
+
+def test_lists_of_lists_are_gone_through() -> None:
+    pairs = nn.ModuleList([nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.ModuleDict({"a": Block()})])
+    assert find_blocks(nn.Sequential(pairs), ()) == [*pairs[0], *pairs[1]["a"].inner[::2]]
+
+
 class Row:
     """A piece of a row of sums, as far as is looked at."""
 

@@ -67,6 +67,31 @@ class Tied(Net):
         return scores
 
 
+class TiedWithin(Net):
+    """Whose weights are tied outside its blocks, and which draws them in evaluation as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 6, bias=False).double()
+        self.again = nn.Linear(6, 6, bias=False).double()
+        self.again.weight = self.into.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.again(self.into(x)))
+
+
+class Scores:
+    """What FSDP does not look into."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Opaque(Net):
+    def forward(self, x: Tensor) -> Scores:  # type: ignore[override]
+        return Scores(super().forward(x))
+
+
 class Unseeded(Net):
     """From a generator of its own: other weights in each process."""
 
@@ -107,6 +132,14 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if "cached" in name:
         assert cache is not None
         options["teacher_cache"] = TeacherCache(cache, top_k=2)
+    if name == "tied within":
+        assert cache is not None
+        weights = TiedWithin().state_dict()
+        options["teacher"] = cache.with_name(f"tied_{os.environ.get('RANK')}.pt")
+        torch.save({key: torch.ones_like(tensor) for key, tensor in weights.items() if key != "again.weight"},
+                   options["teacher"])  # fmt: skip
+        options["optimizer"] = lambda parameters: torch.optim.AdamW(parameters, 0.01)
+        options |= {"validation": TEST, "keep_best": True, "patience": 2}
     if name in ("other cached", "nan cached"):
         torch.manual_seed(0)
         options["teacher"] = Net()
@@ -122,6 +155,7 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if name == "nan sharded":
         batches = [(INPUTS.double(), RAGGED)] * 3 + [(INPUTS.double() * torch.inf, RAGGED)]
     builds = {"drawing": Drawing, "unseeded build": Unseeded, "tied": Tied}
+    builds |= {"tied within": TiedWithin, "opaque": Opaque}
     build = builds.get(name.split(",")[0], Net)
     return ModuleDomain(build, batches, TEST, **{"epochs": 2, "classes": 4, "log_every_steps": 3, **options})
 
@@ -188,6 +222,6 @@ if __name__ == "__main__":
             stop_before_the_last_checkpoint(folder / before, out)
         try:
             results[name] = learn(name, options, out, folder / "scores")
-        except (ValueError, FloatingPointError, UserError) as error:
+        except (TypeError, ValueError, FloatingPointError, UserError) as error:
             results[name] = str(error)
     torch.save(results, folder / f"rank_{rank}.pt")

@@ -37,6 +37,7 @@ LESSONS: dict[str, dict[str, Any]] = {
     "cached": {"objective": "hinton_kd"},
     "sharded": {"shard": True, "clip_norm": 0.3, "kept": "sharded"},
     "sharded, a mean": {"shard": True, "objective": "dkpp", "ema": 0.8},
+    "tied within": {"shard": True, "kept": "tied"},
     "sharded, whole batches in parts": {"shard": True, "objective": "cwtm", "parts": 3},
 }
 OTHERS: dict[str, dict[str, Any]] = {
@@ -51,6 +52,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lbfgs, sharded": {"shard": True},
     "tied": {"shard": True},
     "no such block": {"shard": "Tanh"},
+    "opaque": {"shard": True},
     "sampler": {},
     "other": {},
     "few": {"parts": 2, "objective": "cwtm"},
@@ -181,7 +183,8 @@ def test_what_cannot_be_sharded_is_told(both: list[Any]) -> None:
     for found in both:
         assert "LBFGS, which takes all weights at once: leave `shard` out" in found["lbfgs, sharded"]
         assert "cannot be sharded so: layers.2.weight would be in two blocks" in found["tied"]
-        assert "the module of `build` has no Tanh, as `shard` says" in found["no such block"]
+        assert "give tensors, or tuples, lists or mappings of them, not Scores" in found["opaque"]
+        assert "the module of `build` has no Tanh with weights, as `shard` says" in found["no such block"]
 
 
 def test_two_processes_leave_each_sample_of_a_teacher_once(both: list[Any], folder: Path) -> None:

@@ -47,6 +47,7 @@ class SlurmExecutor:
         self._jobs: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # without a result so far
+        self._over: list[Any] = []  # jobs whose numbers are still written down
         self._queue: Any = None
 
     def __enter__(self) -> SlurmExecutor:
@@ -119,7 +120,16 @@ class SlurmExecutor:
             time.sleep(min(LOOK_SECONDS, left))
         if outcomes:
             self._keep()
+            self._tidy()
         return outcomes
+
+    def _tidy(self) -> None:
+        """Remove what submitit kept of the jobs that are over: two files for each run would fill the folder."""
+        for job in self._over:
+            for pickle in (job.paths.submitted_pickle, job.paths.result_pickle):
+                with contextlib.suppress(OSError):
+                    pickle.unlink(missing_ok=True)
+        self._over.clear()
 
     def _look(self, name: str) -> Outcome | None:
         """Whether a job has ended, and how."""
@@ -148,11 +158,8 @@ class SlurmExecutor:
         return bool(job.done())
 
     def _end(self, name: str, answer: dict[str, Any]) -> Outcome:
-        job = self._jobs.pop(name)
+        self._over.append(self._jobs.pop(name))
         self._ended.pop(name, None)
-        for pickle in (job.paths.submitted_pickle, job.paths.result_pickle):  # two for each run would fill the folder
-            with contextlib.suppress(OSError):
-                pickle.unlink(missing_ok=True)
         return outcome_of(name, answer, time.monotonic() - self._started[name])
 
     def stop(self) -> None:
