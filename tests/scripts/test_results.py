@@ -127,6 +127,7 @@ def test_measurements_of_a_gpu_are_rendered_once_they_are_there(root: Path, tmp_
     (tmp_path / "scripts" / "measurements").mkdir(parents=True)
     shutil.copy(root / "scripts" / RENDER_SPEED, tmp_path / "scripts" / RENDER_SPEED)
     (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "scale.md").touch()
     (tmp_path / "docs" / "speed.md").write_text("<!-- table: losses_cuda -->\n<!-- end -->\n", encoding="utf-8")
     done = check(tmp_path, RENDER_SPEED)
     assert done.returncode == 2
