@@ -38,7 +38,7 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    found = find_blocks(module, blocks)
+    found = list(dict.fromkeys(find_blocks(module, blocks)))  # one may be in two lists
     if blocks and not found:
         kinds = " or ".join(kind.__name__ for kind in blocks)
         raise ValueError(f"the module of `{name}` has no {kinds} with weights, as `shard` says")
@@ -65,7 +65,7 @@ def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
     listed = not blocks and isinstance(module, nn.ModuleList | nn.Sequential)
     for child in module.children():
         if (listed and not _is_bare(child)) or isinstance(child, blocks):
-            found += [child] if any(True for _ in child.parameters()) and child not in found else []
+            found += [child] if any(True for _ in child.parameters()) else []
         else:
             found += find_blocks(child, blocks)
     return found

@@ -9,13 +9,13 @@ which follows from (seed, generation, step, process). Without torchrun everythin
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -130,21 +130,23 @@ def check_module(module: nn.Module, name: str, processes: Processes) -> None:
         raise ValueError(f"distill sums gradients over the processes by itself: `{name}` must make a bare module")
 
 
-def check_same_module(module: nn.Module, name: str, processes: Processes, device: torch.device | None) -> None:
-    """Refuse a module whose weights differ from process to process, in all of them.
+def check_same_weights(
+    weights: Mapping[str, Tensor], name: str, processes: Processes, device: torch.device | None
+) -> None:
+    """Refuse weights that differ from process to process, in all of them.
 
     Args:
-        module: any.
-        name: of the argument that it comes from.
+        weights: of a module, by name; whole ones.
+        name: of the argument that they come from.
         processes: all call this.
-        device: of the processes' messages; None: it has no weights.
+        device: of the processes' messages; None: there are no weights.
 
     Raises:
         ValueError: one is another than that of the first process.
     """
     if processes.size == 1 or device is None:
         return
-    if not are_alike(weights_sha256(module.state_dict()), processes, device):
+    if not are_alike(weights_sha256(weights), processes, device):
         raise ValueError(
             f"the module of `{name}` does not have the same weights in all processes: draw them from torch's, numpy's "
             "or Python's global generator, which are seeded while `build` is called, or read them from a file"

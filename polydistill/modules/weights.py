@@ -76,14 +76,15 @@ def save_weights(path: Path | None, module: nn.Module) -> None:
     """
     from safetensors.torch import save
 
+    whole = as_whole(dict(module.state_dict()), keep=path is not None)
+    if path is None:
+        return
     weights = {}
-    for name, value in as_whole(dict(module.state_dict()), keep=path is not None).items():
+    for name, value in whole.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} in the state of the module is a {type(value).__name__}: only tensors can be kept")
-        if path is not None:
-            weights[name] = value.detach().cpu().contiguous().clone()  # a file holds weights that are shared twice
-    if path is not None:
-        atomic_write(path, save(weights))
+        weights[name] = value.detach().cpu().contiguous().clone()  # a file holds weights that are shared twice
+    atomic_write(path, save(weights))
 
 
 def as_written(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -128,9 +129,8 @@ def fit_weights(
     if any(faults.values()):
         told = "; ".join(f"{what} {list_first(names)}" for what, names in faults.items() if names)
         raise UserError(f"{path} does not fit {what}: {told}")
-    module.load_state_dict(
-        weights_as_pieces(weights, module), strict=False
-    )  # what is missing lies in the memory of what is there
+    weights = weights_as_pieces(weights, module)
+    module.load_state_dict(weights, strict=False)  # what is missing lies in the memory of what is there
 
 
 def copy_module(module: nn.Module) -> nn.Module:

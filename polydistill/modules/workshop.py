@@ -25,7 +25,7 @@ from polydistill.modules.examiner import predict
 from polydistill.modules.feed import Feed
 from polydistill.modules.schedule import Schedule, require_scheduler
 from polydistill.modules.seeding import seeded
-from polydistill.modules.shares import check_module, check_same_module
+from polydistill.modules.shares import check_module, check_same_weights
 from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import copy_module, fit_weights, load_weights
@@ -164,18 +164,19 @@ class Workshop:
             device, built = torch.device(told.device or "cpu"), device_of(module)
             if told.device is None and built is not None and built.type != "cpu":
                 raise ValueError(f"`{name}` makes a module on {built}: with shard, name the device, as device='cuda'")
-            check_same_module(module, name, self.processes, device)
+            check_same_weights(module.state_dict(), name, self.processes, device)
             shard(module, device, told.blocks, name)
             return module
         placed = module if told.device is None else module.to(told.device)
-        check_same_module(placed, name, self.processes, device_of(placed))
+        check_same_weights(placed.state_dict(), name, self.processes, device_of(placed))
         return placed
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):
             module = self.make(0)
-            fit_weights(module, load_weights(teacher), teacher)
-            check_same_module(module, "teacher", self.processes, device_of(module))
+            weights = load_weights(teacher)
+            check_same_weights(weights, "teacher", self.processes, device_of(module))  # each may have a file of its own
+            fit_weights(module, weights, teacher)
             return module
         return self._place(copy_module(teacher), "teacher")  # the caller's own keeps its mode, and may go on learning
 

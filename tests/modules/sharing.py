@@ -132,6 +132,11 @@ def make(name: str, cache: Path | None, **options: Any) -> ModuleDomain:
     if "cached" in name:
         assert cache is not None
         options["teacher_cache"] = TeacherCache(cache, top_k=2)
+    if name == "other file":
+        assert cache is not None
+        rank = int(os.environ.get("RANK", "0"))
+        options["teacher"] = cache.with_name(f"other_{rank}.pt")
+        torch.save({key: torch.ones_like(one) + rank for key, one in Net().state_dict().items()}, options["teacher"])
     if name == "tied within":
         assert cache is not None
         weights = TiedWithin().state_dict()

@@ -53,6 +53,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "tied": {"shard": True},
     "no such block": {"shard": "Tanh"},
     "opaque": {"shard": True},
+    "other file": {"shard": True},
     "sampler": {},
     "other": {},
     "few": {"parts": 2, "objective": "cwtm"},
@@ -184,6 +185,7 @@ def test_what_cannot_be_sharded_is_told(both: list[Any]) -> None:
         assert "LBFGS, which takes all weights at once: leave `shard` out" in found["lbfgs, sharded"]
         assert "cannot be sharded so: layers.2.weight would be in two blocks" in found["tied"]
         assert "give tensors, or tuples, lists or mappings of them, not Scores" in found["opaque"]
+        assert "the module of `teacher` does not have the same weights in all processes" in found["other file"]
         assert "the module of `build` has no Tanh with weights, as `shard` says" in found["no such block"]
 
 
