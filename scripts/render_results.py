@@ -208,9 +208,9 @@ def seed_table() -> str:
     return format_table(["run", "score (95% over games)", "of teacher (95% over games)", "agreement"], rows)
 
 
-LESS_CONTROL = "less the control, points (95% over seeds)"
+LESS_CONTROL = "less the control (95% over seeds)"
 ARMS = {
-    "labels": "student, labels alone (the control)",
+    "labels": "labels alone (the control)",
     "ban": "BAN: the teacher alone",
     "uniform_confidence": "uniform confidence: the teacher, equally sure of each image",
     "dkpp": "DKPP: the teacher, its other classes permuted",

@@ -1,4 +1,4 @@
-"""Rebuild the tables of docs/speed.md and docs/scale.md, and of pages beside the measurements: what benchmarks gave.
+"""Rebuild the tables of RESULTS.md, docs/speed.md, docs/scale.md and of pages beside the measurements: of benchmarks.
 
     python scripts/render_speed.py            rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`
     python scripts/render_speed.py --check    changes nothing; exit code 1 if a table is out of date
@@ -225,6 +225,25 @@ def executors_table() -> str:
     return format_table([*headers, "of the last tenth", "its memory after a tenth, MiB", "at the end"], rows)
 
 
+def clusters_table() -> str:
+    """What a cluster costs a study, and what students together give: control_ray.json, bench_executors.py,
+    bench_together.py."""
+    ray, local, control, together = (
+        json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("bench_executors_ray", "bench_executors_local", "control_ray", "bench_together")
+    )
+    times = statistics.mean(control["seconds"]["ray"]) / statistics.mean(control["seconds"]["local"])
+    both = together["students"]["4"]["milliseconds"]
+    speeds = [alone / one for one, alone in zip(both["together"], both["one after the other"], strict=True)]
+    rows: list[list[str | float | None]] = [
+        [f"time of {control['runs']} runs of CartPole, two Ray nodes", f"{times:.2f} of local", "1.10"],
+        [f"beside each of {ray['runs']:,} runs, Ray", f"{ray['overhead_ms']:.0f} ms", "50 ms"],
+        [f"beside each of {local['runs']:,} runs, local", f"{local['overhead_ms']:.0f} ms", "50 ms"],
+        ["speed of 4 ResNet-8 together, CPU", f"{statistics.median(speeds):.2f} of one by one", None],
+    ]
+    return format_table(["what", "measured", "limit"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bench_atari": bench_table,
     "bench_cifar": lambda: bench_cifar_table("bench_cifar.json", "trainer", "trainer"),
@@ -233,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_agent": bench_agent_table,
     "bench_online": online_table,
     "bench_executors": executors_table,
+    "clusters": clusters_table,
     "losses_cpu": lambda: losses_table("losses_cpu"),
     "losses_cuda": lambda: losses_table("losses_cuda"),
     "losses_cpu_few": lambda: few_losses_table("losses_cpu"),
@@ -241,4 +261,4 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    render(TABLES, ["docs/speed.md", "docs/scale.md"], ROOT, description=__doc__)
+    render(TABLES, ["RESULTS.md", "docs/speed.md", "docs/scale.md"], ROOT, description=__doc__)

@@ -18,9 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # in the background of a shell Ctrl-C is ignored, and the programs that tests start would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# the speeds of tiny runs are nothing to remember
+# nothing to remember: the speeds of tiny runs, and the empty folders that SB3 makes where it learns without a log
 _cache = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _cache.name
+os.environ["SB3_LOGDIR"] = os.path.join(_cache.name, "sb3")
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -71,6 +71,18 @@ def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
     return found
 
 
+def share_at_once(module: nn.Module, blocks: Blocks) -> tuple[float, str]:
+    """How much of a module's weights :func:`shard` makes whole at once, of 1, and the path of the largest block.
+
+    That is what is in no block, and the largest one.
+    """
+    sizes = {block: sum(parameter.numel() for parameter in block.parameters()) for block in find_blocks(module, blocks)}
+    total = sum(parameter.numel() for parameter in module.parameters())
+    largest = max(sizes, key=lambda block: sizes[block], default=module)
+    path = next(path for path, part in module.named_modules() if part is largest)
+    return (total - sum(sizes.values()) + sizes.get(largest, 0)) / max(1, total), path
+
+
 def _is_bare(module: nn.Module) -> bool:
     """Whether it only holds others, and is never called."""
     return isinstance(module, nn.ModuleList | nn.ModuleDict) and type(module).forward is nn.Module.forward

@@ -5,6 +5,7 @@ Contract: no network is built twice: the one that a rehearsal or a description l
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from polydistill._environment import require_extra
 from polydistill.learning.lesson import Lesson
 from polydistill.learning.measures import measure, require_finite_metrics
 from polydistill.learning.processes import ALONE
-from polydistill.learning.sharded import shard
+from polydistill.learning.sharded import shard, share_at_once
 from polydistill.lineage.course import Validation
 from polydistill.modules.arguments import Arguments
 from polydistill.modules.batches import device_of
@@ -30,6 +31,8 @@ from polydistill.modules.teacher_scores import TeacherScores
 from polydistill.modules.training import ModuleTraining
 from polydistill.modules.weights import copy_module, fit_weights, load_weights
 from polydistill.streams import derive_seed
+
+MUCH_AT_ONCE = 0.5  # of a sharded module's weights: it says so
 
 
 class Workshop:
@@ -48,6 +51,7 @@ class Workshop:
         self.n_classes: int | None = None
         self.processes = ALONE
         self._built: dict[int, nn.Module] = {}  # and not trained yet
+        self._said = False  # that dividing them saves little
 
     def make_training(
         self, student: nn.Module, lesson: Lesson, feed: Feed, known: TeacherScores | None = None
@@ -166,10 +170,23 @@ class Workshop:
                 raise ValueError(f"`{name}` makes a module on {built}: with shard, name the device, as device='cuda'")
             check_same_weights(module.state_dict(), name, self.processes, device)
             shard(module, device, told.blocks, name)
+            if self.processes.rank == 0 and not self._said:
+                self._say_if_little_is_saved(module, name)
             return module
         placed = module if told.device is None else module.to(told.device)
         check_same_weights(placed.state_dict(), name, self.processes, device_of(placed))
         return placed
+
+    def _say_if_little_is_saved(self, module: nn.Module, name: str) -> None:
+        share, largest = share_at_once(module, self.given.blocks)
+        if share > MUCH_AT_ONCE:
+            self._said = True
+            of_what = f"{largest} is the largest block" if largest else "it has no blocks"
+            print(
+                f"shard saves little memory: {share:.0%} of the weights of `{name}` are whole at once ({of_what}); "
+                "ModuleDomain(shard=(Block,)) names the class of smaller ones",
+                file=sys.stderr,
+            )
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):

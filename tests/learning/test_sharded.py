@@ -16,6 +16,7 @@ from polydistill.learning.sharded import (
     piece_of,
     require_dividable,
     shard,
+    share_at_once,
 )
 
 
@@ -46,6 +47,15 @@ def test_blocks_are_the_outermost_modules_of_the_classes() -> None:
     assert find_blocks(net, (Block,)) == [*net.stages[0].children(), net.stages[2], net.last]
     assert find_blocks(net, (Block, nn.Sequential)) == [net.stages[0], net.stages[2], net.last]
     assert find_blocks(net, (nn.Conv2d,)) == []
+
+
+def test_what_is_whole_at_once_is_the_largest_block_and_what_is_in_none() -> None:
+    net = Net()
+    linear = 2 * 2 + 2
+    total = (1 + 4 + 2 + 2 + 1) * linear  # the stem, two Blocks of two in the first stage, one in the last, and so on
+    assert share_at_once(net, ()) == (pytest.approx((2 + 4) * linear / total), "stages.0")
+    assert share_at_once(net, (Block,)) == (pytest.approx((2 + 2) * linear / total), "stages.0.0")
+    assert share_at_once(net, (nn.Conv2d,)) == (1.0, ""), "there are no blocks"
 
 
 @pytest.mark.parametrize("outside", [False, True])

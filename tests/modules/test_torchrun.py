@@ -78,6 +78,7 @@ def run(folder: Path, lessons: dict[str, Any]) -> list[Any]:
         [*words, str(PROGRAM), str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (folder / "stderr.txt").write_text(done.stderr, encoding="utf-8")
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -167,6 +168,17 @@ def shapes_of(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shapes_of(entry) for key, entry in value.items()}
     return [shapes_of(entry) for entry in value] if isinstance(value, list | tuple) else type(value)
+
+
+def test_the_first_process_says_once_where_sharding_saves_little(both: list[Any], folder: Path) -> None:
+    told = [line for line in (folder / "stderr.txt").read_text(encoding="utf-8").splitlines() if "saves little" in line]
+    largest = 8 * (6 + 1) / (8 * (6 + 1) + 4 * (8 + 1))
+    line = (
+        f"shard saves little memory: {largest:.0%} of the weights of `build` are whole at once (layers.0 is the "
+        "largest block); ModuleDomain(shard=(Block,)) names the class of smaller ones"
+    )
+    sharded = [name for name, options in (LESSONS | OTHERS).items() if "shard" in options]
+    assert 3 <= told.count(line) <= len(told) <= len(sharded), "for a domain, not for each process and generation"
 
 
 def test_a_sharded_number_that_is_not_finite_is_left_whole(both: list[Any], folder: Path) -> None:
