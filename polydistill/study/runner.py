@@ -90,7 +90,6 @@ class Runner:
         self.moved, self.shared, self.together = moved or {}, shared, together
         self.runs = {run.key: run for run in planned_runs(plan)}
         self.records = {record.key: record for record in read_records(plan, out)}
-        self._order = [run.key for run in in_order_of_start(plan)]
         self._started: dict[str, bool] = {}  # name -> whether it began at its beginning
         self._tried: set[Key] = set()  # those that failed in this process
         self._losses: Counter[Key] = Counter()
@@ -104,6 +103,11 @@ class Runner:
         for key in (key for name in executor.found for key in keys_of(name)):
             self._started[self.runs[key].name] = False
             self.records[key] = RunRecord(*key, self.runs[key].folder, "running")
+        # kept at hand, so that a round of the loop takes no longer in a large study: the runs that are neither finished
+        # nor given up, in order of start, and those that run
+        order = (run.key for run in in_order_of_start(plan))
+        self._open = dict.fromkeys(key for key in order if self.records[key].status != "done")
+        self._running = {key for key, record in self.records.items() if record.status == "running"}
 
     @property
     def sorted_records(self) -> list[RunRecord]:
@@ -129,7 +133,7 @@ class Runner:
         self._write()
 
     def _run(self, stop: StopSignals, bar: Progress) -> None:
-        while self.pending and stop.received is None:
+        while self._open and stop.received is None:
             self._start_ready()
             self._tell(bar)
             for outcome in self.executor.wait(POLL_SECONDS):
@@ -144,13 +148,13 @@ class Runner:
     @property
     def pending(self) -> list[PlannedRun]:
         """Those that are neither finished nor given up."""
-        waiting = (key for key in self._order if self.records[key].status != "done" and key not in self._tried)
-        return [self.runs[key] for key in waiting]
+        return [self.runs[key] for key in self._open]
 
     def _start_ready(self) -> None:
-        for run in self.pending:
+        for key in list(self._open):
             if self.executor.running >= self.executor.workers:
                 return
+            run = self.runs[key]
             if run.name in self._started or self._must_wait(run):
                 continue
             if self.executor.short_of_memory:
@@ -201,7 +205,7 @@ class Runner:
             command, environment = self._command_together(runs), ()
         self.executor.start(Job(name_of(runs), command, self._log(file_of(runs)), environment))
         for run in runs:
-            self.records[run.key] = RunRecord(*run.key, run.folder, "running")
+            self._set(RunRecord(*run.key, run.folder, "running"))
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / f"{name}.txt"
@@ -290,14 +294,24 @@ class Runner:
         else:
             bar.say(f"{run.name} was lost and goes on: {why}")
 
+    def _set(self, record: RunRecord) -> None:
+        self.records[record.key] = record
+        if record.status == "done":
+            self._open.pop(record.key, None)
+        if record.status == "running":
+            self._running.add(record.key)
+        else:
+            self._running.discard(record.key)
+
     def _note(self, key: Key) -> None:
         """Read the record of a run from its folder."""
-        self.records[key] = read_record(self.out, *key, self.runs[key].folder)
+        self._set(read_record(self.out, *key, self.runs[key].folder))
         self._finished.check(self.runs[key])
 
     def _fail(self, key: Key, why: str) -> None:
         self._tried.add(key)
-        self.records[key] = RunRecord(*key, self.runs[key].folder, "failed", why=why)
+        self._open.pop(key, None)
+        self._set(RunRecord(*key, self.runs[key].folder, "failed", why=why))
         if is_of_full_disk(why):  # every further run would fail of it
             self._write()
             how = "" if "make room" in why else "; make room, and the same command goes on"
@@ -305,8 +319,8 @@ class Runner:
 
     def _look_at_others(self) -> None:
         """Read those that other processes run."""
-        for key, record in list(self.records.items()):
-            if record.status == "running" and self.runs[key].name not in self._started:
+        for key in list(self._running):
+            if self.runs[key].name not in self._started:
                 self._note(key)
                 if self.records[key].status == "done":
                     self._write_in_turn()
@@ -315,14 +329,13 @@ class Runner:
 
     def _tell(self, bar: Progress) -> None:
         """Show how many have ended, are running, and have failed."""
-        statuses = [record.status for record in self.records.values()]
         numbers: dict[str, float | str] = {"failed": len(self._tried)} if self._tried else {}
         if self._losses:
             numbers["lost and gone on"] = self._losses.total()
         if self._memory:
             numbers["memory"] = self._memory
-        ended = statuses.count("done") + len(self._tried)
-        bar.advance(ended - bar.done, running=statuses.count("running"), **numbers)
+        ended = len(self.runs) - len(self._open)
+        bar.advance(ended - bar.done, running=len(self._running), **numbers)
 
     def _write_in_turn(self) -> None:
         """Write the results unless that was done a moment ago; :meth:`run` writes them at its end."""

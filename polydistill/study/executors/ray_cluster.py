@@ -214,7 +214,7 @@ def _alive_nodes() -> list[dict[str, Any]]:
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
+    return [node for node in nodes if node["Alive"] and node["Resources"]]  # one that comes or goes has none
 
 
 def _resources(node: dict[str, Any]) -> dict[str, float]:
