@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from polydistill.config.plain_yaml import load_yaml
-from tests.image_folders.operators import define_operators
 from tests.image_folders.samples import write_pictures
+from tests.operators import define_operators
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SCRIPTS_OF_FOLDER = {

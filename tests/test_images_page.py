@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image_folders.operators import define_operators
+from tests.operators import define_operators
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.losses import OBJECTIVES, ban_l, hinton_kd
+from tests.operators import define_operators
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "trainers.md"
 SECTIONS = dict(re.findall(r"^## (.*?)\n\n```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL))
 LOOP, LIGHTNING, HUGGING_FACE, TIMM = SECTIONS
-
-LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # lives as long as its operators
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's packages
 
@@ -45,12 +42,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
 
 @pytest.fixture(scope="module")
 def torchvision_imports() -> None:
-    """What imports torchvision fails beside a torch without its operators: these are named then, and never called."""
-    if importlib.util.find_spec("torchvision") is None or "torchvision" in sys.modules:
-        return
-    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
-        for name in ("nms", "qnms"):
-            LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """What imports torchvision fails beside a torch without its operators."""
+    define_operators()
 
 
 @pytest.fixture

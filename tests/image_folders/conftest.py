@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from polydistill.image_folders.pretrained import require_weights
-from tests.image_folders.operators import define_operators
 from tests.image_folders.samples import NETWORK, Done, Script, write_pictures
+from tests.operators import define_operators
 
 define_operators()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.modules import workshop
-from tests.image_folders.operators import define_operators
+from tests.operators import define_operators
 
 define_operators()
 shard = workshop.shard

@@ -17,7 +17,7 @@ from polydistill.study.arms import make_plan
 from polydistill.study.config import StudyConfig
 from polydistill.study.records import METRICS
 from polydistill.study.worlds import open_world
-from tests.image_folders.operators import define_operators
+from tests.operators import define_operators
 
 FLOAT32 = {"device": "cpu", "precision": "float32"}
 CARTPOLE = {"device": "cpu", "env": "CartPole-v1", "teacher.path": "a.zip"}

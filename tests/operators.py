@@ -1,0 +1,28 @@
+"""timm beside a torchvision that was made for another torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+OPERATORS = ("nms", "qnms")
+_library = torch.library.Library("torchvision", "FRAGMENT")  # lives as long as its operators
+
+
+def define_operators() -> None:
+    """Name the operators for which torchvision asks when it is imported, where it lacks them; nothing here calls them.
+
+    A torchvision of PyPI, which is made for CUDA, has none beside a torch for CPUs, and cannot be imported there. Its
+    own are loaded where that is possible: both at once would end the process.
+    """
+    spec = find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return
+    try:
+        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
+    except OSError:
+        for name in OPERATORS:
+            if not hasattr(torch.ops.torchvision, name):
+                _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
