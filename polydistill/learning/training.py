@@ -26,6 +26,8 @@ from polydistill.learning.processes import ALONE, Processes
 from polydistill.learning.rewind import NonFiniteError, rewind
 from polydistill.learning.sharded import piece_of, weights_as_pieces
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class Report(NamedTuple):
     """Where a training is, with the means since the report before.
@@ -233,9 +235,12 @@ class Training(ABC):
 
         loss = losses[rewind(self, good, losses, make_again, self._student_is_finite)]
         what = f"is {loss}" if not math.isfinite(loss) else "leads to weights that are not finite"
+        given = self._given()
+        wrong = [name for name, value in given.items() if not _is_finite(value)]
+        cause = f", where the {' and the '.join(wrong)} are not finite" if wrong else ""
         return NonFiniteError(
-            f"the loss {self.lesson.objective} of generation {self.generation} {what} at {self._where()}",
-            {"step": self.steps + 1, "loss": loss, **self._given()},
+            f"the loss {self.lesson.objective} of generation {self.generation} {what} at {self._where()}{cause}",
+            {"step": self.steps + 1, "loss": loss, **given},
         )
 
     def _student_is_finite(self) -> bool:
@@ -251,3 +256,13 @@ class Training(ABC):
     def _weights(self) -> list[Tensor]:
         """The student's, and its running statistics."""
         return [*(parameter.detach() for parameter in self.student.parameters()), *self.student.buffers()]
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a tensor's numbers are, or those of all tensors in a list or mapping; of anything else: yes. A mask may
+    have -inf."""
+    if isinstance(value, Tensor):
+        return value.dtype not in FLOATS or not bool((value.isnan() | (value == math.inf)).any())
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return all(map(_is_finite, value)) if isinstance(value, list) else True
