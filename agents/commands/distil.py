@@ -25,6 +25,7 @@ from polydistill_agents.lineage.checkup import examine
 from polydistill_agents.lineage.config import MAY_MOVE
 from polydistill_agents.lineage.datasets import require_place
 from polydistill_agents.lineage.domain import AgentDomain
+from polydistill_agents.lineage.learning_on import PRODUCT
 from polydistill_agents.lineage.opening import open_teacher, require_same_teacher, say_what_to_expect
 from polydistill_agents.lineage.plan import (
     PRODUCTS,
@@ -148,7 +149,11 @@ def show(summary: Mapping[str, Any], out: Path, wide: bool) -> None:
     student = find_student(out / "student")
     opens = "DQN.load opens it" if student.suffix == ".zip" else "wider than DQN.load's networks: as_teacher opens it"
     print(f"\nsaved: {student} ({opens})   curves: make tensorboard")
-    if student.suffix == ".zip" and student.is_file():
+    learned_on = out / PRODUCT
+    if learned_on.is_file():
+        print(f"saved: {learned_on} (the student after it learned on, a DQN)")
+        print(how_to_go_on(learned_on, read_agent(learned_on).score_kind))
+    elif student.suffix == ".zip" and student.is_file():
         print(how_to_go_on(student, read_agent(student).score_kind))
 
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from polydistill.config.plain_yaml import to_mapping
 from polydistill.errors import Interrupted, UserError
 from polydistill.lineage import LineageConfig, run_lineage
-from polydistill.runs import Run
+from polydistill.runs import Run, read_summary
 from polydistill.runs.checkpoint import CheckpointConfig
 from polydistill.runs.interruption import StopSignals
 from polydistill.streams import derive_seed
@@ -28,6 +28,7 @@ from polydistill.study.arms import make_plan
 from polydistill.study.config import StudyConfig
 from polydistill.study.records import METRICS
 from polydistill.study.worlds import open_world
+from polydistill_agents.commands.distil import show
 from polydistill_agents.distillation.learning_on import LearningOnConfig, Watch, learn_on
 from polydistill_agents.environments.evaluation import evaluate
 from polydistill_agents.environments.gym_task import open_environment
@@ -235,6 +236,10 @@ def test_a_student_of_logits_learns_on_with_one_line_that_says_what_they_are_not
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "not Q-values" in line]
     assert line.startswith("the student of policy_kl gives logits, not Q-values: it learns on all the same")
     assert read_agent(tmp_path / "kl" / "learned_on.zip").score_kind == "q_values", "by then they are"
+    show(read_summary(tmp_path / "kl"), tmp_path / "kl", wide=False)
+    told = capsys.readouterr().out
+    assert f"saved: {tmp_path / 'kl' / 'learned_on.zip'}" in told
+    assert "do not call DQN.learn" not in told, "it has learned on"
     ppo = save_agent(tmp_path / "ppo.zip", PPO, n_steps=8, batch_size=8)
     lesson = dataclasses.replace(lesson, objective="policy_mse")
     distil(tmp_path / "mse", dataclasses.replace(config, student=lesson, teacher=AgentTeacherConfig(path=ppo)))
