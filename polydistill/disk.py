@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from polydistill.errors import UserError
@@ -70,6 +71,29 @@ def remove_temporaries(folder: Path) -> None:
         for path in folder.iterdir():
             if is_temporary(path.name):
                 path.unlink()
+
+
+def wait_for_files(paths: Iterable[Path], seconds: float) -> None:
+    """Wait until files are there that another computer has written into a shared folder, or ``seconds`` have passed.
+
+    A network's file system may remember for a minute that there was no such file; it looks anew where the folders are
+    listed.
+    """
+    end = time.monotonic() + seconds
+    waiting = list(paths)
+    while waiting := [path for path in waiting if not _is_seen(path)]:
+        if time.monotonic() > end:
+            return
+        time.sleep(0.2)
+
+
+def _is_seen(path: Path) -> bool:
+    if path.exists():
+        return True
+    for folder in (path.parent.parent, path.parent):
+        with contextlib.suppress(OSError):
+            os.listdir(folder)
+    return path.exists()
 
 
 def is_temporary(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +22,9 @@ def define_operators() -> None:
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
         return
-    try:
-        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
-    except OSError:
-        for name in OPERATORS:
-            if not hasattr(torch.ops.torchvision, name):
-                _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for suffix in EXTENSION_SUFFIXES:
+        with contextlib.suppress(OSError):
+            torch.ops.load_library(Path(spec.origin).with_name(f"_C{suffix}"))
+    for name in OPERATORS:
+        if not hasattr(torch.ops.torchvision, name):
+            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

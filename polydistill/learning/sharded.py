@@ -7,8 +7,9 @@ them call what says so, in the same order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from polydistill.errors import list_first
 
 Blocks = tuple[type[nn.Module], ...]
 Value = TypeVar("Value")
+LARGE = 0.25  # of the weights: such an item of a list is no block where it can be divided
 
 
 def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) -> None:
@@ -29,7 +31,7 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
         module: the same in all processes; on the CPU it may be larger than the memory of ``device``.
         device: where its pieces are to be.
         blocks: the outermost modules of these classes are blocks; none: each item of the outermost ``ModuleList`` and
-            ``Sequential``.
+            ``Sequential``. An item with over a quarter of the weights is divided into the items of its own lists.
         name: of the argument that the module comes from, for errors.
 
     Raises:
@@ -61,26 +63,48 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
 
 def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
     """Those of :func:`shard`, in order; without the module itself, and without what has no parameters."""
+    return _find_blocks(module, blocks, LARGE * _size(module))
+
+
+def _find_blocks(module: nn.Module, blocks: Blocks, large: float) -> list[nn.Module]:
     found: list[nn.Module] = []
     listed = not blocks and isinstance(module, nn.ModuleList | nn.Sequential)
     for child in module.children():
         if (listed and not _is_bare(child)) or isinstance(child, blocks):
-            found += [child] if any(True for _ in child.parameters()) else []
+            parts = [] if blocks or _size(child) <= large else _find_blocks(child, blocks, large)
+            divided = 2 * sum(map(_size, parts)) > _size(child)  # else most of it would be in no block
+            found += parts if divided else [child] if _size(child) else []
         else:
-            found += find_blocks(child, blocks)
+            found += _find_blocks(child, blocks, large)
     return found
 
 
-def share_at_once(module: nn.Module, blocks: Blocks) -> tuple[float, str]:
-    """How much of a module's weights :func:`shard` makes whole at once, of 1, and the path of the largest block.
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
-    That is what is in no block, and the largest one.
+
+class AtOnce(NamedTuple):
+    """How much of a module's weights :func:`shard` makes whole at once, each of 1.
+
+    Attributes:
+        rest: what is in no block.
+        neighbours: the two largest blocks that follow each other: while one computes, the other is gathered.
+        largest: path of the largest block; empty: there is none.
     """
-    sizes = {block: sum(parameter.numel() for parameter in block.parameters()) for block in find_blocks(module, blocks)}
-    total = sum(parameter.numel() for parameter in module.parameters())
-    largest = max(sizes, key=lambda block: sizes[block], default=module)
+
+    rest: float
+    neighbours: float
+    largest: str
+
+
+def share_at_once(module: nn.Module, blocks: Blocks) -> AtOnce:
+    """What :class:`AtOnce` says of a module, divided or not."""
+    found = list(dict.fromkeys(find_blocks(module, blocks)))
+    sizes, total = [_size(block) for block in found], max(1, _size(module))
+    pairs = [size + after for size, after in itertools.pairwise([*sizes, 0])]
+    largest = found[sizes.index(max(sizes))] if found else module
     path = next(path for path, part in module.named_modules() if part is largest)
-    return (total - sum(sizes.values()) + sizes.get(largest, 0)) / max(1, total), path
+    return AtOnce((total - sum(sizes)) / total, max(pairs, default=0) / total, path)
 
 
 def _is_bare(module: nn.Module) -> bool:

@@ -178,15 +178,13 @@ class Workshop:
         return placed
 
     def _say_if_little_is_saved(self, module: nn.Module, name: str) -> None:
-        share, largest = share_at_once(module, self.given.blocks)
-        if share > MUCH_AT_ONCE:
+        rest, neighbours, largest = share_at_once(module, self.given.blocks)
+        if rest + neighbours > MUCH_AT_ONCE:
             self._said = True
-            of_what = f"{largest} is the largest block" if largest else "it has no blocks"
-            print(
-                f"shard saves little memory: {share:.0%} of the weights of `{name}` are whole at once ({of_what}); "
-                "ModuleDomain(shard=(Block,)) names the class of smaller ones",
-                file=sys.stderr,
-            )
+            told = f"{rest + neighbours:.0%} of the weights of `{name}` are whole at once: {rest:.0%} lie in no block"
+            if largest:
+                told += f", {neighbours:.0%} in two neighbouring ones, and {largest} is the largest"
+            print(f"shard saves little memory: {told}", file=sys.stderr)
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.config.plain_yaml import dump_yaml
-from polydistill.disk import atomic_write, disk_errors
+from polydistill.disk import atomic_write, disk_errors, wait_for_files
 from polydistill.errors import UserError
 from polydistill.runs import Progress
 from polydistill.runs.folder import is_bound
@@ -40,6 +40,7 @@ from polydistill.study.worlds import World
 POLL_SECONDS = 0.5  # between two looks for a signal, and for runs of other processes
 WRITE_SECONDS = 1.0  # between two results.csv: of a thousand rows each takes as long as some runs
 REMEMBER_SECONDS = 10.0  # between two times that a run of an arm is noted to have taken
+SEEN_SECONDS = 15.0  # for what another computer has written to be seen here
 MOST_LOSSES = 5  # of one run, with its computer or worker, until it counts as failed
 
 
@@ -107,7 +108,7 @@ class Runner:
         # nor given up, in order of start, and those that run
         order = (run.key for run in in_order_of_start(plan))
         self._open = dict.fromkeys(key for key in order if self.records[key].status != "done")
-        self._running = {key for key, record in self.records.items() if record.status == "running"}
+        self._running = dict.fromkeys(key for key, record in self.records.items() if record.status == "running")
 
     @property
     def sorted_records(self) -> list[RunRecord]:
@@ -154,6 +155,8 @@ class Runner:
         for key in list(self._open):
             if self.executor.running >= self.executor.workers:
                 return
+            if key not in self._open:  # found to be finished, or given up, in this round
+                continue
             run = self.runs[key]
             if run.name in self._started or self._must_wait(run):
                 continue
@@ -252,6 +255,8 @@ class Runner:
     def _end(self, outcome: Outcome, bar: Progress) -> None:
         runs = [self.runs[key] for key in keys_of(outcome.name)]
         whole = [self._started.pop(run.name) for run in runs]
+        if self.executor.elsewhere and not outcome.lost and (len(runs) > 1 or not outcome.code):
+            wait_for_files([self.out / run.folder / "summary.json" for run in runs], SEEN_SECONDS)
         for run in runs:  # all of them before any is told to have failed, which may end the study
             self._note(run.key)
         ended_well = len(runs) > 1 or not outcome.code or outcome.lost  # the code of several is of those that failed
@@ -299,9 +304,9 @@ class Runner:
         if record.status == "done":
             self._open.pop(record.key, None)
         if record.status == "running":
-            self._running.add(record.key)
+            self._running[record.key] = None
         else:
-            self._running.discard(record.key)
+            self._running.pop(record.key, None)
 
     def _note(self, key: Key) -> None:
         """Read the record of a run from its folder."""

@@ -14,7 +14,7 @@ class InThisProcess:
     """An executor that runs a script's main here, so that nothing heavy is imported again for each run."""
 
     workers, found = 1, ()
-    short_of_memory = False
+    short_of_memory = elsewhere = False
 
     def __init__(self, workers: int) -> None:
         self.ended: list[Outcome] = []

@@ -49,6 +49,7 @@ class Recorder:
     """An executor that ends each job the moment it is waited for, in the order given, and notes what ran together."""
 
     found: tuple[str, ...] = ()
+    elsewhere = False
 
     def __init__(self, workers: int, slow: str = "", fitting: int = 100) -> None:
         self.workers, self.slow, self.fitting = workers, slow, fitting
@@ -93,6 +94,36 @@ def test_each_arm_of_a_seed_learns_from_its_teacher_and_a_chained_one_from_the_a
     }  # fmt: skip
     assert records["ban_2", 1].teacher_metrics["test_accuracy"] == pytest.approx(0.645)
     assert (tmp_path / "s" / "results.csv").read_text().count(",done,") == 8
+
+
+class FarAway(Recorder):
+    """What its runs leave is seen here some time after their end."""
+
+    elsewhere = True
+
+    def __init__(self, out: Path, seconds: float) -> None:
+        super().__init__(1)
+        self.out, self.seconds = out, seconds
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        ended = super().wait(seconds)
+        for outcome in ended:
+            folder = self.out / "runs" / outcome.name
+            folder.rename(hidden := folder.with_name(f"of {folder.name}, hidden"))
+            threading.Timer(self.seconds, hidden.rename, [folder]).start()
+        return ended
+
+
+def test_what_another_computer_has_written_may_be_seen_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(plan_of(seeds=2), FAKE, tmp_path, FarAway(tmp_path, 0.5))
+    runner.run(StopSignals())
+    assert {record.status for record in runner.sorted_records} == {"done"}
+    monkeypatch.setattr("polydistill.study.runner.SEEN_SECONDS", 0.1)
+    (tmp_path / "late").mkdir()
+    runner = Runner(plan_of(seeds=2), FAKE, tmp_path / "late", FarAway(tmp_path / "late", 2.0))
+    runner.run(StopSignals())
+    told = {record.why for record in runner.sorted_records if record.arm == TEACHER}
+    assert told == {f"runs/teacher/seed{seed} has no summary.json, though it ended well" for seed in (0, 1)}
 
 
 def test_no_core_waits_for_a_slow_arm(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ class Executor(Protocol):
     def short_of_memory(self) -> bool:
         """Whether another job would have too little memory; false while no job runs."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether jobs run on other computers: what they leave may be seen here some seconds later."""
+
     def start(self, job: Job) -> None:
         """Start it; at most ``workers`` run at once.
 

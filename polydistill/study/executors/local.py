@@ -26,6 +26,7 @@ class LocalExecutor:
     """
 
     found: tuple[str, ...] = ()
+    elsewhere = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

@@ -41,6 +41,7 @@ class RayExecutor:
 
     found: tuple[str, ...] = ()
     short_of_memory = False  # Ray counts it
+    elsewhere = True
 
     def __init__(self, settings: RayConfig, witness: Path, workers: int) -> None:
         self.settings, self.witness, self._most = settings, witness, workers
@@ -83,6 +84,8 @@ class RayExecutor:
     def _require_room(self) -> None:
         if not self.workers:
             nodes = [_resources(node) for node in _alive_nodes()]
+            if not nodes:
+                raise UserError("the Ray cluster has no computer that is ready yet; the same command tries again")
             raise UserError(
                 f"a run takes {_say(self._needs)}, and no computer of the cluster has that: they have "
                 + "; ".join(_say({key: node.get(key, 0.0) for key in self._needs}) for node in nodes)

@@ -38,6 +38,7 @@ class SlurmExecutor:
     """
 
     short_of_memory = False  # Slurm counts it
+    elsewhere = True
 
     def __init__(self, settings: SlurmConfig, out: Path, witness: Path, workers: int) -> None:
         self.settings, self.witness = settings, witness
