@@ -11,7 +11,7 @@ import pytest
 
 from polydistill.study.config import StudyConfig
 from polydistill.study.executors.settings import RayConfig, SlurmConfig
-from polydistill.study.runner import MOST_LOSSES
+from polydistill.study.runner import MOST_LOSSES, SEEN_SECONDS
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def test_every_option_on_the_page_is_one(page: str) -> None:
 def test_its_numbers_are_the_defaults(page: str) -> None:
     assert f"At most {SlurmConfig().jobs} jobs are in the queue" in page
     assert f"is told {SlurmConfig().warning_seconds} seconds before" in page
+    assert f"looks for them again for {SEEN_SECONDS:.0f} seconds" in page
     assert MOST_LOSSES + 1 == 6
     assert "A run that is lost six times counts as failed" in page
 
