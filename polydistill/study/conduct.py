@@ -82,7 +82,7 @@ def _run(
             runner = Runner(plan, world, out, executor, moved, shared, together)
             if runner.pending:
                 say_if_loaded()
-                runner.run(stop)
+            runner.run(stop)
         records = runner.sorted_records
         report(plan, records)
         done = count_done(records)

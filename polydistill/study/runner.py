@@ -121,6 +121,9 @@ class Runner:
         Raises:
             UserError: the disk is full, or a run's folder holds another run.
         """
+        if not self._open:  # its runs may have been made elsewhere, and brought here
+            self._write()
+            return
         write_configs(self.plan, self.out)
         done = sum(record.status == "done" for record in self.records.values())
         with Progress("study", len(self.runs), "runs", done=done) as bar:

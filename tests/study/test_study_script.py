@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -138,6 +139,24 @@ def test_a_study_goes_on_elsewhere_from_what_its_guide_says_to_keep(script: Scri
     assert "seeds 2 were added" in again.err
     assert Path("elsewhere/s/results.csv").read_text().count(",done,") == 9
     assert "runs are not in" not in Path("elsewhere/s/report.md").read_text()
+
+
+def test_parts_of_a_study_that_were_made_elsewhere_are_finished_where_its_plan_is(script: Script) -> None:
+    """As docs/scale.md says."""
+    words = ("--config", "study.yaml", "--workers", 2)
+    script(*words, "--seeds", 4, "--out", "whole")
+    for first, out in ((0, "a"), (2, "b")):
+        script(*words, "--first_seed", first, "--out", out)
+        shutil.copytree(Path(out) / "runs", "all/runs", dirs_exist_ok=True)
+    shutil.copy("whole/plan.json", "all")
+    done = script(*words, "--seeds", 4, "--out", "all")
+    assert done.code == 0, done.err
+    assert "runs/s" not in done.err, "nothing is run again"
+    rows = [Path(out, "results.csv").read_text().splitlines() for out in ("whole", "all")]
+    assert len(rows[0]) == 1 + 4 * 3
+    seconds = rows[0][0].split(",").index("seconds")
+    without = [[[*row.split(",")[:seconds], *row.split(",")[seconds + 1 :]] for row in table] for table in rows]
+    assert without[0] == without[1]
 
 
 def test_a_failed_run_is_told_at_the_end(script: Script) -> None:
