@@ -11,12 +11,17 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While the context lasts, warnings, log lines and what is printed to standard error are dropped."""
+    """While the context lasts, warnings, log lines and what is printed are dropped."""
     root, silent, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(silent)  # with no handler at all, the first line would set up logging for the whole process
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        dropped = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(dropped),
+            contextlib.redirect_stderr(dropped),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -83,12 +83,10 @@ class RayExecutor:
 
     def _require_room(self) -> None:
         if not self.workers:
-            nodes = [_resources(node) for node in _alive_nodes()]
-            if not nodes:
-                raise UserError("the Ray cluster has no computer that is ready yet; the same command tries again")
+            nodes = [{key: _resources(node).get(key, 0.0) for key in self._needs} for node in _alive_nodes()]
+            told = "; ".join(_say(node) for node in nodes if any(node.values()))  # one that ends has nothing any more
             raise UserError(
-                f"a run takes {_say(self._needs)}, and no computer of the cluster has that: they have "
-                + "; ".join(_say({key: node.get(key, 0.0) for key in self._needs}) for node in nodes)
+                f"a run takes {_say(self._needs)}, and no computer of the cluster has that: they have {told or 'none'}"
             )
 
     def _require_fellows(self) -> None:
@@ -217,7 +215,7 @@ def _alive_nodes() -> list[dict[str, Any]]:
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"] and node["Resources"]]  # one that comes or goes has none
+    return [node for node in nodes if node["Alive"]]
 
 
 def _resources(node: dict[str, Any]) -> dict[str, float]:

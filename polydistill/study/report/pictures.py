@@ -247,6 +247,6 @@ def _fit_into_page(svg: str) -> str:
     element = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', element, count=1)
     element = re.sub(r'<g id="[^"]*"', "<g", element)
     element = element.replace("xlink:href", "href")
-    element = re.sub(r'style="font: (?:[a-z0-9]+ )*?([\d.]+px) [^;"]*', r'style="font-size: \1', element)
+    element = re.sub(r"(?<=[\" ])font: (?:[a-z0-9]+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", element)
     element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
     return re.sub(r"((?:fill|stroke): )(#0[ab]000\d)", lambda found: found[1] + VARIABLES[found[2]], element)
