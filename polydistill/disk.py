@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from polydistill.errors import UserError
@@ -73,27 +73,36 @@ def remove_temporaries(folder: Path) -> None:
                 path.unlink()
 
 
-def wait_for_files(paths: Iterable[Path], seconds: float) -> None:
+def wait_for_files(
+    paths: Iterable[Path], root: Path, seconds: float, leave: Callable[[], bool] = lambda: False
+) -> None:
     """Wait until files are there that another computer has written into a shared folder, or ``seconds`` have passed.
 
-    A network's file system may remember for a minute that there was no such file; it looks anew where the folders are
-    listed.
+    A network's file system may remember for a minute that there was no such file, and no such folder; it looks anew
+    where the folder above is listed.
+
+    Args:
+        paths: of the files.
+        root: the shared folder.
+        seconds: at most.
+        leave: whether to wait no longer.
     """
     end = time.monotonic() + seconds
     waiting = list(paths)
-    while waiting := [path for path in waiting if not _is_seen(path)]:
-        if time.monotonic() > end:
+    while waiting := [path for path in waiting if not _is_seen(path, root)]:
+        if time.monotonic() > end or leave():
             return
         time.sleep(0.2)
 
 
-def _is_seen(path: Path) -> bool:
-    if path.exists():
-        return True
-    for folder in (path.parent.parent, path.parent):
-        with contextlib.suppress(OSError):
-            os.listdir(folder)
-    return path.exists()
+def _is_seen(path: Path, root: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if path.exists():
+            return True
+        for folder in reversed(path.relative_to(root).parents):  # from the root downwards
+            os.listdir(root / folder)
+        return path.exists()
+    return False
 
 
 def is_temporary(name: str) -> bool:

@@ -19,19 +19,19 @@ from polydistill.errors import list_first
 
 Blocks = tuple[type[nn.Module], ...]
 Value = TypeVar("Value")
-LARGE = 0.25  # of the weights: such an item of a list is no block where it can be divided
 
 
 def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) -> None:
     """Divide the module, which is changed in place, among all processes.
 
-    The weights of one block at a time are whole, while it computes. Gradients are summed over the processes.
+    The weights of a block are whole while it computes, and those of the next one. Gradients are summed over the
+    processes.
 
     Args:
         module: the same in all processes; on the CPU it may be larger than the memory of ``device``.
         device: where its pieces are to be.
         blocks: the outermost modules of these classes are blocks; none: each item of the outermost ``ModuleList`` and
-            ``Sequential``. An item with over a quarter of the weights is divided into the items of its own lists.
+            ``Sequential``. All processes must call them in the same order.
         name: of the argument that the module comes from, for errors.
 
     Raises:
@@ -63,19 +63,13 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
 
 def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
     """Those of :func:`shard`, in order; without the module itself, and without what has no parameters."""
-    return _find_blocks(module, blocks, LARGE * _size(module))
-
-
-def _find_blocks(module: nn.Module, blocks: Blocks, large: float) -> list[nn.Module]:
     found: list[nn.Module] = []
     listed = not blocks and isinstance(module, nn.ModuleList | nn.Sequential)
     for child in module.children():
         if (listed and not _is_bare(child)) or isinstance(child, blocks):
-            parts = [] if blocks or _size(child) <= large else _find_blocks(child, blocks, large)
-            divided = 2 * sum(map(_size, parts)) > _size(child)  # else most of it would be in no block
-            found += parts if divided else [child] if _size(child) else []
+            found += [child] if any(True for _ in child.parameters()) else []
         else:
-            found += _find_blocks(child, blocks, large)
+            found += find_blocks(child, blocks)
     return found
 
 

@@ -236,8 +236,9 @@ class Training(ABC):
         loss = losses[rewind(self, good, losses, make_again, self._student_is_finite)]
         what = f"is {loss}" if not math.isfinite(loss) else "leads to weights that are not finite"
         given = self._given()
-        wrong = [name for name, value in given.items() if not _is_finite(value)]
-        cause = f", where the {' and the '.join(wrong)} are not finite" if wrong else ""
+        flags = torch.tensor([float(not _is_finite(value)) for value in given.values()], device=self.device)
+        wrong = [name for name, flag in zip(given, self.processes.sum_(flags).tolist(), strict=True) if flag]
+        cause = f", where not all {' and '.join(wrong)} are finite" if wrong else ""
         return NonFiniteError(
             f"the loss {self.lesson.objective} of generation {self.generation} {what} at {self._where()}{cause}",
             {"step": self.steps + 1, "loss": loss, **given},
@@ -259,10 +260,9 @@ class Training(ABC):
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a tensor's numbers are, or those of all tensors in a list or mapping; of anything else: yes. A mask may
-    have -inf."""
+    """Whether a tensor's numbers are, or those of all tensors in a list or mapping; of anything else: yes."""
     if isinstance(value, Tensor):
-        return value.dtype not in FLOATS or not bool((value.isnan() | (value == math.inf)).any())
+        return value.dtype not in FLOATS or bool(value.isfinite().all())
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     return all(map(_is_finite, value)) if isinstance(value, list) else True

@@ -181,10 +181,12 @@ class Workshop:
         rest, neighbours, largest = share_at_once(module, self.given.blocks)
         if rest + neighbours > MUCH_AT_ONCE:
             self._said = True
-            told = f"{rest + neighbours:.0%} of the weights of `{name}` are whole at once: {rest:.0%} lie in no block"
-            if largest:
-                told += f", {neighbours:.0%} in two neighbouring ones, and {largest} is the largest"
-            print(f"shard saves little memory: {told}", file=sys.stderr)
+            print(
+                f"shard saves little memory: {rest + neighbours:.0%} of the weights of `{name}` are whole at once. "
+                f"{rest:.0%} lie in no block; the largest block is {largest or 'missing'}. "
+                "ModuleDomain(shard=(Block,)) chooses the classes of blocks",
+                file=sys.stderr,
+            )
 
     def _open_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         if not isinstance(teacher, nn.Module):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,9 @@ class Runner:
         while self._open and stop.received is None:
             self._start_ready()
             self._tell(bar)
-            for outcome in self.executor.wait(POLL_SECONDS):
+            outcomes = self.executor.wait(POLL_SECONDS)
+            self._see(outcomes, lambda: stop.received is not None)
+            for outcome in outcomes:
                 self._end(outcome, bar)
             self._look_at_others()
             self._tell(bar)
@@ -255,11 +257,19 @@ class Runner:
 
     # ---- what has ended --------------------------------------------------------------------------------------------
 
+    def _see(self, outcomes: Sequence[Outcome], leave: Callable[[], bool] = lambda: False) -> None:
+        """Wait for what other computers have written of the runs that ended well."""
+        waiting: list[PlannedRun] = []
+        for outcome in (one for one in outcomes if self.executor.elsewhere and not one.lost):
+            runs = [self.runs[key] for key in keys_of(outcome.name)]
+            if outcome.code:  # that of several is of those that failed
+                runs = [run for run in runs if len(runs) > 1 and not says_why(self._log(run.name))]
+            waiting += runs
+        wait_for_files([self.out / run.folder / "summary.json" for run in waiting], self.out, SEEN_SECONDS, leave)
+
     def _end(self, outcome: Outcome, bar: Progress) -> None:
         runs = [self.runs[key] for key in keys_of(outcome.name)]
         whole = [self._started.pop(run.name) for run in runs]
-        if self.executor.elsewhere and not outcome.lost and (len(runs) > 1 or not outcome.code):
-            wait_for_files([self.out / run.folder / "summary.json" for run in runs], SEEN_SECONDS)
         for run in runs:  # all of them before any is told to have failed, which may end the study
             self._note(run.key)
         ended_well = len(runs) > 1 or not outcome.code or outcome.lost  # the code of several is of those that failed
@@ -361,7 +371,9 @@ class Runner:
         bar.say(f"asked {len(self._started)} runs to save and stop")
         self.executor.stop()
         while self.executor.running:
-            for key in (key for outcome in self.executor.wait(POLL_SECONDS) for key in keys_of(outcome.name)):
+            outcomes = self.executor.wait(POLL_SECONDS)
+            self._see(outcomes)
+            for key in (key for outcome in outcomes for key in keys_of(outcome.name)):
                 del self._started[self.runs[key].name]
                 self._note(key)
 

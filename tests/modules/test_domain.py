@@ -214,21 +214,6 @@ def test_a_loss_that_is_not_finite_says_where() -> None:
         next(ModuleDomain(build, [good, good, bad, good], [good], epochs=2).distill())
 
 
-def test_a_mask_of_infinities_is_not_what_is_wrong() -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return x * (x + mask).softmax(1) * self.scale / 0
-
-    mask = torch.tensor([[0.0, 0.0, -torch.inf]]).repeat(4, 1)
-    batches = [(torch.ones(4, 3), mask, torch.zeros(4, dtype=torch.int64))]
-    with pytest.raises(FloatingPointError, match=r"is nan at batch 1 of epoch 1, learning rate [0-9.e-]+$"):
-        next(ModuleDomain(Masked, batches, batches, epochs=1).distill())
-
-
 def test_between_two_reports_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[str] = []
     for name in ("item", "tolist", "__bool__", "__float__", "cpu"):

@@ -252,8 +252,8 @@ def test_a_number_that_is_not_finite_leaves_the_state_before_it_and_its_batch(tm
         list(domain(batches, log_every_steps=4).distill(0, tmp_path))
     path = tmp_path / "generation_0_failure.pt"
     assert str(caught.value) == (
-        "the loss cross_entropy of generation 0 is nan at batch 3 of epoch 1, learning rate 0.01, where the "
-        f"inputs are not finite; the state before it and the batch are in {path}"
+        "the loss cross_entropy of generation 0 is nan at batch 3 of epoch 1, learning rate 0.01, where not all "
+        f"inputs are finite; the state before it and the batch are in {path}"
     )
     left = torch.load(path, weights_only=True)
     assert left["state"]["steps"] == 2

@@ -173,8 +173,8 @@ def shapes_of(value: Any) -> Any:
 def test_the_first_process_says_once_where_sharding_saves_little(both: list[Any], folder: Path) -> None:
     told = [line for line in (folder / "stderr.txt").read_text(encoding="utf-8").splitlines() if "saves little" in line]
     line = (
-        "shard saves little memory: 100% of the weights of `build` are whole at once: 0% lie in no block, 100% in two "
-        "neighbouring ones, and layers.0 is the largest"
+        "shard saves little memory: 100% of the weights of `build` are whole at once. 0% lie in no block; the largest "
+        "block is layers.0. ModuleDomain(shard=(Block,)) chooses the classes of blocks"
     )
     sharded = [name for name, options in (LESSONS | OTHERS).items() if "shard" in options]
     assert 3 <= told.count(line) <= len(told) <= len(sharded), "for a domain, not for each process and generation"

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from polydistill.disk import wait_for_files
 from polydistill.errors import UserError
 from polydistill.runs.interruption import StopSignals
 from polydistill.runs.lock import FolderLock
@@ -124,6 +125,30 @@ def test_what_another_computer_has_written_may_be_seen_later(tmp_path: Path, mon
     runner.run(StopSignals())
     told = {record.why for record in runner.sorted_records if record.arm == TEACHER}
     assert told == {f"runs/teacher/seed{seed} has no summary.json, though it ended well" for seed in (0, 1)}
+
+
+def test_folders_are_listed_from_the_shared_one_downwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's file system that remembers that `runs` was not there would not ask for what is in it."""
+    listed: list[Path] = []
+    path = tmp_path / "runs" / "ban" / "seed0" / "summary.json"
+
+    def list_and_see(folder: Path) -> list[str]:
+        listed.append(folder)
+        if folder == path.parent:
+            path.touch()
+        return []
+
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(os, "listdir", list_and_see)
+    wait_for_files([path], tmp_path, 5.0)
+    assert listed == [tmp_path, tmp_path / "runs", tmp_path / "runs" / "ban", path.parent]
+
+
+def test_nobody_waits_after_a_signal_or_when_the_time_is_over(tmp_path: Path) -> None:
+    started = time.monotonic()
+    wait_for_files([tmp_path / "a" / "b"], tmp_path, 60.0, lambda: True)
+    wait_for_files([tmp_path / "a" / "b"], tmp_path, 0.1)
+    assert time.monotonic() - started < 30
 
 
 def test_no_core_waits_for_a_slow_arm(tmp_path: Path) -> None:
