@@ -78,8 +78,8 @@ def wait_for_files(
 ) -> None:
     """Wait until files are there that another computer has written into a shared folder, or ``seconds`` have passed.
 
-    A network's file system may remember for a minute that there was no such file, and no such folder; it looks anew
-    where the folder above is listed.
+    A network file system may say for up to a minute that a new file or folder is not there. To list the folder above
+    makes it look again.
 
     Args:
         paths: of the files.

@@ -40,7 +40,7 @@ def shard(module: nn.Module, device: torch.device, blocks: Blocks, name: str) ->
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    found = list(dict.fromkeys(find_blocks(module, blocks)))  # one may be in two lists
+    found = find_blocks(module, blocks)
     if blocks and not found:
         kinds = " or ".join(kind.__name__ for kind in blocks)
         raise ValueError(f"the module of `{name}` has no {kinds} with weights, as `shard` says")
@@ -70,7 +70,7 @@ def find_blocks(module: nn.Module, blocks: Blocks) -> list[nn.Module]:
             found += [child] if any(True for _ in child.parameters()) else []
         else:
             found += find_blocks(child, blocks)
-    return found
+    return list(dict.fromkeys(found))  # one may be in two lists
 
 
 def _size(module: nn.Module) -> int:
@@ -93,7 +93,7 @@ class AtOnce(NamedTuple):
 
 def share_at_once(module: nn.Module, blocks: Blocks) -> AtOnce:
     """What :class:`AtOnce` says of a module, divided or not."""
-    found = list(dict.fromkeys(find_blocks(module, blocks)))
+    found = find_blocks(module, blocks)
     sizes, total = [_size(block) for block in found], max(1, _size(module))
     pairs = [size + after for size, after in itertools.pairwise([*sizes, 0])]
     largest = found[sizes.index(max(sizes))] if found else module

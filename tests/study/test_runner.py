@@ -128,7 +128,7 @@ def test_what_another_computer_has_written_may_be_seen_later(tmp_path: Path, mon
 
 
 def test_folders_are_listed_from_the_shared_one_downwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network's file system that remembers that `runs` was not there would not ask for what is in it."""
+    """A network file system that still says that `runs` is not there cannot see what is in it."""
     listed: list[Path] = []
     path = tmp_path / "runs" / "ban" / "seed0" / "summary.json"
 
